@@ -78,13 +78,14 @@ class Attack(metaclass=AttackType):
         True
 
     A subclass is a frozen, keyword-only dataclass that declares what it can do and writes ``perturb``. It
-    proposes; the harness (evaluation/verify.py) judges.
+    proposes; the harness (evaluation/harness/verify.py) judges.
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2"})
     """Norms it can respect."""
     goals: ClassVar[frozenset[str]] = frozenset({"untargeted", "targeted"})
-    """Goals it can pursue; ``targeted`` means any set of targets unless ``check`` says otherwise."""
+    """Goals it can pursue; ``targeted`` means any set of targets unless ``check_support`` says
+    otherwise."""
     regions: ClassVar[frozenset[str]] = frozenset({"image"})
     """Regions it can stay in."""
     access: ClassVar[Access] = "gradients"
@@ -177,7 +178,7 @@ class Attack(metaclass=AttackType):
         """Forward and backward passes an image at most, for the plan.
 
         Args:
-            threat: The threat model; no attack spends anything at ``eps`` 0.
+            threat: The threat model; no attack spends anything at eps 0.
 
         Returns:
             (forward, backward).
@@ -209,9 +210,10 @@ class Attack(metaclass=AttackType):
                 f"target class {threat.targets[-1]} does not exist: the model has {count} classes"
             )
         if _ACCESS_ORDER.index(classifier.access) < _ACCESS_ORDER.index(self.access):
+            given = classifier.access
             raise ConfigError(
-                f"{name} needs {self.access}, the model {classifier.name!r} gives {classifier.access} only",
-                remedy=f"use an attack that needs {classifier.access} only: {_ATTACKS_BY_ACCESS[classifier.access]}",
+                f"{name} needs {self.access}, the model {classifier.name!r} gives {given} only",
+                remedy=f"use an attack that needs {given} only: {_ATTACKS_BY_ACCESS[given]}",
             )
 
     def list_warnings(self, threat: ThreatModel) -> list[str]:  # noqa: ARG002 - for subclasses

@@ -18,7 +18,7 @@ class Corruption(Attack):
     """The corruption that the threat model names, at its severity.
 
     Nobody searches for a weak spot, so the accuracy is that of an average case: what weather, sensors and
-    processing do. The harness corrupts the images itself; see ``transformation.py``.
+    processing do. The harness corrupts the images itself; see ``threats/transformations.py``.
 
     Source: Hendrycks & Dietterich 2019, arXiv:1903.12261.
     """

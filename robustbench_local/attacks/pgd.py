@@ -73,7 +73,7 @@ class PGD(EngineAttack):
             raise ConfigError(f"PGD's step_size must be above 0 and finite, got {self.step_size}")
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
-        """See :meth:`EngineAttack.build_engine`; without ``early_stop`` no image leaves early."""
+        """See :meth:`EngineAttack.build_engine`; images leave early with ``early_stop`` only."""
         return Engine.from_inputs(inputs, early_stop=self.early_stop)
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
@@ -86,7 +86,7 @@ class PGD(EngineAttack):
         return (self.restarts * (self.steps + 1), self.restarts * self.steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 

@@ -27,7 +27,7 @@ class Spatial(Attack):
     """Search over rotations and translations by forward passes alone.
 
     An image is done at its first confirmed success; otherwise its worst point by margin is returned. What it
-    returns are parameters, which the harness applies; see ``transformation.py``.
+    returns are parameters, which the harness applies; see ``threats/transformations.py``.
 
     Args:
         search: ``"grid"``: all points of a grid of 31 angles, 5 shifts across and 5 down. ``"random"``: the

@@ -177,18 +177,19 @@ class Classifier(PassAccount):
             leaf = images.detach().to(self.device).requires_grad_()
             logits = self(leaf, rows)
             losses = loss(logits)
-            found = self.differentiate_losses(losses, leaf) if losses.requires_grad else None
+            slopes = self.differentiate_losses(losses, leaf) if losses.requires_grad else None
         record_finished_pass()
-        if found is None:
+        if slopes is None:
             raise explain_missing_gradient(self.access, self.name)
         if self._pass_counters:
-            self._pass_counters[-1].add_backward(
-                rows, len(images), times=1 if losses.ndim == 1 else losses.shape[1]
-            )
-            self._pass_counters[-1].add_gradient_step(rows, len(images))
+            counter = self._pass_counters[-1]
+            counter.add_backward(rows, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
+            counter.add_gradient_step(rows, len(images))
         losses = losses.detach()
-        mended = self.gradient_guard.repair_gradient(self, images.to(self.device), loss, rows, losses, found)
-        return logits.detach(), losses, mended
+        gradient = self.gradient_guard.repair_gradient(
+            self, images.to(self.device), loss, rows, losses, slopes
+        )
+        return logits.detach(), losses, gradient
 
     def confirm_gradient(
         self, losses_at: LossFunction, images: Tensor, losses: Tensor, gradient: Tensor

@@ -126,14 +126,14 @@ class CodeDescriber:
             return f"function {_format_qualified_name(value)}"
         cells = [_read_cell(cell) for cell in value.__closure__ or ()]
         parts = (value.__defaults__, value.__kwdefaults__, cells)
-        told = [
+        described = [
             describe_code(value.__code__),
             *(self.describe_value(part) for part in parts),
             self._describe_globals(value),
         ]
         held = {name: part for name, part in vars(value).items() if name != CODE_RECORD_ATTRIBUTE}
-        told += [self.describe_value(held)] if held else []
-        return f"function {_format_qualified_name(value)} " + "\n ".join(told)
+        described += [self.describe_value(held)] if held else []
+        return f"function {_format_qualified_name(value)} " + "\n ".join(described)
 
     def _describe_globals(self, function: types.FunctionType) -> str:
         """The values of global names that a function reads and none writes."""

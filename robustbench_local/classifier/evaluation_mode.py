@@ -88,12 +88,12 @@ def _remember_state(module: nn.Module, name: str) -> ModuleState:
 
 def _freeze_module(module: nn.Module, name: str, note: Callable[[str], None]) -> None:
     try:
-        told = set_evaluation_mode(module)
+        warning = set_evaluation_mode(module)
     except Exception as error:
         what = f"cannot be put into evaluation mode: {type(error).__name__}: {extract_first_line(error)}"
         raise ModelError(what, where=name, remedy="let eval() and requires_grad_() work") from error
-    if told is not None:
-        note(told)
+    if warning is not None:
+        note(warning)
 
 
 def _restore_module(state: ModuleState, note: Callable[[str], None]) -> None:

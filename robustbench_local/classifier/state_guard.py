@@ -184,17 +184,17 @@ def set_evaluation_mode(module: nn.Module) -> str | None:
     Raises:
         Exception: If even that fails.
     """
-    told = None
+    note = None
     try:
         module.eval()
     except Exception as error:  # noqa: BLE001 - such as an exported program's, whose mode is fixed
-        told = f"its eval() raises {type(error).__name__}: its training flags were switched off instead"
+        note = f"its eval() raises {type(error).__name__}: its training flags were switched off instead"
         for part in module.modules():
             _set_training(part, training=False)
     for parameter in module.parameters():
         if parameter.requires_grad and parameter.is_leaf:  # not a copy that TorchScript made in a graph
             parameter.requires_grad_(False)
-    return told
+    return note
 
 
 @contextmanager

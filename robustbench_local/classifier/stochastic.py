@@ -123,11 +123,11 @@ class RandomizedClassifier(WrappedClassifier):
         self, images: Tensor, loss: Callable[[Tensor], Tensor], rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`Classifier.compute_gradient`; of the loss of the answer, through all its draws."""
-        found = super().compute_gradient(images, loss, rows)
+        logits, losses, gradient = super().compute_gradient(images, loss, rows)
         if self._pass_counters:
-            each = 1 if found[1].ndim == 1 else found[1].shape[1]
-            self._pass_counters[-1].add_backward(rows, len(images), times=(self.draws - 1) * each)
-        return found
+            per_draw = 1 if losses.ndim == 1 else losses.shape[1]
+            self._pass_counters[-1].add_backward(rows, len(images), times=(self.draws - 1) * per_draw)
+        return logits, losses, gradient
 
     def confirm_gradient(
         self,
@@ -230,7 +230,7 @@ def _split_draws(rows: Tensor, count: int) -> Tensor:
 
 
 def _shrink_uncertain_leads(answer: Tensor, without: Tensor) -> Tensor:
-    """Logits in which a lead of less than `CLEAR` standard errors shrinks below what counts as a success.
+    """Logits in which a lead of less than `MIN_LEAD_STD_ERRORS` shrinks below what counts as a success.
 
     Args:
         answer: (N, K), over all draws.
@@ -247,10 +247,10 @@ def _shrink_uncertain_leads(answer: Tensor, without: Tensor) -> Tensor:
     # it still grows with the lead, so that a search finds its way; where something is not finite, it stays
     room = answer[rows, second] - answer.amin(dim=1)
     shrunk = answer[rows, second] + TIED_LEAD * room * lead / clear
-    told = answer.clone()
+    shrunk_answer = answer.clone()
     doubtful = (lead < clear) & torch.isfinite(shrunk)
-    told[rows, winner] = torch.where(doubtful, shrunk, answer[rows, winner])
-    return told
+    shrunk_answer[rows, winner] = torch.where(doubtful, shrunk, answer[rows, winner])
+    return shrunk_answer
 
 
 def with_verdict_draws(classifier: Classifier, stream: RandomStream | None) -> AbstractContextManager[None]:

@@ -89,6 +89,7 @@ def load_dataset(
         boxes_key: Array of boxes in an npz file, instead of masks.
         groups_key: Array in an npz file that names the object each image shows.
         scale: The value of white in an npz file, if the array's type does not imply it.
+        allow_code: Allow a Python file that is named as the source to be run.
         progress: Called with (images read, images in total).
 
     Raises:

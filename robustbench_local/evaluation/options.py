@@ -86,7 +86,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, least in (("limit", 1), ("seed", 0), ("batch_size", 1), ("workers", 1)):
-            check_whole_number(name, getattr(self, name), least=least)
+            if getattr(self, name) is not None:
+                check_whole_number(name, getattr(self, name), least=least)
         for name in ("timeout", "cell_timeout"):
             seconds = getattr(self, name)
             if seconds is not None and not 0 <= seconds < math.inf:
@@ -115,8 +116,8 @@ class Options:
         return replace(self, timeout=timeout or None, cell_timeout=self.cell_timeout or None)
 
 
-def check_whole_number(name: str, value: int | None, *, least: int) -> None:
-    """See that an argument is a whole number, and not too small; None will do.
+def check_whole_number(name: str, value: int, *, least: int) -> None:
+    """See that an argument is a whole number, and not too small.
 
     Args:
         name: What the caller calls it.
@@ -126,7 +127,7 @@ def check_whole_number(name: str, value: int | None, *, least: int) -> None:
     Raises:
         ConfigError: If it is not.
     """
-    if value is not None and (not isinstance(value, Integral) or value < least):
+    if not isinstance(value, Integral) or value < least:
         raise ConfigError(f"{name} is {value!r}", remedy=f"give a whole number, {least} or more")
 
 

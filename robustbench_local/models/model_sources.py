@@ -97,7 +97,7 @@ def load_classifier(
     loaded = load_model(source, request)
     if entry is not None and "weights" not in loaded.provenance:
         raise ConfigError(
-            f"there is no weights file to take the entry {entry!r} from", where=name, remedy="leave entry out"
+            f"there is no weights file with an entry {entry!r}", where=name, remedy="leave entry out"
         )
     loaded.check_normalization(normalize)
     classifier = Classifier(
@@ -116,7 +116,7 @@ def load_classifier(
     for note in loaded.notes:
         classifier.add_note(note)
     if loaded.is_unnormalized and normalize is None:
-        classifier.add_note("no normalisation declared: it is given images in [0, 1] as they are")
+        classifier.add_note("no normalization declared: images are passed on in [0, 1]")
     classifier.check_finite_weights()
     return classifier
 
@@ -175,7 +175,7 @@ def _parse_endpoint(
     else:
         options = validate(EndpointOptions, endpoint, where="endpoint", error=ConfigError)
     if options is not None and not is_url(source):
-        raise ConfigError(f"{source} is no service", where="endpoint", remedy="leave endpoint out")
+        raise ConfigError(f"{source} is not a service", where="endpoint", remedy="leave endpoint out")
     return options
 
 
@@ -203,7 +203,7 @@ def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
         return found
     if own is None:
         raise ConfigError(
-            "a checkpoint needs the network that it belongs to",
+            "a checkpoint needs its network by name",
             where=file,
             remedy=f"set architecture: one of {', '.join(ARCHITECTURES)}, or torchvision:NAME, timm:NAME, "
             "python:FILE.py:NAME",

@@ -82,7 +82,7 @@ def _describe_made_model(made: Any, reference: str, request: ModelRequest) -> Lo
         raise ModelError(f"is a {type(made).__name__}, not a model", where=reference)
     classes = request.num_classes or getattr(made, "num_classes", None) or request.default_classes
     if not isinstance(classes, int):
-        raise ModelError("nobody says how many classes it has", where=reference, remedy="set num_classes")
+        raise ModelError("its number of classes is unknown", where=reference, remedy="set num_classes")
     found = LoadedModel(model=made, num_classes=classes)
     if request.weights is not None:
         if not isinstance(made, nn.Module):

@@ -109,7 +109,7 @@ def test_signs_of_the_validation_split_and_odd_sizes():
     ("source", "message"),
     [
         ("fodler:photos", r"unknown data source 'fodler:photos'\. did you mean folder"),
-        ("photos", r"unknown data source 'photos'\. use one of folder, npz, signs"),
+        ("photos", r"unknown data source 'photos'\. use one of folder, npz, python, signs"),
         ("", "unknown data source ''"),
         ("folder:", "names nothing"),
         ("npz", "names nothing"),
@@ -147,7 +147,7 @@ def test_progress_is_told(pets):
 
 
 def test_the_table_of_sources_is_what_is_understood(tmp_path):
-    assert list(DATASET_SOURCES) == ["signs", "torchvision:NAME", "folder:DIR", "npz:FILE"]
+    assert list(DATASET_SOURCES) == ["signs", "torchvision:NAME", "folder:DIR", "npz:FILE", "python:FILE.py:NAME"]
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "x" * 5000, "~nobody-is-called-so/x"])

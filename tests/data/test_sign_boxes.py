@@ -45,7 +45,7 @@ def test_a_box_smaller_than_a_pixel_keeps_the_nearest_one():
             [[5, 2, 1, 4]],
             r"row 0: a box has no area or extends beyond its image: \[5.0, 2.0, 1.0, 4.0\] in 8 by 6",
         ),
-        ([[1, 2, 9, 4]], "leaves its picture"),
+        ([[1, 2, 9, 4]], "extends beyond its image"),
         ([[1, np.nan, 5, 4]], "no area or extends beyond its image"),
         ([[0, 0, 0, 0, 1, 1]], "in 0 by 0"),
     ],

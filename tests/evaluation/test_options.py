@@ -30,6 +30,8 @@ def test_options_cannot_be_changed():
         ("limit", 1.5),
         ("seed", -1),
         ("batch_size", 0),
+        ("batch_size", -1),
+        ("batch_size", 1.5),
         ("workers", 0),
         ("timeout", -1.0),
         ("timeout", float("inf")),

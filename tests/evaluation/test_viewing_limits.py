@@ -31,7 +31,9 @@ def judge(right: int, hits: int, elsewhere: int = 0):
             rejection_reasons=[None],
         ),
         predictions={
-            ("clean", "view"): SimpleNamespace(find_correct_views=lambda labels: clean == labels[:, None], rejection_reasons=[None]),
+            ("clean", "view"): SimpleNamespace(
+                find_correct_views=lambda labels: clean == labels[:, None], rejection_reasons=[None]
+            ),
             ("sticker", "view"): SimpleNamespace(prediction=worn, rejection_reasons=[None]),
         },
         flat_images=image,

@@ -59,7 +59,7 @@ def test_the_headline_is_a_norm_even_where_more_attacks_turn_and_shift(evidence)
     more = replace(spatial, worst_cases=tuple(find_worst_cases([*spatial.cells, twice])))
     assert more.headline_threat.norm == "L1"
     alone = only(evidence, lambda cell: cell.record.norm == "spatial")
-    assert "may turn the image by up to 30° and shift it by up to 10" in answer.describe_question(alone)
+    assert "may rotate the image by up to 30° and shift it by up to 10" in answer.describe_question(alone)
 
 
 @pytest.mark.parametrize("knowledge", ["corruption", "transfer"])
@@ -68,9 +68,9 @@ def test_a_run_without_an_attack_on_the_models_themselves_claims_none(evidence, 
     assert shown.headline_threat is None
     told = answer.describe_answer(shown)
     if knowledge == "corruption":
-        assert "spoiled" in answer.describe_question(shown)
+        assert "under noise, blur, weather and compression" in answer.describe_question(shown)
         assert "on average over 3 corruptions" in told
-        assert told.endswith("an adversary can do worse.")
+        assert told.endswith("an adversary can do more damage.")
     else:
         assert "only transferred" in told
 
@@ -87,8 +87,10 @@ def test_where_a_black_box_breaks_more_the_reader_is_told(evidence):
     assert (black.subject, black.attacks, black.transferred) == (HARDENED, ("square-linf-8",), False)
     assert black.missed_share == compute_clopper_pearson(len(missed), 96)
     assert (transfer.subject, transfer.transferred) == (HARDENED, True)
-    told = [finding.text for finding in list_findings(evidence) if "beats white box" in finding.text]
-    assert told[0].startswith("Black box beats white box on signs-pgd-at under L∞")
+    told = [finding.text for finding in list_findings(evidence) if "white-box attacks fail" in finding.text]
+    assert told[0].startswith(
+        "Black-box attacks succeed where white-box attacks fail on signs-pgd-at under L∞"
+    )
     assert "15 of 96 images" in told[1]
     worst = evidence.get_worst_case(HARDENED, transfer.threat)
     assert not any(

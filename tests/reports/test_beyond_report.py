@@ -41,7 +41,7 @@ def test_the_page_says_what_each_attacker_saw_and_spent(transfer_sample):
     text = HtmlReader(transfer_sample.html).page_text
     assert "hopskipjump-linf-8 L∞ ≤ 8/255 labels" in text
     assert "10,000, 10,000" in text
-    assert "The average case, not an adversary" in text
+    assert "Average case, no adversary" in text
     assert "rotation ≤ 30°, shift ≤ 10%" in text
 
 

@@ -73,7 +73,8 @@ def test_clean_signs_have_to_be_read_rightly_in_nineteen_views_of_twenty(clean, 
 def test_a_sticker_made_without_views_has_to_be_worse_at_one_in_a_thousand(alone, kept):
     # exact McNemar of 10 to 0: 2 / 2**10 = .00195; of 11 to 0: .00098
     assert (
-        controls(sticker=100 + alone, without_views=100)["made on the sign as it is, without views"] is kept
+        controls(sticker=100 + alone, without_views=100)["optimized without views, on the sign as it is"]
+        is kept
     )
 
 

@@ -147,9 +147,12 @@ def test_a_square_says_why_there_is_no_number(tmp_path, status, word):
 
 def test_the_answer_comes_first_with_interval_and_number(sample):
     text = HtmlReader(sample.html).page_text
-    assert "How often is each model right when an attacker may change every pixel by at most 8/255?" in text
+    assert (
+        "What is the robust accuracy of each model when an attacker may change every pixel by at most 8/255?"
+        in text
+    )
     assert "signs-pgd-at: 42.7% (32.7\u2060\u2013\u206053.2%, n = 96)" in sample.html
-    assert "each image against the worst of 3 attacks; stronger ones can only lower this." in text
+    assert "worst case over 3 attacks; stronger attacks can only lower this." in text
 
 
 def test_a_model_that_guesses_gets_no_headline(tmp_path, content):
@@ -162,7 +165,7 @@ def test_a_model_that_guesses_gets_no_headline(tmp_path, content):
     ]
     evidence = replace(read.evidence, cells=tuple(guessing))
     html = render(replace(read, evidence=evidence))
-    assert "No answer can be given" in html
+    assert "No answer: " in html
     assert "no better than guessing" in html
 
 
@@ -193,13 +196,10 @@ def test_secrets_stay_behind(sample):
 def test_only_targeted_goals_make_a_page_too(tmp_path, content):
     targeted = tuple(cell for cell in content.evidence.cells if cell.targeted)
     evidence = replace(content.evidence, cells=targeted, worst_cases=())
-    html = render(
-        replace(
-            content, evidence=evidence, heatmap=replace(content.get_content(HEATMAP), columns=(), rows=())
-        )
-    )
+    no_heatmap = {HEATMAP.anchor: replace(content.get_content(HEATMAP), columns=(), rows=())}
+    html = render(replace(content, evidence=evidence, contents={**content.contents, **no_heatmap}))
     text = HtmlReader(html).page_text
-    assert "How often can each model be made to read Stop as one of 8 target classes" in text
+    assert "How often does each model misclassify Stop as one of 8 target classes" in text
     assert "stronger attacks can only raise this" in text
 
 

@@ -91,7 +91,7 @@ def test_findings_name_what_is_missing_and_what_is_odd(content):
     assert incomplete == [f"autoattack-l2-0.5 on signs-plain failed: {failure}."]
     assert any("NaN or infinite logits" in text and "2 images" in text for text in warnings)
     assert any(
-        "broke a rule of the harness" in text and "fgsm-linf-8 on signs-plain (1 of" in text
+        "violated the threat model" in text and "fgsm-linf-8 on signs-plain (1 of" in text
         for text in warnings
     )
     assert any("rounded to 8 bits" in text for text in warnings)
@@ -128,7 +128,7 @@ def test_a_model_that_guesses_is_void(content, correct, level):
     cells = [replace(first, tally=replace(first.tally, clean_correct=correct, broken=0, broken_8bit=0))]
     data = {**content.evidence.data, "class_names": ["a", "b", "c"]}
     evidence = replace(content.evidence, cells=tuple(cells), data=data)
-    found = [finding.level for finding in list_findings(evidence) if "clean images" in finding.text]
+    found = [finding.level for finding in list_findings(evidence) if "clean accuracy" in finding.text]
     assert found == ([level] if level else [])
 
 
@@ -139,10 +139,10 @@ def test_the_users_own_question_is_asked(build_evidence):
 def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, build_evidence):
     one = build_evidence(models=("solo",), failing_cell=None, images=32)
     assert answer.describe_question(one).startswith(
-        "How often is solo right when an attacker may change every pixel"
+        "What is the robust accuracy of solo when an attacker may change every pixel"
     )
     assert answer.describe_answer(one).startswith(
-        f"{words.format_estimate(one.worst_cases[0].robust_accuracy)}, each image"
+        f"{words.format_estimate(one.worst_cases[0].robust_accuracy)}, worst case over"
     )
 
 
@@ -156,12 +156,12 @@ def test_equal_models_tie(content):
     worst = [one for one in content.evidence.worst_cases if one.threat == content.evidence.headline_threat]
     same = replace(worst[0], subject=worst[1].subject)
     (sentence,) = answer.describe_comparisons(replace(content.evidence, worst_cases=(worst[0], same)))
-    assert sentence.startswith("signs-plain and signs-pgd-at tie")
+    assert sentence.startswith("No significant difference between signs-plain and signs-pgd-at")
 
 
 def test_an_unfinished_attack_is_confessed_in_the_answer(build_evidence):
     evidence = build_evidence(statuses={("signs-plain", "fgsm-linf-8"): "error"}, failing_cell=None)
-    assert answer.describe_answer(evidence).endswith("; the attacks that did not finish can only lower this.")
+    assert answer.describe_answer(evidence).endswith("; unfinished attacks can only lower this.")
 
 
 def test_the_matrix_accounts_for_every_clean_correct_image(content):

@@ -63,17 +63,15 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     assert f"{plain(format_estimate(first.misread_rate))} not classified as Stop" in text
     assert "of the simulated views in which the clean sign is classified correctly" in text
     assert f"{first.drive_by.longest_run} of {FRAMES_PER_DRIVE}" in text
-    assert "1 of 4 signs is left out because the model misclassifies it in more than 5% of the clean" in text
+    assert "1 of 4 signs is excluded because the model misclassifies it in more than 5% of the clean" in text
     assert "mean confidence when misclassified as a target" in text.lower()
-    assert text.index("Each frame is around one simulated view") < text.index("In some of its test views")
-    assert text.count("Each frame is around one simulated view") == 1
-    assert "photograph" not in text.partition("How it was run")[0]
+    assert text.index("Each frame surrounds one simulated view") < text.index("Some held-out views")
+    assert text.count("Each frame surrounds one simulated view") == 1
+    assert "photograph" not in text.partition("Methods and environment")[0]
     assert "random colours in the same place" in text
     assert "expected severity" in text.lower()
-    assert (
-        f"signs-pgd-at under sticker-10: {100 * content.get_content(STICKERS).results[1].attack_success.value:.1f}%"
-        in text
-    )
+    success = content.get_content(STICKERS).results[1].attack_success
+    assert f"signs-pgd-at under sticker-10: {100 * success.value:.1f}%" in text
 
 
 def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):
@@ -270,22 +268,24 @@ def test_the_terminal_says_it_in_a_line(stickers, content):
 
 def test_findings_name_the_controls_that_fail(tmp_path, content):
     (text,) = (finding.text for finding in content.findings if "control" in finding.text)
-    assert "signs-plain, control “made on the sign as it is, without views”" in text
+    assert "signs-plain, control “optimized without views, on the sign as it is”" in text
     run = build_sticker_run(
         tmp_path / "run", SampleStickers(models=("signs-pgd-at",), sign_count=1, void_count=0)
     )
     with RunStore.open_readonly(run) as store:
         found = [finding.text for finding in read_report_data(store).findings]
     (text,) = (text for text in found if "control" in text)
-    shares = "without views”: 0.0% (0.0\N{EN DASH}1.8%, n = 200) of the views, clearly lower (p < 0.001)"
-    follows = "making it for many views made no clear difference; 5 views fell to"
+    shares = (
+        "on the sign as it is”: 0.0% (0.0\N{EN DASH}1.8%, n = 200) of the views, clearly lower (p < 0.001)"
+    )
+    follows = "optimizing over views makes no clear difference; 5 views misclassified only under"
     assert f"{shares} expected; {follows}" in plain(text)
     run = build_sticker_run(
         tmp_path / "other", SampleStickers(models=("signs-plain",), sign_count=2, void_count=2)
     )
     page = plain(HtmlReader(write_report(run).read_text(encoding="utf-8")).page_text)
-    assert "says nothing: no sign is classified correctly in 95% of its clean views" in page
-    assert "No answer can be given: no sign is classified correctly in enough of its clean views." in page
+    assert "is invalid: no sign is classified correctly in 95% of its clean views" in page
+    assert "No answer: no sign is classified correctly in enough of its clean views." in page
 
 
 def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, report_run):
@@ -297,7 +297,7 @@ def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, report_run):
     assert "<script" not in page.html
     assert "<img src=x" not in page.html
     assert HtmlReader(page.html).open == []
-    assert "put a patch beside the sign, 10% of the image large" in plain(HtmlReader(page.html).page_text)
+    assert "put a patch beside the sign on 10% of the image" in plain(HtmlReader(page.html).page_text)
     fields = list(csv.reader(io.StringIO(page.read_text("sticker_views.csv"))))
     assert not any(field.startswith(("=", "+", "@")) for row in fields for field in row)
 
@@ -328,19 +328,19 @@ def test_gates_on_the_share_of_views(content, gate, rulings):
             "more than half of the signs are void (19 of 20)",
         ),
         (SampleStickers(sign_count=4, void_count=2), None, "pass", ""),
-        (SampleStickers(), "clean", "inconclusive", "the whole sign painted turned 0.0%"),
+        (SampleStickers(), "clean", "inconclusive", "the control “the whole sign painted” reaches 0.0%"),
         (
             SampleStickers(),
             "barred",
             "inconclusive",
-            "of the whole sign painted nothing is known: it broke a rule",
+            "the control “the whole sign painted” has no result: it violated the threat model",
         ),
         (SampleStickers(has_controls=False), None, "pass", ""),
         (
             SampleStickers(eps=1.0),
             None,
             "inconclusive",
-            "of the whole sign painted nothing is known: not run, since the attack may already paint all",
+            "the control “the whole sign painted” has no result: not run, since the attack may already paint the whole",
         ),
     ],
 )
@@ -383,7 +383,9 @@ def test_a_poster_that_turns_nearly_all_views_is_not_weak_and_one_that_turns_eno
 
 def test_gates_keep_looks_and_images_apart(content, tmp_path):
     others = [{"metric": "attack_success", "attack": "sticker-10", "max": 0.5}]
-    assert judge_evidence(content.evidence, others).verdicts[0].reason.startswith("the run has no such cell")
+    assert (
+        judge_evidence(content.evidence, others).verdicts[0].reason.startswith("the run has no such result")
+    )
     with RunStore.open_readonly(build_run(tmp_path / "run", SampleRun(has_images=False))) as store:
         digital = judge_evidence(
             read_report_data(store).evidence,
@@ -396,4 +398,4 @@ def test_gates_keep_looks_and_images_apart(content, tmp_path):
             read_report_data(store).evidence,
             [{"metric": "sticker_success", "threat": "sticker-10", "max": 1}],
         )
-    assert [one.reason for one in void.verdicts] == ["no view counts: every sign is void"] * 2
+    assert [one.reason for one in void.verdicts] == ["no view counts: every sign is excluded"] * 2

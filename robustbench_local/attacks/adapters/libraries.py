@@ -158,7 +158,7 @@ class TorchattacksAttack(BallAttack):
         return (steps, 0 if "n_queries" in values else steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check`; also what this attack of torchattacks cannot do."""
+        """See :meth:`Attack.check_support`; also what this attack of torchattacks cannot do."""
         super().check_support(threat, classifier)
         norms = _list_norms(self.name)
         if threat.norm not in norms:

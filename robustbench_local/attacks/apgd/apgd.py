@@ -46,7 +46,7 @@ class APGD(EngineAttack):
         check_counts("APGD", steps=self.steps, restarts=self.restarts, draws=self.draws)
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
-        """See :meth:`EngineAttack.build_engine`; with averaged looks, and without ``early_stop`` no image leaves early."""
+        """See :meth:`EngineAttack.build_engine`; over ``draws`` gradients."""
         return Engine.from_inputs(inputs, early_stop=self.early_stop, eot_samples=self.draws)
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
@@ -63,6 +63,6 @@ class APGD(EngineAttack):
         return (paths * (self.steps + 1), paths * self.steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)

@@ -43,12 +43,12 @@ class DecisionOracle:
     """The nearest success of each image so far, and what is left of its queries.
 
     Args:
-        inputs: What the attack was given. The classifier is asked for labels only: whether a point reaches the
-            goal. The threat model says which norm measures distances, and the largest one that counts.
+        inputs: What the attack was given. The classifier is asked for labels only: whether a point reaches
+            the goal. The threat model says which norm measures distances, and the largest one that counts.
         queries: Most queries an image may spend; less where the classifier's meter says so.
 
     Attributes:
-        left: Queries that images may still spend, (N,), the one for the last check set aside.
+        queries_left: Queries that images may still spend, (N,), the one for the last check set aside.
         points: The nearest success of each image, (N, C, H, W); the original where there is none.
         distances: Its distance, (N,); infinite where there is none.
     """
@@ -123,9 +123,9 @@ class DecisionOracle:
                 waiting.repeat_interleave(_START_IMAGES_PER_TRY), tries.flatten(0, 1)
             ).view(-1, _START_IMAGES_PER_TRY)
             hit = hits.any(dim=1)
-            found, first = waiting[hit], hits.long().argmax(dim=1)[hit]
-            self.bisect_to_boundary(found, tries[hit, first])
-            rows, waiting = torch.cat([rows, found]), waiting[~hit]
+            started, first = waiting[hit], hits.long().argmax(dim=1)[hit]
+            self.bisect_to_boundary(started, tries[hit, first])
+            rows, waiting = torch.cat([rows, started]), waiting[~hit]
         return rows.sort().values
 
     def bisect_to_boundary(self, rows: Tensor, points: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class _BoundaryWalk:
     """Where each image's walk is, and how long its steps are.
 
     Args:
-        found: Answers whether a point reaches the goal.
+        oracle: Answers whether a point reaches the goal.
         rows: Images that walk, (M,), each from its nearest success.
         sideways: First length of the move on the sphere.
         forward: First length of the move to the original.

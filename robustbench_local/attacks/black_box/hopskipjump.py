@@ -112,7 +112,7 @@ def _estimate_normals(
 
 
 def _estimate_normals_in_memory(
-    found: DecisionOracle,
+    oracle: DecisionOracle,
     rows: Tensor,
     points: Tensor,
     probes: Tensor,
@@ -120,9 +120,9 @@ def _estimate_normals_in_memory(
     round_: int,
     block: int,
 ) -> Tensor:
-    """`_normals` for as many images as fit into memory, ``block`` probes of each at a time."""
+    """`_estimate_normals` for as many images as fit into memory, ``block`` probes of each at a time."""
     here = points[:, None]
-    distance = compute_norms(points - found.images[rows], "L2")
+    distance = compute_norms(points - oracle.images[rows], "L2")
     radius = _expand_over_pixels(
         (distance * max(_PROBE_RADIUS_SHARE, 1 / points[0].numel())).clamp_min(1e-9)[:, None]
     )
@@ -136,7 +136,9 @@ def _estimate_normals_in_memory(
         around = (here + radius * noise).clamp(0.0, 1.0)
         moved = (around - here) / radius * _expand_over_pixels(asked)  # the box may have cut it
         answers = points.new_zeros(asked.shape)
-        answers[asked] = 2.0 * found.query_success(rows[:, None].expand_as(asked)[asked], around[asked]) - 1.0
+        answers[asked] = (
+            2.0 * oracle.query_success(rows[:, None].expand_as(asked)[asked], around[asked]) - 1.0
+        )
         signed += (_expand_over_pixels(answers) * moved).sum(dim=1)
         plain += moved.sum(dim=1)
         balance += answers.sum(dim=1)
@@ -151,10 +153,10 @@ def _expand_over_pixels(values: Tensor) -> Tensor:
 
 
 def _step_along_normals(
-    found: DecisionOracle, rows: Tensor, points: Tensor, directions: Tensor, round_: int
+    oracle: DecisionOracle, rows: Tensor, points: Tensor, directions: Tensor, round_: int
 ) -> Tensor:
     """Points moved along the directions by distance / sqrt(round), halved until they reach the goal."""
-    length = found.compute_distances(rows, points) / math.sqrt(round_)
+    length = oracle.compute_distances(rows, points) / math.sqrt(round_)
     result = points.clone()
     waiting = torch.arange(len(rows), device=rows.device)
     for _ in range(_MAX_STEP_HALVINGS):
@@ -162,7 +164,7 @@ def _step_along_normals(
             break
         step = reshape_for_broadcast(length[waiting], points) * directions[waiting]
         tried = (points[waiting] + step).clamp(0.0, 1.0)
-        reached = found.query_success(rows[waiting], tried)
+        reached = oracle.query_success(rows[waiting], tried)
         result[waiting[reached]] = tried[reached]
         waiting = waiting[~reached]
         length = length / 2

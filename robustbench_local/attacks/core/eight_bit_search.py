@@ -84,7 +84,7 @@ class FinishingSearch:
             stream: The images' random numbers.
             rows: (N,) int64: which image of the open meter each is.
             in_8bit: (N,) boolean: the images that are to be 8-bit images; the others only need the margin.
-            queries_left: (N,) int64: looks that each image may still spend; None: as many as the search takes.
+            queries_left: (N,) int64: looks that each image may still spend; None: no limit.
             masks: (N, 1, H, W) boolean, or None.
 
         Returns:
@@ -163,17 +163,17 @@ class _ActiveImages:
         for step in range(GRADIENT_STEPS):
             if len(index) == 0:
                 return
-            looks = self._round_points(points, index)
-            logits, gradient = self._compute_gradient(looks, index)
-            self._update_best_points(index, looks, logits)
+            rounded_points = self._round_points(points, index)
+            logits, gradient = self._compute_gradient(rounded_points, index)
+            self._update_best_points(index, rounded_points, logits)
             length = self._threat.eps * _FIRST_STEP_SHARE * _STEP_DECAY_FACTOR**step
             moved = points + length * compute_steepest_step(gradient, self._threat.norm)
             moved = self._project_points(moved, index)
             # what the gradient does not move would be looked at again and again
             going = ~self._done[index] & (moved != points).flatten(1).any(dim=1)
             index, points = index[going], moved[going]
-        looks = self._round_points(points, index)
-        self._evaluate_points(index, looks)
+        rounded_points = self._round_points(points, index)
+        self._evaluate_points(index, rounded_points)
 
     def _evaluate_try(self, number: int) -> None:
         """Look at a point between the candidate and the ball's border, or at one beside it."""
@@ -197,9 +197,9 @@ class _ActiveImages:
             points = torch.lerp(candidates, beyond, share) + tremble
             points = torch.where(candidates == originals, originals, points)
             points = self._project_points(points, index)
-        looks = self._round_points(points, index)
-        fresh = (looks != self._rounded_candidates[index]).flatten(1).any(dim=1)
-        self._evaluate_points(index[fresh], looks[fresh])
+        rounded_points = self._round_points(points, index)
+        fresh = (rounded_points != self._rounded_candidates[index]).flatten(1).any(dim=1)
+        self._evaluate_points(index[fresh], rounded_points[fresh])
 
     def _project_points(self, points: Tensor, index: Tensor) -> Tensor:
         masks = None if self._masks is None else self._masks[index]
@@ -210,32 +210,34 @@ class _ActiveImages:
         rounded, _ = round_to_8bit(points, self._originals[index], self._threat)
         return torch.where(reshape_for_broadcast(self._in_8bit[index], points), rounded, points)
 
-    def _evaluate_points(self, index: Tensor, looks: Tensor) -> None:
+    def _evaluate_points(self, index: Tensor, rounded_points: Tensor) -> None:
         """Look at points without their gradients."""
         if len(index):
-            draws = [self._classifier(looks, self._rows[index]) for _ in range(self._search.eot_samples)]
+            draws = [
+                self._classifier(rounded_points, self._rows[index]) for _ in range(self._search.eot_samples)
+            ]
             if self._queries_left is not None:
                 self._queries_left[index] -= 1
-            self._update_best_points(index, looks, torch.stack(draws).mean(dim=0))
+            self._update_best_points(index, rounded_points, torch.stack(draws).mean(dim=0))
 
-    def _compute_gradient(self, looks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _compute_gradient(self, rounded_points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and the gradient of the margin, inside the mask."""
         climbed = build_objective("margin", self._threat, self._labels[index])
         seen = [
-            self._classifier.compute_gradient(looks, climbed, self._rows[index])
+            self._classifier.compute_gradient(rounded_points, climbed, self._rows[index])
             for _ in range(self._search.eot_samples)
         ]
         logits, gradient = (torch.stack([look[part] for look in seen]).mean(dim=0) for part in (0, 2))
         gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
         return logits, gradient if self._masks is None else gradient * self._masks[index]
 
-    def _update_best_points(self, index: Tensor, looks: Tensor, logits: Tensor) -> None:
+    def _update_best_points(self, index: Tensor, rounded_points: Tensor, logits: Tensor) -> None:
         """Keep points that are better than what is known, and see whose search is over."""
         margins, _ = evaluate_goal(logits, self._labels[index], self._threat)
         low, high = logits.aminmax(dim=1)
         share = 0.0 if self._search.access == "labels" else self._search.clear_margin_share
         better = margins > self._margins[index]
-        self._best[index[better]] = looks[better]
+        self._best[index[better]] = rounded_points[better]
         self._margins[index[better]] = margins[better]
         if not self._search.is_blind:
             self._done[index] |= (margins > share * (high - low)) | margins.isposinf()

@@ -43,14 +43,15 @@ class Engine:
         stream: The images' random numbers.
         masks: (N, 1, H, W) boolean, or None.
         early_stop: Whether an item ends with its first confirmed success, and its image with it.
-        draws: Passes that are averaged for one look, for classifiers that draw random numbers themselves
-            (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
-        exact: Whether to look in float32 whatever the classifier allows: where the border lies is at stake.
+        eot_samples: Passes that are averaged for one look, for classifiers that draw random numbers
+            themselves (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
+        force_float32: Whether to look in float32 whatever the classifier allows: the decision boundary itself
+            is at stake.
 
     Attributes:
         points: (N, C, H, W): the best point of each image so far; the original if there is none.
         scores: (N,): how good it is.
-        found: (N,) boolean: the images that need no more work.
+        finished: (N,) boolean: the images that need no more work.
     """
 
     def __init__(
@@ -292,18 +293,20 @@ class Engine:
             return PointEvaluation(
                 logits=self._compute_logits(front), losses=self._empty, gradient=self._empty
             )
-        looks = [
+        evaluations = [
             self.classifier.compute_gradient(front.points, loss, front.rows) for _ in range(self._eot_samples)
         ]
         if self._eot_samples == 1:
-            logits, losses, gradient = looks[0]
+            logits, losses, gradient = evaluations[0]
         else:
-            logits, losses, gradient = (torch.stack(part).mean(dim=0) for part in zip(*looks, strict=True))
+            logits, losses, gradient = (
+                torch.stack(part).mean(dim=0) for part in zip(*evaluations, strict=True)
+            )
         return PointEvaluation(logits=logits, losses=losses, gradient=gradient)
 
     def _compute_logits(self, front: ActiveSet) -> Tensor:
-        looks = [self.classifier(front.points, front.rows) for _ in range(self._eot_samples)]
-        return looks[0] if self._eot_samples == 1 else torch.stack(looks).mean(dim=0)
+        evaluations = [self.classifier(front.points, front.rows) for _ in range(self._eot_samples)]
+        return evaluations[0] if self._eot_samples == 1 else torch.stack(evaluations).mean(dim=0)
 
 
 def compute_default_batch_size(images: Tensor) -> int:

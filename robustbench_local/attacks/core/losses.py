@@ -83,8 +83,9 @@ def compute_cross_entropy_to_target_set(logits: Tensor, labels: Tensor, targets:
 def compute_log_odds(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Log of the odds of reaching the attacker's goal, (N,): cross-entropy without its saturation.
 
-    ``compute_cross_entropy`` and ``compute_cross_entropy_to_target_set`` are monotone functions of it, so its gradient points where theirs does, but
-    does not vanish where the softmax is sure. For attacks that take the gradient's direction only.
+    ``compute_cross_entropy`` and ``compute_cross_entropy_to_target_set`` are monotone functions of it, so its
+    gradient points where theirs does, but does not vanish where the softmax is sure. For attacks that take
+    the gradient's direction only.
 
     Args:
         logits: (N, K).

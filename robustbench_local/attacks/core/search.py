@@ -34,8 +34,8 @@ class PointEvaluation:
 class Search(ABC, Generic[State]):
     """One way to search: where an item begins, what it climbs, and one step for all items at once.
 
-    The engine owns the loop, the batch and the passes; a search owns its ``state``, a table with a row for
-    each item. Items of a front may have different ages.
+    The engine owns the loop, the batch and the passes; a search owns its state, a table with a row for each
+    item. Items of an active set may have different ages.
     """
 
     steps: int

@@ -77,8 +77,8 @@ class Ensemble(EngineAttack):
         stages = self.build_stages(threat, num_classes=10)
         for stage in stages:
             search = stage.build_search(threat)
-            steps, looks = search.steps, search.steps + 1 + search.lookahead_budget
+            steps, forward_steps = search.steps, search.steps + 1 + search.lookahead_budget
             paths = stage.restarts * max(1, min(stage.targets, len(threat.targets) or stage.targets))
-            forward += paths * looks * self.eot_samples
+            forward += paths * forward_steps * self.eot_samples
             backward += paths * steps * self.eot_samples * stage.uses_gradients
         return forward + any(stage.targets for stage in stages), backward

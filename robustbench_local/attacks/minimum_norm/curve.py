@@ -107,7 +107,7 @@ class Curve(EngineAttack):
         return paths * (self.steps + 1), paths * self.steps
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 

@@ -78,8 +78,8 @@ class FAB(EngineAttack):
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """A look to rank the classes, then all steps of all paths and a look at each path's last point."""
         paths = self.restarts * min(self.targets, len(threat.targets) or self.targets)
-        looks = FABSearch(threat=threat, steps=self.steps).steps
-        return (1 + paths * (looks + 1), paths * looks) if threat.eps else (0, 0)
+        search_steps = FABSearch(threat=threat, steps=self.steps).steps
+        return (1 + paths * (search_steps + 1), paths * search_steps) if threat.eps else (0, 0)
 
 
 class FABSearch(Search[TensorTable]):

@@ -89,7 +89,7 @@ class EOTAttack(Attack):
             )
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 
@@ -235,8 +235,8 @@ def _compute_gradient(
         leaf = colours.detach().requires_grad_()
         shots = setting.render_photographs(finish(leaf), views)
         towards = setting.evaluate_photographs(shots.detach(), ask)
-        looks = shots.shape[1] * len(shots) / len(leaf)  # at each object
-        total = penalty(leaf).sum() - (towards * shots).sum() / looks
+        shot_count = shots.shape[1] * len(shots) / len(leaf)  # at each object
+        total = penalty(leaf).sum() - (towards * shots).sum() / shot_count
         return remove_nonfinite(torch.autograd.grad(total, leaf)[0])
 
 

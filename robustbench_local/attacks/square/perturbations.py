@@ -56,7 +56,7 @@ def perturb_lp_windows(
         windows: Two for each row.
         pixel_positions: Their places, (M, positions).
         power: 2 for L2, 1 for L1.
-        project_whole_image: Whether more is painted than the ball allows, which then takes it from the whole image.
+        project_whole_image: Whether what the ball does not allow is taken from the whole image.
     """
     colours, half = canvas.colours, pixel_positions.shape[1] // 2
     channels, points = colours.shape[1], canvas.points.flatten(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.search import PointEvaluation, Search
-from robustbench_local.attacks.core.work_items import ActiveSet, Lookahead, TensorTable, compute_age_range
+from robustbench_local.attacks.core.work_items import ActiveSet, Lookahead, compute_age_range
 from robustbench_local.attacks.square.perturbations import (
     SquareProposals,
     compute_root,
@@ -20,6 +20,7 @@ from robustbench_local.attacks.square.perturbations import (
     perturb_lp_windows,
     raise_to_power,
 )
+from robustbench_local.attacks.square.square_state import SquareLookahead, SquareState
 from robustbench_local.attacks.square.windows import (
     Windows,
     build_tiled_patterns,
@@ -101,43 +102,6 @@ class Square(EngineAttack):
         return (self.queries // self.restarts * self.restarts, 0) if threat.eps else (0, 0)
 
 
-@dataclass(kw_only=True)
-class SquareState(TensorTable):
-    """What Square remembers of each item."""
-
-    stream_keys: Tensor
-    """(W,): what opens its stream of random numbers."""
-    block_windows: Tensor
-    """(W, block, windows) int64: where the windows of a block of steps lie, counted within a channel. Under
-    L2 and L1 there are two, and behind them the number of the pattern."""
-    block_colours: Tensor
-    """(W, block, C): what a window gets, with its sign: the radius under Linf, else 1."""
-    windows: Tensor
-    """(W, windows): the entry of ``ahead`` that ``front.points`` show."""
-    budget: Tensor
-    """(W,): the radius; under L2 and L1, what ``used_budget`` may grow to."""
-    used_budget: Tensor
-    """(W,): sum of the absolute changes, squared under L2, of ``front.best_points``; unused under Linf."""
-    proposed_budget: Tensor
-    """(W,): that of ``front.points``."""
-    accepted_count: Tensor
-    """(W,) int64: proposals that were accepted; counted where several are looked at together."""
-    wasted_count: Tensor
-    """(W,) int64, on the CPU: proposals that were looked at in vain, since one before them helped."""
-
-
-@dataclass(kw_only=True)
-class SquareLookahead(Lookahead):
-    """A proposal that was foreseen."""
-
-    windows: Tensor
-    """As in `Squares`."""
-    pixel_positions: Tensor
-    """(M, positions) int64: where it is, in an image's memory."""
-    used_budget: Tensor
-    """(M,): as ``proposed_budget`` in `Squares`."""
-
-
 class SquareSearch(Search[SquareState]):
     """Square's search on the engine. A proposal is painted into the present points, and wiped if rejected.
 
@@ -148,7 +112,7 @@ class SquareSearch(Search[SquareState]):
         rescale: Whether the windows' schedule is stretched or shrunk to ``steps``.
         ahead: Whether to look at several proposals of an item in one pass. They are the same and are accepted
             in the same order as without: what was looked at beyond one that helped counts for nothing. It
-            costs looks, at most ``lookahead_budget``, so it is not for a classifier whose queries are counted.
+            costs at most ``lookahead_budget`` looks: it is not for a classifier whose queries are counted.
         name: Name of the stage.
     """
 

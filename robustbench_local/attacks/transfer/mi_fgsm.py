@@ -86,7 +86,7 @@ class MIFGSM(BallAttack):
         return (self.steps, self.steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 
@@ -100,7 +100,7 @@ class MIFGSM(BallAttack):
         points: Tensor,
         draw_name: str,  # noqa: ARG002 - for subclasses
     ) -> tuple[Tensor, Tensor]:
-        """Gradient of what is climbed at the points, and its value, (N,); ``draw_name``: of random numbers."""
+        """Gradient of what is climbed at the points, and its value, (N,)."""
         _, values, gradient = inputs.classifier.compute_gradient(points, self._build_objective(inputs))
         return gradient, values
 

@@ -115,10 +115,10 @@ def _find_exact_nodes(graph: Graph) -> frozenset[int]:
 def _improve_interval(bounds: Bounds, place: int, found: Interval, ball: InputRegion) -> Interval:
     """The interval where its values may have either sign, by linear bounds; the rest needs no better one."""
     lower, upper = found.lower.flatten(1), found.upper.flatten(1)
-    crossing = (lower < 0) & (upper > 0)
-    most = int(crossing.sum(dim=1).amax())
+    unstable = (lower < 0) & (upper > 0)
+    most = int(unstable.sum(dim=1).amax())
     # images have different numbers of such values: what is left over repeats stable ones, and is not used
-    order = crossing.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    order = unstable.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
     better_lower, better_upper = lower.clone(), upper.clone()
     known = Bounds(bounds.graph, bounds.rounding, [*bounds.intervals, found], bounds.noise)
     for chosen in torch.split(order, _count_functions_per_chunk(bounds.graph, len(order), lower), dim=1):
@@ -130,8 +130,8 @@ def _improve_interval(bounds: Bounds, place: int, found: Interval, ball: InputRe
         better_lower.scatter_(1, chosen, torch.maximum(low, lower.gather(1, chosen)))
         better_upper.scatter_(1, chosen, torch.minimum(high, upper.gather(1, chosen)))
     shape = found.lower.shape
-    lower = torch.where(crossing, better_lower, lower).reshape(shape)
-    upper = torch.where(crossing, better_upper, upper).reshape(shape)
+    lower = torch.where(unstable, better_lower, lower).reshape(shape)
+    upper = torch.where(unstable, better_upper, upper).reshape(shape)
     return Interval.from_bounds(lower, upper)
 
 

@@ -112,13 +112,13 @@ def _relax_activation(
     Positive coefficients need the line below, negative ones the line above.
     """
     lower, upper = interval.lower[:, None], interval.upper[:, None]
-    crossing = (lower < 0) & (upper > 0)
+    unstable = (lower < 0) & (upper > 0)
     outside = torch.where(lower >= 0, 1.0, operation.slope).to(rows)
-    width = torch.where(crossing, upper - lower, 1.0)
-    line = torch.where(crossing, (upper - operation.slope * lower) / width, outside)
-    height = torch.where(crossing, upper * (1 - line), 0.0)
+    width = torch.where(unstable, upper - lower, 1.0)
+    line = torch.where(unstable, (upper - operation.slope * lower) / width, outside)
+    height = torch.where(unstable, upper * (1 - line), 0.0)
     chosen = choose_default_slopes(operation, interval)[:, None] if slopes is None else slopes
-    chosen = torch.where(crossing, chosen, outside)
+    chosen = torch.where(unstable, chosen, outside)
     extra = _dot_rows(rows.clamp_max(0), height)
     return rows * torch.where(rows > 0, chosen, line), extra
 

@@ -56,7 +56,7 @@ class SmoothedClassifier(RandomizedClassifier):
         return f"smoothed with sigma {self.sigma!r}, {self.draws} and {self.verdict_draws} draws"
 
     def sample(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
-        """See :meth:`RandomizedClassifier.sample_bilinear`."""
+        """See :meth:`RandomizedClassifier.sample`."""
         return self.inner(images + self.sigma * numbers.sample_normal(images.shape[1:]))
 
     def pool_samples(self, samples: Tensor) -> Tensor:

@@ -68,14 +68,16 @@ def perturb_weights(
 
     Source: Wu, Xia and Wang 2020, arXiv:2004.05884, eq. 10 to 12 with one step.
     """
-    weights = {name: each for name, each in module.named_parameters() if each.requires_grad and each.ndim > 1}
-    # Statistics of batch norm are learned from the loss itself, not from the search.
-    buffers = {name: each.clone() for name, each in module.named_buffers()}
+    layers = dict(module.named_parameters())
+    weights = {name: layer for name, layer in layers.items() if layer.requires_grad and layer.ndim > 1}
+    # statistics of batch norm are learned from the loss itself, not from the search
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     searched = loss(lambda images: _call_functional(module, {**weights, **buffers}, images))
-    gradients = [remove_nonfinite(each) for each in torch.autograd.grad(searched, list(weights.values()))]
+    slopes = torch.autograd.grad(searched, list(weights.values()))
+    gradients = [remove_nonfinite(slope) for slope in slopes]
     moved = {
-        name: each + (gamma * each.norm() / gradient.norm().clamp(min=1e-12) * gradient).detach()
-        for (name, each), gradient in zip(weights.items(), gradients, strict=True)
+        name: layer + (gamma * layer.norm() / gradient.norm().clamp(min=1e-12) * gradient).detach()
+        for (name, layer), gradient in zip(weights.items(), gradients, strict=True)
     }
     return lambda images: _call_functional(module, moved, images)
 

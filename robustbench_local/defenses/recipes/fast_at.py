@@ -68,8 +68,8 @@ class _FastObjective(AdversarialObjective[FastTraining]):
         due = max(self._best_pgd_accuracy, fgsm) if self._has_full_radius else self._best_pgd_accuracy
         if fgsm - pgd > _MIN_GAP_SHARE and pgd < _COLLAPSE_SHARE * due:
             raise ModelError(
-                f"catastrophic overfitting: PGD accuracy is {pgd:.1%}, at best {self._best_pgd_accuracy:.1%}, while "
-                f"FGSM accuracy is {fgsm:.1%}",
+                f"catastrophic overfitting: PGD accuracy is {pgd:.1%}, at best "
+                f"{self._best_pgd_accuracy:.1%}, while FGSM accuracy is {fgsm:.1%}",
                 where="training",
                 remedy="lower step_size, train for fewer epochs, or use pgd-at",
             )

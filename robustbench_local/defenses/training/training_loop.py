@@ -73,7 +73,7 @@ def train(
         on_step: Called with (steps done, steps in all) after each step.
         device: Where to compute.
         load_teacher: Loads the frozen network that a distillation names.
-        extra_identity: What else a checkpoint must agree with, such as the weights that a fine-tuning starts from.
+        extra_identity: What else a checkpoint must agree with, such as the weights of a fine-tuning's start.
 
     Returns:
         The best averaged weights.

@@ -70,7 +70,7 @@ class RandomlyDefendedClassifier(
         return f"{self._identity}, {self.draws} and {self.verdict_draws} draws"
 
     def sample(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
-        """See :meth:`RandomizedClassifier.sample_bilinear`."""
+        """See :meth:`RandomizedClassifier.sample`."""
         return self.inner(self._transform(images, numbers))
 
 

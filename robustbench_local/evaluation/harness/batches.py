@@ -82,7 +82,7 @@ def run_batches(
             then it is not the images.
     """
     deadline = time.monotonic() + isolation.cell_timeout if isolation.cell_timeout else None
-    crew = WorkerPool(
+    pool = WorkerPool(
         job,
         workers,
         prepare_models=partial(_prepare_models, job, batch_size),
@@ -91,18 +91,18 @@ def run_batches(
         deadline=deadline,
         abort_hung_model=isolation.abort_hung_model,
     )
-    with crew:
-        yield from _BatchQueue(job, crew, batch_size, done_positions, notify).run()
+    with pool:
+        yield from _BatchQueue(job, pool, batch_size, done_positions, notify).run()
 
 
 class _BatchQueue:
     """The batches of a cell that are still to do, and what has gone wrong so far."""
 
     def __init__(
-        self, work: Job, crew: WorkerPool, batch_size: int, done: Collection[int], notify: Notifier
+        self, work: Job, pool: WorkerPool, batch_size: int, done: Collection[int], notify: Notifier
     ) -> None:
-        self.job, self.worker_pool, self.batch_size, self.notify = work, crew, batch_size, notify
-        self.queue = work.build_queue(batch_size * crew.size, set(done))
+        self.job, self.worker_pool, self.batch_size, self.notify = work, pool, batch_size, notify
+        self.queue = work.build_queue(batch_size * pool.size, set(done))
         self.has_succeeded = bool(done)
         self.hangs = self.process_ends = 0
         self.last_lost_positions: list[int] = []  # the positions that a process was lost on the last time

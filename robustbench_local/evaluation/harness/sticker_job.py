@@ -137,8 +137,8 @@ class StickerJob(BaseAttackJob):
             judge: A copy of the classifier, which looks at what the attack on the classifier made.
             meters: What counts the passes of both.
         """
-        untouched_records = [batch.outcomes[row] for row in rows]
-        chosen = self.select_images([record.position for record in untouched_records])
+        clean_records = [batch.outcomes[row] for row in rows]
+        chosen = self.select_images([record.position for record in clean_records])
         signs = StickerScene.from_data(
             self.classifier, chosen, self.attack.ranges, test_views=self.test_views, seed=self.seed
         )
@@ -146,27 +146,31 @@ class StickerJob(BaseAttackJob):
         crafted = signs.craft_stickers(self.attack, self.threat, self.seed)
         gradients = meters[0].gradient_counts  # those of the attack; its controls prove nothing
         seen_by = replace(signs, classifier=judge)
-        looks = self._predict_conditions(signs, seen_by, crafted)
+        views_by_condition = self._predict_conditions(signs, seen_by, crafted)
         flat = signs.compose_flat(crafted)
         reading = predict(judge, flat, signs.labels, stream=signs.stream)
         outcomes, candidates = list(batch.outcomes), batch.candidates.clone()
         candidates[rows] = flat.cpu()
         judged = _StickerEvidence(
-            scene=signs, stickers=crafted, predictions=looks, flat_images=flat, flat_predictions=reading
+            scene=signs,
+            stickers=crafted,
+            predictions=views_by_condition,
+            flat_images=flat,
+            flat_predictions=reading,
         )
         for place, row in enumerate(rows):
-            record = judged.build_outcome(untouched_records[place], place, _count_passes(meters, place))
+            record = judged.build_outcome(clean_records[place], place, _count_passes(meters, place))
             outcomes[row] = add_gradient_counts(record, gradients[place])
         kept = _build_report_arrays(signs, crafted)
         return OutcomeBatch(
             outcomes=tuple(outcomes),
             candidates=candidates,
-            view_predictions=tuple(_build_prediction_records(untouched_records, looks)),
-            views=tuple(_build_view_records(untouched_records, signs)),
+            view_predictions=tuple(_build_prediction_records(clean_records, views_by_condition)),
+            views=tuple(_build_view_records(clean_records, signs)),
             agreement=compare_with_fresh_copy(self.classifier, judge, flat, signs.labels),
             report_images={
                 record.position: {name: values[place] for name, values in kept.items()}
-                for place, record in enumerate(untouched_records)
+                for place, record in enumerate(clean_records)
             },
         )
 
@@ -174,15 +178,15 @@ class StickerJob(BaseAttackJob):
         self, signs: StickerScene, seen_by: StickerScene, crafted: CraftedStickers
     ) -> PredictionsByCondition:
         """What is read under every condition: the sticker, and what its success is read against."""
-        looks: PredictionsByCondition = {}
+        views_by_condition: PredictionsByCondition = {}
         for kind, views in _list_view_kinds(signs):
-            looks["clean", kind] = seen_by.predict_views(None, views)
-            looks["sticker", kind] = seen_by.predict_views(crafted, views)
-        looks["random-colours", "view"] = seen_by.predict_random_stickers(crafted)
+            views_by_condition["clean", kind] = seen_by.predict_views(None, views)
+            views_by_condition["sticker", kind] = seen_by.predict_views(crafted, views)
+        views_by_condition["random-colours", "view"] = seen_by.predict_random_stickers(crafted)
         for condition, attack, threat in list_controls(self.attack, self.threat):
             made = signs.craft_stickers(attack, threat, self.seed)
-            looks[condition, "view"] = seen_by.predict_views(made, signs.test_views)
-        return looks
+            views_by_condition[condition, "view"] = seen_by.predict_views(made, signs.test_views)
+        return views_by_condition
 
 
 def list_controls(attack: EOTAttack, threat: ThreatModel) -> list[tuple[Condition, EOTAttack, ThreatModel]]:
@@ -245,8 +249,8 @@ class _StickerEvidence:
             adversarial_hash=hash_image(self.flat_images[place]),
         )
         if void:
-            told = f"{100 * float(right.double().mean()):.1f}% of its clean views are classified correctly"
-            return replace(judged, status="void", error=f"{told}; {100 * MIN_CLEAN_SHARE:.0f}% are needed")
+            message = f"{100 * float(right.double().mean()):.1f}% of its clean views are classified correctly"
+            return replace(judged, status="void", error=f"{message}; {100 * MIN_CLEAN_SHARE:.0f}% are needed")
         judged = replace(judged, error=self._format_broken_rules(place))
         return (
             judged if self.stickers.rejection_reasons[place] is None else replace(judged, status="rejected")
@@ -260,17 +264,17 @@ class _StickerEvidence:
             for (condition, _), seen in self.predictions.items()
             if seen.rejection_reasons[place] not in {None, own}
         }
-        told = [f"control {condition}: {reason}" for condition, reason in found.items()]
-        return "; ".join([own, *told] if own else told) or None
+        message = [f"control {condition}: {reason}" for condition, reason in found.items()]
+        return "; ".join([own, *message] if own else message) or None
 
 
 def _build_prediction_records(
-    records: list[OutcomeRecord], looks: Mapping[tuple[Condition, ViewKind], ViewPredictions]
+    records: list[OutcomeRecord], views_by_condition: Mapping[tuple[Condition, ViewKind], ViewPredictions]
 ) -> list[ViewPredictionsRecord]:
     return [
         _build_prediction_record(record, place, condition, kind, seen)
         for place, record in enumerate(records)
-        for (condition, kind), seen in looks.items()
+        for (condition, kind), seen in views_by_condition.items()
     ]
 
 
@@ -282,9 +286,9 @@ def _build_prediction_record(
     An attack whose sticker breaks a rule has failed, as the readings of the clean sign say. Of a control they
     would say that it was kept.
     """
-    barred = condition != "sticker" and seen.rejection_reasons[place] is not None
-    read = [] if barred else seen.prediction[place].tolist()
-    sure = [] if barred else seen.confidence[place].tolist()
+    is_invalid = condition != "sticker" and seen.rejection_reasons[place] is not None
+    read = [] if is_invalid else seen.prediction[place].tolist()
+    sure = [] if is_invalid else seen.confidence[place].tolist()
     return ViewPredictionsRecord(
         cell=record.cell,
         position=record.position,

@@ -256,11 +256,11 @@ def _build_outside_card(name: str, settings: Mapping[str, Any]) -> Card:
 
 
 def _resolve_entries(
-    entries: Sequence[DefenseEntry], folders: Sequence[Path], workshop: WeightCache, where: str
+    entries: Sequence[DefenseEntry], folders: Sequence[Path], weight_cache: WeightCache, where: str
 ) -> list[GridDefense]:
     found: list[GridDefense] = []
     for entry in entries:
-        for defense in find_defenses(entry.card, entry.overrides, folders, workshop, entry.name):
+        for defense in find_defenses(entry.card, entry.overrides, folders, weight_cache, entry.name):
             if defense.name in {other.name for other in found}:
                 raise ConfigError(f"the defense {defense.name!r} is listed twice", where=where)
             found.append(defense)

@@ -61,8 +61,8 @@ def describe_goals(cells: Sequence[CellSpec]) -> Iterator[str]:
             other[:2] == (model, sources) and set(targets) < set(other[2]) for other in goals if targets
         )
     }
-    told = (_describe_goal(cell) for goal, cell in goals.items() if goal in wider and any(goal[1:]))
-    yield from dict.fromkeys(told)
+    descriptions = (_describe_goal(cell) for goal, cell in goals.items() if goal in wider and any(goal[1:]))
+    yield from dict.fromkeys(descriptions)
 
 
 def format_classes(cell: CellSpec, classes: Sequence[int]) -> list[str]:

@@ -136,9 +136,9 @@ class WeightCache:
         validation = set(hash_images(images.validation)) - training
         roles = {"trained it": training, "chose its epoch": validation}
         counts = {role: sum(mark in part for mark in evaluated) for role, part in roles.items()}
-        told = " and ".join(f"{count} {role}" for role, count in counts.items() if count)
-        what = f"of the {len(evaluated)} evaluated images {told}, so its figures are too good"
-        return f"{what}: evaluate on images of their own" if told else ""
+        overlap = " and ".join(f"{count} {role}" for role, count in counts.items() if count)
+        what = f"of the {len(evaluated)} evaluated images {overlap}, so its figures are too good"
+        return f"{what}: evaluate on images of their own" if overlap else ""
 
     @cached_property
     def _training_images(self) -> tuple[TrainingImages, dict[str, str]]:

@@ -5,11 +5,11 @@ A finder lives in a module of its own and takes ``Doubt`` from ``analysis/doubt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from robustbench_local.reports.analysis.disagreements import find_disagreement_doubts
 from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers, list_threats, select_doubts
-from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.evidence import Evidence, collect_once
 from robustbench_local.reports.analysis.gradient_health import find_gradient_doubts
 from robustbench_local.reports.analysis.inconsistent_models import find_inconsistency_doubts
 
@@ -25,6 +25,7 @@ DOUBT_FINDERS: tuple[DoubtFinder, ...] = (
 """Everything that may raise doubts, in the order in which they are told."""
 
 
-def find_doubts(evidence: Evidence) -> tuple[Doubt, ...]:
+@collect_once
+def find_doubts(evidence: Evidence) -> Iterator[Doubt]:
     """All doubts about a run's images; one without images is none."""
-    return tuple(doubt for find in DOUBT_FINDERS for doubt in find(evidence) if doubt.images)
+    return (doubt for find in DOUBT_FINDERS for doubt in find(evidence) if doubt.images)

@@ -26,7 +26,7 @@ def assume_outcome(cell: CellResult, doubts: Iterable[Doubt], outcome: AssumedOu
         cell: What was measured.
         doubts: Only those about the cell's subject and threat matter, and only images that the cell has.
         outcome: ``broken``: every attack broke them (where the answers themselves are in doubt, they are
-            misclassified untouched as well). ``robust``: none did, and they are classified correctly; only
+            misclassified clean as well). ``robust``: none did, and they are classified correctly; only
             doubts about the answers themselves allow that.
 
     Returns:

@@ -82,7 +82,7 @@ def _build_comparison(
     return NaiveVsAdaptive(
         subject=naive.subject,
         attack=attack,
-        label=adaptive.label if adaptive else naive.family_label,
+        label=adaptive.label if adaptive else naive.family_label.removesuffix("[naive]"),
         threat=naive.threat,
         undefended=_build_entry(without, images),
         naive=_build_entry(naive, images),

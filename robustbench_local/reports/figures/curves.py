@@ -30,8 +30,8 @@ def draw_curves(panels: Sequence[CurvePanel], names: Mapping[EvaluatedModel, str
     """Panels side by side; the bands are intervals."""
     figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
     every = list(names)
-    for place, panel in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), place)
+    for column, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), column)
         for curve in panel.curves:
             number = every.index(curve.subject) % len(MODEL_COLOURS)
             radii = [eps for eps, _ in curve.points]

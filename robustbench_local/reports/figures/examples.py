@@ -23,7 +23,7 @@ def draw_examples(exhibits: Sequence[CellExamples], names: Mapping[EvaluatedMode
     """One example of each cell: clean, attacked, and the amplified change."""
     shown = [(exhibit, example) for exhibit in exhibits for example in exhibit.examples[:1]][:MAX_EXAMPLES]
     figure = Figure(figsize=(6.2, 1.45 * len(shown) + 0.3), layout="constrained")
-    for place, (exhibit, example) in enumerate(shown):
+    for number, (exhibit, example) in enumerate(shown):
         pictures = (example.clean_image, example.adversarial_image, example.difference_image)
         label = select_drawable_text(example.label, "its class")
         captions = [
@@ -32,7 +32,7 @@ def draw_examples(exhibits: Sequence[CellExamples], names: Mapping[EvaluatedMode
             f"change \N{MULTIPLICATION SIGN} {exhibit.amplification}",
         ]
         for column, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
-            axes = figure.add_subplot(len(shown), 3, 3 * place + column + 1)
+            axes = figure.add_subplot(len(shown), 3, 3 * number + column + 1)
             axes.imshow(pixels, interpolation="nearest" if len(pixels) < 100 else "antialiased")
             axes.set_axis_off()
             axes.set_title(

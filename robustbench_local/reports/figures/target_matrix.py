@@ -28,8 +28,8 @@ def draw_target_matrix(matrix: TargetMatrix, names: Mapping[EvaluatedModel, str]
     """Images of each model by the class in which they ended."""
     rows = [row for row in matrix.rows if row.problem is None]
     columns = [
-        select_drawable_text(target, f"target {place}")
-        for place, target in enumerate(matrix.target_names, start=1)
+        select_drawable_text(target, f"target {number}")
+        for number, target in enumerate(matrix.target_names, start=1)
     ]
     more = ["other targets"] if matrix.other_target_count else []
     counts = [

@@ -23,7 +23,7 @@ class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
 
     anchor = "brackets"
     title = "Certified and empirical robust accuracy"
-    link_text = "Certified and empirical robust accuracy"
+    link_text = "Certified and empirical"
     template = "accuracy_bounds.html.j2"
     explanation = ACCURACY_BOUNDS_EXPLANATION
 
@@ -45,17 +45,17 @@ class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
 ACCURACY_BOUNDS = AccuracyBoundsSection()
 
 
-def _render_accuracy_bounds(brackets: Sequence[RobustAccuracyBounds]) -> list[str]:
+def _render_accuracy_bounds(all_bounds: Sequence[RobustAccuracyBounds]) -> list[str]:
     head = ["model", "threat model", "certified accuracy", "robust accuracy", "undecided"]
     rows = (
         [
-            escape_markdown(str(one.subject)),
-            escape_markdown(str(one.threat)),
-            format_estimate(one.certified_accuracy),
-            format_estimate(one.empirical_accuracy),
-            str(one.undecided_count),
+            escape_markdown(str(bounds.subject)),
+            escape_markdown(str(bounds.threat)),
+            format_estimate(bounds.certified_accuracy),
+            format_estimate(bounds.empirical_accuracy),
+            str(bounds.undecided_count),
         ]
-        for one in brackets
+        for bounds in all_bounds
     )
     return [
         "## Certified and empirical robust accuracy",
@@ -67,14 +67,14 @@ def _render_accuracy_bounds(brackets: Sequence[RobustAccuracyBounds]) -> list[st
     ]
 
 
-def _encode_accuracy_bounds(bracket: RobustAccuracyBounds) -> JsonDict:
+def _encode_accuracy_bounds(bounds: RobustAccuracyBounds) -> JsonDict:
     return {
-        "model": bracket.subject.model,
-        "defense": bracket.subject.defense,
-        "threat": bracket.threat.name,
-        "certificates": list(bracket.certificates),
-        "attacks": list(bracket.attacks),
-        "certified_accuracy": bracket.certified_accuracy.to_json(),
-        "empirical_accuracy": bracket.empirical_accuracy.to_json(),
-        "undecided": bracket.undecided_count,
+        "model": bounds.subject.model,
+        "defense": bounds.subject.defense,
+        "threat": bounds.threat.name,
+        "certificates": list(bounds.certificates),
+        "attacks": list(bounds.attacks),
+        "certified_accuracy": bounds.certified_accuracy.to_json(),
+        "empirical_accuracy": bounds.empirical_accuracy.to_json(),
+        "undecided": bounds.undecided_count,
     }

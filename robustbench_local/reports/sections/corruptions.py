@@ -40,7 +40,11 @@ class CorruptionsSection(Section[tuple[CorruptionMap, ...]]):
 
     def to_json(self, evidence: Evidence) -> JsonDict:
         """``corruptions``."""
-        return {"corruptions": [_encode_corruption(found) for found in build_corruption_maps(evidence)]}
+        return {
+            "corruptions": [
+                _encode_corruption(corruption_map) for corruption_map in build_corruption_maps(evidence)
+            ]
+        }
 
     def draw_figures(
         self, content: tuple[CorruptionMap, ...], names: Mapping[EvaluatedModel, str]
@@ -48,8 +52,8 @@ class CorruptionsSection(Section[tuple[CorruptionMap, ...]]):
         """One for each model."""
         from robustbench_local.reports.figures.share_tables import draw_corruptions
 
-        for place, found in enumerate(content, start=1):
-            yield f"corruptions-{place}.png", draw_corruptions(found, names)
+        for number, corruption_map in enumerate(content, start=1):
+            yield f"corruptions-{number}.png", draw_corruptions(corruption_map, names)
 
 
 CORRUPTIONS = CorruptionsSection()
@@ -61,32 +65,35 @@ def _render_corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
     lines = ["## Common corruptions", "", text, ""]
     means = (
         [
-            escape_markdown(str(one.subject)),
-            format_estimate(one.clean_accuracy),
-            *map(format_entry, (*one.mean_row.entries, one.mean_row.mean_entry)),
+            escape_markdown(str(corruption_map.subject)),
+            format_estimate(corruption_map.clean_accuracy),
+            *map(format_entry, (*corruption_map.mean_row.entries, corruption_map.mean_row.mean_entry)),
         ]
-        for one in maps
+        for corruption_map in maps
     )
     lines += [*render_table(["mean over corruptions", "clean", *severities, "all severities"], means), ""]
-    for one in maps:
+    for corruption_map in maps:
         rows = (
             [escape_markdown(row.label), *map(format_entry, (*row.entries, row.mean_entry))]
-            for row in (*one.rows, one.mean_row)
+            for row in (*corruption_map.rows, corruption_map.mean_row)
         )
-        lines += [*render_table([escape_markdown(str(one.subject)), *severities, "mean"], rows), ""]
+        lines += [
+            *render_table([escape_markdown(str(corruption_map.subject)), *severities, "mean"], rows),
+            "",
+        ]
     return lines
 
 
-def _encode_corruption(found: CorruptionMap) -> JsonDict:
+def _encode_corruption(corruption_map: CorruptionMap) -> JsonDict:
     return {
-        "model": found.subject.model,
-        "defense": found.subject.defense,
-        "clean_accuracy": found.clean_accuracy.to_json(),
-        "severities": list(found.severities),
-        "corruptions": [row.label for row in found.rows],
-        "accuracy": [[encode_entry(square) for square in row.entries] for row in found.rows],
-        "mean_by_severity": [encode_entry(square) for square in found.mean_row.entries],
-        "mean_by_corruption": [encode_entry(row.mean_entry) for row in found.rows],
-        "mean": encode_entry(found.mean_row.mean_entry),
-        "complete": not found.mean_row.mean_entry.reason,
+        "model": corruption_map.subject.model,
+        "defense": corruption_map.subject.defense,
+        "clean_accuracy": corruption_map.clean_accuracy.to_json(),
+        "severities": list(corruption_map.severities),
+        "corruptions": [row.label for row in corruption_map.rows],
+        "accuracy": [[encode_entry(entry) for entry in row.entries] for row in corruption_map.rows],
+        "mean_by_severity": [encode_entry(entry) for entry in corruption_map.mean_row.entries],
+        "mean_by_corruption": [encode_entry(row.mean_entry) for row in corruption_map.rows],
+        "mean": encode_entry(corruption_map.mean_row.mean_entry),
+        "complete": not corruption_map.mean_row.mean_entry.reason,
     }

@@ -19,7 +19,7 @@ class CurvesSection(Section[tuple[CurvePanel, ...]]):
 
     anchor = "radius"
     title = "Robust accuracy by perturbation budget"
-    link_text = "Over the radius"
+    link_text = "Perturbation budget"
     template = "curves.html.j2"
 
     def build(self, evidence: Evidence, store: RunStore) -> tuple[CurvePanel, ...]:

@@ -28,7 +28,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
 
     anchor = "far"
     title = "Distance to the nearest adversarial example"
-    link_text = "How far"
+    link_text = "Distances"
     template = "distances.html.j2"
     curve_steps = CURVE_STEPS
 
@@ -46,9 +46,9 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
         """One for each threat that has curves."""
         from robustbench_local.reports.figures.curves import draw_curves
 
-        for place, group in enumerate(content, start=1):
+        for number, group in enumerate(content, start=1):
             if group.panels:
-                yield f"how-far-{place}.png", draw_curves(group.panels, names)
+                yield f"how-far-{number}.png", draw_curves(group.panels, names)
 
 
 DISTANCES = DistancesSection()
@@ -65,38 +65,38 @@ def _render_distances(group: DistanceGroup) -> list[str]:
         "upper quartile",
         "robust",
     ]
-    rows = (_format_distance_row(one, group.threat) for one in group.attack_distances)
+    rows = (_format_distance_row(distances, group.threat) for distances in group.attack_distances)
     text = (
         "Quartiles of the distance to the nearest adversarial example, over the correctly classified images. An "
         "image without one counts as farther than the largest radius."
     )
     goal = ", targeted" if group.targeted else ""
-    found = [*render_table(head, rows), ""] if group.attack_distances else []
+    table = [*render_table(head, rows), ""] if group.attack_distances else []
     problems = [f"- No distances: {escape_markdown(problem)}" for problem in group.problems]
     return [
         f"## Distances: {escape_markdown(str(group.threat))}{goal}",
         "",
         text,
         "",
-        *found,
+        *table,
         *problems,
         *([""] if problems else []),
     ]
 
 
-def _format_distance_row(one: AttackDistances, threat: Threat) -> list[str]:
-    far = one.quartiles
-    ends = (far.lower, far.median, far.low, far.high, far.upper)
+def _format_distance_row(distances: AttackDistances, threat: Threat) -> list[str]:
+    quartiles = distances.quartiles
+    ends = (quartiles.lower, quartiles.median, quartiles.low, quartiles.high, quartiles.upper)
     lower, median, low, high, upper = (
         format_distance(threat.norm, end, max_radius=threat.eps) for end in ends
     )
-    names = [escape_markdown(str(one.subject)), escape_markdown(one.label)]
+    names = [escape_markdown(str(distances.subject)), escape_markdown(distances.label)]
     return [
         *names,
-        f"{far.n:,}",
+        f"{quartiles.n:,}",
         lower,
         median,
         f"{low} to {high}",
         upper,
-        f"{one.unbroken_count:,}",
+        f"{distances.unbroken_count:,}",
     ]

@@ -26,7 +26,7 @@ class HeatmapSection(Section[HeatMap]):
 
     anchor = "attacks"
     title = "Robust accuracy by model and attack"
-    link_text = "Robust accuracy by model and attack"
+    link_text = "Models and attacks"
     template = "heatmap.html.j2"
 
     def build(self, evidence: Evidence, store: RunStore) -> HeatMap:
@@ -63,7 +63,7 @@ def _render_heatmap(heatmap: HeatMap) -> list[str]:
         [
             escape_markdown(str(row.subject)),
             format_estimate(row.clean_accuracy),
-            *(format_entry(square) for square in row.entries),
+            *(format_entry(entry) for entry in row.entries),
         ]
         for row in heatmap.rows
     )

@@ -12,7 +12,7 @@ class LimitsSection(Section[None]):
 
     anchor = "limits"
     title = "Interpretation and limitations"
-    link_text = "How to read this"
+    link_text = "Limitations"
     template = "limits.html.j2"
 
     def build(self, evidence: Evidence, store: RunStore) -> None:

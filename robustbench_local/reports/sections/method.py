@@ -37,7 +37,7 @@ class MethodSection(Section[tuple[MethodDescription, ...]]):
 
     anchor = "method"
     title = "Methods and environment"
-    link_text = "How it was run"
+    link_text = "Methods and environment"
     template = "method.html.j2"
     drawn_signs_note = DRAWN_SIGNS_NOTE
 
@@ -71,8 +71,8 @@ def _render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> 
     data = describe_images(evidence.data)
     lines = ["## Attacks and certificates", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
     for trial in trials:
-        told = [trial.identifier_text, trial.budget, trial.goal, trial.attacker_knowledge]
-        head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, told)))})"
+        basics = [trial.identifier_text, trial.budget, trial.goal, trial.attacker_knowledge]
+        head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, basics)))})"
         more = [
             trial.card_description,
             trial.settings,

@@ -46,34 +46,37 @@ class NaiveVsAdaptiveSection(Section[tuple[NaiveVsAdaptive, ...]]):
 NAIVE_VS_ADAPTIVE = NaiveVsAdaptiveSection()
 
 
-def _render_naive_vs_adaptive(lessons: Sequence[NaiveVsAdaptive]) -> list[str]:
+def _render_naive_vs_adaptive(comparisons: Sequence[NaiveVsAdaptive]) -> list[str]:
     head = ["model", "attack", "without defense", "non-adaptive attack", "adaptive attack"]
     rows = (
         [
-            escape_markdown(str(one.subject)),
-            escape_markdown(one.label),
-            *(format_entry(square) for square in (one.undefended, one.naive, one.adaptive)),
+            escape_markdown(str(comparison.subject)),
+            escape_markdown(comparison.label),
+            *(
+                format_entry(entry)
+                for entry in (comparison.undefended, comparison.naive, comparison.adaptive)
+            ),
         ]
-        for one in lessons
+        for comparison in comparisons
     )
-    told = [f"- {escape_markdown(one.sentence)}" for one in lessons]
+    sentences = [f"- {escape_markdown(comparison.sentence)}" for comparison in comparisons]
     title = "## Non-adaptive and adaptive attacks"
-    return [title, "", NAIVE_VS_ADAPTIVE_EXPLANATION, "", *render_table(head, rows), "", *told, ""]
+    return [title, "", NAIVE_VS_ADAPTIVE_EXPLANATION, "", *render_table(head, rows), "", *sentences, ""]
 
 
-def _encode_naive_vs_adaptive(lesson: NaiveVsAdaptive) -> JsonDict:
-    test = lesson.comparison
+def _encode_naive_vs_adaptive(comparison: NaiveVsAdaptive) -> JsonDict:
+    test = comparison.comparison
     return {
-        "model": lesson.subject.model,
-        "defense": lesson.subject.defense,
-        "attack": lesson.attack,
-        "threat": lesson.threat.name,
-        "undefended": encode_entry(lesson.undefended),
-        "naive": encode_entry(lesson.naive),
-        "adaptive": encode_entry(lesson.adaptive),
+        "model": comparison.subject.model,
+        "defense": comparison.subject.defense,
+        "attack": comparison.attack,
+        "threat": comparison.threat.name,
+        "undefended": encode_entry(comparison.undefended),
+        "naive": encode_entry(comparison.naive),
+        "adaptive": encode_entry(comparison.adaptive),
         "n": test.n if test else None,
         "only_naive": test.only_first if test else None,
         "only_adaptive": test.only_second if test else None,
         "p_value": test.p_value if test else None,
-        "sentence": lesson.sentence,
+        "sentence": comparison.sentence,
     }

@@ -72,12 +72,12 @@ def _encode_control(control: StickerControl) -> dict[str, Any]:
     }
 
 
-def _encode_map(found: ViewMap) -> dict[str, Any]:
+def _encode_map(view_map: ViewMap) -> dict[str, Any]:
     return {
-        "distances": list(found.distance_labels),
-        "angles": list(found.angle_labels),
-        "success": [[square.estimate.to_json(square.status_text) for square in row] for row in found.rows],
-        "worst": found.worst_bin and _encode_worst_bin(found.worst_bin),
+        "distances": list(view_map.distance_labels),
+        "angles": list(view_map.angle_labels),
+        "success": [[entry.estimate.to_json(entry.status_text) for entry in row] for row in view_map.rows],
+        "worst": view_map.worst_bin and _encode_worst_bin(view_map.worst_bin),
     }
 
 

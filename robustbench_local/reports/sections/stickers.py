@@ -97,8 +97,8 @@ class StickersSection(Section[Stickers]):
         from robustbench_local.reports.figures.share_tables import draw_view_map
 
         counted = (result for result in content.results if result.counted_signs)
-        for place, result in enumerate(counted, start=1):
-            yield f"stickers-{place}.png", draw_view_map(result, names)
+        for number, result in enumerate(counted, start=1):
+            yield f"stickers-{number}.png", draw_view_map(result, names)
 
 
 STICKERS = StickersSection()
@@ -111,10 +111,10 @@ def _render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]
         record = group[0].cell.record
         size = escape_markdown(format_budget(record.norm, record.eps, record.surface))
         yield from (f"### {escape_markdown(group[0].cell.label)}: {size}", "")
-        yield from _iterate_paragraphs(one.surface_text for one in group)
+        yield from _iterate_paragraphs(result.surface_text for result in group)
         yield from render_table(_SUMMARY_COLUMNS, map(_format_summary_row, group))
         yield ""
-        rules = (one.severity_rule for one in group if one.severity)
+        rules = (result.severity_rule for result in group if result.severity)
         yield from _iterate_paragraphs(
             f"Severity, from 0 to 1: {rule}. {SEVERITY_EXPLANATION}" for rule in rules
         )
@@ -124,11 +124,11 @@ def _render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]
         parts = [escape_markdown(part.name) for part in group[0].prediction_shares]
         read = (
             [
-                escape_markdown(str(one.subject)),
-                *(format_estimate(part.share) for part in one.prediction_shares),
+                escape_markdown(str(result.subject)),
+                *(format_estimate(part.share) for part in result.prediction_shares),
             ]
-            for one in group
-            if one.counted_signs
+            for result in group
+            if result.counted_signs
         )
         yield from render_table(["model, prediction", *parts], read)
         yield ""
@@ -136,14 +136,14 @@ def _render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]
 
 def _iterate_paragraphs(sentences: Iterable[str]) -> Iterator[str]:
     """Each sentence once, as a paragraph of its own."""
-    return (part for one in dict.fromkeys(filter(None, sentences)) for part in (escape_markdown(one), ""))
+    return (part for text in dict.fromkeys(filter(None, sentences)) for part in (escape_markdown(text), ""))
 
 
 def _format_summary_row(result: StickerResult) -> list[str]:
     who, worst, drive = escape_markdown(str(result.subject)), result.view_map.worst_bin, result.drive_by
     if not result.counted_signs:
-        told = "void: no sign is classified correctly in enough of its clean views"
-        return [who, told, *[""] * (len(_SUMMARY_COLUMNS) - 2)]
+        reason = "void: no sign is classified correctly in enough of its clean views"
+        return [who, reason, *[""] * (len(_SUMMARY_COLUMNS) - 2)]
     severity = result.severity
     return [
         who,
@@ -176,4 +176,5 @@ def _format_mean(expected: Estimate) -> str:
 
 
 def _format_successful_drives(drive: DriveBy) -> str:
-    return f"{drive.successful_drives.count} of {drive.successful_drives.n} ({format_interval(drive.successful_drives)})"
+    share = drive.successful_drives
+    return f"{share.count} of {share.n} ({format_interval(share)})"

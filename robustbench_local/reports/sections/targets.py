@@ -83,10 +83,10 @@ class TargetsSection(Section[TargetedAttacks]):
         from robustbench_local.reports.figures.share_tables import draw_goals
         from robustbench_local.reports.figures.target_matrix import draw_target_matrix
 
-        for place, matrix in enumerate(content.matrices, start=1):
-            yield f"targets-{place}.png", draw_target_matrix(matrix, names)
-        for place, table in enumerate(content.goal_tables, start=1):
-            yield f"each-target-{place}.png", draw_goals(table, names)
+        for number, matrix in enumerate(content.matrices, start=1):
+            yield f"targets-{number}.png", draw_target_matrix(matrix, names)
+        for number, table in enumerate(content.goal_tables, start=1):
+            yield f"each-target-{number}.png", draw_goals(table, names)
 
 
 TARGETS = TargetsSection()
@@ -113,7 +113,7 @@ def _render_target_matrix(evidence: Evidence, matrix: TargetMatrix) -> list[str]
     under = escape_markdown(str(matrix.threat))
     text = f"Under {under}, among the correctly classified images: final predictions."
     rule = [f"Severity, 0 to 1: {escape_markdown(matrix.severity_rule)}.", ""] if matrix.severity_rule else []
-    told = [part for sentence in matrix.comparisons for part in (escape_markdown(sentence), "")]
+    comparisons = [part for sentence in matrix.comparisons for part in (escape_markdown(sentence), "")]
     return [
         f"### {escape_markdown(matrix.label)}",
         "",
@@ -122,7 +122,7 @@ def _render_target_matrix(evidence: Evidence, matrix: TargetMatrix) -> list[str]
         *render_table(head, rows),
         "",
         *rule,
-        *told,
+        *comparisons,
     ]
 
 
@@ -146,7 +146,7 @@ def _render_goals(evidence: Evidence, goals: GoalTable) -> list[str]:
     head = [
         "target",
         *(["severity"] if goals.severity_rule else []),
-        *(escape_markdown(str(one)) for one in goals.subjects),
+        *(escape_markdown(str(subject)) for subject in goals.subjects),
     ]
     rows = []
     for row in goals.rows:
@@ -154,22 +154,22 @@ def _render_goals(evidence: Evidence, goals: GoalTable) -> list[str]:
             [MISSING_TEXT if row.severity is None else f"{row.severity:.2f}"] if goals.severity_rule else []
         )
         rows.append(
-            [escape_markdown(row.goal_name), *cost, *(_format_goal_entry(square) for square in row.entries)]
+            [escape_markdown(row.goal_name), *cost, *(_format_goal_entry(entry) for entry in row.entries)]
         )
     if goals.severity_rule:
         pairs = zip(goals.worst_case_severities, goals.subjects, strict=True)
         harms = (format_severity(evidence, harm, subject.model) for harm, subject in pairs)
         rows.append(["severity under the worst attack", "", *harms])
-    told = [part for sentence in goals.comparisons for part in (escape_markdown(sentence), "")]
+    comparisons = [part for sentence in goals.comparisons for part in (escape_markdown(sentence), "")]
     title = f"### {escape_markdown(goals.label)}: {escape_markdown(goals.source_names)} misclassified as each target"
-    return [title, "", GOALS_EXPLANATION, "", *render_table(head, rows), "", *told]
+    return [title, "", GOALS_EXPLANATION, "", *render_table(head, rows), "", *comparisons]
 
 
-def _format_goal_entry(square: GoalEntry) -> str:
-    if not square.estimate.is_known:
-        return format_entry(square)
-    counts = f"{square.success_count} reached the goal, {square.other_class_count} another wrong class, {square.robust_count} robust"
-    return f"{format_entry(square)}; {counts}"
+def _format_goal_entry(entry: GoalEntry) -> str:
+    if not entry.estimate.is_known:
+        return format_entry(entry)
+    wrong = f"{entry.success_count} reached the goal, {entry.other_class_count} another wrong class"
+    return f"{format_entry(entry)}; {wrong}, {entry.robust_count} robust"
 
 
 def _encode_goal_table(table: GoalTable) -> JsonDict:
@@ -180,9 +180,9 @@ def _encode_goal_table(table: GoalTable) -> JsonDict:
         "models": [asdict(subject) for subject in table.subjects],
         "goals": [row.goal_name for row in table.rows],
         "severities": [row.severity for row in table.rows],
-        "attack_success": [[encode_entry(square) for square in row.entries] for row in table.rows],
-        "other_class": [[square.other_class_count for square in row.entries] for row in table.rows],
-        "robust": [[square.robust_count for square in row.entries] for row in table.rows],
+        "attack_success": [[encode_entry(entry) for entry in row.entries] for row in table.rows],
+        "other_class": [[entry.other_class_count for entry in row.entries] for row in table.rows],
+        "robust": [[entry.robust_count for entry in row.entries] for row in table.rows],
         "worst_case_severity": [
             None if harm is None else encode_severity(harm) for harm in table.worst_case_severities
         ],

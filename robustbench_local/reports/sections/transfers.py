@@ -46,8 +46,8 @@ class TransfersSection(Section[tuple[TransferMatrix, ...]]):
         """One for each attack."""
         from robustbench_local.reports.figures.share_tables import draw_transfer
 
-        for place, matrix in enumerate(content, start=1):
-            yield f"transfer-{place}.png", draw_transfer(matrix, names)
+        for number, matrix in enumerate(content, start=1):
+            yield f"transfer-{number}.png", draw_transfer(matrix, names)
 
 
 TRANSFERS = TransfersSection()
@@ -59,7 +59,7 @@ def _render_transfer(matrix: TransferMatrix) -> list[str]:
         *(f"evaluated on {escape_markdown(str(target))}" for target in matrix.attacked_models),
     ]
     rows = (
-        [escape_markdown(row.label), *(format_entry(square) for square in row.entries)] for row in matrix.rows
+        [escape_markdown(row.label), *(format_entry(entry) for entry in row.entries)] for row in matrix.rows
     )
     basis = "among the images that the attacked model classifies correctly"
     text = f"Attack success under {escape_markdown(str(matrix.threat))}, {basis}. It counts in no worst case."
@@ -73,5 +73,5 @@ def _encode_transfer(matrix: TransferMatrix) -> JsonDict:
         "goal": "targeted" if matrix.targeted else "untargeted",
         "attacked_models": [asdict(target) for target in matrix.attacked_models],
         "surrogates": [row.surrogate for row in matrix.rows],
-        "attack_success": [[encode_entry(square) for square in row.entries] for row in matrix.rows],
+        "attack_success": [[encode_entry(entry) for entry in row.entries] for row in matrix.rows],
     }

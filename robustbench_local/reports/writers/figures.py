@@ -46,8 +46,8 @@ def draw_figures(report_data: ReportData) -> dict[str, bytes]:
 
 def _iterate_figures(report_data: ReportData) -> Iterator[tuple[str, Figure]]:
     names = {
-        subject: select_drawable_text(str(subject), f"model {place}")
-        for place, subject in enumerate(report_data.evidence.subjects, start=1)
+        subject: select_drawable_text(str(subject), f"model {number}")
+        for number, subject in enumerate(report_data.evidence.subjects, start=1)
     }
     shown = sorted(report_data.list_shown_sections(), key=lambda part: part.section.has_photographs)
     for section, content in shown:

@@ -37,7 +37,7 @@ _INTERVAL_KEYS = ("value", "low", "high")
 def load_results(store: RunStore) -> JsonDict:
     """The content of results.json for an open run, as plain data without NaN."""
     evidence = read_evidence(store)
-    return encode_results(evidence, judge_evidence(evidence))
+    return encode_results(evidence, judge_evidence(evidence), SECTIONS)
 
 
 def encode_results(
@@ -67,7 +67,7 @@ def encode_results(
         "comparisons": _encode_comparisons(evidence),
         "gates": {
             "exit_code": gates.exit_code,
-            "verdicts": [_encode_gate_verdict(one) for one in gates.verdicts],
+            "verdicts": [_encode_gate_verdict(verdict) for verdict in gates.verdicts],
             "violations": list(gates.violations),
         },
         "findings": [asdict(finding) for finding in list_findings(evidence)],
@@ -164,18 +164,18 @@ def _encode_certificate(cell: CellResult) -> JsonDict:
 
 def _encode_distances(cell: CellResult) -> JsonDict:
     """How far the attack had to go; null stands for farther than eps."""
-    found = compute_attack_distances(cell)
-    spread = found.quartiles
-    ends = (spread.median, spread.low, spread.high, spread.lower, spread.upper)
+    distances = compute_attack_distances(cell)
+    quartiles = distances.quartiles
+    ends = (quartiles.median, quartiles.low, quartiles.high, quartiles.lower, quartiles.upper)
     median, low, high, lower, upper = (end if math.isfinite(end) else None for end in ends)
-    points = ((step, share.to_json()) for step, share in found.points)
+    points = ((step, share.to_json()) for step, share in distances.points)
     return {
         "norm": cell.record.norm,
-        "n": spread.n,
+        "n": quartiles.n,
         "median": median,
         "median_interval": [low, high],
         "quartiles": [lower, median, upper],
-        "n_unbroken": found.unbroken_count,
+        "n_unbroken": distances.unbroken_count,
         "curve": [{"radius": step, **{key: share[key] for key in _INTERVAL_KEYS}} for step, share in points],
     }
 

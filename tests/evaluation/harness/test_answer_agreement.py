@@ -77,7 +77,9 @@ def test_sizes_are_not_compared_where_answers_are_random_or_marked(consistency):
 
 
 @pytest.mark.parametrize(("consistency", "count"), [
-    (Consistency(), 4), (Consistency(is_unrepeatable=True), 0), (Consistency(inconsistency_note="allowed"), 0),
+    (Consistency(), 4),
+    (Consistency(is_unrepeatable=True), 0),
+    (Consistency(inconsistency_note="allowed"), 0),
 ])  # fmt: skip
 def test_a_counter_is_seen_where_answers_can_be_compared(consistency, count):
     def forward(self, images):

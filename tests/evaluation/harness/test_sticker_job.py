@@ -260,7 +260,8 @@ def test_only_controls_that_differ_from_the_attack_are_made(views, threat, names
 
 def test_evaluate_gives_the_share_of_views_and_every_look(classifier):
     result = evaluate(
-        classifier, make_signs(), attack=PaintingAttack(views=4), norm="sticker", eps=0.4, transformation="rectangles",
+        classifier, make_signs(), attack=PaintingAttack(views=4),
+        norm="sticker", eps=0.4, transformation="rectangles",
         targets=["green"], test_views=TEST_VIEWS, seed=5,
     )  # fmt: skip
     table = result.view_predictions
@@ -272,7 +273,8 @@ def test_evaluate_gives_the_share_of_views_and_every_look(classifier):
     assert 0 < result.sticker_success.value <= 1
     assert "sticker_success=" in repr(result)
     cheated = evaluate(
-        classifier, make_signs(), attack=CheatingControlAttack(views=4), norm="sticker", eps=0.4, transformation="rectangles",
+        classifier, make_signs(), attack=CheatingControlAttack(views=4),
+        norm="sticker", eps=0.4, transformation="rectangles",
         targets=["green"], test_views=TEST_VIEWS, seed=5,
     )  # fmt: skip
     assert len(cheated.view_predictions) == len(table) - TEST_VIEWS
@@ -282,7 +284,8 @@ def test_evaluate_gives_the_share_of_views_and_every_look(classifier):
     ).sticker_success.is_known
     with pytest.raises(ConfigError, match="judged on its own model only"):
         evaluate(
-            classifier, make_signs(), attack=PaintingAttack(), norm="sticker", eps=0.4, transformation="rectangles",
+            classifier, make_signs(), attack=PaintingAttack(),
+        norm="sticker", eps=0.4, transformation="rectangles",
             surrogate=make_colour_classifier(),
         )  # fmt: skip
 

@@ -134,7 +134,7 @@ gates:
 AVERAGING = """
 
 class Averaging(Network):
-    def prepared(self, images):
+    def prepare_images(self, images):
         return (images - images.mean(0, keepdim=True)) * 3 + 0.5
 """
 

@@ -129,20 +129,23 @@ def test_answers_about_several_radii_become_one_curve():
     (curve,) = panel.curves
     assert [(radius, share.count) for radius, share in curve.points] == [(0.0, 8), (0.3, 6), (0.6, 3)]
     (note,) = group.notes
-    assert "such an image counts as not certified" in note
+    assert "Such an image counts as not certified" in note
 
 
 def test_words_keep_the_vote_and_the_model_apart():
     own = record(concerns="model", defense="smoothing-0.25")
     (group,) = build_certified_groups(evidence(record(), own))
     first, second = group.rows
-    assert first.certified_classifier == "its vote under noise, sigma 0.25"
+    assert first.certified_classifier == "its majority vote under noise, sigma 0.25"
     assert second.certified_classifier == "the defended model itself"
     assert first.guarantee == "with probability 99.9% for each image"
-    assert group.notes[0].startswith("Of net: these certificates speak about the majority vote")
+    assert group.notes[0].startswith("Of net: these certificates are for the majority vote")
     assert "each image on its own" in group.notes[2]
     (proof,) = build_certified_groups(evidence(record(concerns="model", alpha=0.0)))
-    assert (proof.rows[0].certified_classifier, proof.rows[0].guarantee) == ("the model itself", "a proof")
+    assert (proof.rows[0].certified_classifier, proof.rows[0].guarantee) == (
+        "the model itself",
+        "deterministic",
+    )
 
 
 def test_only_certificates_that_are_about_what_was_attacked_are_compared_with_attacks(tmp_path: Path):
@@ -161,9 +164,9 @@ def test_only_certificates_that_are_about_what_was_attacked_are_compared_with_at
 
 def test_without_any_attack_the_answer_is_what_is_certified():
     told = describe_answer(evidence(record()))
-    assert told.startswith("net, its vote under noise, certified right at L2")
+    assert told.startswith("net, its majority vote under noise, certified accuracy at L2")
     assert "40.0" in told
-    assert "whatever the attack; none was tried" in told
+    assert "whatever the attack; no attack was run" in told
 
 
 def test_untouched_accuracy_is_never_that_of_a_vote():
@@ -188,7 +191,7 @@ def test_a_gate_on_certified_accuracy(limit, ruling):
     (verdict,) = judge_evidence(evidence(record()), [gate]).verdicts
     assert verdict.ruling == ruling
     assert verdict.estimate.count == 4
-    assert "of its vote under noise" in verdict.reason
+    assert "for its majority vote under noise" in verdict.reason
 
 
 def test_several_certificates_prove_together_and_one_that_is_missing_can_only_add():
@@ -221,7 +224,7 @@ def test_a_proof_about_the_wrong_class_voids_its_certificate():
     rows = outcomes(record())
     rows[0] = replace(rows[0], status="rejected", certified=False, clean_correct=False)
     found = list_findings(Evidence(cells=(build_cell_result(record(), rows),), worst_cases=()))
-    assert any(one.level == "void" and "does not read" in one.text for one in found)
+    assert any(one.level == "void" and "does not predict" in one.text for one in found)
 
 
 def _run(folder: Path, **changes) -> Path:
@@ -246,7 +249,7 @@ def test_every_form_of_the_report_has_it(tmp_path: Path):
     folder = page.parent
     text = page.read_text("utf-8")
     assert '<h2 id="certified">Certified accuracy</h2>' in text
-    assert "its vote under noise, sigma 0.25" in text
+    assert "its majority vote under noise, sigma 0.25" in text
     assert "Certified accuracy in percent." in text
     assert (folder / "figures" / "certified-l2.png").stat().st_size > 5000
     results = json.loads((folder / "results.json").read_text("utf-8"))

@@ -118,7 +118,7 @@ def test_a_bracket_counts_the_same_images(sound: Path):
     assert bracket.attacks == ("pgd50-linf-8",)
     assert not has_blocking_violation(evidence)
     assert judge_run_dir(sound).exit_code == 0
-    assert "proven" in bracket.sentence
+    assert "(certified)" in bracket.sentence
 
 
 def test_images_that_the_certificate_was_not_asked_about_do_not_count(sound: Path):
@@ -153,7 +153,7 @@ def test_a_violated_certificate_blocks_the_answer_and_names_the_images(violated:
     assert finding.level == "void"
     assert "Certificate violated" in finding.text
     assert all(image in finding.text for image in violation.images)
-    assert describe_answer(evidence).startswith("No answer can be given")
+    assert describe_answer(evidence).startswith("No answer: ")
     assert describe_comparisons(evidence) == []
 
 
@@ -163,7 +163,7 @@ def test_a_violated_certificate_is_an_exit_code_of_its_own(
     report = judge_run_dir(violated)
     assert report.exit_code == 70
     assert report.summary_lines[0].startswith(
-        "blocked: certificate violated: certify-crown-linf-8 proved 3 images"
+        "blocked: certificate violated: certify-crown-linf-8 certified 3 images"
     )
     assert run_command(["gate", str(violated)]) == 70
     assert run_command(["report", str(violated), "-o", str(tmp_path / "report.html")]) == 70
@@ -194,7 +194,9 @@ def test_a_break_within_the_proven_distance_counts_whatever_the_attack_was_allow
 def test_a_certificate_that_may_err_is_only_doubted(tmp_path: Path):
     evidence = _evidence(_run(tmp_path, wrong=1, alpha=0.001))
     assert not has_blocking_violation(evidence)
-    assert any(one.level == "warning" and "claims too much" in one.text for one in list_findings(evidence))
+    assert any(
+        one.level == "warning" and "the certificate errs on" in one.text for one in list_findings(evidence)
+    )
 
 
 def test_a_certificate_of_the_votes_says_nothing_about_attacks_on_the_model_alone(tmp_path: Path):
@@ -215,5 +217,5 @@ def test_brackets_are_in_every_form_of_the_report(sound: Path, violated: Path, t
         encoding="utf-8"
     )
     page = write_report(violated, tmp_path / "violated" / "report.html")
-    assert "No answer can be given" in page.read_text(encoding="utf-8")
+    assert "No answer: " in page.read_text(encoding="utf-8")
     assert json.loads((page.parent / "results.json").read_text(encoding="utf-8"))["gates"]["violations"]

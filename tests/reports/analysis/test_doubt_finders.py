@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from robustbench_local.reports.analysis import doubt_finders as doubts_module
@@ -20,7 +22,7 @@ GATE = {"metric": "robust_accuracy", "threat": "linf-8", "model": "signs-pgd-at"
 
 @pytest.fixture
 def doubting(monkeypatch):
-    """A function: from now on, every run is doubted like this."""
+    """A function: from now on, every run is doubted like this; evidence keeps its doubts, a copy has none."""
 
     def doubt(finder):
         monkeypatch.setattr(doubts_module, "DOUBT_FINDERS", (finder,))
@@ -39,7 +41,7 @@ def unbroken(evidence, count):
         threat=worst.threat,
         images=frozenset(images[:count]),
         reason="its gradients are not finite",
-        remedy="add a black-box attack",
+        hint="add a black-box attack",
     )
 
 
@@ -59,18 +61,18 @@ def unbroken(evidence, count):
 )
 def test_a_ruling_that_hangs_on_images_in_doubt_is_none(content, doubting, limit, count, ruling, code):
     doubting(lambda evidence: iter([unbroken(evidence, count)]))
-    report = judge_evidence(content.evidence, [GATE | limit])
+    report = judge_evidence(replace(content.evidence), [GATE | limit])
     assert (report.verdicts[0].ruling, report.exit_code) == (ruling, code)
 
 
 def test_the_reason_has_both_figures_the_doubt_and_what_would_settle_it(content, doubting):
     doubting(lambda evidence: iter([unbroken(evidence, 41)]))
-    reason = judge_evidence(content.evidence, [GATE | {"min": 0.3}]).verdicts[0].reason
+    reason = judge_evidence(replace(content.evidence), [GATE | {"min": 0.3}]).verdicts[0].reason
     for part in (
         "42.7",
-        "41 images in doubt",
+        "the robustness of 41 images is in doubt",
         "its gradients are not finite",
-        "broken",
+        "counted as not robust",
         "0.0",
         "fail",
         "black-box",
@@ -80,23 +82,23 @@ def test_the_reason_has_both_figures_the_doubt_and_what_would_settle_it(content,
 
 def test_attack_success_is_judged_with_images_in_doubt_as_successes(content, doubting):
     gate = GATE | {"metric": "attack_success", "max": 0.7}
-    assert judge_evidence(content.evidence, [gate]).verdicts[0].ruling == "pass"
+    assert judge_evidence(replace(content.evidence), [gate]).verdicts[0].ruling == "pass"
     doubting(lambda evidence: iter([unbroken(evidence, 41)]))
-    assert judge_evidence(content.evidence, [gate]).verdicts[0].ruling == "inconclusive"
+    assert judge_evidence(replace(content.evidence), [gate]).verdicts[0].ruling == "inconclusive"
 
 
 def test_other_models_and_threats_are_judged_as_before(content, doubting):
     gates = [GATE | {"threat": "linf-4", "min": 0.3}, GATE | {"model": "signs-plain", "min": 0.3}]
-    before = [one.ruling for one in judge_evidence(content.evidence, gates).verdicts]
+    before = [one.ruling for one in judge_evidence(replace(content.evidence), gates).verdicts]
     doubting(lambda evidence: iter([unbroken(evidence, 41)]))
-    assert [one.ruling for one in judge_evidence(content.evidence, gates).verdicts] == before
+    assert [one.ruling for one in judge_evidence(replace(content.evidence), gates).verdicts] == before
 
 
 @pytest.mark.parametrize("limit", [{"min": 0.3}, {"min": 0.8}, {"max": 0.8}, {"max": 0.3}])
 @pytest.mark.parametrize("metric", ["robust_accuracy", "clean_accuracy", "attack_success"])
 def test_no_gate_is_decided_on_a_model_whose_answers_are_in_doubt(content, doubting, metric, limit):
     doubting(lambda evidence: doubt_answers(evidence, HARDENED, "its answers depend on the batch"))
-    report = judge_evidence(content.evidence, [GATE | {"metric": metric} | limit])
+    report = judge_evidence(replace(content.evidence), [GATE | {"metric": metric} | limit])
     assert report.verdicts[0].ruling == "inconclusive"
 
 
@@ -108,7 +110,7 @@ def test_doubt_about_answers_covers_every_image_of_every_threat(content):
 
 def test_a_doubt_without_images_is_none(content, doubting):
     doubting(lambda evidence: iter([unbroken(evidence, 0)]))
-    assert find_doubts(content.evidence) == ()
+    assert find_doubts(replace(content.evidence)) == ()
 
 
 def test_every_form_of_the_report_names_the_doubts(sample, doubting):

@@ -77,7 +77,7 @@ def test_a_gate_on_cells_that_do_not_exist_is_inconclusive(content):
         content.evidence, [{"metric": "robust_accuracy", "threat": "linf-99", "min": 0.1}]
     )
     assert report.exit_code == 4
-    assert "no such cell" in report.summary_lines[0]
+    assert "no such result" in report.summary_lines[0]
 
 
 def test_a_threat_gate_does_not_see_targeted_goals_but_an_attack_gate_does(content):
@@ -111,7 +111,7 @@ def test_clean_accuracy_needs_no_threat(content):
 
 def test_no_gates_pass_and_say_so(content):
     report = judge_evidence(content.evidence, [])
-    assert (report.exit_code, report.summary_lines) == (0, ["no gate in the grid file: nothing was judged"])
+    assert (report.exit_code, report.summary_lines) == (0, ["the grid file has no gates"])
 
 
 def test_a_run_that_was_stopped_before_it_wrote_down_its_gates_is_not_judged(tmp_path):
@@ -121,7 +121,7 @@ def test_a_run_that_was_stopped_before_it_wrote_down_its_gates_is_not_judged(tmp
     report = judge_run_dir(run)
     assert report.exit_code == 4
     assert report.summary_lines == [
-        "the run was stopped before it wrote down its gates: nothing was judged; run the same command again"
+        "the run stopped before it stored its gates, so none was evaluated; run the same command again"
     ]
     with RunStore.create_or_open(run, resolved_yaml="schema: 1\n", identity={"seed": "0"}) as store:
         store.set_meta("gates", [])

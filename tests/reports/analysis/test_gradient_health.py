@@ -103,10 +103,10 @@ def test_an_untargeted_black_box_settles_a_targeted_attack():
 
 def test_the_remedy_fits_the_cause():
     (saturated,) = find_gradient_doubts(evidence(cell("pgd", [row(0, **NOTHING)])))
-    assert "margin loss" in saturated.remedy
+    assert "margin loss" in saturated.hint
     (lost,) = find_gradient_doubts(evidence(cell("pgd", [row(0, **LOST)])))
-    assert "margin" not in lost.remedy
-    assert "square" in lost.remedy
+    assert "margin" not in lost.hint
+    assert "square" in lost.hint
 
 
 @pytest.mark.parametrize("black_box", [False, True])
@@ -117,5 +117,5 @@ def test_gradients_that_lead_astray_leave_all_that_they_did_not_break_in_doubt(b
     about = {"id": "net", "defense": "none", "misleading_gradients": True}
     (*found,) = find_gradient_doubts(replace(evidence(*cells), models=(about,)))
     assert [doubt.images for doubt in found] == ([] if black_box else [{"0.png"}])
-    assert all("do not say how" in doubt.reason and "margin" not in doubt.remedy for doubt in found)
+    assert all("do not describe how" in doubt.reason and "margin" not in doubt.hint for doubt in found)
     assert doubted(*cells) == set()

@@ -10,7 +10,6 @@ from robustbench_local.reports.analysis.methods import (
     DRAWN_SIGNS_NOTE,
     build_method_descriptions,
     describe_images,
-    render_methods,
 )
 from robustbench_local.reports.sections.method import METHOD
 from robustbench_local.reports.sections.report_data import read_report_data
@@ -28,7 +27,7 @@ def test_every_attack_is_there_once_with_goal_sight_and_settings(content):
     )
     aimed = trial(evidence, "stop-to-speed-limit")
     assert aimed.goal == "Stop misclassified as one of 8 target classes"
-    assert aimed.attacker_knowledge == "the attacker knows: the network and its gradients"
+    assert aimed.attacker_knowledge == "the attacker knows: the model and its gradients"
     cell = next(cell for cell in evidence.cells if cell.record.attack == "pgd50-linf-8")
     given = {"method": "pgd", "steps": 50, "restarts": 1, "step_size": None, "random_start": True,
              "early_stop": False, "loss": "ce", "share": 0.123456}  # fmt: skip
@@ -53,20 +52,20 @@ def test_cards_speak_for_themselves_where_the_run_knows_them(content):
         return shown.card_description, shown.attacker_knowledge
 
     words = "Steps along the <b>gradient</b>."
-    other = f"Changed from the card {name}, which as it ships is: {words}"
-    known = "the attacker knows: the network and its gradients"
+    other = f"Changed from the card {name}, whose description is: {words}"
+    known = "the attacker knows: the model and its gradients"
     assert about(attack=f"{name}[steps=3]") == (other, known)
     assert about(attack=f"{name}[naive]", knowledge="naive") == (
         words,
-        "the attacker knows: all but the defense",
+        "the attacker knows: everything except the defense",
     )
     carried = {"knowledge": "transfer", "surrogate": "small"}
     assert about(attack=f"{name}[from=small]", **carried) == (
         words,
-        "made on small, without a look at the model",
+        "crafted on small, without access to the model",
     )
     assert about(attack="pgd-linf-3", parameters={"method": name}) == (words, known)
-    text = "\n".join(render_methods(evidence, build_method_descriptions(evidence)))
+    text = "\n".join(METHOD.to_markdown(build_method_descriptions(evidence), evidence))
     assert "Steps along the &lt;b&gt;gradient&lt;/b&gt;. " in text
     assert "A paper, 2018." in text
     assert f"Seed {evidence.seed}." in text
@@ -84,7 +83,7 @@ def test_views_are_told_with_their_units(tmp_path):
     assert shown.settings == "32 fresh views a step"
     assert shown.views == (
         "sign 16\N{EN DASH}64 px large, turned sideways by up to 45°, brightness \N{MULTIPLICATION SIGN} "
-        "0.6\N{EN DASH}1.4, JPEG quality 60\N{EN DASH}95; judged over 200 others of each sign"
+        "0.6\N{EN DASH}1.4, JPEG quality 60\N{EN DASH}95; evaluated over 200 held-out views of each sign"
     )
 
 
@@ -95,4 +94,6 @@ def test_images_are_said_to_be_drawn_only_where_they_are(content):
     assert told.endswith(DRAWN_SIGNS_NOTE)
     assert DRAWN_SIGNS_NOTE not in describe_images({**data, "drawn": False, "notes": ["stretched"]})
     assert describe_images({}) == ""
-    assert DRAWN_SIGNS_NOTE not in "\n".join(render_methods(content.evidence, content.get_content(METHOD)))
+    assert DRAWN_SIGNS_NOTE not in "\n".join(
+        METHOD.to_markdown(content.get_content(METHOD), content.evidence)
+    )

@@ -83,13 +83,13 @@ def test_both_numbers_stand_side_by_side_with_the_model_as_it_is(content):
     gone = first.naive.estimate.count - first.adaptive.estimate.count
     assert (first.comparison.n, first.comparison.only_first, first.comparison.only_second) == (96, gone, 0)
     assert gone > 20
-    assert f"{gone} images held only because nobody looked" in first.sentence
-    assert first.sentence.endswith("hidden, not withstood.")
+    assert f"{gone} images robust only while the attack does not know of the defense" in first.sentence
+    assert first.sentence.endswith("p < 0.001).")
     assert second.comparison.p_value == 1
-    assert "The two tie" in second.sentence
-    assert "the weaker one, so it is not yet the right one" in third.sentence
+    assert "The difference is not significant" in second.sentence
+    assert "weaker than the non-adaptive one, so it is not adaptive enough" in third.sentence
     assert targeted.adaptive.status_text == "not run"
-    assert "was not carried through" in targeted.sentence
+    assert "did not finish" in targeted.sentence
 
 
 def test_no_worst_case_no_gate_and_no_other_section_counts_the_naive_one(content):
@@ -113,7 +113,7 @@ def test_no_worst_case_no_gate_and_no_other_section_counts_the_naive_one(content
 
 
 def test_an_attack_that_is_beaten_by_a_naive_one_is_a_warning(content):
-    told = [one.text for one in content.findings if "beats white box" in one.text]
+    told = [one.text for one in content.findings if "white-box attacks fail" in one.text]
     assert len(told) == 1
     assert "signs-plain + hidden" in told[0]
     assert "pgd50-linf-8[naive]" in told[0]
@@ -128,7 +128,7 @@ def test_a_defense_that_no_gradient_goes_through_is_unverified(content):
         if "unverified" in one.text
     ]
     assert [one.level for one in found] == ["warning"]
-    assert found[0].text.startswith("What signs-plain + hidden withstands is unverified")
+    assert found[0].text.startswith("The robustness of signs-plain + hidden is unverified")
 
 
 def test_every_form_of_the_report_shows_the_lesson(page, content):

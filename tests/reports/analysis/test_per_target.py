@@ -170,7 +170,7 @@ def test_every_form_of_the_report_has_the_table(run, tmp_path):
     for text in (html, markdown):
         assert text.count(BEST_ATTACK_LABEL) == 1
         assert "of a test" in text
-        assert "wrong otherwise" in text
+        assert "reached the goal" in text
     assert (tmp_path / "figures" / "each-target-1.png").stat().st_size > 1000
     with RunStore.open_readonly(run) as store:
         results = load_results(store)
@@ -186,7 +186,7 @@ def test_models_are_compared_on_the_images_that_both_read_rightly():
     plain = {f"i{index}": index < 9 for index in range(10)}
     trained = {f"i{index}": index == 0 for index in range(10)} | {"more": True}
     (told,) = describe_success_comparisons({PLAIN: plain, TRAINED: trained})
-    assert told.startswith("The goal was reached less often on trained than on plain: 10.0")
+    assert told.startswith("Attack success is lower on trained than on plain: 10.0")
     assert "80.0 points less; 8 images only on plain, 0 only on trained" in told
     assert "same 10 images, exact McNemar p = 0.008" in told
 
@@ -195,11 +195,11 @@ def test_without_significance_models_tie_and_a_model_alone_is_compared_with_noth
     one, other = ({str(place): place < hits for place in range(6)} for hits in (1, 0))
     (told,) = describe_success_comparisons({PLAIN: one, TRAINED: other})
     assert told.startswith(
-        "trained and plain tie: the goal was reached with 0 images only on trained, 1 only"
+        "No significant difference between trained and plain: the goal was reached on 0 images only on trained, 1 only"
     )
     (few,) = describe_success_comparisons(
         {PLAIN: dict.fromkeys("abcde", True), TRAINED: dict.fromkeys("abcde", False)}
     )
-    assert few.startswith("5 images cannot tell trained and plain apart: "), "p is at least 0.06"
+    assert few.startswith("5 images are too few to compare trained and plain: "), "p is at least 0.06"
     assert describe_success_comparisons({PLAIN: one}) == []
     assert describe_success_comparisons({PLAIN: one, TRAINED: {}}) == []

@@ -143,7 +143,7 @@ def test_the_headline_row_draws_clean_and_attacked_of_the_same_images():
     row = str(macros.verdict_row(worst.subject, worst.clean_accuracy, worst, False, None))
     assert 'x1="38.00%"' in row
     assert 'x2="40.00%"' in row
-    assert "of all that were asked" not in row
+    assert "of all images" not in row
 
 
 def test_one_attack_on_fewer_images_stands_beside_all_without_being_drawn():
@@ -158,5 +158,5 @@ def test_one_attack_on_fewer_images_stands_beside_all_without_being_drawn():
         macros.verdict_row(worst.subject, evidence.compute_clean_accuracy(worst.subject), worst, False, None)
     )
     assert 'x2="100.00%"' in row
-    assert "of all that were asked" in row
+    assert "of all images" in row
     assert "96.0" in row

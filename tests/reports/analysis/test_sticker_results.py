@@ -130,13 +130,13 @@ def test_controls_that_fail_say_so(tmp_path):
             looks["no-size"] = np.roll(looks["clean"], 1)  # read otherwise where nothing was put
         (result,) = build_sticker_results(evidence)
     assert [control.is_met for control in result.controls] == [False] * 5
-    assert "views are read otherwise than the clean sign" in plain(result.controls[1].reason)
+    assert "views are classified otherwise than the clean sign" in plain(result.controls[1].reason)
     assert result.controls[0].success_share.value == pytest.approx(0.9)
     assert result.no_views_comparison.p_value == 1.0
     follows = [control.consequence for control in result.controls]
     assert len(set(follows)) == 5
     assert all(one.remarks.startswith(one.consequence) for one in result.controls)
-    assert "believe the number only for the signs that count" in follows[0]
+    assert "the result only holds for the signs that count" in follows[0]
     assert "weak" in follows[-1]
     warned = [finding.text for finding in list_findings(evidence) if "control" in finding.text]
     assert all(any(one in text for text in warned) for one in follows)
@@ -170,7 +170,7 @@ def test_a_control_that_breaks_a_rule_is_not_a_kept_one(tmp_path, results, posit
         (3 - len(positions)) * VIEWS_PER_SIGN,
     )
     told = "control without-views: pixels leave the box [0, 1]"
-    assert flat.reason == f"it broke a rule on {len(positions)} of 3 signs ({told})"
+    assert flat.reason == f"it violated the threat model on {len(positions)} of 3 signs ({told})"
     assert result.attack_success == results[1].attack_success
     assert [row.no_views_success.is_known for row in result.rows[:3]] == [
         one not in positions for one in range(3)
@@ -188,7 +188,9 @@ def test_one_view_is_not_views(tmp_path):
     looks["sticker"], looks["without-views"] = looks["clean"].copy(), looks["clean"]
     looks["sticker"][0] = SPEED_LIMIT_CLASSES[0]
     (result,) = build_sticker_results(evidence)
-    assert result.controls[3].reason.startswith("1 view fell to the sticker alone, 0 to this alone; exact")
+    assert result.controls[3].reason.startswith(
+        "1 view misclassified only under the sticker, 0 only under this control; exact"
+    )
 
 
 def test_a_poster_has_no_whole_sign_beside_it(tmp_path):
@@ -199,7 +201,7 @@ def test_a_poster_has_no_whole_sign_beside_it(tmp_path):
         (result,) = build_sticker_results(read_evidence(store))
     whole = result.controls[-1]
     assert (whole.name, whole.is_met, whole.success_share.is_known) == ("the whole sign painted", None, False)
-    assert whole.reason.startswith("not run, since the attack may already paint all of the surface; a low")
+    assert whole.reason.startswith("not run, since the attack may already paint the whole surface; a low")
 
 
 def test_what_is_left_out_is_counted_beside(tmp_path, results):
@@ -213,16 +215,14 @@ def test_what_is_left_out_is_counted_beside(tmp_path, results):
     run = build_sticker_run(tmp_path / "run", SampleStickers(models=("signs-plain",)))
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
-    (text,) = (one.text for one in list_findings(evidence) if "is left out because" in one.text)
-    why = "1 of 4 signs is left out because the model misclassifies it in more than 5% of the clean views."
-    shares = (
-        f"on the one left out {format_estimate(first.void_success)} of the views were turned, on all together"
-    )
+    (text,) = (one.text for one in list_findings(evidence) if "is excluded because" in one.text)
+    why = "1 of 4 signs is excluded because the model misclassifies it in more than 5% of the clean views."
+    shares = f"on the one excluded, attack success is {format_estimate(first.void_success)}, on all together"
     assert why in text
-    assert f"for the 3 that it reads best; {shares} {format_estimate(first.overall_success)}." in text
+    assert f"the 3 that it classifies best; {shares} {format_estimate(first.overall_success)}." in text
     evidence.cells[0].signs[3].views["view"].predictions["clean"][:] = 13
-    (text,) = (one.text for one in list_findings(replace(evidence)) if "is left out because" in one.text)
-    assert "of the one left out no view is classified correctly" in text
+    (text,) = (one.text for one in list_findings(replace(evidence)) if "is excluded because" in one.text)
+    assert "no view of the one excluded is classified correctly" in text
 
 
 def test_signs_that_were_not_attacked_are_told_apart_from_void_ones(tmp_path):
@@ -238,10 +238,11 @@ def test_signs_that_were_not_attacked_are_told_apart_from_void_ones(tmp_path):
         evidence = read_evidence(store)
     texts = [one.text for one in list_findings(evidence)]
     assert any(
-        "1 of 4 signs is left out because the model misclassifies it in more" in text for text in texts
+        "1 of 4 signs is excluded because the model misclassifies it in more" in text for text in texts
     )
     assert any(
-        "1 of 4 signs was not attacked because the model misclassifies it clean." in text for text in texts
+        "1 of 4 signs was not attacked because the model misclassifies it without a sticker." in text
+        for text in texts
     )
     (result,) = build_sticker_results(evidence)
     assert (result.sign_count_text, result.overall_success.n) == (
@@ -257,9 +258,9 @@ def test_where_every_sign_is_void_the_warning_says_what_the_sticker_did(tmp_path
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
     (result,) = build_sticker_results(evidence)
-    (text,) = (one.text for one in list_findings(evidence) if "says nothing" in one.text)
+    (text,) = (one.text for one in list_findings(evidence) if "is invalid" in one.text)
     assert text.endswith(
-        f"In the views in which they are, {format_estimate(result.void_success)} were turned."
+        f"Over the views in which they are, attack success is {format_estimate(result.void_success)}."
     )
     assert result.void_success.count > 0
 
@@ -284,7 +285,7 @@ def test_a_sticker_that_turns_nothing_has_no_worst_bin_and_nothing_to_compare(tm
     assert result.view_map.worst_bin is None
     assert "at worst" not in describe_sticker(result)
     flat = result.controls[3]
-    assert (flat.is_met, flat.reason) == (None, "the sticker itself turned no view")
+    assert (flat.is_met, flat.reason) == (None, "the sticker itself succeeds in no view")
 
 
 def test_targets_add_up_to_all_views(results):
@@ -292,7 +293,7 @@ def test_targets_add_up_to_all_views(results):
     assert [share.name for share in (together, other, own)] == [
         "any target",
         "another wrong class",
-        "what it is",
+        "correct class",
     ]
     assert sum(share.share.count for share in targets) == together.share.count
     assert together.share.count + other.share.count + own.share.count == results[0].attack_success.n
@@ -304,7 +305,7 @@ def test_an_untargeted_sticker_wants_any_wrong_class(tmp_path):
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
     (result,) = build_sticker_results(evidence)
-    assert [share.name for share in result.prediction_shares] == ["any wrong class", "what it is"]
+    assert [share.name for share in result.prediction_shares] == ["any wrong class", "correct class"]
     assert result.attack_success.count == result.misread_rate.count > 0
     assert evidence.worst_cases == ()
     assert evidence.headline_threat is None

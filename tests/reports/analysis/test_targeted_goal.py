@@ -46,12 +46,15 @@ def test_every_model_is_named_at_the_largest_radius_and_the_widest_goal(many):
         ("signs-pgd-at", LIMITS),
     ]
     told = answer.describe_answer(many)
-    goal = f"Under {format_budget('Linf', 8 / 255)}, Keep right misclassified as one of 3 target classes"
+    goal = f"Attack success under {format_budget('Linf', 8 / 255)}, Keep right misclassified as one of 3 target classes"
     assert told.startswith(
         f"{goal}: signs-plain: {format_estimate(compute_clopper_pearson(7, 10))}; signs-pgd-at: "
     )
-    assert f"signs-pgd-at: {format_estimate(compute_clopper_pearson(8, 10))}, of the images" in told
-    assert told.endswith("stronger attacks can only raise this. 3 other goals and radii stand below.")
+    assert (
+        f"signs-pgd-at: {format_estimate(compute_clopper_pearson(8, 10))}, of the correctly classified images"
+        in told
+    )
+    assert told.endswith("stronger attacks can only raise this. 3 other goals and radii follow below.")
     assert answer.describe_question(many).endswith("change every pixel by at most 8/255?")
 
 

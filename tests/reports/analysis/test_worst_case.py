@@ -103,7 +103,7 @@ def test_a_fail_that_all_images_prove_is_decided_and_a_pass_needs_the_common_one
     assert judge_gate(evidence, min=0.05).ruling == "inconclusive"
     few = make_evidence(make_cell("h" * 100), make_cell("h" * 8, AUTOATTACK_NAME))
     assert judge_gate(few, min=0.9).ruling == "inconclusive"  # all of 100 hold, but only 8 met AutoAttack
-    assert "8 of 100 images met every attack" in judge_gate(few, min=0.9).reason
+    assert "8 of 100 images ran under every attack" in judge_gate(few, min=0.9).reason
 
 
 @pytest.mark.parametrize(

@@ -62,10 +62,8 @@ def test_what_no_8bit_image_can_show_is_left_out_and_said():
     assert (case.robust_accuracy.count, case.robust_accuracy.n) == (3, 5)
     assert (case.float_success.count, case.float_success.n) == (3, 5)
     notes = [one.text for one in list_findings(found) if one.level == "note"]
-    assert any(
-        "no attack could try an 8-bit image in the ball" in text and "(1 image)" in text for text in notes
-    )
-    assert "1 image left out" in answer.describe_eight_bit_answer(found)
+    assert any("no attack found an 8-bit image in the ball" in text and "(1 image)" in text for text in notes)
+    assert "1 image excluded" in answer.describe_eight_bit_answer(found)
     (entry,) = encode_results(found, judge_evidence(found))["worst_case"]
     assert entry["undecided_8bit"] == 1
 

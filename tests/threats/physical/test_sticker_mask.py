@@ -105,7 +105,7 @@ def test_found_pixels_are_the_ones_wanted_most():
     worth = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     mask = build_sticker_mask(OCTAGON, sticker(0.1, "found"), pixel_worth=worth)
     assert worth[mask].min() >= worth[OCTAGON & ~mask].max()
-    with pytest.raises(ThreatError, match="which pixels are wanted"):
+    with pytest.raises(ThreatError, match="needs the worth of each pixel"):
         build_sticker_mask(OCTAGON, sticker(0.1, "found"))
 
 
