@@ -147,7 +147,13 @@ def test_progress_is_told(pets):
 
 
 def test_the_table_of_sources_is_what_is_understood(tmp_path):
-    assert list(DATASET_SOURCES) == ["signs", "torchvision:NAME", "folder:DIR", "npz:FILE", "python:FILE.py:NAME"]
+    assert list(DATASET_SOURCES) == [
+        "signs",
+        "torchvision:NAME",
+        "folder:DIR",
+        "npz:FILE",
+        "python:FILE.py:NAME",
+    ]
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "x" * 5000, "~nobody-is-called-so/x"])

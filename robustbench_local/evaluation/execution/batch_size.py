@@ -48,8 +48,8 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
         images: (N, C, H, W), some of the images that it will see; repeated where a batch needs more.
 
     Returns:
-        A power of two, at least ``MIN_BATCH_SIZE``, that fits into memory with a backward pass. A callable is not
-        measured, since it may be somebody's service: its batch goes by the size of the images.
+        A power of two, at least ``MIN_BATCH_SIZE``, that fits into memory with a backward pass. A callable is
+        not measured, since it may be somebody's service: its batch goes by the size of the images.
     """
     if classifier.module is None:
         return compute_default_batch_size(images)
