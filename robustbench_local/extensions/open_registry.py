@@ -94,7 +94,9 @@ class OpenRegistry(Registry[T]):
         if inspect.isabstract(entry):
             missing = ", ".join(sorted(getattr(entry, "__abstractmethods__", ())))
             raise ConfigError(f"is no complete {self.kind}: it lacks {missing}", where=name)
-        if vars(entry).get("__annotations__") and "__dataclass_fields__" not in vars(entry):
+        annotations = vars(entry).get("__annotations__", {}).values()
+        has_fields = any("ClassVar" not in str(annotation) for annotation in annotations)
+        if has_fields and "__dataclass_fields__" not in vars(entry):
             remedy = f"write @dataclass(frozen=True, kw_only=True) above class {entry.__name__}"
             raise ConfigError("is no dataclass of its own", where=name, remedy=remedy)
 

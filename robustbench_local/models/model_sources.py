@@ -13,7 +13,7 @@ from robustbench_local.classifier.binary_output import parse_output_key
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.extensions.entry_points import find_entry_point, list_entry_points
-from robustbench_local.models.http_client import EndpointOptions, is_url, remove_credentials
+from robustbench_local.models.endpoint_options import EndpointOptions, is_url, remove_credentials
 from robustbench_local.models.http_model import load_endpoint
 from robustbench_local.models.library_networks import load_timm, load_torchvision
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
