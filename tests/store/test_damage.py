@@ -496,7 +496,7 @@ def test_images_of_two_runs_exchanged(run: Path, tmp_path: Path) -> None:
     shutil.copyfile(other / file, run / file)
     with (
         RunStore.open_readonly(run) as reader,
-        pytest.raises(DamagedError, match="not the one that was written"),
+        pytest.raises(DamagedError, match="the file has changed since it was written"),
     ):
         reader.load_arrays(KEY)
 
