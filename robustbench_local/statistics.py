@@ -39,7 +39,7 @@ class Estimate:
     """Confidence level: the probability that such an interval contains the true share."""
 
     def __str__(self) -> str:
-        """The share, its interval and its denominator; ``repr`` has every digit."""
+        """Return the share, its interval and its denominator; ``repr`` has every digit."""
         if not self.is_known:
             return "unknown, n=0"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n})"

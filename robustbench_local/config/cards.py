@@ -117,9 +117,9 @@ class Card:
     path: Path
     """The file."""
     title: str = ""
-    """What tables call it, such as ``PGD-50``; empty: its name."""
+    """Title in tables, such as ``PGD-50``; if empty, the name is used."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """What a grid overrides, by key, apart from the norm, eps and transformation."""
+    """Overrides of a grid, by key, except norm, eps and transformation."""
 
     @property
     def digest(self) -> str:
@@ -179,7 +179,7 @@ def find_card(name: str, *, kind: CardKind | None = None, extra: Sequence[Path] 
 
 @cache
 def list_shipped_names() -> frozenset[str]:
-    """The names of all cards that ship with the package."""
+    """Return the names of all cards that ship with the package."""
     return frozenset(path.stem for path in list_card_files(None, ()))
 
 
