@@ -26,7 +26,7 @@ def test_run_shows_plan_progress_table_gates_and_report(workplace, rbl):
     code, out, err = rbl("run", "grid.yaml", "--out", "out", "--device", "cpu")
     assert (code, err) == (0, "")
     assert "6 cells" in out
-    assert "done second x pgd50-linf-16" in out
+    assert "done PGD-50, 4 steps, 2 restarts, eps 16/255 on second" in out
     assert "worst case, linf-8" in out
     assert "pass: first" in out
     assert (workplace / "out" / "report.html").stat().st_size > 10_000

@@ -42,13 +42,13 @@ def test_candidates_cross_from_each_surrogate_to_the_other_models(workplace):
     assert (own.knowledge, own.surrogate, own.measure) == ("white-box", None, "ball")
     crossed = cells["second", "mi-fgsm-linf-16[from=first]"]
     assert (crossed.knowledge, crossed.surrogate, crossed.card) == ("transfer", "first", "mi-fgsm-linf-16")
-    assert crossed.note.startswith("crafted on first without a look at this model")
+    assert crossed.note.startswith("crafted on first without access to this model")
     assert crossed.identity["surrogate"] == own.identity["model"] != crossed.identity["model"]
     assert "surrogate" not in own.identity
     assert counts["second", "mi-fgsm-linf-16[from=first]"] == 40
     assert counts["first", "mi-fgsm-linf-16[from=second]"] == 20
     left_out = cells["first", "pgd20-linf-8[steps=3][from=first]"]
-    assert "crafted on this very model" in left_out.error
+    assert "crafted on this model itself" in left_out.error
     assert not any("very model" in event.message for event in events)
     white, borrowed = (
         run.outcomes.query("model == 'second' and attack == @name")["broken"].sum()

@@ -151,7 +151,7 @@ def test_the_answer_comes_first_with_interval_and_number(sample):
         "What is the robust accuracy of each model when an attacker may change every pixel by at most 8/255?"
         in text
     )
-    assert "signs-pgd-at: 42.7% (32.7\u2060\u2013\u206053.2%, n = 96)" in sample.html
+    assert "signs-pgd-at: 42.7% (32.7\u2060\u2013\u206053.2%, n\xa0=\xa096)" in sample.html
     assert "worst case over 3 attacks; stronger attacks can only lower this." in text
 
 

@@ -224,7 +224,7 @@ def test_digests_that_are_lost_are_damage_and_not_an_older_run(run: Path) -> Non
     for opened in (RunStore.open_readonly, resume):
         with pytest.raises(DamagedError, match="digests"):
             opened(run)
-    with pytest.raises(DamagedError, match="Nothing of it can be kept"):
+    with pytest.raises(DamagedError, match="Nothing in it is usable"):
         RunStore.create_or_open(run, resolved_yaml=RESOLVED, identity=IDENTITY, recompute_damaged=True)
 
 
@@ -304,7 +304,7 @@ def test_what_a_run_knows_of_itself_is_dropped_and_its_cells_are_kept(run: Path,
 
 def test_a_run_that_does_not_know_whose_it_is_is_not_rebuilt(run: Path) -> None:
     edit(run, "UPDATE identity SET value = '1' WHERE key = 'data.seed'")
-    with pytest.raises(DamagedError, match="Nothing of it can be kept"):
+    with pytest.raises(DamagedError, match="Nothing in it is usable"):
         RunStore.create_or_open(run, resolved_yaml=RESOLVED, identity=IDENTITY, recompute_damaged=True)
 
 
@@ -496,7 +496,7 @@ def test_images_of_two_runs_exchanged(run: Path, tmp_path: Path) -> None:
     shutil.copyfile(other / file, run / file)
     with (
         RunStore.open_readonly(run) as reader,
-        pytest.raises(DamagedError, match="not the one that was written"),
+        pytest.raises(DamagedError, match="the file has changed since it was written"),
     ):
         reader.load_arrays(KEY)
 

@@ -239,7 +239,7 @@ def test_long_hashes_and_long_lists_of_differences_are_shortened(directory: Path
 def test_a_folder_with_other_things_is_left_alone(directory: Path) -> None:
     directory.mkdir()
     (directory / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"not empty and holds no run \(it has 'thesis.tex'\)"):
+    with pytest.raises(ConfigError, match=r"not empty and contains no run \(it has 'thesis.tex'\)"):
         reopen(directory)
     assert [file.name for file in directory.iterdir()] == ["thesis.tex"]
 

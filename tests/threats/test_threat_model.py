@@ -89,9 +89,12 @@ def test_stickers_and_patches_are_named_by_whole_percent_of_their_surface():
     [
         ({"norm": "sticker", "eps": 0.1}, "no shape of a sticker named"),
         ({"norm": "sticker", "eps": 0.1, "transformation": "rectangle"}, "Did you mean rectangles"),
-        ({"norm": "sticker", "eps": 10, "transformation": "square"}, "at most 1, got 10. 10 % is 0.1"),
+        ({"norm": "sticker", "eps": 10, "transformation": "square"}, "at most 1, got 10. 10% is 0.1"),
         ({"norm": "sticker", "eps": 0.5, "transformation": "poster"}, "eps is 1, got 0.5"),
-        ({"norm": "sticker", "eps": 0.1, "transformation": "found", "region": "mask"}, "finds its own place"),
+        (
+            {"norm": "sticker", "eps": 0.1, "transformation": "found", "region": "mask"},
+            "chooses its own position",
+        ),
         ({"norm": "patch", "eps": 2}, "share of an area"),
         ({"norm": "patch", "eps": 0.1, "transformation": "square"}, "has no transformation"),
     ],

@@ -90,9 +90,9 @@ class Gate:
         return self.on or ("lower" if self.min is not None else "upper")
 
     def __str__(self) -> str:
-        return self.describe()
+        return self.describe_limit()
 
-    def describe(self, attack_label: str = "") -> str:
+    def describe_limit(self, attack_label: str = "") -> str:
         """The limit in words.
 
         Args:
@@ -127,7 +127,7 @@ class GateVerdict:
     @property
     def limit_text(self) -> str:
         """The limit in words."""
-        return self.gate.describe(self.attack_label)
+        return self.gate.describe_limit(self.attack_label)
 
     @property
     def summary_line(self) -> str:

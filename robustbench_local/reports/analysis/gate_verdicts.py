@@ -148,13 +148,16 @@ def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[Cel
     images = [image for image in (done[0].verdicts if done else ()) if all(image in c.verdicts for c in done)]
     proven = sum(any(cell.verdicts[image].robust for cell in done) for image in images)
     estimate = compute_clopper_pearson(proven, len(images))
-    told = format_estimate(estimate) + (
+    value_text = format_estimate(estimate) + (
         ", for its majority vote under noise" if cells[0].record.concerns != "model" else ""
     )
-    ruling, reason = _compare_with_limit(gate, estimate, told, math.inf)
+    ruling, reason = _compare_with_limit(gate, estimate, value_text, math.inf)
     missing = [cell.label for cell in cells if not cell.is_done and cell.reported_status != "skipped"]
     if missing and ruling != ("pass" if gate.min is not None else "fail"):
-        ruling, reason = "inconclusive", f"{told} without {join_in_sentence(missing)}, which did not finish"
+        ruling, reason = (
+            "inconclusive",
+            f"{value_text} without {join_in_sentence(missing)}, which did not finish",
+        )
     return GateVerdict(gate=gate, subject=subject, estimate=estimate, ruling=ruling, reason=reason)
 
 
@@ -162,15 +165,17 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
     """The share of held-out views that end as the attacker wants; none passes against its controls."""
     [cell] = cells
     estimate, signs = cell.sticker_success, sum(sign.is_counted for sign in cell.signs)
-    told = f"{format_estimate(estimate)}, views of {signs} of {format_count(len(cell.signs), 'sign')}"
+    value_text = f"{format_estimate(estimate)}, views of {signs} of {format_count(len(cell.signs), 'sign')}"
     if cell.is_done and not estimate.is_known:
-        told = "no view counts: every sign is excluded"
-        return GateVerdict(gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=told)
-    verdict = _build_verdict(gate, subject, estimate, () if cell.is_done else (cell.label,), text=told)
+        value_text = "no view counts: every sign is excluded"
+        return GateVerdict(
+            gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=value_text
+        )
+    verdict = _build_verdict(gate, subject, estimate, () if cell.is_done else (cell.label,), text=value_text)
     against = sticker_doubts(cell, is_low=gate.max is not None) if verdict.ruling == "pass" else []
     if not against:
         return verdict
-    return replace(verdict, ruling="inconclusive", reason=f"{told}, but {join_in_sentence(against)}")
+    return replace(verdict, ruling="inconclusive", reason=f"{value_text}, but {join_in_sentence(against)}")
 
 
 def _judge_distance(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
@@ -183,9 +188,9 @@ def _judge_distance(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellRes
         for end in (found.median, found.low, found.high)
     ]
     between = f"{ends[1]} to {ends[2]}, " if found.low < found.high else ""
-    told = f"{ends[0]} ({between}n = {found.n})"
+    value_text = f"{ends[0]} ({between}n = {found.n})"
     missing = [cell.label for cell in cells if not cell.is_done]
-    return _build_verdict(gate, subject, known, missing, text=told, max_radius=record.eps)
+    return _build_verdict(gate, subject, known, missing, text=value_text, max_radius=record.eps)
 
 
 def _build_verdict(

@@ -26,6 +26,7 @@ from robustbench_local.reports.sections.section import ShownSection
 from robustbench_local.reports.summary import headline as answer
 
 _WORD_JOINER = "\N{WORD JOINER}"
+_NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def create_environment(parts: Sequence[ShownSection] = ()) -> jinja2.Environment:
@@ -109,8 +110,9 @@ def format_size(distance: float) -> str:
 
 
 def protect_intervals(text: str) -> str:
-    """A sentence whose intervals stay on one line."""
-    return text.replace(words.EN_DASH, f"{_WORD_JOINER}{words.EN_DASH}{_WORD_JOINER}")
+    """A sentence whose intervals and numbers of images stay on one line."""
+    intervals = text.replace(words.EN_DASH, f"{_WORD_JOINER}{words.EN_DASH}{_WORD_JOINER}")
+    return intervals.replace(" = ", f"{_NO_BREAK_SPACE}={_NO_BREAK_SPACE}")
 
 
 def format_per_image(total: int, count: int) -> str:

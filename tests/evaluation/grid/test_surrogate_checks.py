@@ -144,7 +144,7 @@ def test_the_result_says_where_it_comes_from(linear, surrogate, data):
     result = rbl.evaluate(linear, data, attack="fgsm-linf-8", surrogate=surrogate)
     assert result.surrogate == "cousin"
     assert "from cousin" in repr(result)
-    assert any("crafted on cousin without a look at this model" in note for note in result.notes)
+    assert any("crafted on cousin without access to this model" in note for note in result.notes)
     assert rbl.evaluate(linear, data, attack="fgsm-linf-8").surrogate is None
 
 

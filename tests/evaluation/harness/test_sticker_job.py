@@ -282,7 +282,7 @@ def test_evaluate_gives_the_share_of_views_and_every_look(classifier):
     assert not evaluate(
         classifier, make_signs(), attack="fgsm", norm="Linf", eps=0.1
     ).sticker_success.is_known
-    with pytest.raises(ConfigError, match="judged on its own model only"):
+    with pytest.raises(ConfigError, match="evaluated on its own model only"):
         evaluate(
             classifier, make_signs(), attack=PaintingAttack(),
         norm="sticker", eps=0.4, transformation="rectangles",
@@ -324,7 +324,7 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
         assert len(store.read_view_predictions(cell["key"])) == 8
         told = format_cell_result(planned, count_outcomes(store.read_outcomes(cell["key"])))
         assert re.match(
-            r"\d of \d signs misclassified in most of their views(, 1 left out)?, [\d,]+ passes", told
+            r"\d of \d signs misclassified in most of their views(, 1 excluded)?, [\d,]+ passes", told
         )
         assert store.load_arrays(cell["key"]).keys() >= {"photographs", "frames", "original", "adversarial"}
     assert len(before) == (tmp_path / "run" / "run.db").stat().st_size

@@ -172,18 +172,18 @@ from contextlib import nullcontext
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.evaluation.harness.attack_job import Task
-from robustbench_local.evaluation.harness.worker_pool import Crew
+from robustbench_local.evaluation.harness.attack_job import AttackJob
+from robustbench_local.evaluation.harness.worker_pool import WorkerPool
 from robustbench_local.threats.threat_model import ThreatModel
 
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
 data = Dataset(images=torch.rand(4, 3, 2, 2), labels=torch.zeros(4).long(), ids=tuple("abcd"),
                class_names=("a", "b"), name="made")
-task = Task(key="k", classifier=Classifier(model, num_classes=2), data=data, attack=PGD(steps=1),
+job = AttackJob(key="k", classifier=Classifier(model, num_classes=2), data=data, attack=PGD(steps=1),
             threat=ThreatModel(norm="Linf", eps=0.1), seed=0)
-with Crew(task, 2, ready=nullcontext) as crew:
-    crew.run([0, 1, 2, 3], 4)
-    print(*[worker.pid for worker in crew._workers], flush=True)
+with WorkerPool(job, 2, prepare_models=nullcontext) as pool:
+    pool.run([0, 1, 2, 3], 4)
+    print(*[worker.pid for worker in pool._workers], flush=True)
     time.sleep(60)
 """
 
