@@ -25,7 +25,7 @@ from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import Norm
 
-ReturnT = TypeVar("T")
+ReturnT = TypeVar("ReturnT")
 
 _OPERATION_COUNT_IMAGES, _OPERATION_COUNT_STEPS = 8, 20
 _MEMORY_REPEATS = 5

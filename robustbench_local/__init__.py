@@ -1,11 +1,11 @@
 """robustbench_local: how often is a classifier right when someone works against it, and how sure are we?"""
 
 from importlib import import_module
-from importlib.metadata import version
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from robustbench_local.attacks.adapters.libraries import ReferenceAutoAttack, TorchattacksAttack
     from robustbench_local.attacks.apgd.apgd import APGD
     from robustbench_local.attacks.apgd.targeted import APGDT
@@ -113,8 +113,6 @@ __all__ = [
     "run_grid",
 ]
 
-__version__ = version("robustbench-local")
-
 # Looked up when first asked for: reading a report or listing cards should not wait for torch.
 _MODULE_BY_NAME = {
     "APGD": "attacks.apgd.apgd",
@@ -179,6 +177,8 @@ _SUBMODULES = frozenset(module.name for module in iter_modules(__path__))
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("robustbench-local")
     if name in _MODULE_BY_NAME:
         module = import_module(f"{__name__}.{_MODULE_BY_NAME[name]}")
         return getattr(module, _NAME_IN_MODULE.get(name, name))

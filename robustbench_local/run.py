@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.executor import execute_plan, format_utc_now
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
+from robustbench_local.evaluation.grid.run_directory import find_run_directory
 from robustbench_local.evaluation.grid.schema import Grid, load_grid
 from robustbench_local.evaluation.options import DEFAULT_OPTIONS, Options
 from robustbench_local.evaluation.planning.plan import Plan
@@ -28,16 +26,6 @@ if TYPE_CHECKING:
 
 CHANGEABLE_KEYS = ("grid", "gates", "question", "name", "severity", LABELS_KEY)
 """What a resumed run takes from the grid file of today: its words, gates and severities decide no verdict."""
-_PATH_SEPARATORS = '/\\:*?"<>|' if os.name == "nt" else "/\\"
-_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_BIDI_CHARACTERS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
-"""Signs that nobody sees and that turn the text around them."""
-_WINDOWS_DEVICES = frozenset(
-    {"CON", "PRN", "AUX", "NUL"} | {f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)}
-)
-"""Names that Windows keeps for devices, whatever follows behind a dot."""
-MAX_NAME_BYTES = 255
-"""Longest name of a folder that every file system takes."""
 
 
 class Run:
@@ -170,42 +158,6 @@ def execute_run(
         _write_metadata(plan, store)
         execute_plan(plan, store, listener, exit_process)
     return Run(directory)
-
-
-def find_run_directory(grid: Grid, out: Path | str | None) -> Path:
-    """The directory of a run.
-
-    Raises:
-        ConfigError: If the name cannot be a folder's.
-    """
-    directory = Path("runs") / (grid.name or "grid") if out is None else Path(out)
-    why = "" if out is not None else _explain_unsafe_name(grid.name or "grid")
-    if "\0" in str(directory) or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in directory.parts):
-        why = why or "it has a NUL or a part that is too long"
-    if why:
-        raise ConfigError(
-            f"{str(directory)[:60]!r} cannot be a run's folder: {why}",
-            remedy="choose a plain name, or use --out",
-        )
-    nearest = next((path for path in (directory, *directory.absolute().parents) if path.exists()), None)
-    if nearest is not None and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise ConfigError(
-            "the run's folder cannot be written to", where=str(directory), remedy="use another --out"
-        )
-    return directory
-
-
-def _explain_unsafe_name(name: str) -> str:
-    """Why the name of a grid cannot be a folder's everywhere; empty if it can."""
-    if any(sign in _BIDI_CHARACTERS or unicodedata.category(sign) in _INVISIBLE_CATEGORIES for sign in name):
-        return "it has invisible characters"
-    if any(sign in name for sign in _PATH_SEPARATORS):
-        return f"it has one of {' '.join(_PATH_SEPARATORS)}"
-    if name != name.strip() or name.startswith("-") or name.endswith("."):
-        return "it begins with a dash, ends with a dot, or has spaces around it"
-    if name.split(".", 1)[0].strip().upper() in _WINDOWS_DEVICES:
-        return "Windows has a device of that name"
-    return ""
 
 
 def _merge_models(plan: Plan, store: RunStore) -> list[dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""Uncertainty of the figures: exact intervals for shares and medians, an exact test for paired images."""
+"""Uncertainty of the figures: exact intervals for shares and medians, an exact test for paired images.
+
+The functions import numpy and scipy when they compute: commands that only read or list do not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-from scipy.special import betainc, betaincinv
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 FIGURE_DIGITS = 10
 """Significant digits of a computed figure: CPUs with different vector instructions differ in the sixteenth
@@ -35,7 +39,7 @@ class Estimate:
     """Confidence level: the probability that such an interval contains the true share."""
 
     def __str__(self) -> str:
-        """The share, its interval and its denominator; ``repr`` has every digit."""
+        """Return the share, its interval and its denominator; ``repr`` has every digit."""
         if not self.is_known:
             return "unknown, n=0"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n})"
@@ -133,6 +137,8 @@ def compute_clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     _check_counts(k, n, level)
     if n == 0:
         return _build_unknown(level)
+    from scipy.special import betaincinv  # noqa: PLC0415 - see the module
+
     tail = (1 - level) / 2
     low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
     high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
@@ -186,6 +192,9 @@ def compute_lower_bounds(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[
 
     Source: Clopper and Pearson 1934, one side.
     """
+    import numpy as np  # noqa: PLC0415 - see the module
+    from scipy.special import betaincinv  # noqa: PLC0415 - see the module
+
     counts = np.asarray(k, dtype=np.float64)
     return np.where(counts > 0, betaincinv(np.maximum(counts, 1), n - counts + 1, alpha), 0.0)
 
@@ -227,6 +236,9 @@ def compute_quartiles(distances: Sequence[float], level: float = 0.95) -> Quarti
     count = len(distances)
     if not count:
         return Quartiles(lower=math.nan, median=math.nan, upper=math.nan, low=math.nan, high=math.nan, n=0)
+    import numpy as np  # noqa: PLC0415 - see the module
+    from scipy.special import betainc  # noqa: PLC0415 - see the module
+
     ordered = sorted(distances)
     lower, median, upper = (ordered[math.ceil(share * count) - 1] for share in (0.25, 0.5, 0.75))
     ranks = np.arange(1, count + 1)
@@ -252,6 +264,8 @@ def estimate_bounded_mean(values: Sequence[float], *, most: float = 1.0, level: 
 
     Source: Anderson 1969, Stanford technical report 1; the constant of the band from Massart 1990.
     """
+    import numpy as np  # noqa: PLC0415 - see the module
+
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n = len(ordered)
     if n == 0:
@@ -285,6 +299,8 @@ def compute_mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison
     only_second = sum(b and not a for a, b in pairs)
     differing, fewer = only_first + only_second, min(only_first, only_second)
     # P(X <= fewer) for X ~ Binomial(differing, 1/2), as a regularized incomplete beta function.
+    from scipy.special import betainc  # noqa: PLC0415 - see the module
+
     tail = float(betainc(differing - fewer, fewer + 1, 0.5)) if differing else 1.0
     p_value = round_figure(min(1.0, 2 * tail))
     return Comparison(n=len(pairs), only_first=only_first, only_second=only_second, p_value=p_value)

@@ -46,7 +46,8 @@ ATTACKS: OpenRegistry[Attack] = OpenRegistry(
     },
     group="attacks",
 )
-"""Our attacks by name, and those from outside; besides these, ``torchattacks:NAME`` names any attack of that library."""
+"""Our attacks by name, and those from outside; besides these, ``torchattacks:NAME`` names any attack of that
+library."""
 
 
 def make_attack(name: str, given: Mapping[str, Any] | None = None) -> Attack:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.binary_output import BINARY_OUTPUT_REMEDY
+from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Access
 from robustbench_local.errors import ConfigError, ModelError
-
-Access = Literal["gradients", "scores", "labels"]
 
 
 def check_classes(

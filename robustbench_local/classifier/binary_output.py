@@ -14,10 +14,6 @@ OutputKind = Literal["sigmoid", "logit"]
 """What the one output is: ``"sigmoid"``, the probability of class 1; ``"logit"``, the value before the
 sigmoid, positive for class 1."""
 OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
-BINARY_OUTPUT_REMEDY = (
-    "with one output for two classes, declare output: sigmoid if it is the probability of class 1, "
-    "output: logit if it is the value before the sigmoid"
-)
 MIN_CHECKED_SCORES = 8
 """Scores of a declared logit that are looked at before all of them in [0, 1] means that they are
 probabilities: read as logits, these would make every image class 1."""

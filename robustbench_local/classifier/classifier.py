@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier.argument_checks import (
-    Access,
     check_classes,
     check_finite_weights,
     check_images,
@@ -33,11 +32,13 @@ from robustbench_local.classifier.input_gradient import (
     uses_reentrant_checkpoints,
 )
 from robustbench_local.classifier.library_view import CountedModule, count_nearest_faults
+from robustbench_local.classifier.literals import Access
 from robustbench_local.classifier.model_call import ModelCall
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
+from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.classifier.pass_account import PassAccount
 from robustbench_local.classifier.pass_counter import record_finished_pass
-from robustbench_local.classifier.preprocessing import Normalization, Preprocessing, parse_normalization
+from robustbench_local.classifier.preprocessing import Preprocessing, parse_normalization
 from robustbench_local.classifier.settings import ClassifierSettings
 from robustbench_local.classifier.state_guard import set_evaluation_mode
 

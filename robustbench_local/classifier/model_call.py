@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_local.classifier.argument_checks import Access
 from robustbench_local.classifier.binary_output import LogitRangeCheck
 from robustbench_local.classifier.evaluation_mode import EvaluationMode
 from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
+from robustbench_local.classifier.literals import Access
 from robustbench_local.classifier.model_output import read_labels, read_logits
 from robustbench_local.classifier.pass_counter import record_finished_pass
 from robustbench_local.classifier.preprocessing import Preprocessing

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustbench_local.classifier.binary_output import (
-    BINARY_OUTPUT_REMEDY,
     OUTPUT_KINDS,
     expand_to_two_logits,
     select_entry,
 )
+from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY
 from robustbench_local.errors import ModelError
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from robustbench_local.classifier.consistency import Consistency
-
-Precision = Literal["fp32", "bf16"]
+from robustbench_local.classifier.literals import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

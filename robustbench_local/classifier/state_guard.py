@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,8 +72,7 @@ class ProcessSettings(NamedTuple):
         if changed:
             torch.set_default_dtype(self.default_dtype)
             torch.set_grad_enabled(self.grad_enabled)
-            enabled, warn_only = self.deterministic
-            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+            set_deterministic_algorithms(*self.deterministic)
             cudnn = _BACKENDS.cudnn
             cudnn.enabled, cudnn.benchmark, cudnn.deterministic = self.cudnn
             matmul, *others = self.precision
@@ -116,6 +116,19 @@ class RandomStates:
         torch.set_rng_state(self.torch)
         if self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
+
+
+def set_deterministic_algorithms(enabled: bool, warn_only: bool) -> None:
+    """As ``torch.use_deterministic_algorithms``, which takes seconds to import torch's compiler.
+
+    Args:
+        enabled: Whether operations have to give the same result each time.
+        warn_only: Whether one that cannot only warns.
+    """
+    if "torch._inductor.config" in sys.modules or (warn_only and not enabled):
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)  # the compiler is told, too
+    else:
+        torch.set_deterministic_debug_mode(("warn" if warn_only else "error") if enabled else "default")
 
 
 def seed_everything(seed: int) -> None:

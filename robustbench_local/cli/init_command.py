@@ -7,20 +7,27 @@ from typing import Annotated
 
 import typer
 
+from robustbench_local.cli.completion import complete_examples
 from robustbench_local.cli.terminal_output import echo_line
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid.schema import read_example
 
 
 def command(
     name: Annotated[
-        str, typer.Option("--example", help="Which example; 'rbl list examples' shows them.")
+        str,
+        typer.Option(
+            "--example",
+            help="Which example; 'rbl list examples' shows them.",
+            autocompletion=complete_examples,
+        ),
     ] = "folder",
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; never overwritten.")] = Path(
         "grid.yaml"
     ),
 ) -> None:
     """Write a commented grid file."""
+    from robustbench_local.evaluation.grid.schema import read_example
+
     text = read_example(name)
     try:
         with output.open("x", encoding="utf-8") as file:

@@ -1,135 +1,105 @@
-"""``rbl list``: what there is to choose from."""
+"""``rbl list``: what there is to choose from, one line each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from robustbench_local.attacks import ATTACKS
-from robustbench_local.certification import CERTIFICATES
-from robustbench_local.cli.outside_rows import list_outside_rows
-from robustbench_local.cli.terminal_output import escape_text, print_json
-from robustbench_local.config.cards import Card, CardKind, list_cards
-from robustbench_local.data.data_sources import DATASET_SOURCES
-from robustbench_local.data.outside_data import BUILT_IN_KINDS
-from robustbench_local.defenses.recipes.recipe_registry import RECIPES
-from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
-from robustbench_local.errors import ConfigError, did_you_mean
-from robustbench_local.evaluation.grid.schema import list_examples, read_example
-from robustbench_local.extensions.entry_points import ExtensionKind
-from robustbench_local.models.model_sources import MODEL_SOURCE_KINDS
-from robustbench_local.models.networks.network_registry import ARCHITECTURES
-from robustbench_local.models.zoo import find_zoo_card, list_zoo
-from robustbench_local.reports.formatting.text import format_budget
+from robustbench_local.cli.completion import complete_kinds, complete_list_names, complete_threats
 
-TableRow = dict[str, str]
+if TYPE_CHECKING:
+    from robustbench_local.cli.listing import ListRow
+
+_GAP = "  "
 
 
 def command(
-    kind: Annotated[str, typer.Argument(help="attacks, defenses, models, data or examples.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="attacks, certificates, defenses, models, data or examples.",
+            autocompletion=complete_list_names,
+        ),
+    ],
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Only entries that mention every one of these words.")
+    ] = None,
+    threat: Annotated[
+        str | None,
+        typer.Option(
+            help="Only this threat: linf, l2, l1, spatial, corruption, sticker, patch, or linf-8 ...",
+            autocompletion=complete_threats,
+        ),
+    ] = None,
+    only_kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            help="Only this kind: white-box, black-box, minimum-norm, transfer, wrapper, recipe, ...",
+            autocompletion=complete_kinds,
+        ),
+    ] = None,
     cards: Annotated[
         list[Path] | None,
         typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", envvar="RBL_JSON", help="As JSON.")] = False,
 ) -> None:
-    """List attacks and certificates, defenses, models, data sources or example grids."""
-    kinds: dict[str, Callable[[], list[TableRow]]] = {
-        "attacks": lambda: [
-            *_list_card_rows("attack", cards or []),
-            *_list_card_rows("certificate", cards or []),
-            *_list_outside_rows("attacks", ATTACKS, {"threat": "-"}, "source"),
-            *_list_outside_rows("certificates", CERTIFICATES, {"threat": "-"}, "source"),
-        ],
-        "defenses": lambda: [
-            *_list_defense_rows(cards or []),
-            *_list_outside_rows("defenses", {*WRAPPERS, *RECIPES}, {"kind": "-", "threat": "-"}, "source"),
-        ],
-        "models": lambda: [*_list_model_rows(), *_list_outside_rows("models", MODEL_SOURCE_KINDS, {})],
-        "data": lambda: [
-            *({"name": name, "what": what} for name, what in DATASET_SOURCES.items()),
-            *_list_outside_rows("data", BUILT_IN_KINDS, {}),
-        ],
-        "examples": lambda: [
-            {"name": name, "what": _read_first_comment(read_example(name))} for name in list_examples()
-        ],
-    }
-    if kind not in kinds:
-        raise ConfigError(f"there is no list of {kind!r}", remedy=did_you_mean(kind, kinds))
-    rows = kinds[kind]()
+    """List attacks, certificates, defenses, models, data or example grids; rbl show NAME says more."""
+    from rich.console import Console
+
+    from robustbench_local.cli.listing import filter_rows, list_rows
+    from robustbench_local.cli.terminal_output import print_json, print_line
+
+    rows = filter_rows(list_rows(kind, cards or ()), threat=threat, kind=only_kind, words=words or ())
+    console = Console()
     if as_json:
-        print_json(Console(), rows, indent=2)
+        print_json(console, [row.to_json() for row in rows], indent=2)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in rows[0] if rows else ():
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
-    for row in rows:
-        table.add_row(*map(escape_text, row.values()))
-    Console().print(table)
+    for line in format_lines(rows, console.width, with_kind=kind == "defenses"):
+        print_line(console, line)
+    if not rows:
+        print_line(console, f"none of the {kind} match")
 
 
-def _list_card_rows(kind: CardKind, folders: list[Path]) -> list[TableRow]:
-    return [
-        {"name": card.name, "threat": _format_threat(card), "what": card.description, "source": card.source}
-        for card in list_cards(kind, folders)
+def format_lines(rows: Sequence[ListRow], width: int, *, with_kind: bool = False) -> list[str]:
+    """One line a row: name, threat where the list has any, and as much of the phrase as fits.
+
+    Args:
+        rows: The rows.
+        width: Characters of a line.
+        with_kind: Whether the first word of their kinds stands there, too.
+    """
+    from robustbench_local.errors import escape_unprintable
+
+    columns = [[escape_unprintable(row.name) for row in rows], [row.threat for row in rows]]
+    if with_kind:
+        columns.insert(1, [", ".join(row.kinds[:1]) for row in rows])
+    shown = [column for column in columns if any(column)]
+    widths = [max(map(len, column)) for column in shown]
+    starts = [
+        "".join(column[index].ljust(size) + _GAP for column, size in zip(shown, widths, strict=True))
+        for index in range(len(rows))
     ]
+    return [start + _fit_phrase(row, width - len(start)) for start, row in zip(starts, rows, strict=True)]
 
 
-def _list_outside_rows(
-    kind: ExtensionKind, own_names: Collection[str], more: TableRow, target_column: str = ""
-) -> list[TableRow]:
-    """Entry points of installed distributions, in the columns of the list."""
-    return [
-        {"name": row.name, **more, "what": row.what} | ({target_column: row.target} if target_column else {})
-        for row in list_outside_rows(kind, own_names)
-    ]
+def _fit_phrase(row: ListRow, room: int) -> str:
+    """The phrase, cut between words where it is too long, and as many details as have room behind it."""
+    from rich.cells import cell_len, set_cell_size
 
+    from robustbench_local.errors import escape_unprintable
 
-def _list_defense_rows(folders: list[Path]) -> list[TableRow]:
-    """The cards of defenses, with what each does to a model: train another one, or stand around it."""
-    rows = zip(_list_card_rows("defense", folders), list_cards("defense", folders), strict=True)
-    return [{"name": row["name"], "kind": _format_defense_kind(card), **row} for row, card in rows]
-
-
-def _format_defense_kind(card: Card) -> str:
-    if card.method not in WRAPPERS:
-        return "recipe"
-    return "wrapper, random" if WRAPPERS[card.method].is_random else "wrapper"
-
-
-def _list_model_rows() -> list[TableRow]:
-    zoo = [
-        {"name": f"zoo:{name}", "what": f"{find_zoo_card(name).architecture}, shipped with the package"}
-        for name in list_zoo()
-    ]
-    own = [
-        {"name": f"checkpoint:FILE, architecture: {name}", "what": "your weights in this network"}
-        for name in ARCHITECTURES
-    ]
-    return [*zoo, *own, *({"name": name, "what": what} for name, what in _MODEL_SOURCES.items())]
-
-
-def _format_threat(card: Card) -> str:
-    if card.threat is None:
-        return "-"
-    targets = f", {len(card.threat.targets)} targets" if card.threat.targets else ""
-    return format_budget(card.threat.norm, card.threat.eps) + targets
-
-
-def _read_first_comment(text: str) -> str:
-    """The first comment of a grid file."""
-    return text.splitlines()[0].lstrip("# ")
-
-
-_MODEL_SOURCES = {
-    "torchvision:NAME": "any classifier of torchvision, with weights: DEFAULT, a local file, or none",
-    "timm:NAME": "any classifier of timm (extra)",
-    "onnx:FILE.onnx": "a black box that gives scores, run by onnxruntime (extra)",
-    "http://HOST/PATH": "a service that gives scores or labels, asked with JSON or PNG",
-    "python:FILE.py:NAME": "your own code, only with --allow-code",
-}
+    phrase = escape_unprintable(row.what)
+    if cell_len(phrase) > room:
+        cut = set_cell_size(phrase, max(room - 1, 0))
+        return (cut[: cut.rfind(" ")] if " " in cut else cut).rstrip(" ,") + "\N{HORIZONTAL ELLIPSIS}"
+    for detail in row.details:
+        longer = f"{phrase}, {escape_unprintable(detail)}"
+        if cell_len(longer) > room:
+            break
+        phrase = longer
+    return phrase

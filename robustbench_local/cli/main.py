@@ -12,7 +12,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module, metadata
+from importlib import import_module
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -23,6 +24,8 @@ from robustbench_local.cli.malloc import keep_freed_memory
 from robustbench_local.cli.terminal_output import echo_line, escape_unencodable
 from robustbench_local.errors import ModelError, RobustbenchError
 
+PROGRAM_NAMES = ("rbl", "robustbench-local")
+"""The names of the scripts that start it."""
 INTERRUPTED_EXIT_CODE = 130
 INTERNAL_EXIT_CODE = 70
 USER_MODULE_PREFIX = "robustbench_local_user_"
@@ -36,6 +39,7 @@ COMMANDS = {
     "init": "robustbench_local.cli.init_command",
     "train": "robustbench_local.cli.train_command",
     "list": "robustbench_local.cli.list_command",
+    "show": "robustbench_local.cli.show_command",
     "doctor": "robustbench_local.cli.doctor_command",
 }
 """Each command's module, whose ``command`` it is."""
@@ -52,7 +56,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         name="rbl",
         help="Measure the adversarial robustness of image classifiers, with confidence intervals.",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
@@ -73,6 +77,8 @@ def set_options(
     if debug:
         os.environ["RBL_DEBUG"] = "1"
     if version:
+        from importlib import metadata  # noqa: PLC0415 - it takes longer than all the rest of a help text
+
         echo_line(f"robustbench-local {metadata.version('robustbench-local')}")
         raise typer.Exit
 
@@ -105,17 +111,17 @@ def run_command(arguments: list[str]) -> int:
         The exit code; messages have been printed.
     """
     try:
-        result = build_app(arguments)(arguments or ["--help"], standalone_mode=False)
+        app = build_app(arguments)
+        result = app(arguments or ["--help"], prog_name=_find_program_name(), standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         cancel_repeat()
         return _print_error(INTERRUPTED_MESSAGE, INTERRUPTED_EXIT_CODE)
     except RobustbenchError as error:
         return _print_error(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _close_stdout()
     except BaseException as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
-        return _report_unexpected(error)
+        return _report_unexpected(error, arguments)
     finally:
         release_stdout()
     cancel_repeat()
@@ -124,8 +130,31 @@ def run_command(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _report_unexpected(error: BaseException) -> int:
+def _find_program_name() -> str:
+    """What this program was called as; completion goes by it."""
+    name = Path(sys.argv[0]).name
+    return name if name in PROGRAM_NAMES else PROGRAM_NAMES[0]
+
+
+def is_completion(arguments: Sequence[str]) -> bool:
+    """Whether a shell asks for completions, or its user for the script that does so."""
+    names = (name.replace("-", "_").upper() for name in PROGRAM_NAMES)
+    asked = any(os.environ.get(f"_{name}_COMPLETE") for name in names)
+    return asked or any(word in {"--install-completion", "--show-completion"} for word in arguments[:1])
+
+
+def _close_stdout() -> int:
+    """Whoever read the output has seen enough: nothing more is written, and that is no error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _report_unexpected(error: BaseException, arguments: Sequence[str]) -> int:
     """A mistake on the command line, which typer reports by its own exceptions, or a bug; or an escape."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return _close_stdout()  # typer leaves so
+    if isinstance(error, SystemExit) and is_completion(arguments):
+        return error.code if isinstance(error.code, int) else 0
     if not isinstance(error, Exception):  # no command of ours leaves so
         return _print_error(_describe_escape(error), ModelError.exit_code)
     message = getattr(error, "format_message", None)

@@ -7,13 +7,11 @@ from typing import Annotated
 
 import typer
 
-from robustbench_local.cli.terminal_output import echo_line
-from robustbench_local.reports import find_damaged_images, write_report
-from robustbench_local.reports.analysis.gates import judge_run_dir
+from robustbench_local.cli.completion import complete_paths
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    run: Annotated[Path, typer.Argument(help="Run directory.", autocompletion=complete_paths)],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -29,6 +27,10 @@ def command(
     Exit code 70 if an attack contradicts a certificate: then the report gives no answer. Exit code 2 if
     stored images are damaged: the report is written without them.
     """
+    from robustbench_local.cli.terminal_output import echo_line
+    from robustbench_local.reports import find_damaged_images, write_report
+    from robustbench_local.reports.analysis.gates import judge_run_dir
+
     echo_line(write_report(run, output))
     verdict = judge_run_dir(run)
     for line in verdict.violations:

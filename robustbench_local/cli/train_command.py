@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from robustbench_local.classifier.device import resolve_device
-from robustbench_local.cli.terminal_output import print_line
-from robustbench_local.config.cards import find_card
-from robustbench_local.config.strict_yaml import parse_yaml, validate
-from robustbench_local.defenses.training.initial_networks import load_initial_network
-from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid.data_entries import DataEntry
-from robustbench_local.evaluation.isolation.child_process import can_fork
-from robustbench_local.evaluation.isolation.isolated_call import call_isolated, send_to_parent
-from robustbench_local.evaluation.training.train_and_save import (
-    apply_settings,
-    fit,
-    measure_row,
-    save_training,
-)
-from robustbench_local.evaluation.training.training_data import TrainingDataSpec, load_training_images
-
-_HEARTBEAT_SECONDS = 30.0
-"""Seconds after which a plain log says that a long epoch is still at work."""
-_OMITTED_OPTIONS = ("checkpoint", "device")
-"""Options that a command need not repeat to make the same weights."""
+from robustbench_local.cli.completion import complete_defenses
 
 
 def command(
     context: typer.Context,
-    card: Annotated[str, typer.Argument(help="Name of a recipe's card, such as trades-linf-8.")],
+    card: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a recipe's card, such as trades-linf-8.", autocompletion=complete_defenses
+        ),
+    ],
     data: Annotated[str, typer.Option(envvar="RBL_DATA_SOURCE", help="Training images, as in a grid file.")],
     out: Annotated[Path, typer.Option(envvar="RBL_OUT", help="File for the weights, .safetensors.")],
     split: Annotated[str, typer.Option(envvar="RBL_SPLIT", help="Split of the data to train on.")] = "train",
@@ -123,179 +100,31 @@ def command(
     ] = False,
 ) -> int:
     """Train a model by a defense's card, measure it, and write weights, curves and how they were made."""
-    _check_writable(out)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    changes = parse_settings(settings or (), "--set")
-    if batch_size is not None:
-        changes["batch_size"] = batch_size
-    chosen, recipe = apply_settings(find_card(card, kind="defense", extra=cards or ()), changes)
-    place, base = resolve_device(device), Path.cwd()
-    say = TrainingProgress(Console(soft_wrap=True))
-    say.report(f"reading {data}")
-    wanted = TrainingDataSpec(
-        entry=_build_data_entry(data_option or (), source=data, split=split, limit=limit),
-        validation_source=val,
-        validation_share=val_share,
-        max_validation_images=val_limit,
-        test_source=test,
+    from robustbench_local.cli.training_run import train_and_report
+
+    return train_and_report(
+        context,
+        card=card,
+        data=data,
+        out=out,
+        split=split,
+        limit=limit,
+        data_option=data_option or (),
+        val=val,
+        val_share=val_share,
+        val_limit=val_limit,
         group_pattern=group_pattern,
+        test=test,
+        model=model,
+        weights=weights,
+        normalize=normalize,
+        settings=settings or (),
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        threads=threads,
+        autoattack=autoattack,
+        checkpoint=checkpoint,
+        cards=cards or (),
+        allow_code=allow_code,
     )
-    images, sources = load_training_images(wanted, seed=seed, base=base)
-    for part, source in sources.items():
-        say.report(f"{part} images: {source}")
-
-    def work(report: Callable[[str], None], on_step: Callable[[int, int], None]) -> None:
-        start = load_initial_network(
-            model,
-            num_classes=images.training.num_classes,
-            seed=seed,
-            weights=weights,
-            normalize=normalize,
-            allow_code=allow_code,
-            base_folder=base,
-        )
-        if recipe.fine_tune and not start.origin:
-            raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
-        parts = f"{len(images.training):,} images, {len(images.validation):,} for validation"
-        report(f"training {start.architecture} by {chosen.name} on {parts}, on {place}")
-        common: dict[str, Any] = {"device": place, "report": report}
-        trained = fit(
-            start,
-            recipe,
-            images,
-            seed=seed,
-            checkpoint=checkpoint,
-            on_step=on_step,
-            base=base,
-            allow_code=allow_code,
-            **common,
-        )
-        figures = measure_row(start, recipe, images, autoattack=autoattack, **common)
-        save_training(
-            out,
-            start,
-            trained,
-            card=chosen,
-            recipe=recipe,
-            images=images,
-            sources=sources,
-            scores=figures,
-            seed=seed,
-            command=format_command(context),
-        )
-
-    with say:
-        if model.startswith("python:") and can_fork(place):
-            _train_in_child(work, say, model)
-        else:
-            work(say.report, say.step)
-    say.report(f"wrote {out} with its card and curves; in a grid it is checkpoint:{out}")
-    return 0
-
-
-def _train_in_child(
-    work: Callable[[Callable[[str], None], Callable[[int, int], None]], None],
-    say: TrainingProgress,
-    model: str,
-) -> None:
-    """Train a user's own network in a process of its own, so that its end is not that of the command."""
-
-    def listen(message: str | tuple[int, int]) -> None:
-        if isinstance(message, str):
-            say.report(message)
-        else:
-            say.step(*message)
-
-    aside = partial(work, send_to_parent, lambda done, whole: send_to_parent((done, whole)))
-    call_isolated(aside, timeout=None, name=model, on_message=listen)
-
-
-def _check_writable(out: Path) -> None:
-    """Before anything is computed."""
-    if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
-        raise ConfigError(
-            f"cannot write weights to {str(out)!r}",
-            where="--out",
-            remedy="name a .safetensors file in a folder that exists",
-        )
-
-
-def _build_data_entry(words: Sequence[str], **said: Any) -> DataEntry:
-    """The training images as a grid file would say them."""
-    options = parse_settings(words, "--data-option")
-    return validate(DataEntry, {**said, **options}, where="--data-option", error=ConfigError)
-
-
-def parse_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
-    """``KEY=VALUE`` words as a mapping; values are classified as YAML.
-
-    Raises:
-        ConfigError: If a word is not of this form, or a key comes twice.
-    """
-    found: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not key or not equals or key in found:
-            raise ConfigError(f"cannot read {word!r}", where=flag, remedy="write each KEY=VALUE once")
-        found[key] = parse_yaml(f"value: {text}", where=f"{flag} {word}", error=ConfigError)["value"]
-    return found
-
-
-def format_command(context: typer.Context) -> str:
-    """The command line that makes the same weights again: all that was said, and no path of this machine."""
-    words = ["rbl", "train"]
-    for parameter in context.command.params:
-        name, value = str(parameter.name), context.params.get(str(parameter.name))
-        origin = context.get_parameter_source(name)
-        said = origin is not None and not origin.name.startswith("DEFAULT")
-        if name == "threads":  # the order in which threads add up numbers decides their last digits
-            said, value = True, torch.get_num_threads()
-        if not said or name in _OMITTED_OPTIONS or value is None:
-            continue
-        if parameter.param_type_name == "argument":
-            words.append(str(value))
-        elif value is True:
-            words.append(parameter.opts[0])
-        else:
-            several = value if isinstance(value, list | tuple) else [value]
-            for one in several:
-                words += [parameter.opts[0], one.name if isinstance(one, Path) else str(one)]
-    return shlex.join(words)
-
-
-class TrainingProgress:
-    """Lines with the time of day, and a bar of the steps while it is open on a terminal."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._progress_bar: Progress | None = None
-        self._last_print = time.monotonic()
-
-    def __enter__(self) -> TrainingProgress:
-        if self.console.is_terminal:
-            columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._progress_bar = Progress(*columns, console=self.console, transient=True)
-            self._progress_bar.add_task("steps", total=None)
-            self._progress_bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the bar away."""
-        if self._progress_bar is not None:
-            self._progress_bar.stop()
-            self._progress_bar = None
-
-    def report(self, line: str) -> None:
-        """Print a line."""
-        self._last_print = time.monotonic()
-        print_line(self.console, f"{time.strftime('%H:%M:%S')}  {line}")
-
-    def step(self, done: int, whole: int) -> None:
-        """Move the bar, or give a sign of life in a log."""
-        if self._progress_bar is not None:
-            self._progress_bar.update(self._progress_bar.task_ids[0], completed=done, total=whole)
-        elif time.monotonic() - self._last_print > _HEARTBEAT_SECONDS:
-            self.report(f"step {done:,} of {whole:,}")

@@ -1,1 +1,1 @@
-"""What users write and hand in: files, and how they are read."""
+"""Files that users write: their location, parsing and validation."""

@@ -117,9 +117,9 @@ class Card:
     path: Path
     """The file."""
     title: str = ""
-    """What tables call it, such as ``PGD-50``; empty: its name."""
+    """Title in tables, such as ``PGD-50``; if empty, the name is used."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """What a grid overrides, by key, apart from the norm, eps and transformation."""
+    """Overrides of a grid, by key, except norm, eps and transformation."""
 
     @property
     def digest(self) -> str:
@@ -164,7 +164,7 @@ def find_card(name: str, *, kind: CardKind | None = None, extra: Sequence[Path] 
     Raises:
         CardError: If there is none, or more than one.
     """
-    files = _list_card_files(kind, extra)
+    files = list_card_files(kind, extra)
     matches = [path for path in files if path.stem == name]
     if not matches:
         remedy = did_you_mean(name, {path.stem for path in files})
@@ -179,8 +179,8 @@ def find_card(name: str, *, kind: CardKind | None = None, extra: Sequence[Path] 
 
 @cache
 def list_shipped_names() -> frozenset[str]:
-    """The names of all cards that ship with the package."""
-    return frozenset(path.stem for path in _list_card_files(None, ()))
+    """Return the names of all cards that ship with the package."""
+    return frozenset(path.stem for path in list_card_files(None, ()))
 
 
 def list_cards(kind: CardKind, extra: Sequence[Path] = ()) -> list[Card]:
@@ -194,12 +194,25 @@ def list_cards(kind: CardKind, extra: Sequence[Path] = ()) -> list[Card]:
         CardError: If a card is malformed or a name is used twice.
     """
     cards: dict[str, Card] = {}
-    for path in _list_card_files(kind, extra):
+    for path in list_card_files(kind, extra):
         card = load_card(path)
         if card.name in cards:
             raise _build_duplicate_error(card.name, cards[card.name].path, path)
         cards[card.name] = card
     return [card for _, card in sorted(cards.items()) if card.kind == kind]
+
+
+def list_card_names(kind: CardKind | None = None, extra: Sequence[Path] = ()) -> list[str]:
+    """The names of all card files, sorted, without a look into them.
+
+    Args:
+        kind: Only from the shipped folder in which cards of this kind lie; None: from both.
+        extra: Folders of the user's own cards.
+
+    Raises:
+        CardError: If there is no such folder.
+    """
+    return sorted({path.stem for path in list_card_files(kind, extra)})
 
 
 def expand_card(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[str]) -> list[Card]:
@@ -292,8 +305,16 @@ def _shorten_value(key: str, value: Any) -> str:
     return f"{text[: MAX_VALUE_CHARACTERS // 2].rstrip()}\N{HORIZONTAL ELLIPSIS} #{short_hash}"
 
 
-def _list_card_files(kind: CardKind | None, extra: Sequence[Path]) -> list[Path]:
-    """Return the shipped card files and those of the user's folders, each file once."""
+def list_card_files(kind: CardKind | None, extra: Sequence[Path]) -> list[Path]:
+    """The shipped card files and those of the user's folders, each file once.
+
+    Args:
+        kind: Only from the shipped folder in which cards of this kind lie; None: from both.
+        extra: Folders of the user's own cards.
+
+    Raises:
+        CardError: If there is no such folder.
+    """
     shipped = [_find_shipped_folder(name) for name in ((kind,) if kind else _FOLDER_BY_KIND)]
     for folder in extra:
         if not Path(folder).is_dir():

@@ -5,14 +5,14 @@ from __future__ import annotations
 from robustbench_local.errors import escape_unprintable
 
 MAX_DISPLAY_NAME_CHARACTERS = 60
-"""Longest name that a table has room for."""
+"""Longest name that fits into a table."""
 
 
 def check_display_name(name: str) -> str:
-    """The name, if a table can show it.
+    """Return the name if a table can show it.
 
     Raises:
-        ValueError: If it is empty, too long, has spaces around it, or has characters that nobody sees.
+        ValueError: If it is empty, too long, has spaces around it, or has unprintable characters.
     """
     if not name or name != name.strip():
         raise ValueError("a name must not be empty or have spaces around it")

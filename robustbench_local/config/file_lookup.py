@@ -1,4 +1,4 @@
-"""Finding the file that a grid or a command names, without leaving the folder by a symbolic link."""
+"""Lookup of files named in a grid or a command; symbolic links must not lead out of their folder."""
 
 from __future__ import annotations
 
@@ -10,37 +10,41 @@ from robustbench_local.errors import ModelError, RefusedError
 
 
 def find_file(name: str, base_folder: Path | None = None) -> Path:
-    """The file of that name.
+    """Return the file of that name.
 
     Args:
-        name: A path; a relative one is looked up from ``base_folder``, then from the working directory.
+        name: A path; a relative one is looked up in ``base_folder``, then in the working directory.
         base_folder: The folder of the grid file.
 
     Returns:
-        The path as it was found, not resolved.
+        The path of the file, not resolved.
 
     Raises:
         ModelError: If there is no such regular file, or it is too large or sparse.
-        RefusedError: If a symbolic link leads out of the folder it was looked up from.
+        RefusedError: If a symbolic link leads out of the folder in which the name was looked up.
     """
-    wanted = Path(name).expanduser()
-    roots = [wanted.parent] if wanted.is_absolute() else [*([base_folder] if base_folder else []), Path.cwd()]
+    name_path = Path(name).expanduser()
+    roots = (
+        [name_path.parent]
+        if name_path.is_absolute()
+        else [*([base_folder] if base_folder else []), Path.cwd()]
+    )
     for root in roots:
-        found = root / (wanted.name if wanted.is_absolute() else wanted)
-        if _is_file(found):
-            check_user_file(found, where=name, error=ModelError)
-            return _check_inside(found, root, name)
-    found = roots[0] / (wanted.name if wanted.is_absolute() else wanted)
-    if _is_file(found, or_anything=True):
+        candidate = root / (name_path.name if name_path.is_absolute() else name_path)
+        if _is_file(candidate):
+            check_user_file(candidate, where=name, error=ModelError)
+            return _check_inside(candidate, root, name)
+    candidate = roots[0] / (name_path.name if name_path.is_absolute() else name_path)
+    if _is_file(candidate, or_anything=True):
         raise ModelError("this is not a file", where=name, remedy="name the file with the weights")
-    beside = _list_neighbours(found)
-    near = get_close_matches(found.name, beside, n=1)
-    remedy = f"did you mean {near[0]}?" if near else "check the path"
+    neighbours = _list_neighbours(candidate)
+    closest = get_close_matches(candidate.name, neighbours, n=1)
+    remedy = f"did you mean {closest[0]}?" if closest else "check the path"
     raise ModelError("there is no such file", where=name, remedy=remedy)
 
 
 def _is_file(path: Path, *, or_anything: bool = False) -> bool:
-    """Whether a regular file, or anything at all, is there; a name that no file can have is nothing."""
+    """Return True if there is a regular file, or anything at all; False for impossible names."""
     try:
         return path.exists() if or_anything else path.is_file()
     except OSError:
@@ -54,14 +58,17 @@ def _list_neighbours(path: Path) -> list[str]:
         return []
 
 
-def _check_inside(found: Path, root: Path, name: str) -> Path:
-    """The file, unless a link on the way leads out of ``root``, or of the folder that ``..`` leads to."""
-    folder = found.parent if ".." in Path(name).parts else root
-    target = found.resolve()
+def _check_inside(path: Path, root: Path, name: str) -> Path:
+    """Return the file, unless a link on its path leads out of ``root``.
+
+    If the name contains ``..``, the file's own folder takes the place of ``root``.
+    """
+    folder = path.parent if ".." in Path(name).parts else root
+    target = path.resolve()
     if not target.is_relative_to(folder.resolve()):
         raise RefusedError(
             f"a symbolic link leads out of its folder, to {target}",
             where=name,
             remedy="name that file itself",
         )
-    return found
+    return path

@@ -15,8 +15,8 @@ from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.npz import NpzKeys, list_npz
 from robustbench_local.data.outside_data import is_outside_data, load_outside_data
-from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
+from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.data.subsample import SubsampleMethod, choose_images
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError, did_you_mean
@@ -25,15 +25,6 @@ from robustbench_local.number_parser import parse_number
 
 MAX_SIDE_PIXELS = 4096
 _SIGNS_PER_CLASS = 40  # rendered signs of each class without a limit
-
-#: The kinds of sources, each with a description.
-DATASET_SOURCES: dict[str, str] = {
-    "signs": "rendered traffic signs, embedded, with masks",
-    "torchvision:NAME": "a published data set, downloaded where there is a network",
-    "folder:DIR": "a folder of PNG, JPEG, PPM or BMP images with a sub-folder per class",
-    "npz:FILE": "a NumPy archive with images x and labels y",
-    "python:FILE.py:NAME": "what your own function returns, only with --allow-code",
-}
 
 
 def load_dataset(
@@ -177,6 +168,8 @@ def _load_rendered_signs(
         )
     wanted = DRAWN_CLASSES if classes is None else resolve_classes(classes, CLASS_NAMES)
     rounds = _SIGNS_PER_CLASS if limit is None else -(-limit // max(len(wanted), 1))
+    from robustbench_local.data.rendered_signs.sign_dataset import load_signs  # noqa: PLC0415 - scipy
+
     return load_signs(split=split, per_class=rounds, limit=limit, seed=seed, size=height, classes=wanted)
 
 

@@ -1,4 +1,4 @@
-"""Data from outside: a function of the user's file, or of an entry point, that returns images and labels."""
+"""External data: a function in the user's file, or in an entry point, that returns images and labels."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from robustbench_local.extensions.entry_points import ExtensionKind, find_entry_
 from robustbench_local.extensions.python_reference import is_python_reference, load_python_object
 
 DATA_GROUP: ExtensionKind = "data"
-"""Group of the entry points, and what a part of an identity is called after."""
+"""Group of the entry points, and prefix of the data's parts in an identity."""
 
 
 BUILT_IN_KINDS = frozenset({"folder", "npz", "signs", "torchvision"})
-"""How our own sources begin: no entry point can take their place."""
+"""Prefixes of the built-in sources, which no entry point can replace."""
 
 
 def is_outside_data(source: str) -> bool:
-    """Whether a source is a file of the user's own, or an entry point: ``NAME`` or ``NAME:REST``."""
+    """Return True if a source is a user's file or an entry point: ``NAME`` or ``NAME:REST``."""
     kind = source.partition(":")[0]
     if kind in BUILT_IN_KINDS:
         return False
@@ -32,14 +32,14 @@ def is_outside_data(source: str) -> bool:
 
 
 def load_data_function(source: str) -> Callable[..., Any]:
-    """What makes the data.
+    """Load the function that builds the data.
 
     Args:
         source: ``python:FILE.py:NAME``, or an entry point.
 
     Raises:
-        ConfigError: If it cannot be imported, or is no function.
-        RefusedError: If it is a file that may not run.
+        ConfigError: If it cannot be imported, or is not a function.
+        RefusedError: If it is a file that is not allowed to run.
     """
     if is_python_reference(source):
         function = load_python_object(source)
@@ -62,22 +62,22 @@ def load_outside_data(
     classes: Sequence[int | str] | None,
     options: ReadOptions,
 ) -> Dataset:
-    """Images and labels that a function from outside returns, checked, and as many of them as are wanted.
+    """Load images and labels from an external function, validate them, and select the requested ones.
 
-    The function is called with those of ``split``, ``seed`` and ``reference`` (what stands behind the name of
-    an entry point) that it takes, and returns a :class:`Dataset` or a pair (images, labels).
+    The function is called with those of ``split``, ``seed`` and ``reference`` (the part of the source behind
+    the entry point's name) that it takes, and returns a :class:`Dataset` or a pair (images, labels).
 
     Args:
         source: ``python:FILE.py:NAME``, or an entry point.
-        split: Which part of the data is wanted.
-        limit: Most images.
-        choose: How they are chosen.
-        seed: Of the choice, and for the function.
+        split: The requested part of the data.
+        limit: Largest number of images.
+        choose: Method of the choice.
+        seed: Seed of the choice, and of the function.
         classes: Use only images of these classes, by name or index.
-        options: How files would be read: the function decides that itself, so that there is nothing to say.
+        options: Options for image files, which must have their defaults, because the function decides them.
 
     Raises:
-        ConfigError: If the function cannot be had, or an option is for files.
+        ConfigError: If the function cannot be loaded, or an option for files is set.
         DataError: If it raises, or returns something else.
     """
     function = load_data_function(source)
@@ -100,16 +100,16 @@ def load_outside_data(
 def _call_function(function: Callable[..., Any], source: str, arguments: Mapping[str, Any]) -> Dataset:
     try:
         known = inspect.signature(function).parameters
-        made = function(**{name: value for name, value in arguments.items() if name in known})
+        result = function(**{name: value for name, value in arguments.items() if name in known})
     except RobustbenchError:
         raise
     except (Exception, SystemExit) as error:
         what = f"raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DataError(what, where=source) from error
-    if not isinstance(made, Dataset) and not (isinstance(made, tuple) and len(made) == 2):
-        what = f"returned a {type(made).__name__}, not a Dataset or a pair (images, labels)"
+    if not isinstance(result, Dataset) and not (isinstance(result, tuple) and len(result) == 2):
+        what = f"returned a {type(result).__name__}, not a Dataset or a pair (images, labels)"
         raise DataError(what, where=source)
-    data = as_dataset(made, name=source)
+    data = as_dataset(result, name=source)
     return data if data.name else replace(data, name=source)
 
 

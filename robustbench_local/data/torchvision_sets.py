@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torchvision
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -154,7 +153,9 @@ def _find_split(source: _TorchvisionSet, split: str, where: str) -> tuple[str | 
 
 def _open_dataset(name: str, source: _TorchvisionSet, split: str | None, root: Path, download: bool) -> Any:
     """Build torchvision's data set, and download only missing files."""
-    dataset_class: Callable[..., Any] = getattr(torchvision.datasets, name)
+    from torchvision import datasets  # noqa: PLC0415 - seconds, for those only who name one of its data sets
+
+    dataset_class: Callable[..., Any] = getattr(datasets, name)
     arguments: dict[str, Any] = {}
     if split is not None:
         arguments = {"train": split == "train"} if source.has_train_flag else {"split": split}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import pandas as pd
 from torch import nn
 
 from robustbench_local.certification import make_certificate
@@ -33,6 +32,9 @@ from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse_norm
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +41,9 @@ from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_
 from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
 from robustbench_local.threats.threat_model import ThreatModel
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 """What images and labels may be given as."""
 
@@ -64,9 +66,7 @@ class EvaluationResult:
     """Name of the model that the candidates were crafted on; None: the classifier itself."""
     notes: tuple[str, ...] = ()
     """What a reader has to know about the model, the data and the attack."""
-    view_predictions: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=list(STICKER_VIEW_COLUMNS))
-    )
+    view_predictions: pd.DataFrame = field(default_factory=lambda: _build_view_table(()))
     """Stickers and patches: one row for each sign (``position`` in ``read_outcomes``), condition and view."""
 
     @property
@@ -279,6 +279,8 @@ def _build_result(
 
 def _build_view_table(batches: Sequence[OutcomeBatch]) -> pd.DataFrame:
     """Every look of some batches, a row each."""
+    import pandas as pd  # noqa: PLC0415 - a command that only runs a grid does not wait for it
+
     sightings = [look for batch in batches for look in batch.view_predictions]
     views = [view for batch in batches for view in batch.views]
     return pd.DataFrame(iterate_sticker_view_rows(sightings, views), columns=list(STICKER_VIEW_COLUMNS))
@@ -305,4 +307,6 @@ def _check_transfer(
 
 def build_outcome_table(rows: Sequence[OutcomeRecord]) -> pd.DataFrame:
     """Outcomes as a table with the store's columns."""
+    import pandas as pd  # noqa: PLC0415 - a command that only runs a grid does not wait for it
+
     return pd.DataFrame([asdict(row) for row in rows])

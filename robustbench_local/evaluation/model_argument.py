@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.binary_output import BINARY_OUTPUT_REMEDY
+from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.errors import ConfigError, DataError, ModelError
 

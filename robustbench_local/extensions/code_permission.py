@@ -1,4 +1,4 @@
-"""Whether ``python:FILE.py:NAME`` may run its file, and the folder that its path starts from."""
+"""The permission to run the file of ``python:FILE.py:NAME``, and the folder for relative paths."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class CodePermission:
-    """What the user said about code of their own."""
+    """The user's permission for external code."""
 
     is_allowed: bool = False
-    """Whether it may run."""
+    """True if it may run."""
     base_folder: Path | None = None
-    """The folder that relative paths start from; then the working directory."""
+    """The folder in which relative paths are looked up before the working directory."""
 
 
 _current: ContextVar[CodePermission] = ContextVar("code_permission", default=CodePermission())  # noqa: B039 - it is frozen
@@ -24,14 +24,14 @@ _current: ContextVar[CodePermission] = ContextVar("code_permission", default=Cod
 
 @contextmanager
 def permit_code(is_allowed: bool, base_folder: Path | None = None) -> Iterator[None]:
-    """Inside, in this thread, the user's own files may run or not.
+    """Permit or refuse to run the user's own files inside the context, in this thread.
 
     Args:
-        is_allowed: Whether they may; what is allowed already stays allowed.
-        base_folder: The folder that relative paths start from; None keeps the one there is.
+        is_allowed: Permit the files; a permission that already exists is kept.
+        base_folder: The folder in which relative paths are looked up; None keeps the current one.
     """
-    before = _current.get()
-    permission = CodePermission(is_allowed or before.is_allowed, base_folder or before.base_folder)
+    previous = _current.get()
+    permission = CodePermission(is_allowed or previous.is_allowed, base_folder or previous.base_folder)
     token = _current.set(permission)
     try:
         yield
@@ -40,5 +40,5 @@ def permit_code(is_allowed: bool, base_folder: Path | None = None) -> Iterator[N
 
 
 def get_code_permission() -> CodePermission:
-    """What holds here."""
+    """Return the current permission."""
     return _current.get()

@@ -1,6 +1,6 @@
-"""What installed distributions offer: their entry points in this package's groups, by name.
+"""Entry points of installed distributions in this package's groups, by name.
 
-Only metadata are read here; code of a distribution is imported when its name is used.
+Only metadata are read here; the code of a distribution is imported when its name is used.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ _TARGET_PATTERN = re.compile(r"[A-Za-z_]\w*(\.\w+)*\s*:\s*[A-Za-z_]\w*(\.\w+)*")
 
 @dataclass(frozen=True, kw_only=True)
 class ExtensionRecord:
-    """One entry point."""
+    """An entry point."""
 
     name: str
-    """What a grid calls it."""
+    """Its name in a grid."""
     target: str
-    """Where it lies, ``module:NAME``."""
+    """Its location, ``module:NAME``."""
     distribution: str
-    """Who brings it, with the version."""
+    """Its distribution, with the version."""
     problem: str = ""
-    """Why it cannot be used, as far as metadata tell; empty if it can."""
+    """Reason why it is unusable, as far as metadata show; empty if it is usable."""
 
 
 def build_group_name(kind: ExtensionKind) -> str:
-    """The group of entry points of a kind, as a distribution spells it."""
+    """Return the entry-point group of a kind, as a distribution spells it."""
     return f"{__name__.partition('.')[0]}.{kind}"
 
 
 def list_entry_points(kind: ExtensionKind) -> tuple[ExtensionRecord, ...]:
-    """All entry points of a kind, sorted by name; one whose metadata are broken has a problem.
+    """Return all entry points of a kind, sorted by name; one with broken metadata has a problem.
 
     Args:
-        kind: What is looked for.
+        kind: Kind of the entry points.
     """
     records = _read_entry_points(build_group_name(kind))
     counts = Counter(record.name for record in records)
@@ -74,23 +74,23 @@ def refuse_own_names(
 
 
 def find_entry_point(kind: ExtensionKind, name: str) -> ExtensionRecord | None:
-    """The entry point of that name; None if there is none.
+    """Return the entry point of that name, or None.
 
     Args:
-        kind: What is looked for.
-        name: As a grid names it.
+        kind: Kind of the entry points.
+        name: Its name in a grid.
     """
     return next((record for record in list_entry_points(kind) if record.name == name), None)
 
 
 def load_entry_point(record: ExtensionRecord) -> Any:
-    """Import what an entry point names.
+    """Import the object that an entry point names.
 
     Args:
         record: The entry point.
 
     Raises:
-        ConfigError: If it cannot be imported; the line names the distribution.
+        ConfigError: If it cannot be imported; the message names the distribution.
     """
     where = f"{record.name} ({record.distribution})"
     if record.problem:
@@ -109,30 +109,30 @@ def load_entry_point(record: ExtensionRecord) -> Any:
 
 @lru_cache(maxsize=16)
 def _read_entry_points(group: str) -> tuple[ExtensionRecord, ...]:
-    """Read once a process: what is installed meanwhile is found by the next one."""
+    """Read the entry points once per process; later installations are found by the next process."""
     return tuple(sorted(_iterate_entry_points(group), key=lambda record: (record.name, record.distribution)))
 
 
 def _iterate_entry_points(group: str) -> Iterator[ExtensionRecord]:
-    seen: set[str] = set()
+    names: set[str] = set()
     for distribution in metadata.distributions():
         try:
             entries = [entry for entry in distribution.entry_points if entry.group == group]
-        except Exception:  # noqa: BLE001, S112 - the broken metadata of one distribution are not another's
+        except Exception:  # noqa: BLE001, S112 - broken metadata of one distribution must not affect others
             continue
         if not entries:
             continue
         name, label = _describe_distribution(distribution)
-        if name in seen:  # a folder further up the path hides this one
+        if name in names:  # an earlier folder on the path takes precedence
             continue
-        seen.add(name)
+        names.add(name)
         for entry in entries:
             record = ExtensionRecord(name=entry.name, target=entry.value, distribution=label)
             yield replace(record, problem=_find_problem(record))
 
 
 def _describe_distribution(distribution: metadata.Distribution) -> tuple[str, str]:
-    """A distribution's name for comparison, and its name with the version for a reader."""
+    """Return a distribution's normalized name, and its name with the version for a reader."""
     try:
         name = distribution.metadata["Name"]
         return name.lower().replace("_", "-"), f"{name} {distribution.version}"
@@ -141,7 +141,7 @@ def _describe_distribution(distribution: metadata.Distribution) -> tuple[str, st
 
 
 def _find_problem(record: ExtensionRecord) -> str:
-    """What is wrong with an entry point, without running any of its code."""
+    """Find what is wrong with an entry point, without running any of its code."""
     if not _NAME_PATTERN.fullmatch(record.name):
         return "a name has letters, digits and . _ + - only"
     if not _TARGET_PATTERN.fullmatch(record.target):

@@ -1,4 +1,4 @@
-"""``python:FILE.py:NAME``: something of the user's own file, which runs only if the user allows it."""
+"""``python:FILE.py:NAME``: an object in the user's own file, which runs only if the user allows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustbench_local.extensions.user_import import (
 )
 
 PYTHON_PREFIX = "python:"
-"""How a reference to a user's own file begins."""
+"""Prefix of a reference to a user's own file."""
 
 
 @dataclass(frozen=True)
@@ -29,28 +29,28 @@ class _LoadedObject:
 
 
 _loaded_objects: dict[tuple[Path, str], _LoadedObject] = {}
-"""What was loaded in this process, so that one reference is one class."""
+"""Objects loaded in this process, so that equal references give the same class."""
 
 
 def is_python_reference(name: str) -> bool:
-    """Whether a name is written ``python:FILE.py:NAME``, rightly or not."""
+    """Return True if a name starts like ``python:FILE.py:NAME``, valid or not."""
     return name.startswith(PYTHON_PREFIX)
 
 
 def format_reference_title(name: str) -> str:
-    """A short form of a reference for tables, ``NAME (FILE.py)``; empty for any other name."""
+    """Return a short form of a reference for tables, ``NAME (FILE.py)``; empty for other names."""
     file, _, attribute = name.removeprefix(PYTHON_PREFIX).rpartition(":")
     return f"{attribute} ({Path(file).name})" if is_python_reference(name) and file else ""
 
 
 def load_python_object(name: str) -> Any:
-    """What a file of the user's calls ``NAME``; the file runs once, and again when it has changed.
+    """Load the object ``NAME`` of a user's file; the file runs once, and again after a change.
 
     Args:
         name: ``python:FILE.py:NAME``.
 
     Raises:
-        ConfigError: If it is written otherwise, there is no such file or name, or the file raises.
+        ConfigError: If the reference is malformed, there is no such file or name, or the file raises.
         RefusedError: Unless code is allowed, see :func:`permit_code`.
     """
     file, _, attribute = name.removeprefix(PYTHON_PREFIX).rpartition(":")
@@ -63,7 +63,7 @@ def load_python_object(name: str) -> Any:
     try:
         path = find_file(file, permission.base_folder)
         return _load_object(path, attribute, name)
-    except ModelError as problem:  # the file of an attack or a defense is no model
+    except ModelError as problem:  # errors about an attack's or a defense's file are not model errors
         raise ConfigError(problem.what, where=name, remedy=problem.remedy) from problem
 
 
@@ -76,7 +76,7 @@ def _load_object(path: Path, attribute: str, name: str) -> Any:
         module = import_file(path)
     value = getattr(module, attribute, None)
     if value is None:
-        names = [entry for entry, held in vars(module).items() if callable(held)]
+        names = [entry for entry, member in vars(module).items() if callable(member)]
         raise ConfigError(
             f"{path.name} has no {attribute!r}", where=name, remedy=did_you_mean(attribute, names)
         )

@@ -7,6 +7,7 @@ Both could run code that no longer exists.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -28,6 +29,17 @@ from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_module, is_user_path
 from robustbench_local.errors import ModelError
 
+_KNOWN_LIBRARIES = (
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "pandas",
+    "pyautoattack.checks",
+    "scipy.ndimage",
+    "scipy.special",
+    "torch._inductor.config",
+    "torchvision",
+)
+"""Libraries that this package imports when it needs them."""
 _imported_sources: dict[str, tuple[ModuleType, str, str]] = {}
 """Modules imported by users' files: the module, its file and the file's SHA-256 at import."""
 
@@ -70,6 +82,7 @@ def importable_neighbours(path: Path) -> Iterator[set[str]]:
     Returns:
         A set that holds, once the context is closed, the names of the user's modules imported inside it.
     """
+    import_known_libraries()
     folder = str(path.parent.resolve())
     unloaded = _unload_modules(folder)
     previous_names, imported_names = set(sys.modules), set[str]()
@@ -87,6 +100,16 @@ def importable_neighbours(path: Path) -> Iterator[set[str]]:
         _record_sources(imported_names)
         for name, module in unloaded.items():
             sys.modules.setdefault(name, module)
+
+
+def import_known_libraries() -> None:
+    """Import what this package builds on, with all that comes along.
+
+    What a user's file brings in is told by what was not there before. Whether one of these libraries was
+    needed earlier must not change that; and copies of this process share what was imported before.
+    """
+    for name in _KNOWN_LIBRARIES:
+        importlib.import_module(name)
 
 
 def digest_file(path: Path) -> str:

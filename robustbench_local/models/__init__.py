@@ -1,1 +1,1 @@
-"""Where classifiers come from: libraries, checkpoints, Python files and the shipped zoo."""
+"""Sources of classifiers: libraries, checkpoints, Python files, services and the shipped zoo."""

@@ -7,17 +7,15 @@ import json
 import os
 import time
 from http.client import HTTPException, HTTPMessage
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from pydantic import Field
-
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.pass_counter import record_finished_pass
-from robustbench_local.config.strict_yaml import StrictModel
 from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, UnreachableError
+from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 from robustbench_local.models.http_deadline import Deadline
 
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
@@ -29,25 +27,6 @@ _RETRY_STATUS_CODES = {408, 425, 429}
 """Status codes besides 5xx after which a retry may succeed."""
 _IMAGE_ERROR_STATUS_CODES = {400, 413, 415, 422}
 """Status codes that report an error in the images, not in the service."""
-
-
-class EndpointOptions(StrictModel):
-    """The protocol of a service; the key ``endpoint`` of a model in a grid file."""
-
-    format: Literal["json", "png"] = "json"
-    """``"json"``: up to ``batch`` images per request, exact; ``"png"``: one image, rounded to 8 bits."""
-    key: str | None = None
-    """Dotted path of the scores or labels in the answer. By default ``scores`` or ``labels``."""
-    batch: Annotated[int, Field(ge=1)] = 32
-    """Most images in a JSON request."""
-    timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """Time limit of a try, in seconds."""
-    retries: Annotated[int, Field(ge=0, le=20)] = 3
-    """Retries after a timeout, a lost connection, 429 or 5xx."""
-    rate: Annotated[float, Field(gt=0)] | None = None
-    """Most requests per second."""
-    token: str | None = None
-    """Name of the environment variable whose value is sent as ``Authorization: Bearer``."""
 
 
 class EndpointClient:
@@ -177,19 +156,6 @@ class _NoRedirectHandler(HTTPRedirectHandler):
         newurl: str,  # noqa: ARG002
     ) -> None:
         return None
-
-
-def remove_credentials(source: str) -> str:
-    """Remove user, password and query from the URL of a service; other sources are unchanged."""
-    if not is_url(source):
-        return source
-    parts = urlsplit(source)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def is_url(source: str) -> bool:
-    """Return True if a model's source is a service."""
-    return source.startswith(("http://", "https://"))
 
 
 def _split_url(url: str) -> tuple[str, str | None, str]:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models.http_client import EndpointClient, EndpointOptions
+from robustbench_local.models.endpoint_options import EndpointOptions
+from robustbench_local.models.http_client import EndpointClient
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 
 MAX_IDENTITY_IMAGES = 8

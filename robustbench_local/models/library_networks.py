@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models as torchvision_models
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.errors import ConfigError, ModelError, did_you_mean, format_install_command
@@ -39,6 +38,8 @@ def load_torchvision(name: str, request: ModelRequest) -> LoadedModel:
         ConfigError: If torchvision has no such network or weights.
         ModelError: If the weights cannot be obtained or do not fit.
     """
+    from torchvision import models as torchvision_models  # noqa: PLC0415 - seconds, for its networks only
+
     known = torchvision_models.list_models(module=torchvision_models)
     if name not in known:
         raise ConfigError(f"torchvision has no network {name!r}", remedy=did_you_mean(name, known))
@@ -109,6 +110,8 @@ def _build_torchvision_network(
         options |= {"init_weights": False, "transform_input": entry is not None}
     if name.startswith("vit_") and entry is not None:
         options["image_size"] = entry.transforms().crop_size[0]
+    from torchvision import models as torchvision_models  # noqa: PLC0415 - seconds, for its networks only
+
     with fixed_initial_weights():
         network: nn.Module = torchvision_models.get_model(name, weights=None, **options)
     return network.eval()

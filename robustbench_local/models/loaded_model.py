@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Access
-from robustbench_local.classifier.binary_output import BINARY_OUTPUT_REMEDY
-from robustbench_local.classifier.preprocessing import Normalization, parse_normalization
+from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY
+from robustbench_local.classifier.normalizations import Normalization
+from robustbench_local.classifier.preprocessing import parse_normalization
 from robustbench_local.config.file_lookup import find_file
 from robustbench_local.errors import ModelError
-from robustbench_local.models.http_client import EndpointOptions
+from robustbench_local.models.endpoint_options import EndpointOptions
 from robustbench_local.models.weight_files import WeightsFile, read_weights
 from robustbench_local.models.weight_loading import fit_weights, load_fitted_weights
 

@@ -1,4 +1,4 @@
-"""Reading a model's file, whose SHA-256 may be prescribed."""
+"""Reading of a model's file, with an optional check of its SHA-256."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from robustbench_local.errors import ModelError
 
 
 def read_file(path: Path, *, sha256: str | None = None) -> tuple[bytes, str]:
-    """The bytes of a model's file and their SHA-256, hexadecimal.
+    """Return the bytes of a model's file and their SHA-256, hexadecimal.
 
     Args:
         path: The file.
-        sha256: What its SHA-256 must be, with or without ``sha256:`` before it.
+        sha256: Its required SHA-256, with or without the prefix ``sha256:``.
 
     Raises:
-        ModelError: If it cannot be read, is no regular file, too large or empty, or has another SHA-256.
+        ModelError: If it is unreadable, not a regular file, too large or empty, or has another SHA-256.
     """
     content = read_user_file(path, where=path.name, error=ModelError)
     digest = hashlib.sha256(content).hexdigest()
@@ -33,5 +33,5 @@ def read_file(path: Path, *, sha256: str | None = None) -> tuple[bytes, str]:
 
 
 def strip_hash_prefix(sha256: str) -> str:
-    """A hash as the user wrote it, in the form that hashes have here."""
+    """Normalize a hash that the user wrote."""
     return sha256.removeprefix("sha256:").lower()

@@ -1,4 +1,4 @@
-"""One line that says where a classifier comes from, and the classifier."""
+"""Model sources: one line that names a classifier's origin, and the classifier loaded from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from robustbench_local.classifier.binary_output import parse_output_key
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.extensions.entry_points import find_entry_point, list_entry_points
-from robustbench_local.models.http_client import EndpointOptions, is_url, remove_credentials
+from robustbench_local.models.endpoint_options import EndpointOptions, is_url, remove_credentials
 from robustbench_local.models.http_model import load_endpoint
 from robustbench_local.models.library_networks import load_timm, load_torchvision
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
@@ -45,32 +45,32 @@ def load_classifier(
     base_folder: Path | None = None,
     endpoint: EndpointOptions | Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """Load a classifier; nothing in a weights file is run, and its values are checked to be finite.
+    """Load a classifier; no code in a weights file is run, and its values must be finite.
 
     Args:
         source: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``, ``zoo:NAME``,
             ``python:FILE.py:NAME``, ``onnx:FILE``, the URL of a service, or the name of an entry point of an
             installed distribution, with ``:REST`` if it takes a reference.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for random ones.
-        entry: Which part of a weights file to take, as a dotted path such as ``"state_dict_ema"``, where more
-            than one fits; ``"."`` for the outermost mapping itself.
+        entry: Dotted path of the part of a weights file to use, such as ``"state_dict_ema"``, if several
+            parts fit; ``"."`` for the outermost mapping itself.
         architecture: For a checkpoint: one of our networks, or ``torchvision:NAME``, ``timm:NAME``,
             ``python:FILE.py:NAME``.
-        num_classes: By default what the weights have, then ``default_classes``.
-        normalize: Overrides what the source knows; ``"none"`` switches it off.
-        input_size: (H, W), overrides what the source knows.
-        class_names: Overrides what the source knows.
-        access: What an attacker may use; see `Classifier`.
-        output: Which entry of the model's output holds the logits, or ``"sigmoid"``, ``"logit"`` for a model
+        num_classes: By default the number in the weights, then ``default_classes``.
+        normalize: Overrides the source's normalization; ``"none"`` switches it off.
+        input_size: (H, W), overrides the source's input size.
+        class_names: Overrides the source's class names.
+        access: The output that an attacker may use; see `Classifier`.
+        output: The entry of the model's output with the logits, or ``"sigmoid"``, ``"logit"`` for a model
             with one output for two classes; see `Classifier`.
-        name: What to call it; by default the source.
-        device: Where to compute; ``"auto"`` means CUDA where there is one.
-        sha256: What the SHA-256 of the weights file must be.
-        allow_code: Whether a Python file may be run.
+        name: Name of the classifier; by default the source.
+        device: Device of the computation; ``"auto"`` means CUDA if available.
+        sha256: Required SHA-256 of the weights file.
+        allow_code: Allow a Python file to be run.
         trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
-        default_classes: How many classes the data have.
-        base_folder: The folder that relative paths start from; then the working directory.
-        endpoint: How a service is asked: format, key, batch, timeout, retries, rate, token.
+        default_classes: Number of classes of the data.
+        base_folder: The folder in which relative paths are looked up before the working directory.
+        endpoint: Options of a service: format, key, batch, timeout, retries, rate, token.
 
     Raises:
         ConfigError: If the source, or a name in it, is unknown.
@@ -78,13 +78,13 @@ def load_classifier(
         RefusedError: If loading could run code that was not allowed.
     """
     head = _parse_output_kind(output, num_classes)
-    # one output is what the network has, whatever it stands for; a user's own code need not be told
-    outputs = None if source.startswith("python:") else 1
+    # The network has one output, whatever it means; a user's own code is not given this number.
+    output_count = None if source.startswith("python:") else 1
     request = ModelRequest(
         weights=weights,
         entry=entry,
         architecture=architecture,
-        num_classes=outputs if head else num_classes,
+        num_classes=output_count if head else num_classes,
         default_classes=1 if head else default_classes,
         sha256=sha256,
         trust_pickle=trust_pickle,
@@ -122,7 +122,7 @@ def load_classifier(
 
 
 def _parse_output_kind(output: str | int | None, num_classes: int | None) -> str | None:
-    """What kind of single output the user declared, for two classes."""
+    """Return the declared kind of a single output for two classes, or None."""
     _, head = parse_output_key(output)
     if head is not None and num_classes not in (None, 2):
         message = f"output: {head} stands for 2 classes, but num_classes is {num_classes}"
@@ -131,11 +131,11 @@ def _parse_output_kind(output: str | int | None, num_classes: int | None) -> str
 
 
 def load_model(source: str, request: ModelRequest) -> LoadedModel:
-    """A model as its source has it: no `Classifier` around it, ready to be trained where it is a module.
+    """Load a model without a `Classifier` around it; a module is ready to be trained.
 
     Args:
         source: As for `load_classifier`.
-        request: What the user said about it.
+        request: The user's options.
 
     Raises:
         RobustbenchError: As `load_classifier` does.
@@ -144,7 +144,7 @@ def load_model(source: str, request: ModelRequest) -> LoadedModel:
 
 
 def is_outside_model(source: str) -> bool:
-    """Whether a source is an entry point of an installed distribution."""
+    """Return True if a source is an entry point of an installed distribution."""
     kind = source.partition(":")[0]
     return not is_url(source) and kind not in _LOADERS and find_entry_point("models", kind) is not None
 
@@ -169,7 +169,7 @@ def _find_loader(source: str) -> Callable[[str, ModelRequest], LoadedModel]:
 def _parse_endpoint(
     source: str, endpoint: EndpointOptions | Mapping[str, Any] | None
 ) -> EndpointOptions | None:
-    """The options of a service, checked."""
+    """Validate the options of a service."""
     if endpoint is None or isinstance(endpoint, EndpointOptions):
         options = endpoint
     else:
@@ -180,7 +180,7 @@ def _parse_endpoint(
 
 
 def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
-    """A weights file, together with the network that it belongs to."""
+    """Load a weights file together with its network."""
     if request.weights is not None:
         raise ConfigError(f"checkpoint:{file} is the weights file itself", remedy="leave weights out")
     if request.architecture is None and (card := find_card(file, request.base_folder)) is not None:
@@ -190,44 +190,48 @@ def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
         inner = _LOADERS[kind](rest, replace(request, weights=file))
         inner.provenance["architecture"] = request.architecture or ""
         return inner
-    own = find_architecture(request.architecture) if request.architecture else None
+    architecture = find_architecture(request.architecture) if request.architecture else None
     weights = request.read(file)
-    if own is None and weights.module is not None:
+    if architecture is None and weights.module is not None:
         classes = request.num_classes or request.default_classes
         if classes is None:
             raise ConfigError(
-                "a pickled network does not say its classes", where=file, remedy="set num_classes"
+                "a pickled network does not state its number of classes", where=file, remedy="set num_classes"
             )
-        found = LoadedModel(model=weights.module.eval(), num_classes=classes)
-        found.record_weights(weights)
-        return found
-    if own is None:
+        loaded = LoadedModel(model=weights.module.eval(), num_classes=classes)
+        loaded.record_weights(weights)
+        return loaded
+    if architecture is None:
         raise ConfigError(
             "a checkpoint needs its network by name",
             where=file,
             remedy=f"set architecture: one of {', '.join(ARCHITECTURES)}, or torchvision:NAME, timm:NAME, "
             "python:FILE.py:NAME",
         )
-    found = build_with_weights(own.build_network, own.num_classes, weights, request)
-    found.normalize, found.channels, found.input_size = own.normalize, own.input_shape[0], own.input_shape[1:]
-    found.provenance["architecture"] = request.architecture or ""
-    return found
+    loaded = build_with_weights(architecture.build_network, architecture.num_classes, weights, request)
+    loaded.normalize, loaded.channels, loaded.input_size = (
+        architecture.normalize,
+        architecture.input_shape[0],
+        architecture.input_shape[1:],
+    )
+    loaded.provenance["architecture"] = request.architecture or ""
+    return loaded
 
 
 def _load_zoo(name: str, request: ModelRequest) -> LoadedModel:
-    """A network that ships with the package; its file must have the SHA-256 of its card."""
+    """Load a network that ships with the package; its file must have the SHA-256 of its card."""
     card = find_zoo_card(name)
     return _load_with_card(card, card.weights, replace(request, base_folder=ZOO_FOLDER, weights=None))
 
 
 def _load_with_card(card: WeightsCard, file: str, request: ModelRequest) -> LoadedModel:
-    """Weights with the card beside them, whose SHA-256 they must have."""
+    """Load weights that have a card, which states their SHA-256."""
     described = replace(request, sha256=card.sha256, architecture=card.architecture)
-    found = _load_checkpoint(file, replace(described, num_classes=card.num_classes))
-    found.normalize, found.input_size, found.is_unnormalized = card.normalize, card.input_size, False
-    found.class_names = card.class_names
-    found.provenance |= card.provenance
-    return found
+    loaded = _load_checkpoint(file, replace(described, num_classes=card.num_classes))
+    loaded.normalize, loaded.input_size, loaded.is_unnormalized = card.normalize, card.input_size, False
+    loaded.class_names = card.class_names
+    loaded.provenance |= card.provenance
+    return loaded
 
 
 _LOADERS: dict[str, Callable[[str, ModelRequest], LoadedModel]] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustbench_local.classifier.preprocessing import Normalization
+from robustbench_local.classifier.normalizations import Normalization
 
 _SUFFIX_PATTERN = r"(_?\d+|_fn|_func|_function|_train|_val|_test|_weights?|_meter)?"
 _LOSS_PATTERN = re.compile(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
-from robustbench_local.classifier.preprocessing import Normalization
+from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.models.stored_tensors import BATCH_COUNTER_NAME, StoredTensors, shorten_names
 from robustbench_local.models.unused_tensors import is_bookkeeping

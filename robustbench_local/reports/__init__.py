@@ -1,100 +1,15 @@
 """Reports: what a run found, for readers, reviewers, spreadsheets and pipelines. They only read the store."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from pathlib import Path
+from robustbench_local.lazy_names import make_module_getattr
 
-from robustbench_local.errors import DamagedError
-from robustbench_local.reports.formatting.text import format_count
-from robustbench_local.reports.page import render
-from robustbench_local.reports.sections.report_data import read_report_data
-from robustbench_local.reports.writers.csv_files import (
-    format_outcomes_csv,
-    format_results_csv,
-    format_sticker_views_csv,
-)
-from robustbench_local.reports.writers.figures import draw_figures
-from robustbench_local.reports.writers.report_markdown import render_markdown
-from robustbench_local.reports.writers.results_json import encode_results, format_json
-from robustbench_local.store import RunStore
-from robustbench_local.store.atomic_files import (
-    make_directory,
-    make_directory_in,
-    refuse_link,
-    write_atomically,
-)
+if TYPE_CHECKING:
+    from robustbench_local.reports.damaged_images import find_damaged_images
+    from robustbench_local.reports.report_files import write_report
 
 __all__ = ["find_damaged_images", "write_report"]
 
-PAGE_FILE_NAME = "report.html"
-FIGURES_FOLDER = "figures"
-_MAX_NAMED_CELLS = 3
-
-
-def write_report(run_dir: Path, out: Path | None = None) -> Path:
-    """Write the report of a run, finished or not: one HTML file, and its siblings beside it.
-
-    The siblings are results.json, results.csv, outcomes.csv, report.md, the PNG files in figures/ and, where
-    signs were looked at from many views, sticker_views.csv. The same run gives the same bytes each time.
-
-    Args:
-        run_dir: The run directory; it is only read.
-        out: The HTML file, or a folder for ``report.html``; by default the run directory. Made if need be.
-
-    Returns:
-        The HTML file.
-
-    Raises:
-        ConfigError: If there is no run, or the place cannot be written to.
-        DamagedError: If the run is damaged. Damaged images are left out, and a finding says so.
-        RefusedError: If a symbolic link is in the place of a file or of the folder of figures.
-        StorageError: If the disk refuses; files that were there stay whole.
-    """
-    page = _resolve_page_path(Path(run_dir) if out is None else Path(out))
-    with RunStore.open_readonly(Path(run_dir)) as store:
-        content = read_report_data(store)
-        outcomes = format_outcomes_csv(store, content.evidence)
-        sticker_views = (
-            format_sticker_views_csv(store, content.evidence) if content.has_section("stickers") else None
-        )
-    figures = {f"{FIGURES_FOLDER}/{name}": png for name, png in draw_figures(content).items()}
-    files: dict[str, str | bytes] = {
-        "results.json": format_json(encode_results(content.evidence, content.gate_report, content.sections)),
-        "results.csv": format_results_csv(content.evidence),
-        "outcomes.csv": outcomes,
-        **({} if sticker_views is None else {"sticker_views.csv": sticker_views}),
-        "report.md": render_markdown(content, list(figures)),
-        **figures,
-    }
-    make_directory(page.parent)
-    make_directory_in(page.parent, FIGURES_FOLDER)
-    for name in (*files, page.name):
-        refuse_link(page.parent / name)  # all of them before the first is written
-    for name, text in files.items():
-        write_atomically(page.parent / name, text)
-    write_atomically(page, render(content))
-    return page
-
-
-def find_damaged_images(run_dir: Path) -> DamagedError | None:
-    """What to say if adversarial images of a run are not those that were found; None if all of them are."""
-    with RunStore.open_readonly(run_dir) as store:
-        damaged = store.find_damaged_arrays()
-        names = [f"{cell.model} x {cell.attack}" for cell in store.read_cells() if cell.key in damaged]
-    if not damaged:
-        return None
-    more = (
-        f" and {format_count(len(names) - _MAX_NAMED_CELLS, 'more cell')}"
-        if len(names) > _MAX_NAMED_CELLS
-        else ""
-    )
-    which, why = ", ".join(names[:_MAX_NAMED_CELLS]), next(iter(damaged.values()))
-    what = f"damaged images are not shown: {which}{more} ({why})"
-    remedy = "restore them from a copy, or compute these cells again with rbl run ... --recompute-damaged"
-    return DamagedError(what, where=str(run_dir), remedy=remedy)
-
-
-def _resolve_page_path(out: Path) -> Path:
-    """The HTML file: the place itself if its name says so, else one inside that folder."""
-    is_file = out.suffix.lower() in {".html", ".htm"} and not out.is_dir()
-    return out if is_file else out / PAGE_FILE_NAME
+__getattr__ = make_module_getattr(
+    __name__, {"find_damaged_images": "damaged_images", "write_report": "report_files"}
+)

@@ -1,4 +1,4 @@
-"""What tables and figures of a run call its attacks and models; the identifiers stay beside them."""
+"""Labels of a run's attacks and models in tables and figures; the identifiers are kept beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LABELS_KEY = "labels"
 
 @dataclass(frozen=True, kw_only=True)
 class RunLabels:
-    """Short names for people, each of them once in a run."""
+    """Short display names, each of them unique in a run."""
 
     attacks: Mapping[str, str] = field(default_factory=dict)
     """Identifier of an attack or certificate -> its label."""
@@ -22,21 +22,21 @@ class RunLabels:
     """Model id and name of its defense -> their label."""
 
     def get_attack_label(self, attack: str) -> str:
-        """The label of an attack; in runs made before there were labels, its identifier."""
+        """Return the label of an attack; in runs older than labels, its identifier."""
         return self.attacks.get(attack, attack)
 
     def get_model_label(self, model: str, defense: str) -> str:
-        """The label of a model with its defense; in runs made before there were labels, from their ids."""
+        """Return the label of a model with its defense; in runs older than labels, built from their ids."""
         return self.models.get((model, defense), model if defense == "none" else f"{model} + {defense}")
 
     def to_metadata(self) -> dict[str, Any]:
-        """The labels as the store keeps them."""
+        """Return the labels in their stored form."""
         models = [{"model": key[0], "defense": key[1], "label": label} for key, label in self.models.items()]
         return {"attacks": dict(self.attacks), "families": dict(self.families), "models": models}
 
     @classmethod
     def from_metadata(cls, content: Any) -> RunLabels:
-        """The labels from their stored form; none if the run has none."""
+        """Build the labels from their stored form; empty if the run has none."""
         if not isinstance(content, dict):
             return cls()
         models = {(row["model"], row["defense"]): row["label"] for row in content["models"]}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, get_args
 
 from robustbench_local.errors import ThreatError, did_you_mean
 from robustbench_local.number_parser import parse_number
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Norm = Literal["Linf", "L2", "L1", "spatial", "corruption", "sticker", "patch"]
 """The bound of a perturbation: the ball of a norm, a family of transformations without a norm, or an object

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.classifier.preprocessing import NORMALIZATIONS, Preprocessing, parse_normalization
+from robustbench_local.classifier.normalizations import NORMALIZATIONS
+from robustbench_local.classifier.preprocessing import Preprocessing, parse_normalization
 from robustbench_local.errors import ConfigError
 
 CPU = torch.device("cpu")

@@ -17,8 +17,8 @@ import pytest
 
 from robustbench_local.cli.main import run_command
 from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.grid.run_directory import find_run_directory
 from robustbench_local.evaluation.grid.schema import load_grid
-from robustbench_local.run import find_run_directory
 
 RUN = ("run", "grid.yaml", "--out", "out", "--device", "cpu", "--workers", "1")
 

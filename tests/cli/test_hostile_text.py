@@ -139,14 +139,15 @@ def test_a_whole_run_and_everything_that_reads_it(hostile, rbl):
 
 def test_lists_show_hostile_cards(hostile, rbl):
     hostile()
-    for kind in ("attacks", "defenses", "models", "data", "examples"):
+    for kind in ("attacks", "certificates", "defenses", "models", "data", "examples"):
         code, out, _ = rbl("list", kind, "--cards", "mine")
         assert code == 0
         code, out, _ = rbl("list", kind, "--cards", "mine", "--json")
         assert json.loads(out)
-    assert "[/a][bold red]b[/]" in re.sub(r"\s+", "", rbl("list", "attacks", "--cards", "mine")[1]).replace(
-        "bold", "bold "
-    )
+    for name in ("own-fgsm", "own-jpeg"):
+        code, out, _ = rbl("show", name, "--cards", "mine")
+        assert code == 0
+        assert "[/a][bold red]b[/]" in re.sub(r"\s+", "", out).replace("bold", "bold ")
 
 
 @pytest.mark.parametrize(
@@ -204,6 +205,10 @@ def test_every_field_of_a_grid_in_messages(hostile, rbl, changes, code):
         (["report", "\x1b[2J[/a]"], 2),
         (["gate", "\x1b[2J[/a]"], 2),
         (["list", "\x1b[2J[/a]"], 2),
+        (["list", "attacks", "--threat", "\x1b[2J[/a]"], 2),
+        (["list", "attacks", "--kind", "\x1b[2J[/a]"], 2),
+        (["list", "attacks", "\x1b[2J[/a]"], 0),
+        (["show", "\x1b[2J[/a]"], 2),
         (["init", "--example", "\x1b[2J[/a]"], 2),
         (["init", "-o", "new\x1b[2J[bold].yaml"], 0),
         (["init", "-o", "\x1b[2J[/a]/g.yaml"], 2),
@@ -249,8 +254,8 @@ def test_file_names_of_images(workplace, rbl):
 
 
 def test_doctor_tells_how_to_install_from_the_clone(rbl, monkeypatch):
-    monkeypatch.setattr("robustbench_local.cli.doctor_command.find_spec", lambda name: None)
-    monkeypatch.setattr("robustbench_local.cli.doctor_command.list_zoo", list)
+    monkeypatch.setattr("robustbench_local.cli.installation_checks.find_spec", lambda name: None)
+    monkeypatch.setattr("robustbench_local.cli.installation_checks.list_zoo", list)
     code, out, _ = rbl("doctor")
     assert code == 0
     assert "timm not installed (pip install '.[timm]' in the clone)" in out

@@ -162,7 +162,7 @@ def test_debug_shows_the_traceback_and_nothing_else_does(workplace, rbl, monkeyp
 
 
 def test_a_bug_of_ours_is_one_line_and_exit_code_70(workplace, rbl, monkeypatch):
-    from robustbench_local.cli import run_command as run
+    from robustbench_local.cli import grid_run as run
 
     def fail(*_, **__):
         raise ZeroDivisionError("oops")
@@ -176,7 +176,7 @@ def test_a_bug_of_ours_is_one_line_and_exit_code_70(workplace, rbl, monkeypatch)
 
 
 def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(workplace, rbl, monkeypatch):
-    from robustbench_local.cli import run_command as run
+    from robustbench_local.cli import grid_run as run
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -187,7 +187,7 @@ def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(workplace, rbl, mon
     assert "same command" in err
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defenses", "models", "data", "examples"])
+@pytest.mark.parametrize("kind", ["attacks", "certificates", "defenses", "models", "data", "examples"])
 def test_list_shows_what_there_is(rbl, kind):
     code, out, _ = rbl("list", kind, "--json")
     rows = json.loads(out)
@@ -198,16 +198,16 @@ def test_list_shows_what_there_is(rbl, kind):
 
 
 def test_defenses_are_listed_with_what_they_do_to_a_model(rbl):
-    kinds = {row["name"]: row["kind"] for row in json.loads(rbl("list", "defenses", "--json")[1])}
+    kinds = {row["name"]: row["kinds"] for row in json.loads(rbl("list", "defenses", "--json")[1])}
     assert (kinds["standard"], kinds["jpeg-75"], kinds["noise-0.1"]) == (
-        "recipe",
-        "wrapper",
-        "wrapper, random",
+        ["recipe"],
+        ["wrapper"],
+        ["wrapper", "random"],
     )
 
 
 def test_certificates_are_listed_planned_run_and_shown(workplace, rbl):
-    assert "certify-smoothing-l2-0.5" in rbl("list", "attacks")[1]
+    assert "certify-smoothing-l2-0.5" in rbl("list", "certificates")[1]
     text = (workplace / "grid.yaml").read_text()
     card = "  - {card: certify-smoothing-sequential-l2-0.25, n: 100, n0: 10}\n"
     gate = "  - {metric: certified_accuracy, threat: l2-0.25, model: first, min: 0, on: lower}\n"
@@ -240,7 +240,7 @@ def test_doctor_finds_this_machine_in_order(rbl):
 
 def test_version_and_help(rbl):
     assert rbl("--version")[1].startswith("robustbench-local ")
-    for command in ("run", "report", "gate", "init", "list", "doctor"):
+    for command in ("run", "report", "gate", "init", "list", "show", "doctor"):
         code, out, _ = rbl(command, "--help")
         assert code == 0
         assert "Usage" in out

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pictures import build_pixels, save_folder, save_picture
 
-from robustbench_local.data.data_sources import DATASET_SOURCES, load_dataset
+from robustbench_local.data.data_sources import load_dataset
+from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.errors import ConfigError, DataError
 
 
@@ -147,7 +148,13 @@ def test_progress_is_told(pets):
 
 
 def test_the_table_of_sources_is_what_is_understood(tmp_path):
-    assert list(DATASET_SOURCES) == ["signs", "torchvision:NAME", "folder:DIR", "npz:FILE", "python:FILE.py:NAME"]
+    assert list(DATASET_SOURCES) == [
+        "signs",
+        "torchvision:NAME",
+        "folder:DIR",
+        "npz:FILE",
+        "python:FILE.py:NAME",
+    ]
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "x" * 5000, "~nobody-is-called-so/x"])

@@ -72,7 +72,7 @@ def test_calls_take_entry_points(installed_example):
 def test_the_list_shows_them_with_their_distribution(installed_example, capsys):
     for kind, name in (
         ("attacks", "example-corners"),
-        ("attacks", "example-linear-margin"),
+        ("certificates", "example-linear-margin"),
         ("defenses", "example-rounding"),
         ("models", "example-linear"),
         ("data", "example-blobs"),

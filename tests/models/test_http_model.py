@@ -11,7 +11,7 @@ from http_samples import SampleService
 
 from robustbench_local.errors import ConfigError, ModelError, UnreachableError
 from robustbench_local.models import http_client
-from robustbench_local.models.http_client import remove_credentials
+from robustbench_local.models.endpoint_options import remove_credentials
 from robustbench_local.models.model_sources import load_classifier
 
 IMAGES = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))

@@ -66,9 +66,7 @@ def test_what_the_user_says_overrides_what_the_source_knows(file: Path) -> None:
 
 
 def test_a_checkpoint_needs_a_network(file: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"needs its network.* one of cifar10_resnet18, .*torchvision:NAME"
-    ):
+    with pytest.raises(ConfigError, match=r"needs its network.* one of cifar10_resnet18, .*torchvision:NAME"):
         load_classifier(f"checkpoint:{file}")
     with pytest.raises(
         ConfigError, match=r"unknown architecture 'cifar10_resnet2a'. Did you mean cifar10_resnet2b"

@@ -193,14 +193,14 @@ def test_a_folder_without_a_run_is_told(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_told(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr("robustbench_local.reports.draw_figures", lambda _: {})
+    monkeypatch.setattr("robustbench_local.reports.writers.figures.draw_figures", lambda _: {})
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError):
         write_report(sample.run_dir, tmp_path / "file" / "report.html")
 
 
 def test_a_full_disk_keeps_the_old_report(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr("robustbench_local.reports.draw_figures", lambda _: {})
+    monkeypatch.setattr("robustbench_local.reports.writers.figures.draw_figures", lambda _: {})
     page = write_report(sample.run_dir, tmp_path / "report.html")
     before = page.read_bytes()
 

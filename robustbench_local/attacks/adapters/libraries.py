@@ -15,7 +15,6 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import pyautoattack
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +63,7 @@ class ReferenceAutoAttack(BallAttack):
         seed = inputs.stream.compute_batch_seed() & 0x7FFFFFFF
         guard = _wrap_classifier(classifier, images, threat)
         with seed_global_generators(seed), silence_autoattack():
-            attack = pyautoattack.AutoAttack(
+            attack = importlib.import_module("pyautoattack").AutoAttack(
                 guard, norm=threat.norm, eps=threat.eps, seed=seed, version=self.version, device=images.device
             )
             attack.attacks_to_run = list(_list_stages(classifier.num_classes))

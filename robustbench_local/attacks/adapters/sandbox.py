@@ -6,10 +6,10 @@ import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 import numpy as np
 import torch
-from pyautoattack import checks
 from torch import Tensor, nn
 
 from robustbench_local.classifier.state_guard import RandomStates
@@ -85,7 +85,7 @@ def silence_autoattack() -> Iterator[None]:
     ``check_dynamic`` switches off whatever debugger or coverage measurement is running and, since it counts
     in a dictionary that is never reset, calls every model dynamic after the first one that is.
     """
-    logger = logging.getLogger("auto-attack")
+    checks, logger = import_module("pyautoattack.checks"), logging.getLogger("auto-attack")
     before = {name: getattr(checks, name) for name in ("check_dynamic", "check_randomized")}
     disabled, logger.disabled = logger.disabled, True
     for name in before:

@@ -21,7 +21,7 @@ from robustbench_local.certification.bound_propagation.precision import (
 )
 from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.preprocessing import Normalization
+from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel

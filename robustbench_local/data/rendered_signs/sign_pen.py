@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -26,7 +26,10 @@ _FONT_PIXELS = 256
 @lru_cache(maxsize=1)
 def _load_font() -> ImageFont.FreeTypeFont:
     """Load DejaVu Sans Bold from matplotlib's files, so that letters are the same on every machine."""
-    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+    package = find_spec("matplotlib")  # found, not imported: that takes half a second
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("matplotlib, whose font the signs are lettered with, is not installed")
+    path = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
     return ImageFont.truetype(str(path), _FONT_PIXELS)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as transforms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,7 @@ def _mirror_images(
     chosen = torch.rand(len(images), generator=generator) < 0.5
     chosen &= torch.isin(labels, torch.tensor(sorted(classes)))
     chosen = chosen.to(images.device)
+    transforms = _import_transforms()
     return torch.where(chosen.view(-1, 1, 1, 1), transforms.horizontal_flip(images), images)
 
 
@@ -98,7 +100,12 @@ def _rotate_images(images: Tensor, rotation: float, zoom: float, generator: torc
 
 
 def _convert_to_grey(images: Tensor) -> Tensor:
-    return transforms.rgb_to_grayscale(images) if images.shape[1] == 3 else images
+    return _import_transforms().rgb_to_grayscale(images) if images.shape[1] == 3 else images
+
+
+def _import_transforms() -> Any:
+    """Torchvision's functions on images: it takes seconds to import, and only some recipes need them."""
+    return import_module("torchvision.transforms.v2.functional")
 
 
 def _stretch_contrast(images: Tensor, centre: Tensor, factor: Tensor) -> Tensor:

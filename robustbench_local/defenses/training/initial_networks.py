@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.preprocessing import Normalization, parse_normalization
+from robustbench_local.classifier.normalizations import Normalization
+from robustbench_local.classifier.preprocessing import parse_normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 from robustbench_local.models.model_sources import load_model

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from robustbench_local.defenses.training.training_result import EpochResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CURVE_COLUMNS = (
     "epoch", "seconds", "learning_rate", "loss",
@@ -38,6 +38,9 @@ def write_curves(out: Path, curves: Sequence[EpochResult], *, best: int, title: 
             numbers = (f"{one.seconds:.1f}", f"{one.learning_rate:.6g}", f"{one.loss:.6g}")
             accuracies = ("" if share is None else f"{share:.4f}" for share in shares)
             rows.writerow((one.validation.epoch, *numbers, *accuracies))
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - only who trains waits for it
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     figure = Figure(figsize=(7, 4), layout="constrained")
     _draw_curves(figure.subplots(), curves, best, title)
     FigureCanvasAgg(figure)

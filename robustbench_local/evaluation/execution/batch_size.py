@@ -22,6 +22,8 @@ MAX_COST_SHARE = 0.95
 """A larger batch is worth its memory if an image costs at most this share of its cost in a smaller one."""
 MAX_SLOWDOWN_FACTOR = 1.5
 """No larger batch is tried once an image costs so many times what it costs in the best one."""
+TIMED_PASSES = 32
+"""Passes of an image that are timed together for the plan's estimate."""
 MAX_PASS_SECONDS = 0.1
 """Seconds: no larger batch is tried once a pass takes so long."""
 
@@ -48,8 +50,8 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
         images: (N, C, H, W), some of the images that it will see; repeated where a batch needs more.
 
     Returns:
-        A power of two, at least ``MIN_BATCH_SIZE``, that fits into memory with a backward pass. A callable is not
-        measured, since it may be somebody's service: its batch goes by the size of the images.
+        A power of two, at least ``MIN_BATCH_SIZE``, that fits into memory with a backward pass. A callable is
+        not measured, since it may be somebody's service: its batch goes by the size of the images.
     """
     if classifier.module is None:
         return compute_default_batch_size(images)
@@ -97,7 +99,8 @@ def measure_speed(classifier: Classifier, images: Tensor) -> ModelSpeed:
     it is the time of one draw.
     """
     draws = passes_per_query(classifier)[0]
-    batch = images[: 32 if classifier.module is not None else 2].to(classifier.device)
+    batch = images[: max(TIMED_PASSES // draws, 1) if classifier.module is not None else 2]
+    batch = batch.to(classifier.device)
     times = 3 if classifier.module is not None else 1
     with classifier.evaluation_mode(), torch.no_grad():
         forward = _time_call(lambda: classifier(batch), times) / len(batch) / draws

@@ -17,14 +17,13 @@ from pydantic import (
     model_validator,
 )
 
-from robustbench_local.classifier import Precision
-from robustbench_local.classifier.binary_output import BINARY_OUTPUT_REMEDY
+from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Precision
 from robustbench_local.config.display_names import check_display_name
 from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound
 from robustbench_local.config.strict_yaml import StrictModel, parse_yaml, read_yaml, validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.data_entries import DataEntry, Size, TrainingEntry
-from robustbench_local.models.http_client import EndpointOptions, remove_credentials
+from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 from robustbench_local.number_parser import parse_number
 from robustbench_local.threats.threat_model import FAMILY_NAMES
 

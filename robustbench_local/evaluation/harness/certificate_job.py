@@ -49,9 +49,11 @@ class CertificateJob(Job):
         data, queried = self.select_images(positions), self.queried_model
         images, labels = data.images.to(queried.device), data.labels.to(queried.device)
         stream = RandomStream(self.seed, data.ids, repr(self.certificate))
-        with queried.count_passes(len(data)) as meter:
-            with keep_model_unchanged(self.certificate, self.classifier, queried):
-                returned = self.certificate.certify(queried, images, labels, self.threat, stream)
+        with (
+            queried.count_passes(len(data)) as meter,
+            keep_model_unchanged(self.certificate, self.classifier, queried),
+        ):
+            returned = self.certificate.certify(queried, images, labels, self.threat, stream)
         certified = check_certified_batch(self.certificate, returned, len(data))
         clean, forward = None, meter.forward_passes
         # a proof about the classifier itself has to agree with the harness's own clean prediction

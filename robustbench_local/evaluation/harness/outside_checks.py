@@ -78,7 +78,7 @@ def check_certified_batch(method: object, certified: Any, count: int) -> Certifi
         count: Images that it was asked about.
 
     Raises:
-        ConfigError: If it is no `CertifiedBatch`, a tensor has the wrong shape or type, or a radius is below 0.
+        ConfigError: If it is no `CertifiedBatch`, a tensor has a wrong shape or type, or a radius is below 0.
     """
     name = type(method).__name__
     if not isinstance(certified, CertifiedBatch):

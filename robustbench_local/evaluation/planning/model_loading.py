@@ -33,7 +33,8 @@ from robustbench_local.evaluation.probes.model_probe import (
     probe_in_child,
     probe_model,
 )
-from robustbench_local.models.http_client import remove_credentials
+from robustbench_local.extensions.user_import import import_known_libraries
+from robustbench_local.models.endpoint_options import remove_credentials
 from robustbench_local.models.model_sources import is_outside_model, load_classifier
 
 
@@ -87,6 +88,8 @@ class ModelLoader:
         """Load one model, fit the data to it and probe it, so that misfits show before any attack."""
         options = self.options
         on_cpu = self.device.type == "cpu"
+        if has_foreign_code(entry):
+            import_known_libraries()  # before a copy of this process does so for itself
         is_tried_first = on_cpu and has_foreign_code(entry)
         result = self._probe_in_child(entry) if is_tried_first else None
         with catch_process_exit(entry.id), convert_model_errors(entry.id):

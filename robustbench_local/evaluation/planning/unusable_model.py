@@ -14,7 +14,7 @@ from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import DataError, ModelError
 from robustbench_local.evaluation.grid.schema import ModelEntry
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
-from robustbench_local.models.http_client import is_url, remove_credentials
+from robustbench_local.models.endpoint_options import is_url, remove_credentials
 from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 
 

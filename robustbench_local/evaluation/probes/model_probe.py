@@ -62,7 +62,8 @@ def probe_model(
     Args:
         classifier: The classifier.
         images: (N, C, H, W) in [0, 1], some of those that it will see.
-        should_compare: Whether to find out if an image's answer is its own, which takes images that are made up.
+        should_compare: Whether to find out if an image's answer is its own, which takes images that are made
+            up.
         should_use_gradients: Whether it may be asked for gradients.
 
     Returns:

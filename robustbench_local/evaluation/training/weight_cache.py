@@ -79,7 +79,8 @@ class WeightCache:
 
         Args:
             model: Its id in the grid.
-            loaded_classifier: The model as it was loaded: its network and its classes are those of the new one.
+            loaded_classifier: The model as it was loaded: its network and its classes are those of the new
+                one.
             card: The recipe's card.
             recipe: Its hyper-parameters.
 
@@ -104,7 +105,8 @@ class WeightCache:
             make = partial(self._train_and_save, weights, start, card, recipe, images, what)
             if self._runs_foreign_code(entry, recipe) and can_fork(resolve_device(self.device)):
                 aside = replace(self, report=send_to_parent)
-                make = partial(aside._train_and_save, weights, start, card, recipe, images, what)
+                train = aside._train_and_save  # noqa: SLF001 - a copy of this very object
+                make = partial(train, weights, start, card, recipe, images, what)
                 call_isolated(make, timeout=None, name=model, on_message=self.report)
             else:
                 make()

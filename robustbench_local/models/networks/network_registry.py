@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from robustbench_local.classifier.preprocessing import NORMALIZATIONS, Normalization
+from robustbench_local.classifier.normalizations import NORMALIZATIONS, Normalization
 from robustbench_local.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _NETWORKS_MODULE = "robustbench_local.models.networks.small_networks:"
 _initial_seed: ContextVar[int] = ContextVar("seed of initial weights", default=0)
@@ -99,6 +100,8 @@ def build_network(name: str, num_classes: int | None = None) -> nn.Module:
 @contextmanager
 def fixed_initial_weights() -> Iterator[None]:
     """Make initial weights reproducible inside the context; restore the global random state afterwards."""
+    import torch  # noqa: PLC0415 - listing networks should not wait for it
+
     with torch.random.fork_rng(devices=[]):  # not torch.manual_seed, which would also reseed every GPU
         torch.default_generator.manual_seed(_initial_seed.get())
         yield

@@ -1,4 +1,5 @@
-"""Attacks and certificates on the images of a subject, stage by stage: an ensemble is several attacks in one cell."""
+"""Attacks and certificates on the images of a subject, stage by stage: an ensemble is several attacks in one
+cell."""
 
 from __future__ import annotations
 

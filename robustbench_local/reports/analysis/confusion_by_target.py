@@ -29,7 +29,8 @@ MAX_TARGET_COLUMNS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRow:
-    """What became of the images of one source class, among those the model classified correctly without attack."""
+    """What became of the images of one source class, among those the model classified correctly without
+    attack."""
 
     subject: EvaluatedModel
     """The model and defense."""

@@ -127,8 +127,8 @@ def compute_nearest_quartiles(cells: Sequence[CellResult]) -> Quartiles:
 
     The images that all of them met give the median; all images together one that is too large, never too
     small, since an attack that has not met an image might have come nearer. As for shares (see
-    ``estimate_partial_share``) the lower of the two is stated, and each upper end has half the probability of an
-    error.
+    ``estimate_partial_share``) the lower of the two is stated, and each upper end has half the probability of
+    an error.
     """
     common = compute_nearest_radii(cells)
     every = {

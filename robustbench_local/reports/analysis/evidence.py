@@ -76,7 +76,8 @@ class EvaluatedModel:
 
 
 class QueryStats(NamedTuple):
-    """Forward passes an image, over those that were classified correctly without attack: only they are attacked."""
+    """Forward passes an image, over those that were classified correctly without attack: only they are
+    attacked."""
 
     median: float | None
     """Over all of them; None if there are none."""
@@ -115,11 +116,11 @@ class CellResult:
     """Image id -> whether what broke it is a success as an 8-bit image, too; None if its ball has no such
     image. Only images that broke, whatever the standing."""
     certified_radii: Mapping[str, float] = field(default_factory=dict, repr=False)
-    """Image id -> the distance within which a certificate proved that it is classified correctly; whatever the
-    standing. Images without a proof are not in it."""
+    """Image id -> the distance within which a certificate proved that it is classified correctly; whatever
+    the standing. Images without a proof are not in it."""
     final_predictions: Mapping[str, tuple[int | None, int]] = field(default_factory=dict, repr=False)
-    """Image id -> what it was classified as in the end, and its label, over the images that are read correctly
-    clean; empty unless done."""
+    """Image id -> what it was classified as in the end, and its label, over the images that are read
+    correctly clean; empty unless done."""
     successful_stages: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Image id -> the stage of an ensemble that broke it; only images whose stage is known."""
     gradient_images: frozenset[str] = field(default=frozenset(), repr=False)

@@ -41,8 +41,8 @@ def judge_subject(
         subject: The model and defense.
         cells: The subject's cells that the gate concerns, at least one.
         doubts: What is doubted in the run. A ruling that depends on images in doubt is ``inconclusive``.
-        all_cells: All cells of the run. What they broke inside the ball of a threat counts against the threat;
-            a gate that names an attack judges that attack alone.
+        all_cells: All cells of the run. What they broke inside the ball of a threat counts against the
+            threat; a gate that names an attack judges that attack alone.
 
     Returns:
         One verdict for each value that the gate compares with its limit.

@@ -91,8 +91,8 @@ def find_control_problems(cell: CellResult, *, is_low: bool) -> list[str]:
 
     Args:
         cell: What was measured.
-        is_low: Whether it keeps the limit by being low, as that of a weak attack is. Where the attack may paint
-            the whole surface itself, it is not weak if it turns nearly all views.
+        is_low: Whether it keeps the limit by being low, as that of a weak attack is. Where the attack may
+            paint the whole surface itself, it is not weak if it turns nearly all views.
     """
     void, whole = sum(not sign.is_counted for sign in cell.signs), _build_whole_sign_control(cell)
     found = []

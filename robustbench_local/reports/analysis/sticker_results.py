@@ -85,8 +85,8 @@ class DriveBy:
     """The drive-by: frames of one approach, from far to near."""
 
     success_share: float
-    """Share of the frames that end as the attacker wants, where the clean sign is classified correctly; NaN if it is
-    nowhere. Frames of one drive are alike: there is no interval over them."""
+    """Share of the frames that end as the attacker wants, where the clean sign is classified correctly; NaN
+    if it is nowhere. Frames of one drive are alike: there is no interval over them."""
     counted_frames: int
     """Frames in which the clean sign is classified correctly."""
     successful_drives: Estimate

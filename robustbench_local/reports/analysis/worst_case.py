@@ -93,8 +93,8 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
 
     Args:
         cells: At least one; they share a subject and a threat.
-        other_cells: Cells of the run whose successes inside the same ball count as well; cells of other subjects,
-            and ``cells`` themselves, may be among them.
+        other_cells: Cells of the run whose successes inside the same ball count as well; cells of other
+            subjects, and ``cells`` themselves, may be among them.
     """
     done = [cell for cell in cells if cell.is_done]
     subject, threat = cells[0].subject, cells[0].threat

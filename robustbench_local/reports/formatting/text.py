@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -207,16 +208,24 @@ def redact_private_data(value: Any) -> Any:
     Home folders become ``~``, credentials inside addresses become ``***``; control characters, those that
     turn the direction of text among them, and broken UTF-8 are replaced by something visible.
     """
+    return _redact_value(value, _compile_home_pattern(Path.home()))
+
+
+def _redact_value(value: Any, home: re.Pattern[str]) -> Any:
+    """As `redact_private_data`, with the pattern that finds this user's home folder."""
     if isinstance(value, str):
-        text = value.encode("utf-8", "backslashreplace").decode()
-        home = str(Path.home())
-        if Path(home).parent != Path(home):
-            text = re.sub(rf"{re.escape(home)}(?=[/\\\s:'\"]|$)", "~", text)
+        text = home.sub("~", value.encode("utf-8", "backslashreplace").decode())
         return _CONTROL_PATTERN.sub(
             "\N{REPLACEMENT CHARACTER}", _CREDENTIALS_PATTERN.sub("***", _HOME_PATTERN.sub("~", text))
         )
     if isinstance(value, dict):
-        return {redact_private_data(key): redact_private_data(item) for key, item in value.items()}
+        return {_redact_value(key, home): _redact_value(item, home) for key, item in value.items()}
     if isinstance(value, Iterable):
-        return [redact_private_data(item) for item in value]
+        return [_redact_value(item, home) for item in value]
     return value
+
+
+@cache
+def _compile_home_pattern(home: Path) -> re.Pattern[str]:
+    """Finds a home folder at the beginning of a path; nothing where it is the root of all paths."""
+    return re.compile(rf"{re.escape(str(home))}(?=[/\\\s:'\"]|$)" if home.parent != home else "(?!)")

@@ -7,9 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from robustbench_local.reports.analysis.distances import compute_attack_distances, measures_distance
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
@@ -18,6 +16,9 @@ from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import OutcomeRecord, RunStore
 from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _OUTCOME_FIELDS = tuple(field.name for field in fields(OutcomeRecord))
 OUTCOME_COLUMNS = (
@@ -66,6 +67,8 @@ def format_sticker_views_csv(store: RunStore, evidence: Evidence) -> str:
 
 def load_outcomes_frame(store: RunStore) -> pd.DataFrame:
     """One row a cell and image, with the columns of outcomes.csv and the texts as they are."""
+    import pandas as pd  # noqa: PLC0415 - only who asks for a table waits for it
+
     rows = iterate_outcome_rows(store, read_evidence(store))
     return pd.DataFrame.from_records(list(rows), columns=list(OUTCOME_COLUMNS))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from robustbench_local.reports.figures.layout import LINE_COLOUR, MUTED_COLOUR, TEXT_COLOUR
@@ -55,6 +56,10 @@ def _iterate_figures(report_data: ReportData) -> Iterator[tuple[str, Figure]]:
 
 
 def _encode_png(figure: Figure) -> bytes:
+    figure.set_dpi(DPI)
+    figure.set_facecolor("white")
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    # What savefig gives, which would draw all of it twice: once for the layout alone.
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(content, metadata={"Software": None})
     return content.getvalue()

@@ -40,8 +40,8 @@ def _run(folder: Path, **certificate) -> Path:
 
     Args:
         folder: Where to.
-        certificate: ``compute_eps`` of the certificate; ``wrong``: how many broken images it proves as well; fields
-            of its cell record.
+        certificate: ``compute_eps`` of the certificate; ``wrong``: how many broken images it proves as well;
+            fields of its cell record.
     """
     run = build_run(folder / "run", SampleRun(plans=(PGD, SMALL), failing_cell=None, has_images=False))
     wrong, eps = certificate.pop("wrong", 0), certificate.pop("eps", EPS_8_OF_255)

@@ -1,0 +1,82 @@
+"""What a shell suggests for an unfinished word; asked at every press of the tab key, so without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer
+
+LIST_NAMES = ("attacks", "certificates", "defenses", "models", "data", "examples")
+"""What ``rbl list`` can list."""
+_GRID_SUFFIXES = (".yaml", ".yml")
+
+
+def complete_list_names(incomplete: str) -> list[str]:
+    """What ``rbl list`` can list."""
+    return _select_matching(LIST_NAMES, incomplete)
+
+
+def complete_names(context: typer.Context, incomplete: str) -> list[str]:
+    """What ``rbl show`` can show: cards, those of the user's folders too, and all that lists name."""
+    from robustbench_local.cli.listing import list_other_names  # noqa: PLC0415 - help should not wait for it
+    from robustbench_local.config.cards import list_card_names  # noqa: PLC0415
+
+    folders = [folder for folder in context.params.get("cards") or () if Path(folder).is_dir()]
+    return _select_matching([*list_card_names(extra=folders), *list_other_names()], incomplete)
+
+
+def complete_defenses(context: typer.Context, incomplete: str) -> list[str]:
+    """The cards of defenses."""
+    from robustbench_local.config.cards import list_card_names  # noqa: PLC0415
+
+    folders = [folder for folder in context.params.get("cards") or () if Path(folder).is_dir()]
+    return _select_matching(list_card_names("defense", folders), incomplete)
+
+
+def complete_examples(incomplete: str) -> list[str]:
+    """The example grids."""
+    from robustbench_local.evaluation.grid.schema import list_examples  # noqa: PLC0415
+
+    return _select_matching(list_examples(), incomplete)
+
+
+def complete_threats(incomplete: str) -> list[str]:
+    """The families of threats."""
+    from robustbench_local.threats.threat_model import NORMS  # noqa: PLC0415
+
+    return _select_matching([norm.casefold() for norm in NORMS], incomplete)
+
+
+def complete_kinds(incomplete: str) -> list[str]:
+    """The kinds of methods."""
+    from robustbench_local.config.methods import METHODS_BY_KIND  # noqa: PLC0415
+
+    methods = [method for table in METHODS_BY_KIND.values() for method in table.values()]
+    return _select_matching({kind for method in methods for kind in method.kinds}, incomplete)
+
+
+def complete_grid_files(incomplete: str) -> list[str]:
+    """Grid files, and the folders on the way to them; nothing where there are folders only.
+
+    Given nothing, a shell completes paths by itself, and puts no space behind a folder.
+    """
+    written, slash, start = incomplete.rpartition("/")
+    try:
+        entries = sorted(Path(written + slash or ".").expanduser().iterdir())
+    except OSError:
+        return []
+    shown = [path for path in entries if path.name.startswith(start) and (start or path.name[0] != ".")]
+    if not any(path.suffix in _GRID_SUFFIXES for path in shown):
+        return []
+    wanted = [path for path in shown if path.is_dir() or path.suffix in _GRID_SUFFIXES]
+    return [f"{written}{slash}{path.name}{'/' if path.is_dir() else ''}" for path in wanted]
+
+
+def complete_paths(_incomplete: str) -> list[str]:
+    """Nothing: the shell completes paths by itself."""
+    return []
+
+
+def _select_matching(names: Iterable[str], incomplete: str) -> list[str]:
+    return sorted(name for name in names if name.startswith(incomplete))

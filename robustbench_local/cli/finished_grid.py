@@ -1,0 +1,83 @@
+"""``rbl run`` on a run that has nothing left to do: its report and its gates, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustbench_local.cli.run_results import make_console, show_results
+from robustbench_local.cli.terminal_output import print_json, print_line
+from robustbench_local.evaluation.execution import finished_run
+from robustbench_local.evaluation.grid.run_directory import find_run_directory
+from robustbench_local.evaluation.grid.schema import Grid, load_grid
+from robustbench_local.evaluation.options import Options
+from robustbench_local.reports.formatting.text import format_count
+from robustbench_local.store.run_store import RunStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribedGrid:
+    """A grid with what a command line says about it, and where its run lies."""
+
+    grid: Grid
+    """As its file says it."""
+    base: Path
+    """Folder that its relative paths start from."""
+    directory: Path
+    """The run directory."""
+    card_folders: tuple[Path, ...]
+    """Folders of the user's own cards."""
+    options: Options
+    """What the command line says."""
+
+    @classmethod
+    def from_options(cls, source: Path | None, out: Path | None, options: Options) -> DescribedGrid:
+        """Read the grid file.
+
+        Args:
+            source: The grid file; None for the embedded grid.
+            out: The run directory; None: by the grid's name.
+            options: How to run it.
+
+        Raises:
+            ConfigError: If the grid cannot be read, or the directory cannot be used.
+        """
+        grid, base = load_grid(source)
+        beside = base / "cards"
+        return cls(
+            grid=grid,
+            base=base,
+            directory=find_run_directory(grid, out),
+            card_folders=(*map(Path, options.cards), *([beside] if beside.is_dir() else [])),
+            options=options,
+        )
+
+    def describe_inputs(self) -> dict[str, str] | None:
+        """What the outcome depends on, as files are now; None where files alone do not tell."""
+        return finished_run.describe_inputs(self.grid, self.base, self.card_folders, self.options)
+
+    def is_finished(self) -> bool:
+        """Whether the directory holds this very run, come to its end."""
+        return finished_run.may_be_finished(self.directory) and finished_run.is_finished(
+            self.directory, self.describe_inputs()
+        )
+
+
+def show_finished_run(directory: Path, *, as_json: bool) -> int:
+    """Write the report again, show the results and judge the gates.
+
+    Args:
+        directory: The run directory.
+        as_json: Whether as JSON lines.
+
+    Returns:
+        The exit code.
+    """
+    console = make_console(as_json=as_json)
+    with RunStore.open_readonly(directory) as store:
+        count = len(store.read_cells())
+    if as_json:
+        print_json(console, {"event": "finished", "cells": count})
+    else:
+        print_line(console, f"all {format_count(count, 'cell')} done, nothing has changed: nothing was run")
+    return show_results(directory, console, as_json=as_json)

@@ -1,0 +1,149 @@
+"""What ``rbl run`` does: plan, show the plan, run, report, judge the gates."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from robustbench_local.cli.finished_grid import DescribedGrid
+from robustbench_local.cli.progress import build_plan_table, choose_display
+from robustbench_local.cli.run_results import INCOMPLETE_EXIT_CODE, make_console, show_results
+from robustbench_local.cli.terminal_output import print_json, print_line
+from robustbench_local.evaluation.execution.finished_run import INPUTS_KEY
+from robustbench_local.evaluation.execution.model_speed import try_measure_speed
+from robustbench_local.evaluation.options import Options
+from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
+from robustbench_local.evaluation.planning.plan import Plan
+from robustbench_local.reports.formatting.text import format_duration
+from robustbench_local.run import execute_run, prepare_run
+from robustbench_local.store.run_store import RunStore
+
+
+def run_with_options(
+    grid: Path | None,
+    out: Path | None,
+    options: Options,
+    described: DescribedGrid,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Plan a grid, show the plan, run it, report it and judge its gates.
+
+    Args:
+        grid: Grid file; None for the embedded grid.
+        out: Run directory; None for ``runs/NAME``.
+        options: How to run it.
+        described: The same grid, with what its outcome depends on.
+        dry_run: Whether only the plan is shown.
+        as_json: Whether progress and results are JSON lines.
+
+    Returns:
+        The exit code.
+    """
+    console, inputs = make_console(as_json=as_json), None if dry_run else described.describe_inputs()
+    if not as_json:
+        print_line(console, "loading data and models", style="dim")
+    plan, directory = prepare_run(
+        grid,
+        out,
+        options=options,
+        is_dry_run=dry_run,
+        report=lambda line: _print_training(console, line, as_json=as_json),
+    )
+    _show_plan(plan, console, as_json=as_json, dry_run=dry_run)
+    if dry_run:
+        return INCOMPLETE_EXIT_CODE if any(cell.problem for cell in plan.cells) else 0
+    with choose_display(console, as_json=as_json) as display:
+        run = execute_run(
+            plan,
+            directory,
+            display,
+            exit_process=_exit_incomplete,
+            recompute_damaged=options.recompute_damaged,
+        )
+    if run.is_complete and inputs is not None and described.describe_inputs() == inputs:
+        _remember_inputs(plan, directory, inputs)  # no file has changed meanwhile
+    return show_results(directory, console, as_json=as_json)
+
+
+def _remember_inputs(plan: Plan, directory: Path, inputs: dict[str, str]) -> None:
+    """Let the next call see without a plan that nothing is left to do."""
+    with RunStore.create_or_open(
+        directory, resolved_yaml=plan.resolved_yaml, identity=plan.identity
+    ) as store:
+        if store.read_meta(INPUTS_KEY) != inputs:
+            store.update_meta({INPUTS_KEY: inputs})
+
+
+def _exit_incomplete() -> None:
+    """End a process in which a model hangs that nothing can interrupt; everything committed is kept."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INCOMPLETE_EXIT_CODE)
+
+
+def _print_training(console: Console, line: str, *, as_json: bool) -> None:
+    """A line about a training, which comes before the plan."""
+    if as_json:
+        print_json(console, {"event": "training", "message": line})
+        return
+    print_line(console, line, style="dim")
+
+
+def _estimate_max_seconds(plan: Plan) -> dict[str, float]:
+    """The most seconds that each cell can take, by its key; nothing of cells that cannot be foreseen."""
+    cells = [cell for cell in plan.cells if cell.problem is None]
+    attacked = {str(cell.queried_subject): cell.queried_subject for cell in cells}
+    speeds = {name: try_measure_speed(one, plan.timeout) for name, one in attacked.items()}
+    known = {name: speed for name, speed in speeds.items() if speed is not None}
+    return {
+        cell.record.key: known[str(cell.queried_subject)].estimate_seconds(cell.max_passes)
+        for cell in cells
+        if str(cell.queried_subject) in known
+    }
+
+
+def _round_seconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
+    """Cells, passes and the most time they can take, before anything runs."""
+    seconds = _estimate_max_seconds(plan)
+    if as_json:
+        cells = [
+            {
+                "model": cell.record.model,
+                "defense": cell.record.defense,
+                "attack": cell.record.attack,
+                "label": plan.labels.get_attack_label(cell.record.attack),
+                "sources": format_classes(cell, cell.record.sources),
+                "targets": format_classes(cell, cell.record.targets),
+                "images": len(cell.positions),
+                "max_passes": sum(cell.max_passes),
+                "max_seconds": _round_seconds(seconds.get(cell.record.key)),
+                "skip_reason": cell.skip_reason,
+                "problem": None if cell.problem is None else str(cell.problem),
+            }
+            for cell in plan.cells
+        ]
+        print_json(console, {"event": "plan", "cells": cells, "warnings": plan.warnings})
+        return
+    console.print(build_plan_table(plan, seconds))
+    ending = "; nothing was run" if dry_run else ""
+    device = plan.subjects[0].classifier.device
+    whole = f"{sum(len(cell.positions) for cell in plan.cells):,} image-attacks on {device}"
+    most = format_duration(sum(seconds.values()))
+    print_line(
+        console,
+        f"{whole}, {most} at most; usually far less, since images stop at the first success{ending}",
+        wrap=True,
+    )
+    for goal in describe_goals(plan.cells):
+        print_line(console, f"goal: {goal}", wrap=True)
+    for line in plan.warnings:
+        print_line(console, f"note: {line}", style="yellow", wrap=True)

@@ -1,0 +1,64 @@
+"""What ``rbl run`` shows at its end: the results, the gates, where the report is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from robustbench_local.cli.json_output import claim_stdout
+from robustbench_local.cli.result_tables import build_results_table, print_gates
+from robustbench_local.cli.terminal_output import echo_line, print_json, print_line
+from robustbench_local.reports import find_damaged_images, write_report
+from robustbench_local.reports.analysis.gates import judge_store
+from robustbench_local.reports.writers.results_json import load_results
+from robustbench_local.store.run_store import RunStore
+
+INCOMPLETE_EXIT_CODE = 4
+LOG_WIDTH_CHARACTERS = 120
+
+
+def show_results(directory: Path, console: Console, *, as_json: bool) -> int:
+    """Write the report of a run, show its results and judge its gates.
+
+    Args:
+        directory: The run directory.
+        console: Where to.
+        as_json: Whether as JSON lines.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        DamagedError: If stored images are damaged and nothing worse is to be said.
+    """
+    page = write_report(directory)
+    with RunStore.open_readonly(directory) as store:
+        verdict, results = judge_store(store), load_results(store)
+        is_complete = all(cell.status in {"done", "skipped"} for cell in store.read_cells())
+    if as_json:
+        print_json(console, {"event": "results", **results})
+        print_json(
+            console, {"event": "gates", "lines": verdict.summary_lines, "exit_code": verdict.exit_code}
+        )
+    else:
+        console.print(build_results_table(results))
+        print_gates(verdict, console)
+        print_line(console, f"report: {page}")
+    code = verdict.exit_code or (0 if is_complete else INCOMPLETE_EXIT_CODE)
+    if damage := find_damaged_images(directory):
+        if not code:
+            raise damage
+        echo_line(f"rbl: {damage}", error=True)
+    return code
+
+
+def make_console(*, as_json: bool) -> Console:
+    """The standard output: as wide as the terminal, or wide enough for the tables in a log.
+
+    With JSON it is ours alone until the command ends.
+    """
+    if as_json:
+        return Console(file=claim_stdout(), soft_wrap=True, width=LOG_WIDTH_CHARACTERS)
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH_CHARACTERS)

@@ -1,0 +1,185 @@
+"""Whether a run has nothing left to do, told from its files alone: planning it again takes torch and seconds.
+
+A run that came to its end remembers all that its outcome may depend on: the grid, this package's files,
+versions, cards, and the contents of the files of data and weights. Only a grid whose every part is one of a
+few kinds that are read from files is told so; whatever is in doubt is planned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from robustbench_local.config.cards import find_card, list_card_files
+from robustbench_local.config.file_lookup import find_file
+from robustbench_local.config.methods import ATTACK_METHODS, CERTIFICATE_METHODS, DEFENSE_METHODS
+from robustbench_local.errors import RobustbenchError
+from robustbench_local.evaluation.grid.schema import NO_DEFENSE, DefenseEntry, Grid, ModelEntry
+from robustbench_local.evaluation.options import Options
+from robustbench_local.models.networks.network_registry import ARCHITECTURES
+from robustbench_local.store.run_folder import DATABASE_NAME
+from robustbench_local.store.run_store import RunStore
+
+INPUTS_KEY = "inputs of the finished run"
+"""Under which a run remembers what its outcome depends on."""
+MAX_READ_BYTES = 1 << 30
+"""Files of more bytes together are not read for this: planning the run does it."""
+_PACKAGE_FOLDER = Path(__file__).parents[2]
+_DECIDING_OPTIONS = ("limit", "seed", "sources", "targets", "search_precision", "allow_batch_dependence")
+"""Options that override the grid, or let a model be evaluated that would be refused."""
+_LIBRARIES = (
+    "numpy",
+    "pillow",
+    "pyautoattack",
+    "robustbench-local",
+    "safetensors",
+    "scipy",
+    "torch",
+    "torchattacks",
+    "torchvision",
+)
+"""Distributions whose versions may change an outcome."""
+
+
+class _UndecidableError(Exception):
+    """Files alone do not tell what the outcome depends on."""
+
+
+def describe_inputs(
+    grid: Grid, base: Path, card_folders: Sequence[Path], options: Options
+) -> dict[str, str] | None:
+    """Everything that the outcome of a run may depend on.
+
+    Args:
+        grid: The grid as its file says it.
+        base: Folder that its relative paths start from.
+        card_folders: Folders of the user's own cards.
+        options: How to run it.
+
+    Returns:
+        Names to digests and texts; None where files alone do not tell.
+    """
+    try:
+        _check_methods(grid, card_folders)
+        files = [*_list_data_files(grid, base), *(_find_weights(entry, base) for entry in grid.models)]
+        return {
+            "grid": grid.to_yaml(),
+            "base": str(base.resolve()),
+            **{f"option {name}": repr(getattr(options, name)) for name in _DECIDING_OPTIONS},
+            "package": _digest_files(sorted(_iterate_package_files())),
+            "cards": _digest_files(list_card_files(None, card_folders)),
+            "files": _digest_files([path for path in files if path is not None]),
+            "python": platform.python_version(),
+            **{f"version of {name}": _find_version(name) for name in _LIBRARIES},
+        }
+    except (_UndecidableError, RobustbenchError, OSError, ValueError):
+        return None
+
+
+def may_be_finished(directory: Path) -> bool:
+    """Whether a folder holds a run at all, before files are read for it."""
+    return (directory / DATABASE_NAME).is_file()
+
+
+def is_finished(directory: Path, inputs: dict[str, str] | None) -> bool:
+    """Whether a folder holds a run with these inputs that has nothing left to do.
+
+    Args:
+        directory: The run directory.
+        inputs: What `describe_inputs` gives now.
+    """
+    if inputs is None:
+        return False
+    try:
+        with RunStore.open_readonly(directory) as store:
+            cells = store.read_cells()
+            done = bool(cells) and all(cell.status in {"done", "skipped"} for cell in cells)
+            return done and store.read_meta(INPUTS_KEY) == inputs
+    except RobustbenchError:  # planning it says what is wrong
+        return False
+
+
+def _check_methods(grid: Grid, folders: Sequence[Path]) -> None:
+    """Refuse trainings, and methods of which this package does not have the code."""
+    for entry in grid.attacks:
+        if entry.card in ATTACK_METHODS:
+            continue
+        card = find_card(entry.card, extra=folders)
+        known = {"attack": ATTACK_METHODS, "certificate": CERTIFICATE_METHODS}.get(card.kind, {})
+        _require(card.method in known)
+    for defense in _iterate_defenses(grid):
+        if defense.card != NO_DEFENSE:
+            method = DEFENSE_METHODS.get(find_card(defense.card, kind="defense", extra=folders).method)
+            _require(method is not None and "wrapper" in method.kinds)
+
+
+def _iterate_defenses(grid: Grid) -> Iterator[DefenseEntry]:
+    yield from grid.defenses
+    for model in grid.models:
+        yield from model.defenses or ()
+
+
+def _list_data_files(grid: Grid, base: Path) -> list[Path]:
+    """The files that the images are read from; none where they are drawn."""
+    kind, _, name = grid.data.source.partition(":")
+    if grid.data.source == "signs":
+        return []
+    _require(kind in {"npz", "folder"} and bool(name))
+    path = Path(name).expanduser()
+    path = base / path if (base / path).exists() else path
+    if kind == "npz":
+        _require(path.is_file())
+        return [path]
+    _require(path.is_dir())
+    found: list[Path] = []
+    for folder, folders, names in os.walk(path):
+        _require(not any(Path(folder, each).is_symlink() for each in folders))
+        found += [Path(folder, each) for each in names]
+    return sorted(found)
+
+
+def _find_weights(entry: ModelEntry, base: Path) -> Path | None:
+    """A model's own file; None for a shipped model, whose file is the package's."""
+    plain = entry.endpoint is None and entry.trust_pickle is None and entry.weights is None
+    kind, _, name = entry.source.partition(":")
+    _require(plain and kind in {"zoo", "checkpoint"})
+    if kind == "zoo":
+        _require(entry.architecture is None)
+        return None
+    _require(entry.architecture in ARCHITECTURES)
+    return find_file(name, base)
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise _UndecidableError
+
+
+def _iterate_package_files() -> Iterator[Path]:
+    """What this package computes with: its code, its shipped weights, cards and grids."""
+    for folder, folders, names in os.walk(_PACKAGE_FOLDER):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        yield from (Path(folder, name) for name in names)
+
+
+def _digest_files(paths: Sequence[Path]) -> str:
+    """SHA-256 over the places and contents of some files."""
+    sizes = [path.stat().st_size for path in paths]
+    _require(sum(sizes) <= MAX_READ_BYTES)
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.absolute()}\0{content}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _find_version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,14 @@
+"""The kinds of sources that models come from; reading the list needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MODEL_SOURCES: Mapping[str, str] = {
+    "torchvision:NAME": "any classifier of torchvision",
+    "timm:NAME": "any classifier of timm (extra)",
+    "onnx:FILE.onnx": "a black box that gives scores, by onnxruntime (extra)",
+    "http://HOST/PATH": "a service that gives scores or labels",
+    "python:FILE.py:NAME": "your own code, only with --allow-code",
+}
+"""How each kind is written in a grid file, and what it is; ``zoo:`` and ``checkpoint:`` besides."""

@@ -1,0 +1,83 @@
+"""What a command that computes nothing imports: a library costs a part of a second, torch more than one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sample_run import SampleRun, build_run
+
+HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "scipy", "timm", "onnxruntime", "numpy"}
+SCRIPT = """
+import json, sys
+from robustbench_local.cli.main import run_command
+code = run_command(sys.argv[1:])
+print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]), file=sys.stderr)
+"""
+
+
+def _run(*arguments, code=0, cwd=None, script=SCRIPT, **variables):
+    """What a command has printed, and the libraries that it has imported when it ends."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **variables}
+    words = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=cwd, env=env)
+    got, names = json.loads(done.stderr.splitlines()[-1])
+    assert got == code, done.stderr
+    return done.stdout, set(names)
+
+
+def _list_imports(*arguments, **how):
+    return _run(*arguments, **how)[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("run", "report", "gate", "init", "train", "list", "show", "doctor")),
+        ["--version"],
+        ["list", "attacks", "--threat", "linf", "--kind", "white-box"],
+        ["list", "certificates", "--json"],
+        ["list", "defenses"],
+        ["list", "models"],
+        ["list", "data"],
+        ["list", "examples"],
+        ["show", "pgd50-linf-8"],
+        ["show", "trades-linf-8", "--json"],
+        ["show", "zoo:signs-plain"],
+        ["--show-completion", "bash"],
+    ],
+    ids=" ".join,
+)
+def test_help_lists_and_pages_import_no_library_that_computes(arguments):
+    assert _list_imports(*arguments, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1") & HEAVY == set()
+
+
+def test_init_imports_no_library_that_computes(tmp_path):
+    assert _list_imports("init", cwd=tmp_path) & HEAVY == set()
+    assert (tmp_path / "grid.yaml").is_file()
+
+
+def test_a_wrong_name_is_told_without_torch():
+    assert _list_imports("show", "pgd50", code=2) & HEAVY == set()
+
+
+@pytest.mark.parametrize("command", ["gate", "report"])
+def test_gates_and_reports_import_neither_torch_nor_pandas(tmp_path, command):
+    gates = ({"metric": "robust_accuracy", "threat": "linf-8", "min": 0.0},)
+    run = build_run(tmp_path / "run", SampleRun(gates=gates))
+    arguments = [command, run, *(("--out", tmp_path / "page") if command == "report" else ())]
+    allowed = {"numpy", "scipy", *(("matplotlib",) if command == "report" else ())}
+    assert _list_imports(*arguments) & HEAVY <= allowed
+
+
+def test_words_are_completed_without_torch():
+    variables = {"_RBL_COMPLETE": "complete_bash", "COMP_WORDS": "rbl show pgd50-m", "COMP_CWORD": "2"}
+    script = SCRIPT.replace("import json, sys", "import json, sys; sys.argv[:1] = ['rbl']")
+    printed, names = _run(script=script, **variables)
+    assert printed.split() == ["pgd50-margin-linf-8"]
+    assert names & HEAVY == set()
