@@ -1,4 +1,4 @@
-"""What ``rbl show`` says about a card, a shipped model, a network or a kind of source; it needs no torch."""
+"""The page that ``rbl show`` prints for a card, shipped model, network or kind of source, without torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ZOO_PREFIX = "zoo:"
 
 @dataclass(frozen=True, kw_only=True)
 class EntryPage:
-    """One entry, ready to be shown."""
+    """One entry in the form that is printed."""
 
     name: str
     """As a grid file writes it."""

@@ -1,4 +1,4 @@
-"""The rows of ``rbl list``, and which of them a filter keeps; neither needs torch."""
+"""The rows of ``rbl list`` and its filters, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees on the terminal when a run has ended: the results and the gates."""
+"""The tables printed on the terminal at the end of a run: results and gates."""
 
 from __future__ import annotations
 

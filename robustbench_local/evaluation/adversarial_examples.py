@@ -1,4 +1,4 @@
-"""``attack``: adversarial examples as tensors, for whoever wants to work with them."""
+"""``attack``: adversarial examples as tensors, for use outside an evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustbench_local.evaluation.model_argument import join_data
 
 
 class AdversarialExamples(NamedTuple):
-    """What an attack made of some images; unpacks as ``images, success``."""
+    """The adversarial examples of some images; unpacks as ``images, success``."""
 
     images: Tensor
     """(N, C, H, W), float32 in [0, 1]: the adversarial example where there is one. Where the attack had no

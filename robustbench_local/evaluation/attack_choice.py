@@ -1,4 +1,4 @@
-"""What a caller may mean by an attack: a card, a method, a class or an instance, and its threat model."""
+"""Resolution of an attack argument (card, method, class or instance) and its threat model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEAR = "did you mean"
 
 @dataclass(frozen=True)
 class ChosenAttack:
-    """An attack and the threat model that it is to work under."""
+    """An attack and the threat model it runs under."""
 
     attack: Attack
     """The attack and its hyper-parameters."""

@@ -1,4 +1,4 @@
-"""One classifier, one certificate, in memory: what is proven about each image."""
+"""Certification of one classifier in memory: a certificate's result for each image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CertificationResult:
-    """What a certificate proved about a classifier, or about its vote under noise: see ``concerns``."""
+    """The result of certifying a classifier, or its vote under noise; ``concerns`` says which."""
 
     certificate: Certificate
     """The method and its hyper-parameters."""

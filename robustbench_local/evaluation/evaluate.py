@@ -1,4 +1,4 @@
-"""One classifier, one attack, in memory: the shortest way from a model to a number with an interval."""
+"""Evaluation of one classifier under one attack in memory: a robust accuracy with its interval."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """What an attack did to a classifier; every rate stands with its n and its 95% interval."""
+    """The result of an attack on a classifier; every rate comes with its n and its 95% interval."""
 
     attack: Attack
     """The attack and its hyper-parameters."""

@@ -1,4 +1,4 @@
-"""What a caller may give as the classifier and as the images, made into what the harness works on."""
+"""Conversion of a caller's model and images to the classifier and data that the harness works on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options: how a grid is run or one classifier is evaluated, in one object that every call passes on."""
+"""Options for running a grid or evaluating one classifier, in one object that every call passes on."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _OWN_ARGUMENTS = frozenset({"seed", "sources", "targets"})
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a grid is run, or one classifier is evaluated.
+    """Options for running a grid or evaluating one classifier.
 
-    ``limit``, ``seed``, ``sources``, ``targets`` and ``search_precision`` override what the grid says; all
-    others change no verdict.
+    ``limit``, ``seed``, ``sources``, ``targets`` and ``search_precision`` override the grid; the other
+    options change no verdict.
 
     Example:
         >>> import robustbench_local as rbl

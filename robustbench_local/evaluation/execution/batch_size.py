@@ -1,4 +1,4 @@
-"""How many images a classifier takes at a time, measured on this machine, and what a pass costs."""
+"""Batch sizes and the cost of a pass, measured on this machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_PASS_SECONDS = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpeed:
-    """Seconds an image for one pass, measured once on a model."""
+    """Seconds per image for one pass, measured once on a model."""
 
     forward_seconds: float
     """One forward pass."""

@@ -1,4 +1,4 @@
-"""Runs a plan on this machine and commits what it finds, batch by batch."""
+"""The executor: it runs a plan on this machine and commits the outcomes batch by batch."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _identify_cell(record: CellRecord) -> tuple[str, ...]:
 
 
 class _CellRunner:
-    """One cell on its way into the store."""
+    """Runs one cell and writes its outcomes to the store."""
 
     def __init__(
         self, plan: Plan, store: RunStore, listener: ProgressListener, cell: CellSpec, key: str

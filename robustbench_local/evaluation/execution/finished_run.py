@@ -1,8 +1,8 @@
-"""Whether a run has nothing left to do, told from its files alone: planning it again takes torch and seconds.
+"""Detection of a finished run from its files alone, because planning takes torch and seconds.
 
-A run that came to its end remembers all that its outcome may depend on: the grid, this package's files,
-versions, cards, and the contents of the files of data and weights. Only a grid whose every part is one of a
-few kinds that are read from files is told so; whatever is in doubt is planned.
+A finished run stores everything its outcome may depend on: the grid, this package's files, versions, cards,
+and the contents of data and weight files. Only grids whose entries all come from a few kinds of file can be
+checked this way. In any doubt the grid is planned.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LIBRARIES = (
 
 
 class _UndecidableError(Exception):
-    """Files alone do not tell what the outcome depends on."""
+    """The files alone do not determine what the outcome depends on."""
 
 
 def describe_inputs(

@@ -1,4 +1,4 @@
-"""What was noticed about a model while it was attacked, kept where the report finds it."""
+"""Notes about a model made while it is attacked, stored for the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring a model where its work will be done: in a child process, so that it stays as it was loaded."""
+"""Speed measurement in a child process, so that the model stays as it was loaded."""
 
 from __future__ import annotations
 

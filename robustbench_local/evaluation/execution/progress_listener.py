@@ -1,4 +1,4 @@
-"""What a run tells while it works. The command line shows it; Python users may listen as well."""
+"""The progress events of a run. The command line shows them; Python users may listen as well."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCoun
 
 
 class ProgressListener:
-    """Hears nothing; override what you want to hear."""
+    """A listener that ignores every event; override the methods for the events of interest."""
 
     def on_plan_ready(self, plan: Plan) -> None:
         """The plan stands and has been checked."""

@@ -1,4 +1,4 @@
-"""Images that need no attack, because a certificate of the same run has proven what it could not change."""
+"""Images that need no attack, because a certificate of the same run already proves them robust."""
 
 from __future__ import annotations
 

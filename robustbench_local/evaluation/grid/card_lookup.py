@@ -1,4 +1,4 @@
-"""What a user may call an attack: a card of the catalogue, or a method with its threat model written out."""
+"""Lookup of attack names: a card, or a method with its threat model written out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that a run lies in, by the name of its grid; finding it needs no torch."""
+"""The directory of a run, derived from the name of its grid without importing torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grid file: which models, data, defenses and attacks, and which gates a result must pass."""
+"""The schema of a grid file: models, data, defenses, attacks and gates."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ Normalization = str | dict[Literal["mean", "std"], list[float]]
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes a repeated value out instead of an alias, which our own reader would refuse."""
+    """Writes a repeated value out instead of an alias, which the grid reader would refuse."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         return True
 
 
 class DefenseEntry(StrictModel):
-    """A defense: a card or ``none``, and parameters that override the card's."""
+    """A defense: a card or ``none``, and parameters that override the card."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -87,7 +87,7 @@ def _check_class_count(value: Any) -> Any:
 
 
 class ModelEntry(StrictModel):
-    """A classifier: where it comes from, how it is loaded, and what an attacker may use of it."""
+    """A classifier: its source, how it is loaded, and the attacker's access to it."""
 
     id: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
     """Name of the model in gates, CSV files and file names; unique in the grid."""
@@ -130,7 +130,7 @@ class ModelEntry(StrictModel):
 
 
 class AttackEntry(StrictModel):
-    """An attack or certificate: a card, what to override in it, and the images and models it is run on."""
+    """An attack or certificate: a card, its overrides, and the images and models it runs on."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -175,7 +175,7 @@ Cost = Annotated[float, Field(ge=0, le=1)]
 
 
 class GateEntry(StrictModel):
-    """A limit that a result must keep: a metric, a threat model or an attack, and ``min`` or ``max``."""
+    """A limit on a result: a metric, a threat model or an attack, and ``min`` or ``max``."""
 
     metric: GateMetric = "robust_accuracy"
     """What is judged."""

@@ -1,4 +1,4 @@
-"""Transfer: candidates are crafted on one model, the surrogate, and judged on another."""
+"""Checks of transfer attacks: candidates are crafted on a surrogate model and verified on another model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Whether a model gives the same answers again, after the attack and in batches of other sizes.
+"""Checks that a model repeats its answers after the attack and in batches of other sizes.
 
-The probe compares answers before the work, in few ways. A model that begins to remember only under attack is
-found here, and so is one whose answers depend on the batch sizes of the work.
+The probe compares a few answers before the work starts. The checks here also find a model that begins to
+remember only under attack, and one whose answers depend on the batch sizes of the work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_DISAGREEMENT_SHARE = 0.25
 
 @dataclass(frozen=True)
 class AgreementCounts:
-    """How often both were asked about the same image, and how often they disagreed."""
+    """Counts of images queried twice and of disagreements between the two answers."""
 
     compared: int = 0
     disagreements: int = 0

@@ -1,4 +1,4 @@
-"""The goal of an attack on some data: the threat model in class indices, and the images that it is about."""
+"""The goal of an attack on a data set: the threat model in class indices, and the images it applies to."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The job of an attack's cell.
+"""The job of an attack cell.
 
-A batch goes through four stations: predict the clean images, attack those that are classified correctly,
-verify the candidates, write one outcome an image. A failure in a batch is confined to the image that fails.
+A batch goes through four stages: predict the clean images, attack those that are correctly classified, verify
+the candidates, write one outcome per image. A failure in a batch is confined to the image that fails.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ GROUP_REFERENCE_PIXELS = 3 * 32 * 32
 
 @dataclass(frozen=True, kw_only=True)
 class BaseAttackJob(Job):
-    """The job of an attack, which may draw random numbers for an image or for a whole group."""
+    """A job that runs an attack, which may draw random numbers per image or per group of images."""
 
     attack: Attack
     """The attack and its hyper-parameters."""
@@ -93,7 +93,7 @@ class BaseAttackJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class AttackJob(BaseAttackJob):
-    """An attack, and the harness's verdicts on what it hands in."""
+    """A job that runs an attack and verifies its candidates."""
 
     surrogate: Classifier | None = None
     """The model that candidates are crafted on; None: the classifier under test itself."""
@@ -195,9 +195,10 @@ def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
 
 
 class _SpentPasses:
-    """Passes on the images that are attacked, to be read off whether or not the attack comes to its end.
+    """Passes spent on the attacked images, available whether or not the attack finishes.
 
-    With a surrogate they are its own, the attack's work, and those of the harness on the classifier.
+    With a surrogate, the attack's passes are those on the surrogate, and the harness's are those on the
+    classifier.
     """
 
     def __init__(self, job: AttackJob, count: int) -> None:

@@ -1,4 +1,4 @@
-"""The work of a cell, batch by batch: a failure is confined to the image that fails."""
+"""The batch loop of a cell: a failure is confined to the image that fails."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAX_PROCESS_ENDS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class IsolationSettings:
-    """Where the work of a cell is done, and how long it is waited for."""
+    """The process in which a cell runs, and its time limits."""
 
     isolated: bool = False
     """Whether one worker, too, is a process of its own, where that is possible."""
@@ -96,7 +96,7 @@ def run_batches(
 
 
 class _BatchQueue:
-    """The batches of a cell that are still to do, and what has gone wrong so far."""
+    """The remaining batches of a cell, and the failures so far."""
 
     def __init__(
         self, work: Job, pool: WorkerPool, batch_size: int, done: Collection[int], notify: Notifier

@@ -1,4 +1,4 @@
-"""The job of a certificate's cell: certify images, some at a time, and write one outcome for each."""
+"""The job of a certificate cell: certify images in batches and write one outcome for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHUNK_PIXELS = 2**28
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateJob(Job):
-    """A certificate, and what it proves about each image."""
+    """A job that runs a certificate on each image."""
 
     certificate: Certificate
     """The method and its hyper-parameters."""

@@ -1,4 +1,4 @@
-"""A job: the work of one cell on a list of images, and the outcomes that come of it, batch by batch."""
+"""A job: the work of one cell on a list of images, and the resulting outcomes, batch by batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeBatch:
-    """The outcomes of some images, and the verified candidates beside them."""
+    """The outcomes of some images, with their verified candidates."""
 
     outcomes: tuple[OutcomeRecord, ...]
     """One an image, in the order of their positions."""
@@ -42,7 +42,7 @@ class AttackFailedError(Exception):
 
     Args:
         outcome: The record of the image: its clean prediction, the passes spent, and an error.
-        cause: What was raised.
+        cause: The exception that was raised.
     """
 
     def __init__(self, outcome: OutcomeRecord, cause: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Which job a method makes: the one place where attacks, stickers and certificates part."""
+"""The choice of job for a method: the only place that tells attacks, stickers and certificates apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 
 class JobInputs(TypedDict):
-    """What every job is about; see the fields of :class:`~robustbench_local.evaluation.harness.job.Job`."""
+    """Inputs common to all jobs; see the fields of :class:`~robustbench_local.evaluation.harness.job.Job`."""
 
     key: str
     classifier: Classifier

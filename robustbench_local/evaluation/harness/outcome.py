@@ -1,4 +1,4 @@
-"""From tensors to records: what is written down about one image (trust invariants V5, V7, V14, V15)."""
+"""Conversion of tensors to the outcome record of each image (trust invariants V5, V7, V14, V15)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What is checked of an attack or a certificate that is not this package's own, besides its candidates.
+"""Checks of attacks and certificates from outside this package, in addition to candidate verification.
 
-The code of a user's own runs in the process that verifies. These checks find mistakes, such as an attack that
-leaves a model changed; they are no wall against code that means harm.
+User code runs in the process that verifies. These checks find mistakes, such as an attack that leaves a model
+changed; they do not protect against malicious code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The job of a sticker's cell: craft it, predict views of it and its controls, write one outcome a sign."""
+"""The job of a sticker cell: craft the sticker, predict views of it and its controls, record each sign."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ ReportArrays = dict[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True, kw_only=True)
 class StickerJob(BaseAttackJob):
-    """A sticker or a patch, judged by what the classifier reads in many views of each sign."""
+    """A job that crafts a sticker or patch and predicts many views of each sign."""
 
     attack: EOTAttack
     """The attack and its hyper-parameters."""
@@ -213,7 +213,7 @@ def list_controls(attack: EOTAttack, threat: ThreatModel) -> list[tuple[Conditio
 
 @dataclass(frozen=True, kw_only=True)
 class _StickerEvidence:
-    """Everything that a verdict on a sign rests on."""
+    """All the evidence for the verdict on a sign."""
 
     scene: StickerScene
     stickers: CraftedStickers

@@ -1,4 +1,4 @@
-"""Signs before the camera: what is put on them, and what the classifier reads in every view."""
+"""Sticker scenes: signs with stickers or controls, and the classifier's prediction in every view."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REFERENCE_SIZE_PIXELS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class CraftedStickers:
-    """What an attack made for some signs, after the harness has looked at it."""
+    """The stickers that an attack made for some signs, after the harness has checked them."""
 
     candidates: Tensor
     """The signs with their stickers, (N, C, H, W), or patches, (N, C, s, s)."""
@@ -51,7 +51,7 @@ class CraftedStickers:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewPredictions:
-    """What was read, on the CPU."""
+    """The predictions of the views, on the CPU."""
 
     prediction: Tensor
     """Class of the largest logit, (N, V); -1 where a logit is not finite."""
@@ -76,10 +76,10 @@ class ViewPredictions:
 
 @dataclass(frozen=True, kw_only=True)
 class StickerScene:
-    """Some signs, and the views that they are judged over.
+    """Signs, and the views in which they are predicted.
 
-    The views are drawn from the run's seed and the image alone: they are the same for every model, attack
-    and condition, and no attack has seen them.
+    The views are drawn from the run's seed and the image alone: they are the same for every model, attack and
+    condition, and no attack has access to them.
     """
 
     classifier: Classifier

@@ -1,7 +1,7 @@
-"""A second search for successes that are lost in 8 bits, or whose margin is floating-point noise.
+"""A second search for successes that 8-bit rounding undoes, or whose margin is floating-point noise.
 
 The verdict ``broken`` never changes here: a candidate of this search either replaces a success that it
-improves on, or is thrown away.
+improves on, or is discarded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VerifyRows = Callable[[Tensor, Tensor], VerificationResult]
 
 @dataclass(frozen=True, kw_only=True)
 class AttackedImages:
-    """Images that were attacked, and how."""
+    """Attacked images and the settings of their attack."""
 
     attack: Attack
     """The attack."""

@@ -1,11 +1,11 @@
-"""The harness: what an attack hands in is checked here, and only what passes counts.
+"""Verification: the harness checks every candidate of an attack, and only verified candidates count.
 
-An attack's own word for success is never used. Every candidate is measured against the original image,
-re-predicted in a fresh forward pass in eval mode and fp32, in other company than it was made in, and once
-more after rounding to 8 bits (trust invariants V1-V7, V11, V13-V15). The classifier that is asked is a copy
-that saw neither the clean images nor the search, where its model can be copied (see ``Classifier.fresh``).
-Where no norm bounds the change, an attack hands in parameters instead: they are checked, and the
-transformation is applied here.
+An attack's own success flag is never used. Every candidate is measured against the original image and
+predicted again in a fresh forward pass in eval mode and fp32, in a batch other than the one it was made in,
+and once more after rounding to 8 bits (trust invariants V1-V7, V11, V13-V15). Where the model can be copied,
+the classifier for this is a copy that was given neither the clean images nor the search (see
+``Classifier.fresh``). Where no norm bounds the change, an attack returns parameters instead: they are
+checked, and the transformation is applied here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FRAGILE_MARGIN_SHARE = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a classifier answers on a batch of images; all tensors are (N,) on the CPU."""
+    """The predictions of a classifier on a batch of images; all tensors are (N,) on the CPU."""
 
     prediction: Tensor
     """Class of the largest logit; -1 where a logit is not finite."""

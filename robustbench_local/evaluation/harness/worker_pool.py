@@ -1,9 +1,9 @@
-"""Worker processes that share the images of a cell, or keep a user's model away from this process.
+"""Worker processes that share the images of a cell, or keep a user's model out of this process.
 
-The small networks and the small batches of an attack leave a CPU's threads waiting for each other; processes
-of one thread each do not. Random numbers belong to images, so that it makes no difference to a verdict who
-works on which. Each worker is a copy of this process as it is when it starts (fork), so nothing has to be
-handed to it but positions; a worker that is lost is replaced by another one.
+With the small networks and small batches of an attack, the threads of a CPU wait for each other; processes
+with one thread each do not. Random numbers belong to images, so the assignment of images to workers cannot
+change a verdict. Each worker is a fork of this process, so it only needs to receive positions. A worker that
+is lost is replaced.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class _Response:
 
 
 class WorkerLostError(Exception):
-    """A worker process ended, or no longer finishes a pass.
+    """A worker process ended, or stopped finishing passes.
 
     Args:
-        line: What became of it, in words.
-        hung: Whether it had to be ended because it hung.
-        killed: Whether somebody else killed it.
+        line: One line about what happened to it.
+        hung: Whether it was ended because it hung.
+        killed: Whether an outside process killed it.
     """
 
     def __init__(self, description: str, *, hung: bool = False, killed: bool = False) -> None:
@@ -101,16 +101,16 @@ def count_usable_workers(work: Job, workers: int) -> int:
 
 
 class WorkerPool(AbstractContextManager["WorkerPool"]):
-    """Some processes that work on the same cell, of one thread each if they are several.
+    """Processes that work on one cell, with one thread each if there are several.
 
     Args:
-        work: What they do; it must not change while they live.
-        workers: How many.
-        ready: Opens the context that work is done in.
-        isolated: Whether one worker is a process, too, where that is possible; several always are.
-        timeout: Seconds within which each has to finish a pass; None for any time.
-        deadline: When the cell has to be done, by `time.monotonic`; None for any time.
-        give_up: Ends what hangs where no process can be ended for it; takes why, in one line.
+        work: The work of a process; it must not change while the pool is open.
+        workers: Number of processes.
+        ready: Opens the context in which the work runs.
+        isolated: Whether a single worker also runs in its own process where possible; several always do.
+        timeout: Seconds within which each worker has to finish a pass; None for no limit.
+        deadline: Time by `time.monotonic` at which the cell has to be finished; None for no limit.
+        give_up: Ends hung work that runs in no process of its own; receives the reason in one line.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Child processes in which users' models run: copies of this one, whose end never ends it.
+"""Child processes in which user models run: forks of this process whose exit does not end it.
 
-A copy (fork) needs nothing handed over. It is made by a thread of its own that never computes: the threads of
-OpenMP do not survive a fork, and a copy of a thread that has used them waits for them for ever.
+A fork needs no data passed to it. A dedicated thread that never computes makes it: OpenMP threads do not
+survive a fork, and the fork of a thread that has used them waits for them forever.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def can_fork(*devices: torch.device) -> bool:
 
 
 class Channel:
-    """The child's end: orders come in, answers go out."""
+    """The child's end of the connection: requests come in, answers go out."""
 
     def __init__(self, requests: Connection, responses: int) -> None:
         self._requests, self._responses = requests, responses
@@ -67,11 +67,11 @@ class Channel:
 
 
 class ChildProcess:
-    """A copy of this process that serves until it is ended.
+    """A fork of this process that serves requests until it is ended.
 
     Args:
-        serve: What it does, given its channel. Its return ends it.
-        threads: Threads of torch's in it; None: as many as here.
+        serve: The child's main function, called with its channel. The child ends when it returns.
+        threads: Number of torch threads in the child; None for as many as in this process.
     """
 
     def __init__(self, serve: Callable[[Channel], None], *, threads: int | None = None) -> None:
@@ -213,7 +213,7 @@ def _use_own_streams() -> None:
 
 
 class _ProcessLauncher:
-    """The thread that makes copies. It lives as long as this process: with it, its copies would end."""
+    """The thread that forks. It lives as long as this process, because its children end with it."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()

@@ -1,4 +1,4 @@
-"""Calling what a user wrote, where possible in a child process: its exit, crash or hang is an error here."""
+"""Calls of user code, in a child process where possible: its exit, crash or hang becomes an error here."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def catch_process_exit(name: str) -> Iterator[None]:
 
 
 class _ProcessExitError(BaseException):
-    """A model wanted to end this process with a code."""
+    """A model tried to end this process with an exit code."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A limit for code of a user's that has to run in this very process, such as loading a model once more."""
+"""A time limit for user code that has to run in this process, such as loading a model again."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class _CellBuilder:
     Args:
         grid: The grid.
         subject: The model with its defense.
-        position: Gives the next cell's order in the grid.
+        position: Returns the next cell's position in the grid.
         code: Version of the code that decides verdicts.
     """
 

@@ -1,4 +1,4 @@
-"""What a grid's ``defenses:`` do to its models: each turns a model into another subject of the grid."""
+"""The ``defenses:`` of a grid: each makes a defended model, another evaluation subject, from a model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class GridDefense(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class NoDefense(GridDefense):
-    """The model as it is."""
+    """No defense: the baseline model."""
 
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
         """The model itself."""

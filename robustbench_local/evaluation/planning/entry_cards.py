@@ -1,4 +1,4 @@
-"""The entries of a grid's ``attacks:``, each with the cards that it means."""
+"""The entries of a grid's ``attacks:``, each with its cards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run happened: versions, machine and a digest of the code that decides verdicts."""
+"""The environment of a run: versions, machine, and a digest of the code that decides verdicts."""
 
 from __future__ import annotations
 

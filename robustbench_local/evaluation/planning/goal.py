@@ -1,4 +1,4 @@
-"""One goal for a whole grid: from these source classes to those target classes."""
+"""One attack goal for a whole grid: source classes and target classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run calls its models, attacks and certificates in tables: no two alike."""
+"""Unique table labels for the models, attacks and certificates of a run."""
 
 from __future__ import annotations
 

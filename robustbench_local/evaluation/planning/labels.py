@@ -1,4 +1,4 @@
-"""Labels of a run: short names for people, derived from cards, overrides and what the grid calls its entries."""
+"""Short labels for the entries of a run, derived from cards, overrides and names in the grid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledAttack:
-    """What the label of an attack or certificate is made of."""
+    """The parts of the label of an attack or certificate."""
 
     identifier: str
     """Its name in results.json."""

@@ -1,4 +1,4 @@
-"""The models of a grid: loaded, probed and defended; one that cannot be used keeps its place as an error."""
+"""Loading of a grid's models: they are probed and defended; unusable models become errors in their cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code from outside in a grid: tried in a child process before it runs here, and in the run's identity."""
+"""External code in a grid: tried in a child process before it runs here, and part of the run's identity."""
 
 from __future__ import annotations
 

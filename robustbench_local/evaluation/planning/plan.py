@@ -1,4 +1,4 @@
-"""What a run will do, decided and checked before the first attack."""
+"""The plan of a run, decided and checked before the first attack."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class EvaluationSubject:
 
 @dataclass(frozen=True, kw_only=True)
 class CellSpec:
-    """One cell of a grid: an attack or a certificate on a model, and the images that it is about."""
+    """One cell of a grid: an attack or certificate, a model, and the images it runs on."""
 
     record: CellRecord
     """What the store keeps about it."""
@@ -108,7 +108,7 @@ class CellSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole run."""
+    """The plan of a whole run."""
 
     name: str
     """Name of the grid."""

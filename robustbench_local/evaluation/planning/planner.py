@@ -1,4 +1,4 @@
-"""From a grid to a plan: everything is loaded and checked before the first attack."""
+"""The planner: a grid becomes a plan, and everything is loaded and checked before the first attack."""
 
 from __future__ import annotations
 

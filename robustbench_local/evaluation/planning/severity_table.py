@@ -1,4 +1,4 @@
-"""What a wrong reading costs: the grid's own table, or a convention for the German stop sign."""
+"""The severity of misclassifications: the grid's own table, or a convention for the German stop sign."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a cell cannot run on its model; what cannot run on any model is raised instead."""
+"""Reasons why a cell cannot run on its model; an attack that cannot run on any model raises instead."""
 
 from __future__ import annotations
 

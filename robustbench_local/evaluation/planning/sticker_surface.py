@@ -1,4 +1,4 @@
-"""What the stickers of a cell may be on, as its record says it."""
+"""The surface on which a cell may put stickers, in the form of its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that cannot be used keeps its place in the grid: its cells are planned, and are errors."""
+"""Models that cannot be used: they keep their row in the grid, and their cells are recorded as errors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 
 
 class UnusableModel(nn.Module):
-    """Stands for a model, and raises why it cannot be used.
+    """Placeholder for a model; every call raises the reason why the model cannot be used.
 
     Args:
-        problem: What is raised.
+        problem: The error to raise.
     """
 
     def __init__(self, problem: ModelError) -> None:

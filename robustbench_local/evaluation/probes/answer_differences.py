@@ -1,4 +1,4 @@
-"""How far two answers of a model answers_differ, and how far they may by rounding alone."""
+"""Differences between two answers of a model, and the tolerance for rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the answer to an image depends on its company: other images, their number, its place among them."""
+"""Checks that the answer to an image does not depend on the rest of its batch: content, size or position."""
 
 from __future__ import annotations
 

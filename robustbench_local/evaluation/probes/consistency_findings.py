@@ -1,4 +1,4 @@
-"""What questions to a model reveal of whether its answers are the image's own."""
+"""Findings of the consistency probe: whether a model's answer depends on the image alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ConsistencyKind = Literal["consistent", "company", "memory", "gradients"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyResult:
-    """What the questions revealed; it can be taken to another process."""
+    """The result of the consistency probe; it can be sent to another process."""
 
     kind: ConsistencyKind
     """``"company"``: answers depend on the other images of a batch, on its size or on the place in it.
@@ -57,7 +57,7 @@ class ConsistencyResult:
 
 
 class InconsistentError(Exception):
-    """Ends the questions."""
+    """Ends the probe at the first inconsistency."""
 
     def __init__(self, result: ConsistencyResult) -> None:
         super().__init__(result.cause)
@@ -66,7 +66,7 @@ class InconsistentError(Exception):
 
 @dataclass
 class ConsistencyFindings:
-    """What is known so far; what is inconsistent ends the questions with an `InconsistentError`."""
+    """The findings so far; an inconsistency ends the probe with an `InconsistentError`."""
 
     access: Access
     """What the model answers."""

@@ -1,4 +1,4 @@
-"""What follows from a model whose answers are not the image's own: refused, or every number is marked."""
+"""The policy for inconsistent models: they are refused, or all their numbers are marked."""
 
 from __future__ import annotations
 

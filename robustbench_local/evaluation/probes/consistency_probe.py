@@ -1,7 +1,8 @@
-"""Whether a model answers an image by the image alone: not by its company, nor by what it was asked before.
+"""Checks that a model's answer depends on the image alone, not on its batch or on earlier queries.
 
-A number of a model that does is a number of one batch size, one order and one history. So a handful of images
-is asked about before any attack: alone, in other company, again after many similar ones, after gradients.
+Numbers of an inconsistent model hold for one batch size, one order and one history only. The probe therefore
+queries a handful of images before any attack: alone, in other batches, again after many similar images, and
+after gradients.
 """
 
 from __future__ import annotations

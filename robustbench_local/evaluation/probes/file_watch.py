@@ -1,4 +1,4 @@
-"""Which files change while a model is asked: a memory that no copy of the model leaves behind."""
+"""Detection of files that change while a model is queried: state that no copy of the model can reset."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Whether a model's gradients say how its answers change, or lead white-box attacks astray.
+"""Checks that a model's gradients predict how its answers change, so that white-box attacks can use them.
 
-A backward pass of the model's own may hand back what has nothing to do with its forward: then attacks that
-follow it break nothing, and the model looks robust.
+A custom backward pass may return values unrelated to the forward pass. Attacks that follow it then fail, and
+the model looks robust.
 """
 
 from __future__ import annotations

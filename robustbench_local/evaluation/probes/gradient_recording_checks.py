@@ -1,4 +1,4 @@
-"""Whether the answer to an image depends on gradients being recorded, as they are while attacks ask."""
+"""Checks that answers are the same with and without gradient recording, which attacks turn on."""
 
 from __future__ import annotations
 

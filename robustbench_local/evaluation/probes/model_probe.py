@@ -1,4 +1,4 @@
-"""The first questions to a model, asked before any attack so that misfits show at once."""
+"""The first queries to a model, made before any attack so that mistakes show at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAX_SINGLE_IMAGES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ModelProbeResult:
-    """What the first answers revealed about a model; it can be taken to another process."""
+    """Properties of a model found by its first queries; they can be sent to another process."""
 
     notes: tuple[str, ...]
     """What a reader has to know about the model."""
@@ -116,7 +116,7 @@ def _is_answered(classifier: Classifier, image: Tensor) -> bool:
 
 
 class ProbeFunction(Protocol):
-    """Asks a model about some of the images; see `probe_model`."""
+    """Queries a model on some of the images; see `probe_model`."""
 
     def __call__(self, rows: slice, *, should_compare: bool, should_use_gradients: bool) -> ModelProbeResult:
         """What those images reveal."""

@@ -1,4 +1,4 @@
-"""Asking a model as if for the first time, and keeping count of it."""
+"""Queries to a fresh copy of a model, with a count of the passes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustbench_local.evaluation.probes.probe_images import PROBE_SEED
 
 @dataclass(frozen=True)
 class ModelQueries:
-    """Questions to one classifier, and what they have revealed."""
+    """Queries to one classifier and the findings from them."""
 
     classifier: Classifier
     findings: ConsistencyFindings

@@ -1,4 +1,4 @@
-"""The images that a model is asked about before any attack, made from a few of the data."""
+"""The images for the probes, made from a few images of the data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBE_SEED = 20_240_229
 
 @dataclass(frozen=True)
 class ProbeImages:
-    """What a module is asked about."""
+    """The images that a model is queried on."""
 
     distinct: Tensor
     """(8, C, H, W), all different."""

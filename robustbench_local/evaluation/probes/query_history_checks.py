@@ -1,4 +1,4 @@
-"""Whether the answer to an image depends on what was asked before."""
+"""Checks that the answer to an image does not depend on earlier queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a model, and of the files around it, something done with it has changed."""
+"""Detection of changes to a model, and to the files around it, by an operation."""
 
 from __future__ import annotations
 

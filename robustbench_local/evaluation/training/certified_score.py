@@ -1,4 +1,4 @@
-"""What can be proven about a network that was trained to be certified: a figure for the card beside it."""
+"""Certified accuracy of a network that was trained for certification, for the card beside its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a recipe's card, a model and data to weights on disk: what ``rbl train`` and a grid have in common."""
+"""Training for ``rbl train`` and grids: from a recipe's card, a model and data to weights on disk."""
 
 from __future__ import annotations
 

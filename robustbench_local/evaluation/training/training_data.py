@@ -1,4 +1,4 @@
-"""The images of a training: read from their sources, with images held out that no object is shared with."""
+"""Training images from their sources; the held-out images share no object with them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from robustbench_local.evaluation.training.train_and_save import TrainingImages
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDataSpec:
-    """Which images a training uses.
+    """The selection of images for a training.
 
     Attributes:
         entry: The training images.
         validation: Source of the validation images; None: the data's own validation split, else a share of
             the training images.
-        share: Which share, of each class.
-        most: At most so many validation images.
-        test: Source of the images that figures are measured on; None: the data's own test split, if any.
-        group_pattern: Regular expression that reads from an image's id which object it shows.
+        share: Validation share of each class.
+        most: Maximum number of validation images.
+        test: Source of the test images; None: the data's own test split, if any.
+        group_pattern: Regular expression that extracts the identity of the shown object from an image's id.
     """
 
     entry: DataEntry

@@ -1,4 +1,4 @@
-"""Training inside a grid: a recipe's weights are made once, kept, and found again by what they depend on."""
+"""Training in a grid: a recipe's weights are made once, stored, and looked up by what they depend on."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def find_cache_folder() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightCache:
-    """Makes the trained models of one grid.
+    """Trains the models of one grid and caches their weights.
 
     Attributes:
         grid: The grid.
         evaluated: Loads the images that the grid evaluates on.
         base: Folder that relative paths start from.
-        device: Where to train.
-        cache: Where weights and the checkpoints of interrupted trainings lie.
+        device: Device to train on.
+        cache: Folder of weights and of checkpoints of interrupted trainings.
         allow_code: Whether ``python:`` models may run.
-        only_plan: Whether weights that are not there are replaced by untrained ones, for a dry run.
+        only_plan: Whether untrained weights replace missing ones, for a dry run.
         report: Receives lines of progress.
     """
 
