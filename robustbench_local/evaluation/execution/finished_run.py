@@ -52,16 +52,16 @@ class _UndecidableError(Exception):
 def describe_inputs(
     grid: Grid, base: Path, card_folders: Sequence[Path], options: Options
 ) -> dict[str, str] | None:
-    """Everything that the outcome of a run may depend on.
+    """Return everything that the outcome of a run may depend on.
 
     Args:
-        grid: The grid as its file says it.
+        grid: The grid as written in its file.
         base: Folder that its relative paths start from.
         card_folders: Folders of the user's own cards.
-        options: How to run it.
+        options: The options of the run.
 
     Returns:
-        Names to digests and texts; None where files alone do not tell.
+        Names to digests and texts; None where the files alone do not determine them.
     """
     try:
         _check_methods(grid, card_folders)
@@ -81,16 +81,16 @@ def describe_inputs(
 
 
 def may_be_finished(directory: Path) -> bool:
-    """Whether a folder holds a run at all, before files are read for it."""
+    """Check whether a directory holds a run at all, before files are read for it."""
     return (directory / DATABASE_NAME).is_file()
 
 
 def is_finished(directory: Path, inputs: dict[str, str] | None) -> bool:
-    """Whether a folder holds a run with these inputs that has nothing left to do.
+    """Check whether a directory holds a finished run with these inputs.
 
     Args:
         directory: The run directory.
-        inputs: What `describe_inputs` gives now.
+        inputs: The current result of `describe_inputs`.
     """
     if inputs is None:
         return False
@@ -104,7 +104,7 @@ def is_finished(directory: Path, inputs: dict[str, str] | None) -> bool:
 
 
 def _check_methods(grid: Grid, folders: Sequence[Path]) -> None:
-    """Refuse trainings, and methods of which this package does not have the code."""
+    """Refuse trainings, and methods whose code is outside this package."""
     for entry in grid.attacks:
         if entry.card in ATTACK_METHODS:
             continue
@@ -124,7 +124,7 @@ def _iterate_defenses(grid: Grid) -> Iterator[DefenseEntry]:
 
 
 def _list_data_files(grid: Grid, base: Path) -> list[Path]:
-    """The files that the images are read from; none where they are drawn."""
+    """List the files that the images are read from; empty where the images are generated."""
     kind, _, name = grid.data.source.partition(":")
     if grid.data.source == "signs":
         return []
@@ -143,7 +143,7 @@ def _list_data_files(grid: Grid, base: Path) -> list[Path]:
 
 
 def _find_weights(entry: ModelEntry, base: Path) -> Path | None:
-    """A model's own file; None for a shipped model, whose file is the package's."""
+    """Return a model's own weights file; None for a shipped model, whose file is part of the package."""
     plain = entry.endpoint is None and entry.trust_pickle is None and entry.weights is None
     kind, _, name = entry.source.partition(":")
     _require(plain and kind in {"zoo", "checkpoint"})
@@ -160,14 +160,14 @@ def _require(condition: bool) -> None:
 
 
 def _iterate_package_files() -> Iterator[Path]:
-    """What this package computes with: its code, its shipped weights, cards and grids."""
+    """Iterate over the package files that affect results: code, shipped weights, cards and grids."""
     for folder, folders, names in os.walk(_PACKAGE_FOLDER):
         folders[:] = [name for name in folders if name != "__pycache__"]
         yield from (Path(folder, name) for name in names)
 
 
 def _digest_files(paths: Sequence[Path]) -> str:
-    """SHA-256 over the places and contents of some files."""
+    """Return the SHA-256 over the paths and contents of some files."""
     sizes = [path.stat().st_size for path in paths]
     _require(sum(sizes) <= MAX_READ_BYTES)
     digest = hashlib.sha256()

@@ -61,10 +61,10 @@ class Watchdog(AbstractContextManager["Watchdog"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """No longer watch, and hear what was sent and has not been raised yet.
+        """Stop watching, and receive an exception that was sent but not raised yet.
 
-        It is not taken back: in CPython 3.11 that leaves a flag behind with which a traced thread, as under
-        a debugger or coverage, repeats one instruction for ever.
+        The exception is not revoked: in CPython 3.11 that leaves a flag behind with which a traced thread, as
+        under a debugger or coverage, repeats one instruction forever.
         """
         self._closed.set()
         if self._is_sent and not (kind is not None and issubclass(kind, OverdueError)):
