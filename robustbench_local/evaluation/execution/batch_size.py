@@ -125,7 +125,7 @@ def _time_forward(classifier: Classifier, batch: Tensor) -> float:
 
 
 def _time_call(call: Callable[[], object], times: int = 3) -> float:
-    """Return the best wall time of several calls, with the device's queue; other programs use the machine too."""
+    """Return the best wall time of several calls, with the device's queue: other programs may run too."""
     seconds = []
     for _ in range(times):
         started = time.perf_counter()

@@ -162,7 +162,7 @@ class _CellRunner:
         return self.plan.workers if sum(self.cell.max_passes) > MAX_PASSES_WITHOUT_WORKERS else 1
 
     def _find_batch_size(self) -> int:
-        """Return the model's batch size on this machine; a resumed run keeps it, so that it repeats every digit."""
+        """Return the model's batch size on this machine; a resumed run keeps it for bit-equal results."""
         subject, known = self.cell.queried_subject, self.store.read_meta("batch sizes", {})
         if str(subject) not in known:
             count = 1 if self._count_workers() > 1 else None

@@ -87,7 +87,7 @@ class BaseAttackJob(Job):
         return [group for group in groups if not done_positions.issuperset(group)]
 
     def split_queue(self, queue: list[list[int]], size: int) -> list[list[int]]:
-        """Split the queue, see :meth:`Job.split_queue`; fixed groups stay whole until they fail themselves."""
+        """Split the queue, see :meth:`Job.split_queue`; a fixed group stays whole until it fails itself."""
         return super().split_queue(queue, size) if self.attack.per_image else queue
 
 
@@ -213,7 +213,7 @@ class _SpentPasses:
         return self.pass_counters[0].stages
 
     def collect_gradient_counts(self) -> list[GradientCounts]:
-        """Return the gradient counts of each image; call it before `passes`, which resets the external ones."""
+        """Return the gradient counts of each image; call it before `passes`, which resets external ones."""
         others = _split_passes_evenly(self._attacked_model.external_passes[1], self._count).tolist()
         counted = self.pass_counters[0].gradient_counts
         return [

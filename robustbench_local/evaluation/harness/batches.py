@@ -137,7 +137,7 @@ class _BatchQueue:
                 suspects = []
 
     def _requeue_after_failure(self, positions: list[int], failure: Exception) -> bool:
-        """Requeue the images in smaller batches or unchanged; return False if the failure is about one image."""
+        """Requeue the images in smaller batches or unchanged; return False for a failure of one image."""
         if isinstance(failure, WorkerLostError):
             return self._requeue_after_loss(positions, failure)
         if is_out_of_memory(_unwrap_failure(failure)) and self._halve_batches(positions, "out of memory"):
@@ -169,7 +169,7 @@ class _BatchQueue:
         return self._requeue_pieces(positions, (len(positions) + 1) // 2)
 
     def _requeue_after_hang(self, positions: list[int], loss: WorkerLostError) -> bool:
-        """Handle a hang like `_requeue_after_loss`, but in fewer steps: each hang costs a whole time limit."""
+        """Handle a hang like `_requeue_after_loss`, but in fewer steps: each hang costs a full time limit."""
         self.hangs += 1
         if self.hangs >= (MAX_HANGS if self.has_succeeded else MAX_HANGS_BEFORE_SUCCESS):
             raise _build_model_error(self.job, loss, f", {self.hangs} times in this cell") from None

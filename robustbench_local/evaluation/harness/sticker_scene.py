@@ -174,7 +174,7 @@ class StickerScene:
         )
 
     def compose_flat(self, crafted: CraftedStickers) -> Tensor:
-        """Return the signs with their stickers without a camera, (N, C, H, W); a patch as in the first view."""
+        """Return the signs with their stickers, without a camera, (N, C, H, W); a patch as in view 0."""
         scenes = self._compose_scenes(crafted, self.test_views.slice_views(0, 1))
         return scenes if scenes.dim() == 4 else scenes[:, 0]
 

@@ -31,7 +31,7 @@ def build_run_labels(
     cards: Sequence[tuple[AttackEntry, Card]],
     cells: Sequence[CellSpec],
 ) -> RunLabels:
-    """Labels of the models, with and without defenses, and of the attacks and certificates that have cells.
+    """Build labels for the models, with and without defenses, and for attacks and certificates with cells.
 
     Args:
         grid: The grid, whose entries may have names.
@@ -68,7 +68,7 @@ def build_run_labels(
 def _list_labelled_attacks(
     entry: AttackEntry, card: Card, model_names: Mapping[str, str]
 ) -> list[LabelledAttack]:
-    """The attack of an entry, and the same attack crafted on the model without its defense."""
+    """List the attack of an entry, and the same attack crafted on the model without its defense."""
     attack = LabelledAttack(identifier=format_method_name(card, entry), card=card, name=entry.name)
     if card.kind == "certificate":
         return [replace(attack, suffix="claimed") if CERTIFICATES.is_outside(card.method) else attack]

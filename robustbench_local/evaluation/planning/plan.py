@@ -70,12 +70,12 @@ class CellSpec:
 
     @property
     def is_certificate(self) -> bool:
-        """Whether the cell seeks proofs."""
+        """Whether the cell runs a certificate."""
         return self.record.measure == "certificate"
 
     @property
     def queried_subject(self) -> EvaluationSubject:
-        """The subject that most passes go through: for votes of a model under noise, the model within."""
+        """The subject that most passes go through: for votes under noise, the wrapped model."""
         if self.surrogate is not None:
             return self.surrogate
         is_inner = self.make_job().queried_model is not self.subject.classifier
@@ -83,16 +83,16 @@ class CellSpec:
 
     @property
     def max_passes(self) -> tuple[int, int]:
-        """Most forward and backward passes over all images."""
+        """Maximum number of forward and backward passes over all images."""
         return (0, 0) if self.skip_reason else self.make_job().max_passes
 
     @property
     def problem(self) -> RobustbenchError | None:
-        """Why a model of the cell cannot be used; None if all can."""
+        """The reason why a model of the cell cannot be used; None if all can."""
         return self.subject.problem or self.queried_subject.problem
 
     def make_job(self) -> Job:
-        """The work itself."""
+        """Make the cell's job."""
         return make_job(
             self.method,
             key=self.record.key,

@@ -22,8 +22,8 @@ _OTHER_SPEEDS_KMH = {
 _YIELD_SEVERITY, _OTHER_SIGN_SEVERITY = 0.05, 0.01
 
 STOP_SIGN_RULE = (
-    "of a misclassified stop sign: (predicted speed limit / 120 km/h) squared, where priority road and the end "
-    "of 80 km/h count as 100 km/h and the end of all limits as 120 km/h; 0.05 for yield, 0.01 for every "
+    "of a misclassified stop sign: (predicted speed limit / 120 km/h) squared, where priority road and the "
+    "end of 80 km/h count as 100 km/h and the end of all limits as 120 km/h; 0.05 for yield, 0.01 for every "
     "other sign; a convention and not an accident statistic"
 )
 """The rule in words: kinetic energy."""
@@ -31,7 +31,7 @@ OWN_TABLE_RULE = "from the grid file; a class that it does not name has severity
 
 
 def resolve_severity(grid: Grid, subjects: Sequence[EvaluationSubject]) -> dict[str, Any] | None:
-    """The severities as the store keeps them, in each model's class indices.
+    """Resolve the severities to the stored form, in each model's class indices.
 
     Args:
         grid: The grid; without a table of its own, the convention is used for German traffic signs.
@@ -39,7 +39,7 @@ def resolve_severity(grid: Grid, subjects: Sequence[EvaluationSubject]) -> dict[
 
     Returns:
         ``{"rule": in words, "models": {id: {"costs": {index: severity}, "sources": [indices]}}}``, where
-        empty sources mean images of any class; None if nothing is known about severity.
+        empty sources mean images of any class; None if no severity is defined.
 
     Raises:
         ConfigError: If the grid names a class that the data do not have.
@@ -74,7 +74,7 @@ def _compute_stop_costs(names: Sequence[str]) -> dict[int, float]:
 
 
 def compute_stop_severity(name: str) -> float:
-    """Severity of reading a German stop sign as the sign of this name, in [0, 1]."""
+    """Return the severity, in [0, 1], of a German stop sign misclassified as the named sign."""
     speed = {**_SPEED_LIMITS_KMH, **_OTHER_SPEEDS_KMH}.get(name)
     if speed is not None:
         return (speed / _MAX_SPEED_KMH) ** 2

@@ -37,13 +37,13 @@ class UnusableModel(nn.Module):
 def make_unusable_subject(
     entry: ModelEntry, data: Dataset, problem: ModelError, device: torch.device
 ) -> EvaluationSubject:
-    """The subject of a grid whose model cannot be used.
+    """Make the subject of a model that cannot be used.
 
     Args:
         entry: The model in the grid file.
         data: The images as loaded.
-        problem: Why it cannot be used.
-        device: Where it would have been used.
+        problem: The reason why it cannot be used.
+        device: The device that it was meant for.
     """
     black_box = is_url(entry.source) or entry.source.startswith("onnx:")
     classifier = Classifier(
@@ -82,7 +82,7 @@ def make_unusable_subject(
 
 
 def add_defense_name(subject: EvaluationSubject, defense: str) -> EvaluationSubject:
-    """An unusable model under a defense: unusable just so.
+    """Add a defense to an unusable model, which stays unusable.
 
     Args:
         subject: The unusable model.

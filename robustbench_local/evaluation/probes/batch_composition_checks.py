@@ -62,7 +62,7 @@ def _has_fixed_seed(questions: ModelQueries, image: Tensor, answer: Tensor) -> b
 
 
 def _measure_size_tolerance(questions: ModelQueries, images: ProbeImages, answers: Tensor) -> float:
-    """Measure the tolerance, see `compute_size_tolerance`; ``answers`` are to the first two images together."""
+    """Measure the tolerance, see `compute_size_tolerance`; ``answers`` are to the first two images."""
     with questions.open_fresh_copy() as model:
         moved = questions.query_model(model, images.distinct[:2].add(1e-6).clamp(0, 1))
     return compute_size_tolerance(answers, moved, questions.findings.tolerance)

@@ -96,7 +96,7 @@ def probe_model(
 
 
 def _query_first_images(classifier: Classifier, images: Tensor) -> None:
-    """Query all images together, then two and one; a failing single image is handled during the evaluation."""
+    """Query all images together, then two and one; a failing single image is left to the evaluation."""
     try:
         for chosen in (images, images[:1], images[:2]):
             classifier(chosen)

@@ -40,7 +40,7 @@ def make_probe_images(distinct: Tensor) -> ProbeImages:
 
 
 def make_distinct_images(images: Tensor, count: int = 8) -> Tensor:
-    """Return ``count`` different images from all over the data: mirrored and mixed ones where there are few."""
+    """Return ``count`` different images from all over the data: mirrored and mixed where there are few."""
     chosen = images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
     generator = torch.Generator().manual_seed(PROBE_SEED)
     noise = torch.rand(count, *images.shape[1:], generator=generator).to(images)
