@@ -97,8 +97,10 @@ class ConsistencyFindings:
     def refuse_memory(self, one: Tensor, other: Tensor, when: str, changed: Collection[str]) -> None:
         """Raise if the same image gets another answer ``when`` something else was queried."""
         if has_difference(one, other, self.tolerance):
-            difference = self._format_difference(one, other)
-            cause = f"remembers: the same image gets another answer {when} ({difference})"
+            cause = (
+                f"remembers: the same image gets another answer {when} "
+                f"({self._format_difference(one, other)})"
+            )
             if changed:
                 cause = f"{cause}; {format_names(changed)} changed"
             raise InconsistentError(self.build_result("memory", cause, one, other))
