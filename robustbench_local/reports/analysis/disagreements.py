@@ -17,8 +17,9 @@ from robustbench_local.reports.analysis.attempts import (
     index_attempts,
     split_by_loss,
 )
+from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.doubt import Doubt
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat, collect_once
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.gradient_masking import exceeds_chance, find_gradient_masking
 from robustbench_local.reports.formatting.text import (
     format_count,

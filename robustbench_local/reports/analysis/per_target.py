@@ -6,13 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import (
-    CellResult,
-    EvaluatedModel,
-    Evidence,
-    Threat,
-    collect_once,
-)
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,

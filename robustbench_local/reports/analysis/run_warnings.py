@@ -9,7 +9,8 @@ from typing import Literal
 from robustbench_local.reports.analysis import attack_warnings as remarks
 from robustbench_local.reports.analysis import eight_bit_warnings as eight_bit_remarks
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.sticker_results import StickerResult, build_sticker_results
 from robustbench_local.reports.formatting.text import (
     format_cells,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
     SeverityTable,
