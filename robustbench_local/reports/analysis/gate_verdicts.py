@@ -12,7 +12,7 @@ from robustbench_local.reports.analysis.doubt_finders import Doubt, select_doubt
 from robustbench_local.reports.analysis.doubt_recount import AssumedOutcome, assume_outcome
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Threat
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
-from robustbench_local.reports.analysis.sticker_controls import find_control_problems as sticker_doubts
+from robustbench_local.reports.analysis.sticker_controls import find_control_problems
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -178,7 +178,7 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
             gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=value_text
         )
     verdict = _build_verdict(gate, subject, estimate, () if cell.is_done else (cell.label,), text=value_text)
-    against = sticker_doubts(cell, is_low=gate.max is not None) if verdict.ruling == "pass" else []
+    against = find_control_problems(cell, is_low=gate.max is not None) if verdict.ruling == "pass" else []
     if not against:
         return verdict
     return replace(verdict, ruling="inconclusive", reason=f"{value_text}, but {join_in_sentence(against)}")

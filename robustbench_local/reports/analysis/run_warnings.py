@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from robustbench_local.reports.analysis import attack_warnings as remarks
-from robustbench_local.reports.analysis import eight_bit_warnings as eight_bit_remarks
+from robustbench_local.reports.analysis import attack_warnings, eight_bit_warnings
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
@@ -414,12 +413,12 @@ _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _find_guessing_models,
     _find_unfinished_cells,
     _find_changing_answers,
-    _build_finder("warning", remarks.describe_masking),
-    _build_finder("warning", remarks.describe_disagreements),
-    _build_finder("warning", remarks.describe_doubts),
+    _build_finder("warning", attack_warnings.describe_masking),
+    _build_finder("warning", attack_warnings.describe_disagreements),
+    _build_finder("warning", attack_warnings.describe_doubts),
     _find_nonfinite_gradients,
     _find_missing_gradients,
-    _build_finder("warning", remarks.describe_model_weaknesses),
+    _build_finder("warning", attack_warnings.describe_model_weaknesses),
     _find_unverified_defenses,
     _find_sticker_problems,
     _find_few_images,
@@ -428,14 +427,14 @@ _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _find_rejected_candidates,
     _find_misdirected_proofs,
     _find_nonfinite_logits,
-    _build_finder("warning", eight_bit_remarks.describe_eight_bit_loss),
-    _build_finder("note", eight_bit_remarks.describe_undecided_in_eight_bit),
+    _build_finder("warning", eight_bit_warnings.describe_eight_bit_loss),
+    _build_finder("note", eight_bit_warnings.describe_undecided_in_eight_bit),
     _find_fragile_verdicts,
     _find_ineffective_attacks,
     _find_proven_images,
-    _build_finder("note", remarks.describe_partial_overlap),
-    _build_finder("note", remarks.describe_breaks_by_other_attacks),
-    _build_finder("note", remarks.describe_model_notes),
+    _build_finder("note", attack_warnings.describe_partial_overlap),
+    _build_finder("note", attack_warnings.describe_breaks_by_other_attacks),
+    _build_finder("note", attack_warnings.describe_model_notes),
     _find_damaged_images,
     _find_unchecked_rows,
 )

@@ -110,7 +110,7 @@ class SignRow:
     """One sign."""
 
     sign: SignResult
-    """Its looks."""
+    """The sign's results over views."""
     attack_success: Estimate
     """Share of its views with the sticker that end as the attacker wants."""
     random_colours_success: Estimate
@@ -193,16 +193,16 @@ class StickerResult:
     @property
     def surface_text(self) -> str:
         """What the sticker may cover, in sentences; empty where the run does not know, and for a patch."""
-        found, area = self.cell.record.surface, self.cell.record.eps
-        if found is None:
+        surface, area = self.cell.record.surface, self.cell.record.eps
+        if surface is None:
             return ""
         part = "all" if area == 1 else f"{100 * area:.3g}%"
-        pixels = f"{found.covered:,.0f} of {found.image_pixels:,} pixels"
+        pixels = f"{surface.covered:,.0f} of {surface.image_pixels:,} pixels"
         covers = (
             f"A sticker may cover {part} of the surface: on average {pixels}, "
-            f"{format_percent(found.coverable_share)} of"
+            f"{format_percent(surface.coverable_share)} of"
         )
-        return f"{covers} the image. The surface is {found.what}."
+        return f"{covers} the image. The surface is {surface.what}."
 
     @property
     def worst_severity_text(self) -> str:
@@ -229,8 +229,10 @@ def _build_result(evidence: Evidence, cell: CellResult) -> StickerResult:
     targets, counting = cell.record.targets, [sign for sign in cell.signs if sign.is_counted]
     views = [sign.views["view"] for sign in counting]
     wanted = [
-        looks.confidences["sticker"][looks.clean_correct][looks.mark_successes("sticker", targets)]
-        for looks in views
+        sign_views.confidences["sticker"][sign_views.clean_correct][
+            sign_views.mark_successes("sticker", targets)
+        ]
+        for sign_views in views
     ]
     rule, severity, table = _compute_severity(evidence, cell, views)
     return StickerResult(
@@ -269,9 +271,9 @@ def _compute_severity(
     if table is None or not views:
         return "", None, table
     readings = (
-        (None if read == NONFINITE_CLASS else int(read), looks.label)
-        for looks in views
-        for read in looks.select_predictions("sticker")
+        (None if read == NONFINITE_CLASS else int(read), sign_views.label)
+        for sign_views in views
+        for read in sign_views.select_predictions("sticker")
     )
     return table.rule, compute_severity(table, readings), table
 
@@ -281,35 +283,35 @@ def _build_prediction_shares(
 ) -> tuple[PredictionShare, ...]:
     """Where the views ended, each of them in one row, and the targets together in one more."""
     record = cell.record
-    sizes = sum(int(looks.clean_correct.sum()) for looks in views)
+    sizes = sum(int(sign_views.clean_correct.sum()) for sign_views in views)
 
-    def part(
+    def build_share(
         name: str, marks: Sequence[BoolArray], *, cost: float | None = None, target: bool = True
     ) -> PredictionShare:
-        hits = sum(int(one.sum()) for one in marks)
+        hits = sum(int(array.sum()) for array in marks)
         return PredictionShare(
             name=name, share=compute_clopper_pearson(hits, sizes), severity=cost, is_target=target
         )
 
-    readings = [looks.select_predictions("sticker") for looks in views]
-    labels = [looks.label for looks in views]
+    readings = [sign_views.select_predictions("sticker") for sign_views in views]
+    labels = [sign_views.label for sign_views in views]
     own = [read == label for read, label in zip(readings, labels, strict=True)]
     wanted = [
         mark_successes(read, label, record.targets) for read, label in zip(readings, labels, strict=True)
     ]
     rows = [
-        part(
+        build_share(
             evidence.get_class_name(record.model, target),
             [read == target for read in readings],
             cost=None if table is None else table.get_severity(target, labels[0] if labels else -1),
         )
         for target in record.targets
     ]
-    rows.append(part("any target" if record.targets else "any wrong class", wanted))
+    rows.append(build_share("any target" if record.targets else "any wrong class", wanted))
     if record.targets:
         other = [~(mine | hit) for mine, hit in zip(own, wanted, strict=True)]
-        rows.append(part("another wrong class", other, target=False))
-    rows.append(part("correct class", own, target=False))
+        rows.append(build_share("another wrong class", other, target=False))
+    rows.append(build_share("correct class", own, target=False))
     return tuple(rows)
 
 
@@ -317,7 +319,7 @@ def _build_drive_by(signs: Sequence[SignResult], targets: Sequence[int]) -> Driv
     drives = [sign.views["approach"] for sign in signs if "approach" in sign.views]
     if not drives:
         return None
-    hits = [looks.mark_successes("sticker", targets) for looks in drives]
+    hits = [sign_views.mark_successes("sticker", targets) for sign_views in drives]
     hit, seen = sum(int(marks.sum()) for marks in hits), sum(map(len, hits))
     return DriveBy(
         success_share=hit / seen if seen else math.nan,
@@ -325,14 +327,18 @@ def _build_drive_by(signs: Sequence[SignResult], targets: Sequence[int]) -> Driv
         successful_drives=estimate_share(
             [np.array([2 * marks.sum() >= len(marks) for marks in hits if len(marks)])]
         ),
-        longest_run=max(_find_longest_run(mark_successful_frames(looks, targets)) for looks in drives),
-        frame_count=max(len(looks.clean_correct) for looks in drives),
+        longest_run=max(
+            _find_longest_run(mark_successful_frames(sign_views, targets)) for sign_views in drives
+        ),
+        frame_count=max(len(sign_views.clean_correct) for sign_views in drives),
     )
 
 
-def mark_successful_frames(looks: SignViews, targets: Sequence[int]) -> BoolArray:
+def mark_successful_frames(sign_views: SignViews, targets: Sequence[int]) -> BoolArray:
     """Which frames end as the attacker wants; one in which the clean sign is misclassified does not."""
-    return looks.clean_correct & mark_successes(looks.predictions["sticker"], looks.label, targets)
+    return sign_views.clean_correct & mark_successes(
+        sign_views.predictions["sticker"], sign_views.label, targets
+    )
 
 
 def _find_longest_run(marks: BoolArray) -> int:
@@ -345,19 +351,21 @@ def _find_longest_run(marks: BoolArray) -> int:
 
 
 def _build_sign_row(sign: SignResult, targets: Sequence[int]) -> SignRow:
-    looks = sign.views.get("view")
+    test_views = sign.views.get("view")
 
-    def measured(condition: str) -> Estimate:
+    def compute_success(condition: str) -> Estimate:
         return estimate_share(
-            [looks.mark_successes(condition, targets)] if looks and condition in looks.predictions else []
+            [test_views.mark_successes(condition, targets)]
+            if test_views and condition in test_views.predictions
+            else []
         )
 
     driven = "approach" in sign.views and "sticker" in sign.views["approach"].predictions
     return SignRow(
         sign=sign,
-        attack_success=measured("sticker"),
-        random_colours_success=measured("random-colours"),
-        no_views_success=measured("without-views"),
+        attack_success=compute_success("sticker"),
+        random_colours_success=compute_success("random-colours"),
+        no_views_success=compute_success("without-views"),
         drive_by=_build_drive_by([sign], targets) if driven else None,
     )
 

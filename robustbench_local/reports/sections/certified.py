@@ -35,7 +35,7 @@ class CertifiedSection(Section[tuple[CertifiedGroup, ...]]):
     template = "certified.html.j2"
     explanation = CERTIFIED_EXPLANATION
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[CertifiedGroup, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CertifiedGroup, ...]:
         """The certificates of each norm."""
         return build_certified_groups(evidence)
 

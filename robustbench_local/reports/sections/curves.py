@@ -22,7 +22,7 @@ class CurvesSection(Section[tuple[CurvePanel, ...]]):
     link_text = "Perturbation budget"
     template = "curves.html.j2"
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[CurvePanel, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CurvePanel, ...]:
         """A panel for each norm and attack that was run at several radii."""
         return build_curve_panels(evidence)
 

@@ -32,7 +32,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
     template = "distances.html.j2"
     curve_steps = CURVE_STEPS
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[DistanceGroup, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[DistanceGroup, ...]:
         """The attacks of each threat."""
         return build_distance_groups(evidence)
 

@@ -28,7 +28,7 @@ class ExamplesSection(Section[tuple[CellExamples, ...]]):
     has_photographs = True
     example_selection_rule = EXAMPLE_SELECTION_RULE
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[CellExamples, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CellExamples, ...]:
         """Images of each cell that kept any."""
         return tuple(build_cell_examples(store, evidence))
 

@@ -29,7 +29,7 @@ class HeatmapSection(Section[HeatMap]):
     link_text = "Models and attacks"
     template = "heatmap.html.j2"
 
-    def build(self, evidence: Evidence, store: RunStore) -> HeatMap:
+    def build_content(self, evidence: Evidence, store: RunStore) -> HeatMap:
         """Models by attacks."""
         return build_heatmap(evidence)
 

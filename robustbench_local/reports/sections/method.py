@@ -41,7 +41,7 @@ class MethodSection(Section[tuple[MethodDescription, ...]]):
     template = "method.html.j2"
     drawn_signs_note = DRAWN_SIGNS_NOTE
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[MethodDescription, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[MethodDescription, ...]:
         """Everything that was tried."""
         return build_method_descriptions(evidence)
 

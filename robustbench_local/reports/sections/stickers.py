@@ -74,7 +74,7 @@ class StickersSection(Section[Stickers]):
     simulation_limits = SIMULATION_LIMITS
     sign_selection_rule = SIGN_SELECTION_RULE
 
-    def build(self, evidence: Evidence, store: RunStore) -> Stickers:
+    def build_content(self, evidence: Evidence, store: RunStore) -> Stickers:
         """The results, and some pictures of each."""
         results = build_sticker_results(evidence)
         return Stickers(results, build_sticker_images(store, evidence, results))

@@ -56,7 +56,7 @@ class TargetsSection(Section[TargetedAttacks]):
     explanation = GOALS_EXPLANATION
     pixel_attack_limits = PIXEL_ATTACK_LIMITS
 
-    def build(self, evidence: Evidence, store: RunStore) -> TargetedAttacks:
+    def build_content(self, evidence: Evidence, store: RunStore) -> TargetedAttacks:
         """The matrices are counted from the outcomes of the images."""
         return TargetedAttacks(tuple(build_target_matrices(store, evidence)), build_goal_tables(evidence))
 
