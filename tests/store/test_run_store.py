@@ -197,9 +197,9 @@ def test_resume_finds_everything(directory: Path) -> None:
 
 
 def test_resolved_grid_is_written_as_given(directory: Path) -> None:
-    reopen(directory, resolved="name: 限速\r\n").close()
+    reopen(directory, resolved_yaml="name: 限速\r\n").close()
     assert (directory / "run.yaml").read_bytes() == "name: 限速\r\n".encode()
-    reopen(directory, resolved="name: other gates\n").close()
+    reopen(directory, resolved_yaml="name: other gates\n").close()
     assert (directory / "run.yaml").read_text() == "name: other gates\n"
 
 
@@ -216,7 +216,7 @@ def test_another_grid_is_refused_by_the_key_that_differs(directory: Path) -> Non
         store.put_cell(make_cell())
         store.add_outcomes(KEY, [make_outcome(0)])
     with pytest.raises(ConfigError, match=r"data\.seed: 0 there, 1 here") as caught:
-        reopen(directory, identity={**IDENTITY, "data.seed": "1"}, resolved="another\n")
+        reopen(directory, identity={**IDENTITY, "data.seed": "1"}, resolved_yaml="another\n")
     assert str(directory) in str(caught.value)
     assert caught.value.exit_code == 2
     assert (directory / "run.yaml").read_text() == RESOLVED
