@@ -23,7 +23,10 @@ from robustbench_local.evaluation.planning.skip_reasons import find_attack_obsta
 from robustbench_local.evaluation.planning.sticker_surface import build_surface_record
 from robustbench_local.store.records import CellRecord
 
-BF16_NOTE = "searched in bf16, which misses some adversarial examples of robust networks; every success is verified in fp32"
+BF16_NOTE = (
+    "searched in bf16, which misses some adversarial examples of robust networks; every success is "
+    "verified in fp32"
+)
 """What a reader has to know of a cell whose search was not in full precision."""
 
 

@@ -1,4 +1,4 @@
-"""Labels of a run: short names for people, derived from cards, overrides and what the grid calls its entries."""
+"""Labels: short names for people, from cards, overrides and what the grid calls its entries."""
 
 from __future__ import annotations
 

@@ -73,8 +73,7 @@ class EvaluatedModel:
 
 
 class QueryStats(NamedTuple):
-    """Forward passes an image, over those that were classified correctly without attack: only they are
-    attacked."""
+    """Forward passes per image, over the correctly classified images: only these are attacked."""
 
     median: float | None
     """Over all of them; None if there are none."""

@@ -116,7 +116,10 @@ def _build_inconclusive(
     images = frozenset[str]().union(*(doubt.images for doubt in doubts))
     named = join_in_sentence(list(dict.fromkeys(doubt.reason for doubt in doubts)))
     hints = "; ".join(dict.fromkeys(doubt.hint for doubt in doubts if doubt.hint))
-    what = f"{measured.reason} as measured, but the robustness of {format_count(len(images), 'image')} is in doubt ({named})"
+    what = (
+        f"{measured.reason} as measured, but the robustness of {format_count(len(images), 'image')} is in "
+        f"doubt ({named})"
+    )
     how = f"counted as {_OUTCOME_WORDS[outcome]} they give {other.reason}: {other.ruling}"
     reason = f"{what}; {how}" + (f"; {hints}" if hints else "")
     return replace(measured, ruling="inconclusive", reason=reason)
@@ -138,7 +141,10 @@ def _judge_attacks(
     if not worst.left_out_count:
         return verdict
     unbroken = sum(one.robust for one in worst.any_attack_verdicts.values())
-    met = f"{len(worst.verdicts)} of {format_count(len(worst.any_attack_verdicts), 'image')} ran under every attack"
+    met = (
+        f"{len(worst.verdicts)} of {format_count(len(worst.any_attack_verdicts), 'image')} ran under "
+        f"every attack"
+    )
     return replace(verdict, reason=f"{verdict.reason}; {met}, {unbroken} are robust so far")
 
 

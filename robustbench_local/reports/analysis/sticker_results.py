@@ -42,20 +42,27 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, round_figure
 
 STICKERS_EXPLANATION = (
-    "One sticker, or one patch beside the sign, for all views of a sign. It is optimized on training views and "
-    "evaluated on held-out views. A view counts if the model classifies the clean sign correctly in that same "
+    "One sticker, or one patch beside the sign, for all views of a sign. It is optimized on training "
+    "views and "
+    "evaluated on held-out views. A view counts if the model classifies the clean sign correctly in that "
+    "same "
     "view: same position, light and noise. The attack succeeds in a view if the sign is misclassified as a "
-    "target or, without targets, as any wrong class. Attack success is the share of such views; n counts views, "
-    "and the interval covers further views of these signs. A sign that is misclassified in more than 5% of its "
-    "clean views is excluded (void). A bin holds the views of one range of distances and one range of angles. "
+    "target or, without targets, as any wrong class. Attack success is the share of such views; n counts "
+    "views, "
+    "and the interval covers further views of these signs. A sign that is misclassified in more than 5% "
+    "of its "
+    "clean views is excluded (void). A bin holds the views of one range of distances and one range of "
+    "angles. "
     "The worst bin is the worst of those with at least 10 views; its interval is corrected for their number "
     "(Bonferroni). A drive-by is one approach to the sign, with one light and one lens: its frames are not "
-    "independent, so their share has no interval. The number of drives with success in at least half of their "
+    "independent, so their share has no interval. The number of drives with success in at least half of "
+    "their "
     "frames has one, over signs."
 )
 """How the numbers of this section are read."""
 SEVERITY_EXPLANATION = (
-    "Expected: the mean over the views that count, with a 95% interval. Worst: the most severe class that any "
+    "Expected: the mean over the views that count, with a 95% interval. Worst: the most severe class that "
+    "any "
     "of them is misclassified as, and how many are."
 )
 """How severities are read."""
@@ -191,7 +198,10 @@ class StickerResult:
             return ""
         part = "all" if area == 1 else f"{100 * area:.3g}%"
         pixels = f"{found.covered:,.0f} of {found.image_pixels:,} pixels"
-        covers = f"A sticker may cover {part} of the surface: on average {pixels}, {format_percent(found.coverable_share)} of"
+        covers = (
+            f"A sticker may cover {part} of the surface: on average {pixels}, "
+            f"{format_percent(found.coverable_share)} of"
+        )
         return f"{covers} the image. The surface is {found.what}."
 
     @property
@@ -355,14 +365,26 @@ def _build_sign_row(sign: SignResult, targets: Sequence[int]) -> SignRow:
 def describe_sticker(result: StickerResult) -> str:
     """The result in a sentence or two, without the last full stop."""
     if not result.counted_signs:
-        return f"void: {format_count(len(result.void_signs), 'sign')}, none classified correctly in enough of its clean views"
+        return (
+            f"void: {format_count(len(result.void_signs), 'sign')}, none classified correctly in enough "
+            f"of its clean views"
+        )
     wanted = "misclassified as a target" if result.cell.targeted else "misread"
     worst = f"; at worst {result.view_map.worst_bin}" if result.view_map.worst_bin else ""
     views = f"{format_estimate(result.attack_success)} of the views of {result.sign_count_text} are {wanted}"
-    most = f"{result.broken_signs} of {format_count(result.counted_signs, 'sign')} in more than half of their views"
+    most = (
+        f"{result.broken_signs} of {format_count(result.counted_signs, 'sign')} in more than half of "
+        f"their views"
+    )
     chance = f"with random colours {format_estimate(result.random_colours_misread_rate)}"
     if not result.cell.targeted:
         return f"{views}, {most}{worst}; {chance}"
-    more = f"In a further {format_estimate(result.other_class_rate)} the sign is misclassified as a class that is not a target"
-    whole = f"not classified as {isolate_direction(result.label_name)}: {format_estimate(result.misread_rate)}, {chance}"
+    more = (
+        f"In a further {format_estimate(result.other_class_rate)} the sign is misclassified as a class "
+        f"that is not a target"
+    )
+    whole = (
+        f"not classified as {isolate_direction(result.label_name)}: "
+        f"{format_estimate(result.misread_rate)}, {chance}"
+    )
     return f"{views}, {most}{worst}. {more}; {whole}"

@@ -125,6 +125,7 @@ def _describe_resolution(shape: Sequence[int], nearest: float) -> str:
     if not 0 < sharpest < nearest:
         return ""
     return (
-        f"The model's images are {side} pixels wide, and a sign fills about {SIGN_SIDE_SHARE:g} of that: from "
+        f"The model's images are {side} pixels wide, and a sign fills about {SIGN_SIDE_SHARE:g} of that: "
+        "from "
         f"{sharpest:g} pixels on, views have the same resolution and differ in perspective only."
     )

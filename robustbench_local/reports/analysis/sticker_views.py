@@ -60,14 +60,12 @@ class SignViews:
         return np.asarray(self.predictions["clean"] == self.label)
 
     def select_predictions(self, condition: str) -> ClassArray:
-        """Classes read in the views in which the clean sign is classified correctly; none if it was not
-        looked at."""
+        """Predictions in the views in which the clean sign is classified correctly; none without views."""
         found = self.predictions.get(condition)
         return np.zeros(0, dtype=np.int64) if found is None else found[self.clean_correct]
 
     def mark_successes(self, condition: str, targets: Collection[int]) -> BoolArray:
-        """Which views ended as the attacker wants, among those in which the clean sign is classified
-        correctly.
+        """Which views are successful, among those in which the clean sign is classified correctly.
 
         Args:
             condition: What the sign has on it.

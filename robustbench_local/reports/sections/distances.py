@@ -67,7 +67,8 @@ def _render_distances(group: DistanceGroup) -> list[str]:
     ]
     rows = (_format_distance_row(distances, group.threat) for distances in group.attack_distances)
     text = (
-        "Quartiles of the distance to the nearest adversarial example, over the correctly classified images. An "
+        "Quartiles of the distance to the nearest adversarial example, over the correctly classified "
+        "images. An "
         "image without one counts as farther than the largest radius."
     )
     goal = ", targeted" if group.targeted else ""

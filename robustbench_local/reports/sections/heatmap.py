@@ -67,7 +67,10 @@ def _render_heatmap(heatmap: HeatMap) -> list[str]:
         ]
         for row in heatmap.rows
     )
-    text = "Share of all images that are classified correctly and remain so under attack, with the 95% Clopper-Pearson interval."
+    text = (
+        "Share of all images that are classified correctly and remain so under attack, with the 95% "
+        "Clopper-Pearson interval."
+    )
     if heatmap.has_other_images:
         text += (
             ' An attack with a limit ran on fewer images than the column "clean"; its entry then '

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 _SUMMARY_COLUMNS = (
     "model", "attack success over views", "misclassified", "signs with success in most views",
     "mean confidence in a target", "worst bin", "frames of the drive-by",
-    "drives with success in at least half of their frames", "longest run", "expected severity", "worst prediction",
+    "drives with success in at least half of their frames", "longest run", "expected severity",
+    "worst prediction",
 )  # fmt: skip
 
 

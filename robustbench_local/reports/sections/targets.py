@@ -161,7 +161,10 @@ def _render_goals(evidence: Evidence, goals: GoalTable) -> list[str]:
         harms = (format_severity(evidence, harm, subject.model) for harm, subject in pairs)
         rows.append(["severity under the worst attack", "", *harms])
     comparisons = [part for sentence in goals.comparisons for part in (escape_markdown(sentence), "")]
-    title = f"### {escape_markdown(goals.label)}: {escape_markdown(goals.source_names)} misclassified as each target"
+    title = (
+        f"### {escape_markdown(goals.label)}: {escape_markdown(goals.source_names)} misclassified as each "
+        f"target"
+    )
     return [title, "", GOALS_EXPLANATION, "", *render_table(head, rows), "", *comparisons]
 
 

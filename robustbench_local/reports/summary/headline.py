@@ -57,7 +57,10 @@ def describe_question(evidence: Evidence) -> str:
 def describe_answer(evidence: Evidence) -> str:
     """The answer in one sentence; none while a proof and an attack contradict each other (D25)."""
     if has_blocking_violation(evidence):
-        return "No answer: an attack found adversarial examples inside a certified ball, so one of the two is wrong."
+        return (
+            "No answer: an attack found adversarial examples inside a certified ball, so one of the two "
+            "is wrong."
+        )
     threat = evidence.headline_threat
     if threat is None:
         return _describe_targeted_answer(evidence)
@@ -148,7 +151,10 @@ def _describe_method(rows: Sequence[WorstCase]) -> str:
 def _describe_comparison(pair: ModelComparison) -> str:
     test = pair.comparison
     first, second = isolate_direction(str(pair.first)), isolate_direction(str(pair.second))
-    split = f"{format_count(test.only_first, 'image')} robust only on {first}, {test.only_second:,} only on {second}"
+    split = (
+        f"{format_count(test.only_first, 'image')} robust only on {first}, {test.only_second:,} only on "
+        f"{second}"
+    )
     basis = f"{split} (same {format_count(test.n, 'image')}, exact McNemar {format_p_value(test.p_value)})"
     if test.is_significant():
         return f"{first} is more robust than {second}: {basis}."
@@ -171,7 +177,8 @@ def _describe_sticker_answer(evidence: Evidence) -> str:
         return "No answer: no sign is classified correctly in enough of its clean views."
     several = len({(one.cell.record.norm, one.cell.record.eps) for one in known}) > 1
     told = [
-        f"{isolate_direction(str(one.subject))}{_format_sticker_budget(one.cell) if several else ''}, on {one.sign_count_text}: {_format_sticker_shares(one)}"
+        f"{isolate_direction(str(one.subject))}{_format_sticker_budget(one.cell) if several else ''}, on "
+        f"{one.sign_count_text}: {_format_sticker_shares(one)}"
         for one in known[:MAX_NAMED_MODELS]
     ]
     basis = "of the simulated views in which the clean sign is classified correctly"

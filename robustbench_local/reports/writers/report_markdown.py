@@ -81,8 +81,10 @@ def _format_figure_title(path: str) -> str:
 
 
 _ACCURACY_EXPLANATION = (
-    "Robust accuracy is computed over all images, including those that are misclassified without attack; attack "
-    "success over the correctly classified images; the worst case image by image. Robust accuracy is an upper "
+    "Robust accuracy is computed over all images, including those that are misclassified without attack; "
+    "attack "
+    "success over the correctly classified images; the worst case image by image. Robust accuracy is an "
+    "upper "
     "bound: a stronger attack can only lower it and raise attack success."
 )
 _INTERVALS_NOTE = (
