@@ -119,8 +119,8 @@ def _add_corruptions(table: Table, found: dict[str, Any]) -> None:
     kinds = len(found["corruptions"])
     name = join_text(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _format_incomplete(found))
     table.add_row(
-        _format_model(found), name, format_percent(clean.value), format_percent(mean.value), format_interval(mean),
-        str(mean.n), "",
+        _format_model(found), name, format_percent(clean.value), format_percent(mean.value),
+        format_interval(mean), str(mean.n), "",
     )  # fmt: skip
 
 

@@ -340,7 +340,10 @@ def test_gates_on_the_share_of_views(content, gate, rulings):
             SampleStickers(eps=1.0),
             None,
             "inconclusive",
-            "the control “the whole sign painted” has no result: not run, since the attack may already paint the whole",
+            (
+                "the control “the whole sign painted” has no result: "
+                "not run, since the attack may already paint the whole"
+            ),
         ),
     ],
 )

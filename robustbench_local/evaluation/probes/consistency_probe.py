@@ -91,8 +91,8 @@ def _probe_once(classifier: Classifier, images: Tensor, backward: bool) -> Consi
             if not is_out_of_memory(failure):
                 raise
             findings.notes.append(
-                f"memory ran out when it was asked about {LARGE_BATCH_SIZE} images at once: whether its answers "
-                "depend on the other images of a batch is not known"
+                f"memory ran out when it was asked about {LARGE_BATCH_SIZE} images at once: whether its "
+                "answers depend on the other images of a batch is not known"
             )
         return findings.build_result("consistent")
 

@@ -76,6 +76,6 @@ def _query_repeatedly(
     if kept := set(changed) - set(files):
         findings.is_stateful = True
         findings.notes.append(
-            f"keeps state between calls ({format_names(kept)} changed): a copy that remembers nothing answers "
-            "each call"
+            f"keeps state between calls ({format_names(kept)} changed): a copy that remembers nothing "
+            "answers each call"
         )

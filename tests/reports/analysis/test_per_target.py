@@ -195,7 +195,8 @@ def test_without_significance_models_tie_and_a_model_alone_is_compared_with_noth
     one, other = ({str(place): place < hits for place in range(6)} for hits in (1, 0))
     (told,) = describe_success_comparisons({PLAIN: one, TRAINED: other})
     assert told.startswith(
-        "No significant difference between trained and plain: the goal was reached on 0 images only on trained, 1 only"
+        "No significant difference between trained and plain: "
+        "the goal was reached on 0 images only on trained, 1 only"
     )
     (few,) = describe_success_comparisons(
         {PLAIN: dict.fromkeys("abcde", True), TRAINED: dict.fromkeys("abcde", False)}

@@ -46,7 +46,8 @@ def test_every_model_is_named_at_the_largest_radius_and_the_widest_goal(many):
         ("signs-pgd-at", LIMITS),
     ]
     told = answer.describe_answer(many)
-    goal = f"Attack success under {format_budget('Linf', 8 / 255)}, Keep right misclassified as one of 3 target classes"
+    budget = format_budget("Linf", 8 / 255)
+    goal = f"Attack success under {budget}, Keep right misclassified as one of 3 target classes"
     assert told.startswith(
         f"{goal}: signs-plain: {format_estimate(compute_clopper_pearson(7, 10))}; signs-pgd-at: "
     )
