@@ -14,7 +14,7 @@ from robustbench_local.cli.result_tables import build_results_table
 from robustbench_local.errors import ConfigError
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.formatting import text as words
-from robustbench_local.reports.sections.corruptions import CORRUPTIONS
+from robustbench_local.reports.sections.corruptions_section import CORRUPTIONS
 
 SECTIONS = ("far", "sight", "transfers", "corruptions")
 

@@ -18,8 +18,8 @@ from robustbench_local.reports.analysis.robustness_curves import build_curve_pan
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.formatting import text as words
 from robustbench_local.reports.formatting.fonts import select_drawable_text
-from robustbench_local.reports.sections.examples import EXAMPLES
-from robustbench_local.reports.sections.targets import TARGETS
+from robustbench_local.reports.sections.examples_section import EXAMPLES
+from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.summary import headline as answer
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore
