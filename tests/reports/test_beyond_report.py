@@ -19,7 +19,7 @@ from robustbench_local.reports.formatting.text import (
     format_ratio,
     get_attack_family,
 )
-from robustbench_local.reports.sections.corruptions import CORRUPTIONS
+from robustbench_local.reports.sections.corruptions_section import CORRUPTIONS
 
 SECTIONS = ("far", "sight", "transfers", "corruptions")
 

@@ -24,8 +24,8 @@ from robustbench_local.reports.formatting.text import (
     format_radius,
     redact_private_data,
 )
-from robustbench_local.reports.sections.examples import EXAMPLES
-from robustbench_local.reports.sections.targets import TARGETS
+from robustbench_local.reports.sections.examples_section import EXAMPLES
+from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.summary import headline
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore

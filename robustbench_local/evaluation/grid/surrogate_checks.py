@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.class_labels import describe_class_difference
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import describe_class_difference
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 

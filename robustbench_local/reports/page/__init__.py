@@ -16,7 +16,7 @@ from markupsafe import Markup
 from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases
 from robustbench_local.reports.analysis.example_images import FloatImage, encode_png
 from robustbench_local.reports.analysis.heatmap import HeatMapEntry
-from robustbench_local.reports.analysis.methods import DRAWN_SIGNS_NOTE
+from robustbench_local.reports.analysis.method_descriptions import DRAWN_SIGNS_NOTE
 from robustbench_local.reports.analysis.robustness_curves import list_drawn_models
 from robustbench_local.reports.analysis.run_warnings import is_guessing
 from robustbench_local.reports.formatting.text import (

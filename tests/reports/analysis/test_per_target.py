@@ -25,7 +25,7 @@ from robustbench_local.reports.analysis.per_target import (
     find_goal_parts,
 )
 from robustbench_local.reports.sections.report_data import read_report_data
-from robustbench_local.reports.sections.targets import TARGETS
+from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.summary.headline import describe_answer
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store import RunStore

@@ -43,7 +43,7 @@ class ExamplesSection(Section[tuple[CellExamples, ...]]):
         self, content: tuple[CellExamples, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
         """One for the run."""
-        from robustbench_local.reports.figures.examples import draw_examples
+        from robustbench_local.reports.figures.examples_figure import draw_examples
 
         yield "examples.png", draw_examples(content, names)
 

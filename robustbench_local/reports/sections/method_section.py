@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
-from robustbench_local.reports.analysis.methods import (
+from robustbench_local.reports.analysis.method_descriptions import (
     DRAWN_SIGNS_NOTE,
     MethodDescription,
     build_method_descriptions,

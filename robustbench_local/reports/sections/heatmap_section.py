@@ -45,7 +45,7 @@ class HeatmapSection(Section[HeatMap]):
         self, content: HeatMap, names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
         """One for the run."""
-        from robustbench_local.reports.figures.heatmap import draw_heatmap
+        from robustbench_local.reports.figures.heatmap_figure import draw_heatmap
 
         yield "robust-accuracy.png", draw_heatmap(content, names)
 

@@ -44,7 +44,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
         self, content: tuple[DistanceGroup, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
         """One for each threat that has curves."""
-        from robustbench_local.reports.figures.curves import draw_curves
+        from robustbench_local.reports.figures.curves_figure import draw_curves
 
         for number, group in enumerate(content, start=1):
             if group.panels:
