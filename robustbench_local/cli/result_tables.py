@@ -23,9 +23,8 @@ def build_results_table(results: dict[str, Any]) -> Table:
         results: The content of results.json.
     """
     table = Table(
-        title=(
-            "Robust accuracy with its 95% interval, and attack success over the correctly classified images"
-        ),
+        title="Robust accuracy with its 95% interval, and attack success over the correctly "
+        "classified images",
         title_justify="left",
     )
     for column in ("model", "attack"):

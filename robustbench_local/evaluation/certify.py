@@ -13,8 +13,8 @@ from robustbench_local.certification import make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import CardThreat
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import ArrayLike, build_outcome_table, run_job
 from robustbench_local.evaluation.grid.card_lookup import find_certificate_cards

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.attack_choice import choose_attack
 from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, format_transfer_note

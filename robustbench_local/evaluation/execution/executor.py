@@ -123,8 +123,8 @@ class _CellRunner:
         if counts.nonfinite_gradients:
             self._add_warning(
                 f"{self._format_cell()}: gradients had NaN or infinite entries on "
-                f"{counts.nonfinite_gradients} of {counts.n} images; these entries were removed where they "
-                "arise"
+                f"{counts.nonfinite_gradients} of {counts.n} images; these entries were removed where "
+                "they arise"
             )
         if counts.missing_gradients:
             self._add_warning(

@@ -110,11 +110,11 @@ def _check_methods(grid: Grid, folders: Sequence[Path]) -> None:
             continue
         card = find_card(entry.card, extra=folders)
         known = {"attack": ATTACK_METHODS, "certificate": CERTIFICATE_METHODS}.get(card.kind, {})
-        _require(card.method in known)
+        _require_condition(card.method in known)
     for defense in _iterate_defenses(grid):
         if defense.card != NO_DEFENSE:
             method = DEFENSE_METHODS.get(find_card(defense.card, kind="defense", extra=folders).method)
-            _require(method is not None and "wrapper" in method.kinds)
+            _require_condition(method is not None and "wrapper" in method.kinds)
 
 
 def _iterate_defenses(grid: Grid) -> Iterator[DefenseEntry]:
@@ -128,16 +128,16 @@ def _list_data_files(grid: Grid, base: Path) -> list[Path]:
     kind, _, name = grid.data.source.partition(":")
     if grid.data.source == "signs":
         return []
-    _require(kind in {"npz", "folder"} and bool(name))
+    _require_condition(kind in {"npz", "folder"} and bool(name))
     path = Path(name).expanduser()
     path = base / path if (base / path).exists() else path
     if kind == "npz":
-        _require(path.is_file())
+        _require_condition(path.is_file())
         return [path]
-    _require(path.is_dir())
+    _require_condition(path.is_dir())
     found: list[Path] = []
     for folder, folders, names in os.walk(path):
-        _require(not any(Path(folder, each).is_symlink() for each in folders))
+        _require_condition(not any(Path(folder, each).is_symlink() for each in folders))
         found += [Path(folder, each) for each in names]
     return sorted(found)
 
@@ -146,15 +146,15 @@ def _find_weights(entry: ModelEntry, base: Path) -> Path | None:
     """Return a model's own weights file; None for a shipped model, whose file is part of the package."""
     plain = entry.endpoint is None and entry.trust_pickle is None and entry.weights is None
     kind, _, name = entry.source.partition(":")
-    _require(plain and kind in {"zoo", "checkpoint"})
+    _require_condition(plain and kind in {"zoo", "checkpoint"})
     if kind == "zoo":
-        _require(entry.architecture is None)
+        _require_condition(entry.architecture is None)
         return None
-    _require(entry.architecture in ARCHITECTURES)
+    _require_condition(entry.architecture in ARCHITECTURES)
     return find_file(name, base)
 
 
-def _require(condition: bool) -> None:
+def _require_condition(condition: bool) -> None:
     if not condition:
         raise _UndecidableError
 
@@ -169,7 +169,7 @@ def _iterate_package_files() -> Iterator[Path]:
 def _digest_files(paths: Sequence[Path]) -> str:
     """Return the SHA-256 over the paths and contents of some files."""
     sizes = [path.stat().st_size for path in paths]
-    _require(sum(sizes) <= MAX_READ_BYTES)
+    _require_condition(sum(sizes) <= MAX_READ_BYTES)
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.class_labels import describe_class_difference
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import describe_class_difference
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -42,7 +42,7 @@ def check_surrogate(
 
 
 def format_transfer_note(surrogate: str) -> str:
-    """Return the note that every reader of a transfer result needs."""
+    """The line that a reader of a transfer's numbers has to know."""
     return (
         f"crafted on {surrogate} without access to this model, so no upper bound on its robust accuracy "
         "under white-box attacks"

@@ -24,10 +24,10 @@ from robustbench_local.evaluation.planning.sticker_surface import build_surface_
 from robustbench_local.store.records import CellRecord
 
 BF16_NOTE = (
-    "searched in bf16, which misses some adversarial examples of robust networks; every success is verified "
-    "in fp32"
+    "searched in bf16, which misses some adversarial examples of robust networks; every success is "
+    "verified in fp32"
 )
-"""Note on a cell whose search was not in full precision."""
+"""What a reader has to know of a cell whose search was not in full precision."""
 
 
 def build_cells(

@@ -13,16 +13,16 @@ from robustbench_local.classifier.model_identity import digest_parts
 from robustbench_local.config.cards import Card, CardThreat, expand_card, find_card
 from robustbench_local.config.hyperparameters import list_parameter_names
 from robustbench_local.config.strict_yaml import validate
-from robustbench_local.data.labels import fit_labels
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.recipes.recipe_registry import RECIPES
 from robustbench_local.defenses.wrappers.base import Wrapper
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, build_wrapper
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, DefenseEntry, Grid
-from robustbench_local.evaluation.planning.labels import build_defense_label
 from robustbench_local.evaluation.planning.outside_code import describe_code
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
+from robustbench_local.evaluation.planning.short_labels import build_defense_label
 from robustbench_local.evaluation.training.train_and_save import apply_settings
 from robustbench_local.evaluation.training.weight_cache import WeightCache
 from robustbench_local.extensions.python_reference import format_reference_title

@@ -11,7 +11,8 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, AttackEntry, Grid
 from robustbench_local.evaluation.planning.defended_models import GridDefense
 from robustbench_local.evaluation.planning.entry_cards import format_method_name
-from robustbench_local.evaluation.planning.labels import (
+from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject
+from robustbench_local.evaluation.planning.short_labels import (
     LabelledAttack,
     build_attack_labels,
     build_family_labels,
@@ -19,7 +20,6 @@ from robustbench_local.evaluation.planning.labels import (
     make_unique,
     shorten_text,
 )
-from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject
 from robustbench_local.store.run_labels import RunLabels
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, ModelEntry
 from robustbench_local.evaluation.isolation.isolated_call import catch_process_exit

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import DataError, ModelError
 from robustbench_local.evaluation.grid.schema import ModelEntry
 from robustbench_local.evaluation.planning.plan import EvaluationSubject

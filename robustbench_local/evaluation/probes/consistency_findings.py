@@ -97,10 +97,8 @@ class ConsistencyFindings:
     def refuse_memory(self, one: Tensor, other: Tensor, when: str, changed: Collection[str]) -> None:
         """Raise if the same image gets another answer ``when`` something else was queried."""
         if has_difference(one, other, self.tolerance):
-            cause = (
-                f"remembers: the same image gets another answer {when} "
-                f"({self._format_difference(one, other)})"
-            )
+            difference = self._format_difference(one, other)
+            cause = f"remembers: the same image gets another answer {when} ({difference})"
             if changed:
                 cause = f"{cause}; {format_names(changed)} changed"
             raise InconsistentError(self.build_result("memory", cause, one, other))
@@ -119,8 +117,8 @@ class ConsistencyFindings:
         self.is_nondeterministic = True
         self.notes.append(
             "answers differ from call to call by random numbers that no seed repeats "
-            f"({self._format_difference(one, other)}): whether they depend on the other images of a batch is "
-            "not known"
+            f"({self._format_difference(one, other)}): whether they depend on the other images of a batch "
+            "is not known"
         )
 
     def _format_difference(self, one: Tensor, other: Tensor) -> str:

@@ -16,8 +16,8 @@ import torch
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.config.cards import Card
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.training.initial_networks import (
     InitialNetwork,

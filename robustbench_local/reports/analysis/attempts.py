@@ -1,5 +1,4 @@
-"""Attacks and certificates on the images of a subject, stage by stage: an ensemble is several attacks in one
-cell."""
+"""Attacks on the images of a subject, stage by stage: an ensemble is several attacks in one cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates: what is proven, about what, and how surely; over the radius beside empirical robust accuracy."""
+"""Certificates: for which classifier and with which guarantee; over the radius beside robust accuracy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _ROUND_MARKS = (1.0, 2.0, 2.5, 5.0, 10.0)
 """What the radius of the first mark begins with."""
 CERTIFIED_EXPLANATION = (
     "Certified accuracy at radius r is the share of all images that are provably classified correctly under "
-    "every perturbation within r, whatever the attack. It is a lower bound on robust accuracy. An image without "
+    "every perturbation within r, whatever the attack. It is a lower bound on robust accuracy. An image "
+    "without "
     "a certificate may still be robust."
 )
 """How the numbers of this section are read."""

@@ -1,4 +1,4 @@
-"""Results that are computed once for each evidence, however many forms and sections of a report ask for them."""
+"""A cache of results, so that all forms and sections of a report compute each of them once."""
 
 from __future__ import annotations
 

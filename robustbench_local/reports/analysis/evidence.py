@@ -73,8 +73,7 @@ class EvaluatedModel:
 
 
 class QueryStats(NamedTuple):
-    """Forward passes an image, over those that were classified correctly without attack: only they are
-    attacked."""
+    """Forward passes per image, over the correctly classified images: only these are attacked."""
 
     median: float | None
     """Over all of them; None if there are none."""
@@ -298,7 +297,7 @@ class Evidence:
     has_begun: bool = True
     """Whether the run came as far as writing down its cells or its gates before it was stopped."""
     severity_costs: Mapping[str, Any] = field(default_factory=dict)
-    """What wrong readings cost, by model; empty if the run does not know. See misclassification_severity.py."""
+    """Costs of misclassifications by model (misclassification_severity.py); empty if the run has none."""
     has_unchecked_rows: bool = False
     """Whether some rows are older than their digests: damage from before then would go unnoticed."""
     damaged_images: Mapping[str, str] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from robustbench_local.reports.analysis.doubt_finders import Doubt, select_doubt
 from robustbench_local.reports.analysis.doubt_recount import AssumedOutcome, assume_outcome
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Threat
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
-from robustbench_local.reports.analysis.sticker_controls import find_control_problems as sticker_doubts
+from robustbench_local.reports.analysis.sticker_controls import find_control_problems
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -116,7 +116,10 @@ def _build_inconclusive(
     images = frozenset[str]().union(*(doubt.images for doubt in doubts))
     named = join_in_sentence(list(dict.fromkeys(doubt.reason for doubt in doubts)))
     hints = "; ".join(dict.fromkeys(doubt.hint for doubt in doubts if doubt.hint))
-    what = f"{measured.reason} as measured, but the robustness of {format_count(len(images), 'image')} is in doubt ({named})"
+    what = (
+        f"{measured.reason} as measured, but the robustness of {format_count(len(images), 'image')} is in "
+        f"doubt ({named})"
+    )
     how = f"counted as {_OUTCOME_WORDS[outcome]} they give {other.reason}: {other.ruling}"
     reason = f"{what}; {how}" + (f"; {hints}" if hints else "")
     return replace(measured, ruling="inconclusive", reason=reason)
@@ -138,7 +141,10 @@ def _judge_attacks(
     if not worst.left_out_count:
         return verdict
     unbroken = sum(one.robust for one in worst.any_attack_verdicts.values())
-    met = f"{len(worst.verdicts)} of {format_count(len(worst.any_attack_verdicts), 'image')} ran under every attack"
+    met = (
+        f"{len(worst.verdicts)} of {format_count(len(worst.any_attack_verdicts), 'image')} ran under "
+        f"every attack"
+    )
     return replace(verdict, reason=f"{verdict.reason}; {met}, {unbroken} are robust so far")
 
 
@@ -172,7 +178,7 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
             gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=value_text
         )
     verdict = _build_verdict(gate, subject, estimate, () if cell.is_done else (cell.label,), text=value_text)
-    against = sticker_doubts(cell, is_low=gate.max is not None) if verdict.ruling == "pass" else []
+    against = find_control_problems(cell, is_low=gate.max is not None) if verdict.ruling == "pass" else []
     if not against:
         return verdict
     return replace(verdict, ruling="inconclusive", reason=f"{value_text}, but {join_in_sentence(against)}")

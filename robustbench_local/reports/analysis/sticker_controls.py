@@ -155,7 +155,8 @@ def _build_random_colours_control(cell: CellResult) -> StickerControl:
         name="random colours in the same place",
         expected=f"at most {_format_bound(MAX_RANDOM_COLOURS_SHARE)}",
         is_met=chance.value <= MAX_RANDOM_COLOURS_SHARE if chance.is_known else None,
-        consequence="any colours cause misclassification, not this pattern: success says little about the attack",
+        consequence="any colours cause misclassification, not this pattern: success says little "
+        "about the attack",
     )
 
 
@@ -228,11 +229,14 @@ def _build_control(
     consequence: str,
     reason: str = "",
 ) -> StickerControl:
-    """A control on the signs that count; its result is unknown if it violated the threat model on any of them."""
+    """A control on the signs that count; unknown if it violated the threat model on any of them."""
     signs = [sign for sign in cell.signs if sign.is_counted]
     invalid_signs = [sign for sign in signs if condition in sign.views["view"].invalid_controls]
     if invalid_signs:
-        fact = f"it violated the threat model on {len(invalid_signs)} of {format_count(len(signs), 'sign')} ({invalid_signs[0].problem})"
+        fact = (
+            f"it violated the threat model on {len(invalid_signs)} of {format_count(len(signs), 'sign')} "
+            f"({invalid_signs[0].problem})"
+        )
         is_met, reason = None, fact
     return StickerControl(
         name=name,

@@ -1,4 +1,4 @@
-"""Short labels for the entries of a run, derived from cards, overrides and names in the grid."""
+"""Labels: short names for people, from cards, overrides and what the grid calls its entries."""
 
 from __future__ import annotations
 
