@@ -1,4 +1,4 @@
-"""Attacks: one a file, found by name, each a frozen dataclass behind the contract of ``base``."""
+"""Attacks: one per file, looked up by name, each a frozen dataclass with the interface of ``base``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attack is: hyper-parameters, declared capabilities, and ``perturb``."""
+"""The interface of an attack: hyperparameters, declared capabilities, and ``perturb``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Measure = Literal["ball", "distance", "views"]
 
 
 class AttackType(ABCMeta):
-    """The type of attack classes: a parameter that an attack does not have is refused in one line."""
+    """The metaclass of attacks: an unknown parameter raises an error of one line."""
 
     def __call__(cls, *values: Any, **parameters: Any) -> Any:
         """Make an attack.
@@ -53,7 +53,7 @@ class AttackType(ABCMeta):
 
 @dataclass(frozen=True)
 class AttackInputs:
-    """What ``perturb`` was given."""
+    """The arguments of ``perturb``."""
 
     classifier: Classifier
     images: Tensor
@@ -65,7 +65,7 @@ class AttackInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(metaclass=AttackType):
-    """A frozen set of hyper-parameters; ``repr`` is the whole configuration.
+    """A frozen set of hyperparameters; ``repr`` is the whole configuration.
 
     An attack is called with a classifier, images and labels, and returns adversarial examples:
 
@@ -77,8 +77,8 @@ class Attack(metaclass=AttackType):
         >>> adversarial.shape == data.images.shape
         True
 
-    A subclass is a frozen, keyword-only dataclass that declares what it can do and writes ``perturb``. It
-    proposes; the harness (evaluation/harness/verify.py) judges.
+    A subclass is a frozen, keyword-only dataclass that declares its capabilities and implements ``perturb``.
+    It proposes candidates; the harness (evaluation/harness/verify.py) verifies them.
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2"})
@@ -232,7 +232,7 @@ def _get_default(parameter: Field[Any]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class BallAttack(Attack):
-    """An attack inside a norm's ball around each image; a subclass writes ``find_candidates``."""
+    """An attack inside an Lp ball around each image; a subclass implements ``find_candidates``."""
 
     @final
     def perturb(

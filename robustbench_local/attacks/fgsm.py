@@ -16,7 +16,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(BallAttack):
-    """Fast gradient sign method, and its L2 form; a baseline, never a robustness claim.
+    """Fast gradient sign method, and its L2 form; a baseline attack, not evidence of robustness.
 
     Args:
         loss: ``"ce"``, ``"margin"`` or ``"dlr"``; towards the target set if the goal is targeted.

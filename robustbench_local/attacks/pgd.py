@@ -1,4 +1,4 @@
-"""PGD: many small steps along the gradient, each brought back into the ball, from several starts."""
+"""PGD: small steps along the gradient, each projected into the ball, from several starting points."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from robustbench_local.threats.threat_model import ThreatModel
 class PGD(EngineAttack):
     """Projected gradient descent on the loss, keeping the best point of every path.
 
-    An image leaves the search as soon as a point on its path is confirmed adversarial, and only images
-    that survive a restart see the next one. A pixel whose gradient is zero or not a number stands still.
+    The search for an image ends as soon as a point of a path is confirmed adversarial, and a restart runs
+    only on images without a success. A pixel whose gradient is zero or not a number does not move.
 
     Args:
         steps: Steps in each restart, at least 1.
-        step_size: Length of a step in pixel units of [0, 1], in the threat model's norm; by default
-            2.5 * eps / steps, which reaches the border of the ball from anywhere inside.
-        restarts: Paths for an image, at least 1.
+        step_size: Length of a step in pixel units of [0, 1], in the threat model's norm; by default 2.5 * eps
+            / steps, which reaches the boundary of the ball from any point inside.
+        restarts: Paths per image, at least 1.
         random_start: Whether the first path starts at a point drawn uniformly from the ball, as all later
-            ones do; otherwise it starts at the image itself.
+            paths do; otherwise it starts at the image itself.
         loss: ``"ce"``, ``"margin"`` or ``"dlr"``; towards the target set if the goal is targeted.
-        early_stop: Whether an image leaves with its first success. Without it every path is walked to its
-            end, at full cost, and the point of the largest margin comes back.
+        early_stop: Whether the search for an image ends with its first success. Otherwise every path runs all
+            its steps, at full cost, and the result is the point of the largest margin.
 
     Raises:
         ConfigError: If a number is out of range or the loss unknown.
@@ -107,7 +107,7 @@ class PGD(EngineAttack):
 
 @dataclass(kw_only=True)
 class _PixelBounds(TensorTable):
-    """Where pixels may go under Linf; None under the other norms."""
+    """The bounds of the pixels under Linf; None under the other norms."""
 
     lower_bounds: Tensor | None
     upper_bounds: Tensor | None
@@ -117,7 +117,7 @@ class PGDSearch(Search[_PixelBounds]):
     """PGD's paths on the engine.
 
     Args:
-        attack: The hyper-parameters.
+        attack: The hyperparameters.
         threat: Budget, goal and region.
     """
 

@@ -1,4 +1,4 @@
-"""Spatial attack: the rotation and translation that a classifier reads worst."""
+"""Spatial attack: the rotation and translation that are worst for the classifier."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ _GRID_POINTS = (31, 5, 5)
 class Spatial(Attack):
     """Search over rotations and translations by forward passes alone.
 
-    An image is done at its first confirmed success; otherwise its worst point by margin is returned. What it
-    returns are parameters, which the harness applies; see ``threats/transformations.py``.
+    The search for an image ends with its first confirmed success; otherwise the result is the worst point by
+    margin. The results are transformation parameters, which the harness applies; see
+    ``threats/transformations.py``.
 
     Args:
         search: ``"grid"``: all points of a grid of 31 angles, 5 shifts across and 5 down. ``"random"``: the
@@ -35,7 +36,7 @@ class Spatial(Attack):
         draws: Points of the random search.
 
     Raises:
-        ConfigError: If there is not one point to draw.
+        ConfigError: If ``draws`` is below 1.
 
     Source: Engstrom et al. 2019, arXiv:1712.02779, section 3 (worst-of-10 and grid search).
     """

@@ -1,4 +1,4 @@
-"""Certificates: one method a file, each a frozen dataclass behind the contract of ``base``."""
+"""Certificates: one method per file, each a frozen dataclass with the interface of ``base``."""
 
 from __future__ import annotations
 

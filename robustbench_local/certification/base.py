@@ -1,4 +1,4 @@
-"""What a certificate is: hyper-parameters, declared capabilities, and ``certify``."""
+"""The interface of a certificate: hyperparameters, declared capabilities, and ``certify``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ classifier under noise, which is another classifier."""
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedBatch:
-    """What was proven about a batch; all tensors are (N,), on the CPU."""
+    """The certified results of a batch; all tensors are (N,), on the CPU."""
 
     predictions: Tensor
     """int64: the class that the verdict is about; ``ABSTAINED`` where there is none."""
@@ -43,11 +43,11 @@ class CertifiedBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate(ABC):
-    """A frozen set of hyper-parameters; ``repr`` is the whole configuration.
+    """A frozen set of hyperparameters; ``repr`` is the whole configuration.
 
-    A subclass is a frozen, keyword-only dataclass that declares what it can do and writes ``certify``.
-    Unlike an attack's success, nothing checks a proof afterwards but the attacks themselves: an image that
-    is certified and broken all the same is a bug, and the report stops at it.
+    A subclass is a frozen, keyword-only dataclass that declares its capabilities and implements ``certify``.
+    Unlike an attack's success, a certificate is checked by nothing but the attacks themselves. A certified
+    image with a successful attack inside its radius is a bug, and the report stops at it.
     """
 
     norms: ClassVar[frozenset[str]]

@@ -1,7 +1,7 @@
-"""Other libraries' attacks behind our contract: AutoAttack as published, and any attack of torchattacks.
+"""Attacks of other libraries: AutoAttack as published, and any attack of torchattacks.
 
-Both draw random numbers for a whole batch from torch's global generator. So the harness gives them fixed
-groups of images, each group has a seed of its own, and the global generators are put back afterwards.
+Both draw random numbers for a whole batch from torch's global generator. The harness therefore gives them
+fixed groups of images, seeds each group separately and restores the global generators afterwards.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ _INSTALL_COMMAND = format_install_command("torchattacks")
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceAutoAttack(BallAttack):
-    """AutoAttack as its authors published it, run by ``pyautoattack``: what our own is checked against.
+    """AutoAttack as its authors published it, run by ``pyautoattack``: the reference for ``AutoAttack``.
 
-    APGD on the cross-entropy, targeted APGD on the DLR loss, targeted FAB and Square, each on the images
-    that the ones before left standing. With fewer than ten classes every other class is a target. The
-    targeted DLR loss needs four classes: with three, untargeted DLR takes its place, with two, nothing does.
+    APGD on the cross-entropy, targeted APGD on the DLR loss, targeted FAB and Square; each stage attacks the
+    images that all earlier stages failed on. With fewer than ten classes every other class is a target. The
+    targeted DLR loss needs four classes: with three, untargeted DLR replaces it; with two, the stage is
+    dropped.
 
     Args:
         version: ``"standard"``.
@@ -91,12 +92,12 @@ class ReferenceAutoAttack(BallAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class TorchattacksAttack(BallAttack):
-    """An attack of torchattacks, by its class name there, with its own keyword parameters.
+    """An attack of torchattacks, given by its class name there and its keyword parameters.
 
     Args:
         name: Class name, such as ``"PGD"``.
-        parameters: Keyword arguments of that class. Norm, radius, number of classes and seed are not among
-            them: they come from the threat model, the classifier and the run.
+        parameters: Keyword arguments of that class, except norm, radius, number of classes and seed, which
+            come from the threat model, the classifier and the run.
 
     Raises:
         ConfigError: If torchattacks is not installed, or has no such attack or parameter.

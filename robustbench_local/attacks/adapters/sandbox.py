@@ -1,4 +1,4 @@
-"""What keeps other libraries' attacks from spoiling their surroundings: NaN, global seeds, logs, tracing."""
+"""Isolation of other libraries' attacks: NaN, global seeds, log handlers and tracing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 
 class FiniteLogits(nn.Module):
-    """A classifier whose answer is always finite, that remembers where it was not.
+    """A classifier that always returns finite logits and records the points where the model did not.
 
-    NaN logits count as success elsewhere, and put NaN into the pixels of the next step. Here such a row
-    becomes a tie, and the point is kept if it is inside the ball: an answer that is not finite is what the
-    harness calls broken.
+    Other libraries count NaN logits as a success, and NaN reaches the pixels of their next step. Here such a
+    row becomes a tie. The point is stored if it is inside the ball, because the harness counts non-finite
+    logits as an invalid prediction.
 
     Args:
         model: Images (N, C, H, W) to logits (N, K).

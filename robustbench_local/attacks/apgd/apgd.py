@@ -1,4 +1,4 @@
-"""APGD: PGD with momentum whose step size falls by what the path shows, with nothing to tune."""
+"""APGD: PGD with momentum and a step size that adapts to the progress of the path; nothing to tune."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(EngineAttack):
-    """Auto-PGD, without early stopping unless a success is confirmed.
+    """Auto-PGD, with early stopping only on a confirmed success.
 
     Args:
         steps: Steps in each restart, at least 1.
-        restarts: Paths for an image, at least 1, each from a random start.
+        restarts: Paths per image, at least 1, each from a random start.
         loss: ``"ce"``, ``"dlr"`` or ``"margin"``; towards the target set if the goal is targeted.
-        draws: Gradients that are averaged for one step, for classifiers that draw random numbers.
-        early_stop: Whether an image leaves with its first success.
+        draws: Gradients averaged per step, for stochastic classifiers.
+        early_stop: Whether the search for an image ends with its first success.
 
     Raises:
         ConfigError: If a number is out of range or the loss unknown.

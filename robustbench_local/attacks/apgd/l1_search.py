@@ -1,4 +1,4 @@
-"""APGD under L1: sparse steps that adapt to the path, in a ball that shrinks to the threat model's."""
+"""APGD under L1: adaptive sparse steps in a ball that shrinks to the threat model's radius."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REVIEW_INTERVAL_SHARE = 0.04
 
 @dataclass(kw_only=True)
 class APGDL1State(TensorTable):
-    """What APGD under L1 remembers of each item."""
+    """The state of APGD under L1, one row per item."""
 
     max_loss_points: Tensor
     """(W, C, H, W): the point of the highest loss in this phase."""
@@ -48,12 +48,12 @@ class APGDL1State(TensorTable):
 
 
 class APGDL1Search(Search[APGDL1State]):
-    """APGD's paths on the engine, for L1. Points outside the threat model's ball never count as success.
+    """APGD under L1 on the engine. Points outside the threat model's ball never count as success.
 
     Args:
         threat: Budget, goal and region.
-        steps: Steps of a path, of which two lead from one radius to the next.
-        loss: What to climb; towards the item's target if it has one.
+        steps: Steps of a path; two of them move from one radius to the next.
+        loss: Loss to maximize; towards the item's target if it has one.
         name: Name of the stage.
 
     Source: Croce & Hein 2021, arXiv:2103.01208, section 3 and appendix A.
@@ -121,7 +121,7 @@ class APGDL1Search(Search[APGDL1State]):
 
 @dataclass(frozen=True, kw_only=True)
 class APGDL1Schedule:
-    """What happens at which age, (steps + 1,) each."""
+    """The radius and checkpoint events by age, (steps + 1,) each."""
 
     radius_factors: Tensor
     """Radius of the ball, in units of the threat model's."""

@@ -1,4 +1,4 @@
-"""APGD's path under Linf and L2: steps with momentum, of a length that is halved where they get nowhere."""
+"""APGD under Linf and L2: steps with momentum whose length is halved when progress stalls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MIN_RISE_SHARE = 0.75
 
 @dataclass(kw_only=True)
 class APGDState(TensorTable):
-    """What APGD remembers of each item."""
+    """The state of APGD, one row per item."""
 
     previous_points: Tensor
     """(W, C, H, W): the point before the present one."""
@@ -57,12 +57,12 @@ class APGDState(TensorTable):
 
 
 class APGDSearch(Search[APGDState]):
-    """APGD's paths on the engine, for Linf and L2.
+    """APGD under Linf and L2 on the engine.
 
     Args:
         threat: Budget, goal and region.
         steps: Steps of a path.
-        loss: What to climb; towards the item's target if it has one.
+        loss: Loss to maximize; towards the item's target if it has one.
         name: Name of the stage.
     """
 

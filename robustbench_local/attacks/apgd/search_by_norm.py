@@ -1,4 +1,4 @@
-"""Which search APGD is under which norm."""
+"""The APGD search for each norm."""
 
 from __future__ import annotations
 

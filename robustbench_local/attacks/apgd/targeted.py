@@ -15,16 +15,16 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class APGDT(EngineAttack):
-    """Targeted Auto-PGD: a path towards each of the most likely classes, side by side.
+    """Targeted Auto-PGD: one path towards each of the most likely classes, side by side.
 
-    Any success that the goal counts ends an image, whichever class it was steered for. Below 4 classes the
-    targeted DLR loss is undefined, and the margin takes its place.
+    The search for an image ends with any success that the goal accepts, whatever the target of the path. With
+    fewer than 4 classes the targeted DLR loss is undefined, and the margin replaces it.
 
     Args:
         steps: Steps of a path, at least 1.
         restarts: Paths towards each class, at least 1.
-        targets: Most classes an image, at least 1: the most likely other ones on the clean image, or those of
-            a targeted goal.
+        targets: Maximum number of target classes per image, at least 1: the most likely other classes on the
+            clean image, or the classes of a targeted goal.
 
     Raises:
         ConfigError: If a number is out of range.

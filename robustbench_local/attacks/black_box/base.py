@@ -1,4 +1,4 @@
-"""What label-only attacks share: yes or no for a point, a first success, and the way to the border."""
+"""Common parts of label-only attacks: decision oracle, first success, line search to the boundary."""
 
 from __future__ import annotations
 
@@ -40,17 +40,18 @@ def check_queries(name: str, queries: int) -> None:
 
 
 class DecisionOracle:
-    """The nearest success of each image so far, and what is left of its queries.
+    """The nearest success of each image so far, and its remaining queries.
 
     Args:
-        inputs: What the attack was given. The classifier is asked for labels only: whether a point reaches
-            the goal. The threat model says which norm measures distances, and the largest one that counts.
-        queries: Most queries an image may spend; less where the classifier's meter says so.
+        inputs: Arguments of the attack. The classifier is queried for labels only: whether a point reaches
+            the goal. The threat model gives the norm of the distances and the largest distance that counts.
+        queries: Maximum queries per image; fewer if the classifier's query limit is lower.
 
     Attributes:
-        queries_left: Queries that images may still spend, (N,), the one for the last check set aside.
-        points: The nearest success of each image, (N, C, H, W); the original where there is none.
-        distances: Its distance, (N,); infinite where there is none.
+        queries_left: Remaining queries of each image, (N,), without the one reserved for the final
+            verification.
+        points: The nearest success of each image, (N, C, H, W); the original where none is known.
+        distances: Its distance, (N,); infinite where none is known.
     """
 
     def __init__(self, inputs: AttackInputs, queries: int) -> None:

@@ -1,4 +1,4 @@
-"""The Boundary attack: a random walk along the decision border, towards the original."""
+"""The Boundary attack: a random walk along the decision boundary, towards the original."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _MIN_STEP_SHARE, _MAX_STEP_SHARE = 1e-6, 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary(BallAttack):
-    """The nearest adversarial example that a random walk along the border finds.
+    """A random walk along the decision boundary; the result is the nearest adversarial example on it.
 
-    From a random image with the wrong label, blended with the original up to the border, each step moves
-    sideways on the sphere around the original and then forward to the original, and is taken if the label
-    is still wrong. Both lengths are shares of the distance and adapt to how often steps succeed. An image
-    leaves when its queries are spent.
+    The walk starts at a random misclassified image, blended with the original up to the decision boundary.
+    Each step moves sideways on the sphere around the original and then forward to the original. It is
+    accepted if the point is still misclassified. Both step lengths are fractions of the distance and adapt to
+    the acceptance rate. The search for an image ends when its queries are used up.
 
     Args:
-        queries: Most queries for an image, at least 100.
-        sideways: First length of the move on the sphere, between 0 and 1.
-        forward: First length of the move to the original, between 0 and 1.
+        queries: Maximum queries per image, at least 100.
+        sideways: Initial length of the move on the sphere, between 0 and 1.
+        forward: Initial length of the move to the original, between 0 and 1.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -88,13 +88,13 @@ class Boundary(BallAttack):
 
 
 class _BoundaryWalk:
-    """Where each image's walk is, and how long its steps are.
+    """The current point and step lengths of each image's walk.
 
     Args:
-        oracle: Answers whether a point reaches the goal.
-        rows: Images that walk, (M,), each from its nearest success.
-        sideways: First length of the move on the sphere.
-        forward: First length of the move to the original.
+        oracle: Decides whether a point reaches the goal.
+        rows: Indices of the images, (M,); each walk starts at the nearest known success.
+        sideways: Initial length of the move on the sphere.
+        forward: Initial length of the move to the original.
     """
 
     def __init__(self, oracle: DecisionOracle, rows: Tensor, sideways: float, forward: float) -> None:

@@ -1,4 +1,4 @@
-"""HopSkipJump: estimate the normal of the decision border from labels alone, step along it, return to it."""
+"""HopSkipJump: estimate the boundary's normal from labels, step along it, return to the boundary."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _MAX_HELD_NUMBERS = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump(BallAttack):
-    """The nearest adversarial example that can be found from labels alone.
+    """A search for the nearest adversarial example from labels alone.
 
-    From a random image with the wrong label, blended with the original up to the border between right and
-    wrong, each round asks about random points around the current one, takes the mean of those on the wrong
-    side against the others for the border's normal, steps along it, and goes back to the border. An image
-    leaves when its queries are spent.
+    The search starts at a random misclassified image, blended with the original up to the decision boundary.
+    Each round queries random points around the current one. The difference of the means of misclassified and
+    correctly classified points estimates the boundary's normal. The round steps along it and returns to the
+    boundary. The search for an image ends when its queries are used up.
 
     Args:
-        queries: Most queries for an image, at least 100.
+        queries: Maximum queries per image, at least 100.
         probes: Random points in the first round; round t has sqrt(t) times as many.
 
     Raises:

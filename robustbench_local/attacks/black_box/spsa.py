@@ -1,4 +1,4 @@
-"""SPSA: PGD whose gradient is guessed from the scores at random points on either side of the image."""
+"""SPSA: PGD on a gradient estimated from the scores at random points on either side of the image."""
 
 from __future__ import annotations
 
@@ -31,16 +31,15 @@ _SIGNS_PER_NUMBER = 24
 class SPSA(EngineAttack):
     """Simultaneous perturbation stochastic approximation: Adam on a gradient estimated from scores alone.
 
-    At each step the margin is looked at on both sides of the image, along directions of random signs. The
-    differences, each along its direction, average to the gradient. An image leaves with its first confirmed
-    success.
+    Each step evaluates the margin on both sides of the image, along directions of random signs. The
+    differences, each times its direction, average to the gradient. The search for an image ends with its
+    first confirmed success.
 
     Args:
-        steps: Steps for an image, at least 1.
-        samples: Points that are looked at for one step, even: half of them directions, half their mirror
-            images.
-        delta: How far from the image they lie in each pixel, in pixel units of [0, 1]. Beyond black and white
-            they stop, so that the model sees images only.
+        steps: Steps per image, at least 1.
+        samples: Points evaluated per step, even: half of them directions, half their mirror images.
+        delta: Distance of the samples from the image in each pixel, in pixel units of [0, 1]. Samples are
+            clipped to [0, 1], so that the model sees valid images only.
         step_size: Adam's learning rate, in pixel units of [0, 1].
 
     Raises:
@@ -96,7 +95,7 @@ class SPSA(EngineAttack):
 
 @dataclass(kw_only=True)
 class SPSAState(TensorTable):
-    """Adam's memory."""
+    """The state of Adam, one row per item."""
 
     stream_keys: Tensor
     """(W,): what opens each item's stream of directions."""
@@ -107,13 +106,13 @@ class SPSAState(TensorTable):
 
 
 class SPSASearch(Search[SPSAState]):
-    """SPSA's paths on the engine.
+    """SPSA on the engine.
 
     Args:
-        attack: The hyper-parameters.
+        attack: The hyperparameters.
         threat: Budget, goal and region.
-        classifier: What the samples are shown to, besides the points that the engine looks at.
-        size: How many of them at a time.
+        classifier: Evaluates the samples, in addition to the points that the engine evaluates.
+        size: Samples per forward pass.
     """
 
     def __init__(self, *, attack: SPSA, threat: ThreatModel, classifier: Classifier, batch_size: int) -> None:

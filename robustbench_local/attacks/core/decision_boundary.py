@@ -1,4 +1,4 @@
-"""The borders between the classes, as far as gradients show them."""
+"""The decision boundaries between the classes, in the linear approximation of the classifier."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""From a success that barely succeeds to one that lasts: as an 8-bit image, and beyond floating-point noise.
+"""The search from a success of small margin to an 8-bit image with a clear margin.
 
-An attack stops at its first success, and an attack for the nearest image ends on the border by design.
-Neither says whether the ball holds an 8-bit image that succeeds, which is all that a deployed classifier
-sees. This search starts where the attack stopped. Every point that it looks at is an 8-bit image inside the
-ball, so that one pass serves the gradient and the look for success.
+An attack stops at its first success, and a minimum-norm attack ends on the decision boundary by design.
+Neither shows whether the ball contains an adversarial 8-bit image, which is all that a deployed classifier
+sees. This search starts at the point where the attack stopped. Every point that it evaluates is an 8-bit
+image inside the ball, so that one pass serves both the gradient and the success check.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ changed by a quarter of what the most changed one did gets there."""
 
 @dataclass(frozen=True, kw_only=True)
 class FinishingSearch:
-    """What a search needs to know, whatever the images.
+    """The settings of the search, the same for all images.
 
     Args:
-        classifier: What the attack worked on, inside ``classifier.evaluation_mode()``.
+        classifier: The attacked classifier, inside ``classifier.evaluation_mode()``.
         threat: A ball, and the goal.
-        access: What the attack uses of the classifier.
-        clear: Share of the logits' range that the margin of a success has to exceed; with access ``"labels"``
-            nobody sees a margin, and any success will do.
-        draws: Passes that are averaged for one look.
-        blind: Whether the attacker cannot see the classifier that judges (a transfer): then nothing says when
-            to stop, and the point of the largest margin after all steps is the answer.
+        access: The access that the attack needs: labels, scores or gradients.
+        clear: Fraction of the logits' range that the margin of a success has to exceed; with access
+            ``"labels"`` the margin is unknown and any success is enough.
+        draws: Passes averaged per evaluation.
+        blind: Whether the attacker has no access to the classifier that decides the verdict (a transfer
+            attack): then no stopping criterion exists, and the result is the point of the largest margin
+            after all steps.
     """
 
     classifier: Classifier
@@ -117,7 +118,7 @@ def estimate_finishing_cost(access: Access) -> tuple[int, int]:
 
 
 class _ActiveImages:
-    """The images under way: what is known of each, and the best point so far."""
+    """The active images: the state of each, and its best point so far."""
 
     def __init__(
         self,

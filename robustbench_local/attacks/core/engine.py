@@ -1,9 +1,9 @@
-"""The engine under the attacks: many searches at once, none longer than it has to be.
+"""The engine of the attacks: many searches side by side, each ended as early as possible.
 
-Work items (an image, a restart, perhaps a target class or a radius) wait in a queue. As many as the
-classifier takes at a time are under way. All of them see one forward pass a step, which serves the loss and
-the look for success. An item leaves when a success is confirmed, for itself or for another item of its
-image, or when its steps are used up, and the next one takes its place.
+Work items (an image, a restart, perhaps a target class or a radius) wait in a queue. As many items as fit
+into a batch of the classifier are active. All of them share one forward pass per step, which serves both the
+loss and the success check. An item ends when a success is confirmed, for itself or for another item of its
+image, or when its steps are used up. The next item in the queue takes its place.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _STEPS_BETWEEN_SYNCS = 8
 
 
 class Engine:
-    """Runs searches on a batch of images and keeps the best point of each.
+    """Runs searches on a batch of images and stores the best point of each image.
 
     Args:
         classifier: Inside ``classifier.evaluation_mode()``.
-        images: (N, C, H, W) in [0, 1], left untouched.
+        images: (N, C, H, W) in [0, 1], not modified.
         labels: True classes, (N,).
         stream: The images' random numbers.
         masks: (N, 1, H, W) boolean, or None.
         early_stop: Whether an item ends with its first confirmed success, and its image with it.
-        eot_samples: Passes that are averaged for one look, for classifiers that draw random numbers
-            themselves (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
-        force_float32: Whether to look in float32 whatever the classifier allows: the decision boundary itself
-            is at stake.
+        eot_samples: Passes averaged per evaluation, for stochastic classifiers (expectation over
+            transformation, Athalye et al. 2018, arXiv:1707.07397).
+        force_float32: Whether to compute in float32 even if the classifier allows a lower precision, as a
+            search for the decision boundary itself needs.
 
     Attributes:
         points: (N, C, H, W): the best point of each image so far; the original if there is none.
-        scores: (N,): how good it is.
-        finished: (N,) boolean: the images that need no more work.
+        scores: (N,): the score of that point.
+        finished: (N,) boolean: images whose search has ended.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every attack shares that searches inside a ball on the engine."""
+"""The base class of attacks that search inside a ball on the engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class EngineAttack(BallAttack):
-    """An attack whose searches run on one engine; a subclass writes ``run_searches``."""
+    """An attack whose searches run on one engine; a subclass implements ``run_searches``."""
 
     def find_candidates(self, inputs: AttackInputs) -> Tensor:
         """Run the searches and return what came of them; see :meth:`BallAttack.find_candidates`."""

@@ -1,8 +1,8 @@
-"""The smallest step inside the box that takes an image to a hyperplane, in three norms, without sorting.
+"""The projection of an image onto a hyperplane inside [0, 1], in three norms, without sorting.
 
-Along the hyperplane's normal, every pixel can only move until it is black or white. How far the pixels go is
-decided by one number a row (a common length under Linf, a common factor under L2, a threshold on the normal's
-entries under L1), which solves a piecewise linear equation.
+Along the hyperplane's normal, every pixel can move only until it is 0 or 1. One number per row decides how
+far the pixels move (a common length under Linf, a common factor under L2, a threshold on the normal's entries
+under L1). It solves a piecewise linear equation.
 """
 
 from __future__ import annotations

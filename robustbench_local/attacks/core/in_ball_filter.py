@@ -1,4 +1,4 @@
-"""Judging searches that leave the ball on their way: only points inside it count."""
+"""The success check of searches that leave the ball: only points inside the ball count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attacker climbs: (N, K) logits and (N,) labels to (N,) losses. Larger is better for the attacker.
+"""Attack losses: (N, K) logits and (N,) labels to (N,) losses. Attacks maximize them.
 
 Source: cross-entropy as in Madry et al. 2018, arXiv:1706.06083; margin as f_6 of Carlini & Wagner 2017,
 arXiv:1608.04644, on raw logits; DLR and targeted DLR, Croce & Hein 2020, arXiv:2003.01690, eqs. 6 and 7.

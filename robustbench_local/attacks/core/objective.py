@@ -1,4 +1,4 @@
-"""What an attacker climbs, and when it has arrived: shared by the gradient attacks."""
+"""The loss an attack maximizes and its success criterion, shared by the gradient attacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random starts at a fixed distance from the originals."""
+"""Random starting points at a fixed distance from the originals."""
 
 from __future__ import annotations
 

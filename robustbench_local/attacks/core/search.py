@@ -1,4 +1,4 @@
-"""A search: where an item begins, what it climbs, one step for all items at once, and what is kept."""
+"""The interface of a search: its starting points, its loss, one step for all items, and the best points."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ State = TypeVar("State", bound=TensorTable)
 
 @dataclass(frozen=True, kw_only=True)
 class PointEvaluation:
-    """What the classifier answered on the points of a front."""
+    """The classifier's output at the points of an active set."""
 
     logits: Tensor
     """(W, K)."""
@@ -32,10 +32,10 @@ class PointEvaluation:
 
 
 class Search(ABC, Generic[State]):
-    """One way to search: where an item begins, what it climbs, and one step for all items at once.
+    """A search: the starting point of an item, its loss, and one step for all items at once.
 
-    The engine owns the loop, the batch and the passes; a search owns its state, a table with a row for each
-    item. Items of an active set may have different ages.
+    The engine owns the loop, the batch and the passes. A search owns its state, a table with one row per
+    item. Items of an active set may differ in age.
     """
 
     steps: int

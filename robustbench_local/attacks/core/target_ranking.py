@@ -1,4 +1,4 @@
-"""Which classes a targeted attack steers each image for: the most likely ones first."""
+"""The target classes of a targeted attack, ranked by likelihood for each image."""
 
 from __future__ import annotations
 

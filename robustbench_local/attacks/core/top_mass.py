@@ -1,4 +1,4 @@
-"""The largest entries of a row that together have a given mass, without sorting."""
+"""The largest entries of a row that together reach a given mass, without sorting."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MAX_ROUNDS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class TopMassCut:
-    """Where a row is cut, a value or mass a row, (N, 1).
+    """The cut of each row, one value or mass per row, (N, 1).
 
-    Entries above ``high`` are in. Those above ``low`` and up to ``high``, equal in value, are the ones that
-    the cut goes through: all of them would be too much.
+    Entries above ``high`` are included. Entries above ``low`` and up to ``high`` all have the same value; the
+    cut goes through them, because including all of them would exceed the mass.
     """
 
     low: Tensor

@@ -1,4 +1,4 @@
-"""The search for the weight between two terms of a loss, each item for itself."""
+"""The search for the weight between two terms of a loss, separately for each item."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RAISE_FACTOR = 10.0
 
 @dataclass(kw_only=True)
 class TradeOffWeight(TensorTable):
-    """A weight and what is known about it: raised tenfold until it suffices, then halved into."""
+    """The weight of each item and its bounds: increased tenfold until the first success, then bisected."""
 
     value: Tensor
     """(W,)."""

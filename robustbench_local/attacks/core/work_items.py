@@ -1,4 +1,4 @@
-"""Flat work items: tables of tensors that share their rows, so that a search is written for all at once."""
+"""Work items as flat tables: tensors that share their rows, so that a step covers all items at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(kw_only=True)
 class TensorTable:
-    """A table: every field is a tensor with one row an item, another table, or None."""
+    """A table: each field is a tensor with one row per item, another table, or None."""
 
     def select_rows(self, index: Tensor) -> Self:
         """The items at ``index``, int64, in its order."""
@@ -27,7 +27,7 @@ class TensorTable:
 
 @dataclass(kw_only=True)
 class WorkItems(TensorTable):
-    """What is to be searched: an image, the number of the path, perhaps a class or a radius of its own."""
+    """The items to search: an image, the index of the path, and optionally a target class or a radius."""
 
     rows: Tensor
     """(W,) int64: which image of the batch."""
@@ -44,7 +44,7 @@ class WorkItems(TensorTable):
 
 @dataclass(kw_only=True)
 class ActiveSet(WorkItems):
-    """The items under way."""
+    """The items that are being searched."""
 
     originals: Tensor
     """(W, C, H, W)."""
@@ -89,7 +89,7 @@ class ActiveSet(WorkItems):
 
 @dataclass(kw_only=True)
 class Lookahead(TensorTable):
-    """Where items will be some steps ahead."""
+    """The predicted states of items several steps ahead."""
 
     points: Tensor
     """(M, C, H, W)."""

@@ -1,4 +1,4 @@
-"""AutoAttack: the ensemble that the field reports, verdict for verdict, on our engine."""
+"""AutoAttack: the standard ensemble, with the verdicts of the published version, on the engine."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ Version = Literal["standard", "plus", "rand"]
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(Ensemble):
-    """AutoAttack, its stages written from their papers.
+    """AutoAttack, with its stages implemented from the papers.
 
-    An image leaves with the first success that is confirmed, all its other paths with it; all target
-    classes of an image are tried side by side; every image draws its own random numbers. So verdicts depend
-    neither on the batch size nor on which other images are evaluated.
+    All searches for an image end with its first confirmed success. All target classes of an image are tried
+    side by side, and every image draws its own random numbers. Verdicts therefore depend neither on the batch
+    size nor on the other images of the evaluation.
 
-    ``standard`` is APGD on the cross-entropy, APGD on the targeted DLR loss, targeted FAB and Square, as the
-    field reports it. ``plus`` adds APGD on the DLR loss and untargeted FAB (here with the boundary to the
-    runner-up class), with 5 restarts. ``rand`` is for classifiers that draw random numbers: APGD on both
-    losses, each gradient averaged over 20 draws. Where the DLR loss is undefined, below 3 classes (4 with a
-    target), the margin takes its place. A targeted goal keeps the stages and steers for the goal's classes.
+    ``standard`` is APGD on the cross-entropy, APGD on the targeted DLR loss, targeted FAB and Square, the
+    version commonly reported. ``plus`` adds APGD on the DLR loss and untargeted FAB (here with the boundary
+    to the runner-up class), with 5 restarts. ``rand`` is for stochastic classifiers: APGD on both losses,
+    each gradient averaged over 20 draws. Where the DLR loss is undefined, with fewer than 3 classes (4 with a
+    target), the margin replaces it. With a targeted goal the stages are the same and the targets are the
+    goal's classes.
 
     Args:
         version: ``"standard"``, ``"plus"`` or ``"rand"``.

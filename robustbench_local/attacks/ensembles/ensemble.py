@@ -1,4 +1,4 @@
-"""Ensembles: attacks one after another, each on the images that the ones before left standing."""
+"""Ensembles: attacks in sequence, each on the images that all earlier attacks failed on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stage:
 
 
 class Ensemble(EngineAttack):
-    """Stages on one engine: an image that falls is spared all that follows."""
+    """Stages on one engine: an image with a confirmed success skips all later stages."""
 
     uses_engine: ClassVar[bool] = True
 

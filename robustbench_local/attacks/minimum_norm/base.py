@@ -1,4 +1,4 @@
-"""What every attack shares that looks for the nearest adversarial image rather than for any inside a ball."""
+"""The base class of attacks that search for the nearest adversarial example instead of any one in a ball."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _EXTENSION_SHARE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class MinimumNormAttack(EngineAttack):
-    """An attack whose candidate is the nearest success it can find, and the original if that is too far.
+    """An attack whose candidate is the nearest success, or the original if that is outside the ball.
 
-    A subclass writes ``run_searches`` and says what that costs in ``estimate_search_cost``; what it finds is
+    A subclass implements ``run_searches``, and ``estimate_search_cost`` for its cost; its results are
     refined.
     """
 

@@ -1,4 +1,4 @@
-"""Curves over the radius: the smallest radius of a list at which each image breaks, by dividing the list."""
+"""Robustness curves: the smallest radius of a list at which an attack on each image succeeds."""
 
 from __future__ import annotations
 
@@ -49,15 +49,16 @@ Count = TypeVar("Count", int, Tensor)
 
 @dataclass(frozen=True, kw_only=True)
 class Curve(EngineAttack):
-    """PGD at radii of a list, dividing the list for each image, so that it is one radius that comes out.
+    """PGD at the radii of a list, bisected for each image down to a single radius.
 
-    A success at one radius counts at all larger ones, so the curve cannot rise, and a success that lies
-    nearer than it had to rules out radii at once. After a failure the next, larger radius begins where that
-    path came closest; after a success, the next, smaller one begins at that point brought back into its ball.
+    A success at one radius counts at all larger radii, so the curve is monotone. A success at a smaller
+    distance than its radius rules out several radii at once. After a failure, the path at the next, larger
+    radius starts at the best point of the failed path. After a success, the path at the next, smaller radius
+    starts at that point, projected into the smaller ball.
 
     Args:
-        radii: In pixel units of [0, 1]; those of at least the threat model's eps are passed over, for the
-            threat model's own is always the last. By default 1/32, 1/16, 1/8, 3/16, 1/4, 3/8 and 1/2 of it.
+        radii: In pixel units of [0, 1]. Radii of at least the threat model's eps are skipped: eps itself is
+            always the last radius. By default 1/32, 1/16, 1/8, 3/16, 1/4, 3/8 and 1/2 of eps.
         steps: Steps of a path, at least 1; each is 2.5 * radius / steps long.
         restarts: Paths at each radius, at least 1.
         loss: ``"ce"``, ``"margin"`` or ``"dlr"``.
@@ -143,7 +144,7 @@ def _split_gap(gap: Count) -> Count:
 
 
 class _CurveSearch(Search[TensorTable]):
-    """PGD's paths, each in a ball of its own."""
+    """PGD paths, each in a ball of its own radius."""
 
     name = "curve"
 

@@ -1,4 +1,4 @@
-"""C&W: distance and margin in one loss, minimised in a space without a box; their weights are searched."""
+"""C&W: distance and margin in one unconstrained loss; the weight of the margin is searched."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _ADAM_EPSILON = 1e-8
 class CW(MinimumNormAttack):
     """Carlini and Wagner's attack for L2: squared distance plus c times the missing margin of the raw logits.
 
-    Pixels are ``(tanh(w) + 1) / 2``, which keeps them in the box, and w is found with Adam. Each image has a
-    search for c of its own, in units that its classifier's scale drops out of: at c = 1 the loss of a linear
-    classifier has its minimum just on the border.
+    Pixels are ``(tanh(w) + 1) / 2``, which keeps them in [0, 1], and Adam minimizes over w. The search for c
+    is separate for each image. The unit of c cancels the classifier's scale: at c = 1 the loss of a linear
+    classifier has its minimum on the decision boundary.
 
     Args:
         steps: Steps for each c, at least 1.
-        searches: Values of c that are tried, at least 1.
+        searches: Number of values of c, at least 1.
         learning_rate: Adam's, above 0.
-        c: The first c, above 0; tenfold until a success, then halved into.
+        c: The first c, above 0; increased tenfold until a success, then bisected.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -75,7 +75,7 @@ class CW(MinimumNormAttack):
 
 @dataclass(kw_only=True)
 class _CWState(TensorTable):
-    """Where each item is in the space without a box, and Adam's memory."""
+    """The unconstrained variable w of each item, and the state of Adam."""
 
     tanh_variables: Tensor
     """(W, C, H, W)."""

@@ -1,4 +1,4 @@
-"""DDN: along the gradient on a sphere that shrinks after every success and grows after every failure."""
+"""DDN: gradient steps on a sphere whose radius shrinks after each success and grows after each failure."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _FIRST_RADIUS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class DDN(MinimumNormAttack):
-    """Decoupled direction and norm: the gradient says where to, success or failure how far.
+    """Decoupled direction and norm: the gradient gives the direction, success or failure the radius.
 
-    Two things differ from the paper, where gamma is .05 throughout and steps are in pixel units: the radius
-    changes fast at first and little in the end, and a step is a share of it. Distances come out up to a tenth
-    shorter on networks whose gradients mislead, the same on others. Pixels that could only leave the box are
-    passed over.
+    Two things differ from the paper, where gamma is .05 throughout and steps are in pixel units. The radius
+    changes fast at first and slowly at the end, and a step is a fraction of the radius. Distances are up to a
+    tenth shorter on networks with misleading gradients and the same on others. Pixels that could only leave
+    [0, 1] do not move.
 
     Args:
         steps: Steps, at least 1.
-        gamma: Share by which the radius changes in the first step, between 0 and 1; falls to .005.
+        gamma: Relative change of the radius in the first step, between 0 and 1; falls to .005.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -73,7 +73,7 @@ class DDN(MinimumNormAttack):
 
 @dataclass(kw_only=True)
 class _DDNState(TensorTable):
-    """Where each item goes next."""
+    """The next point of each item."""
 
     radius: Tensor
     """(W,)."""

@@ -1,4 +1,4 @@
-"""DeepFool: step after step to the nearest border of a classifier that is linear as far as one can see."""
+"""DeepFool: repeated steps to the nearest decision boundary of the linearized classifier."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(MinimumNormAttack):
-    """Steps to the nearest of the borders to other classes, until one is crossed.
+    """Steps to the nearest decision boundary of another class, until one is crossed.
 
-    The steps are those of a world without black and white; each point is then brought back into the box.
+    The steps ignore the limits of the pixel range; each point is then clipped to [0, 1].
 
     Args:
-        steps: Steps at most, at least 1.
-        classes: Other classes whose borders are looked at in each step, those of the largest logits; each
-            costs a backward pass.
-        overshoot: Share by which each step goes beyond the border, at least 0.
+        steps: Maximum number of steps, at least 1.
+        classes: Number of other classes whose boundaries are considered in each step, those with the largest
+            logits; each costs a backward pass.
+        overshoot: Relative length by which each step goes beyond the boundary, at least 0.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -68,7 +68,7 @@ class DeepFool(MinimumNormAttack):
 
 @dataclass(kw_only=True)
 class _DeepFoolState(TensorTable):
-    """What the steps add up to, overshoot aside."""
+    """The sum of the steps, without overshoot."""
 
     delta: Tensor
     """(W, C, H, W)."""
@@ -79,9 +79,9 @@ class DeepFoolSearch(MinimumNormSearch[_DeepFoolState]):
 
     Args:
         threat: Norm and goal.
-        steps: Steps at most.
-        classes: Classes that are looked at.
-        overshoot: Share by which steps are lengthened.
+        steps: Maximum number of steps.
+        classes: Number of other classes considered.
+        overshoot: Relative lengthening of the steps.
     """
 
     def __init__(self, *, threat: ThreatModel, steps: int, classes: int, overshoot: float) -> None:

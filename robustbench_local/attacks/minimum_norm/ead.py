@@ -1,4 +1,4 @@
-"""EAD: C&W's loss with the L1 norm beside the squared L2 norm, so that few pixels change."""
+"""EAD: the loss of C&W plus the L1 norm, so that few pixels change."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class EAD(MinimumNormAttack):
-    """The elastic-net attack, by iterated shrinkage and thresholding; keeps the success nearest in L1.
+    """The elastic-net attack, by iterative shrinkage-thresholding; returns the success nearest in L1.
 
     Args:
         steps: Steps for each c, at least 1.
-        searches: Values of c that are tried, at least 1.
-        beta: How much each pixel's change shrinks in a step, above 0.
-        learning_rate: Length of the first step, above 0; falls as a square root to 0.
-        c: The first c, above 0; tenfold until a success, then halved into. Its unit is the weight at which
-            the pixel of the largest gradient begins to move.
+        searches: Number of values of c, at least 1.
+        beta: Shrinkage of each pixel's change in a step, above 0.
+        learning_rate: Length of the first step, above 0; decays to 0 as a square root.
+        c: The first c, above 0; increased tenfold until a success, then bisected. Its unit is the weight at
+            which the pixel of the largest gradient begins to move.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -74,7 +74,7 @@ class EAD(MinimumNormAttack):
 
 @dataclass(kw_only=True)
 class _EADState(TensorTable):
-    """What each item is about to try."""
+    """The next point of each item."""
 
     weight: TradeOffWeight
     """The search for c."""

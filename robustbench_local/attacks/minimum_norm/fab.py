@@ -1,4 +1,4 @@
-"""FAB: walk along the decision boundary towards the image, with no step size to tune."""
+"""FAB: projections onto the linearized decision boundary, biased towards the image; no step size to tune."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _MIN_STEP = 1e-8
 class FAB(EngineAttack):
     """Targeted FAB: the fast adaptive boundary attack towards each of the most likely classes.
 
-    It looks for the nearest point of a class and knows no radius; an image leaves the search as soon as a
-    point inside the threat model's ball is confirmed adversarial.
+    It searches for the nearest point of a class and does not use the radius. The search for an image ends as
+    soon as a point inside the threat model's ball is confirmed adversarial.
 
     Args:
         steps: Steps towards each class in each restart, at least 1; half as many again under L1.
         restarts: Paths towards each class, at least 1. The first starts at the image itself, later ones at a
-            random point half a radius away.
-        targets: Most classes an image, at least 1.
+            random point at half the radius.
+        targets: Maximum number of target classes per image, at least 1.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -83,15 +83,16 @@ class FAB(EngineAttack):
 
 
 class FABSearch(Search[TensorTable]):
-    """FAB's paths on the engine, towards the item's target; without one, towards the runner-up.
+    """FAB's paths on the engine, towards the item's target; without a target, towards the runner-up class.
 
-    One look a step serves the linear model of the boundary and the check for success. The paper checks each
-    point and, if it is a success, looks again where it is drawn back to, for the next model; all other points
-    it looks at twice in the same place. Here a step that draws a success back is a step like any other.
+    One pass per step serves both the linear model of the boundary and the success check. The paper checks
+    each point. For a success it makes a second pass at the point moved back towards the original, which gives
+    the next linear model; all other points it evaluates twice in the same place. Here moving a success back
+    is a step like any other.
 
     Args:
         threat: Budget, goal and region.
-        steps: Steps of a path, as the paper counts them.
+        steps: Steps of a path, counted as in the paper.
         name: Name of the stage.
     """
 

@@ -1,4 +1,4 @@
-"""FMN: projected gradient steps in a ball whose radius is steered towards the border, in three norms."""
+"""FMN: gradient steps in a ball whose radius is steered towards the decision boundary, in three norms."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ _LAST_STEP_SHARE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class FMN(MinimumNormAttack):
-    """Fast minimum-norm: PGD's step in a ball that shrinks after a success and grows after a failure.
+    """Fast minimum-norm attack: PGD steps in a ball that shrinks after a success and grows after a failure.
 
-    A step is a share of the present radius, along the gradient's sign (Linf) or direction (L2, L1), so that
-    neither the number of pixels nor their scale plays a part; pixels that could only leave the box are passed
-    over.
+    A step is a fraction of the current radius, along the gradient's sign (Linf) or direction (L2, L1), so
+    that it does not depend on the number or the scale of the pixels. Pixels that could only leave [0, 1] do
+    not move.
 
     Args:
         steps: Steps, at least 1.
-        gamma: Share by which the radius changes in the first step, between 0 and 1; falls to .001.
-        step_size: Length of the first step as a share of the radius, above 0; falls to a hundredth of it.
-            With this default and gamma's, medians are smaller than with the paper's .05 and 1 on networks
-            whose gradients mislead, and the same on others.
+        gamma: Relative change of the radius in the first step, between 0 and 1; falls to .001.
+        step_size: Length of the first step as a fraction of the radius, above 0; falls to a hundredth of it.
+            With the defaults of this class, median distances are smaller than with the paper's .05 and 1 on
+            networks with misleading gradients and the same on others.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -84,7 +84,7 @@ class FMN(MinimumNormAttack):
 
 @dataclass(kw_only=True)
 class _FMNState(TensorTable):
-    """How far each item may go."""
+    """The current radius of each item."""
 
     radius: Tensor
     """(W,)."""

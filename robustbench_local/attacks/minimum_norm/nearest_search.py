@@ -1,4 +1,4 @@
-"""What every search for the nearest adversarial image shares: what counts, what is kept, what is climbed."""
+"""The base class of searches for the nearest adversarial example: success check, best points, loss."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOGIT_RANGE = 16.0
 
 
 class MinimumNormSearch(Search[State]):
-    """A search that keeps the nearest success of each item."""
+    """A search that stores the nearest success of each item."""
 
     def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Successes score the inverse of their distance, others their margin, which is not above 0."""

@@ -1,4 +1,4 @@
-"""The last stretch of an attack for the nearest image: from a success to the nearest one beside it."""
+"""The refinement of a minimum-norm attack: from a success to the nearest success around it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def estimate_refinement_cost(threat: ThreatModel) -> tuple[int, int]:
 
 
 class _BoundarySwitchSearch(MinimumNormSearch[TensorTable]):
-    """To the border that is nearest to the original, whichever class is behind it, seen from the success."""
+    """Steps to the decision boundary nearest to the original, of any class, linearized at the success."""
 
     name = "switch"
     steps = SWITCH_STEPS
@@ -91,7 +91,7 @@ class _BoundarySwitchSearch(MinimumNormSearch[TensorTable]):
 
 @dataclass(kw_only=True)
 class _BisectionState(TensorTable):
-    """Where on the line from the original to a success the border lies."""
+    """The bracket of the decision boundary on the line from the original to a success."""
 
     change: Tensor
     """(W, C, H, W): the whole line."""
@@ -102,7 +102,7 @@ class _BisectionState(TensorTable):
 
 
 class _BisectionSearch(MinimumNormSearch[_BisectionState]):
-    """Halving of the line between the original and a success."""
+    """Bisection of the line between the original and a success."""
 
     name = "bisection"
     steps = BISECTION_STEPS - 1
@@ -131,7 +131,7 @@ class _BisectionSearch(MinimumNormSearch[_BisectionState]):
 
 @dataclass(kw_only=True)
 class _RefinementState(TensorTable):
-    """The nearest success so far, and how the classifier looks there."""
+    """The nearest success so far, and the classifier's linear model there."""
 
     points: Tensor
     """(W, C, H, W)."""
@@ -146,11 +146,11 @@ class _RefinementState(TensorTable):
 
 
 class _RefinementSearch(MinimumNormSearch[_RefinementState]):
-    """Trials between two points of the border as the gradient draws it.
+    """Trial points between two points of the linearized decision boundary.
 
-    One is the border's point nearest to the success in hand, where the linear model is to be trusted most;
-    the other is the one nearest to the original, which is the answer if the classifier is linear. A trial
-    that is a success and nearer becomes the success in hand; after a failure the next one is half as bold.
+    One is the boundary point nearest to the current success, where the linear model is most accurate. The
+    other is the one nearest to the original, which is exact for a linear classifier. A trial that succeeds at
+    a smaller distance becomes the current success; after a failure the next trial goes half as far.
 
     Source: the combination of both projections follows Croce & Hein 2020, arXiv:1907.02044, eq. 8.
     """

@@ -1,7 +1,7 @@
-"""Expectation over transformation: one object, optimised over many views of it at once.
+"""Expectation over transformation: one object, optimized over many views of it at once.
 
-What stickers and patches share: the loss averaged over fresh views in every step, terms for print, and the
-best point kept by views that no step has seen.
+The common part of stickers and patches: the loss averaged over fresh views in every step, terms for
+printability, and the best object selected on held-out views.
 
 Source: Athalye et al. 2018, arXiv:1707.07397, section 2.
 """
@@ -52,14 +52,14 @@ class EOTAttack(Attack):
 
     Args:
         steps: Steps of each restart.
-        views: Views of each sign in a step; 0: the object is optimised on the signs as they are, without a
-            camera, which is the control for what the views are worth.
+        views: Views of each sign per step. With 0 the object is optimized on the signs as they are, without a
+            camera: the control that shows the effect of the views.
         learning_rate: Adam's first step size in pixel units of [0, 1]; it falls to a tenth along a cosine.
         loss: ``"margin"``, ``"ce"`` or ``"dlr"``; towards the target set if the goal is targeted.
         tv: Weight of the total variation.
-        nps: Weight of the distance to printable colours.
-        restarts: Searches from other colours, of which the best is kept.
-        ranges: What the views are drawn from.
+        nps: Weight of the distance to printable colors.
+        restarts: Searches from different initial colors; the best result is returned.
+        ranges: Ranges of the parameters of the views.
 
     Raises:
         ConfigError: If a number is out of range or the loss unknown.
@@ -101,7 +101,7 @@ class EOTAttack(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class EOTInputs:
-    """The signs that an object is optimised for, and who reads them."""
+    """The signs that an object is optimized for, and the classifier that reads them."""
 
     classifier: Classifier
     images: Tensor

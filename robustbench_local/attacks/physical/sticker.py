@@ -25,15 +25,15 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class Sticker(EOTAttack):
-    """Robust physical perturbation: colours that turn the reading from wherever the sign is seen.
+    """Robust physical perturbation: colors that change the prediction in as many views as possible.
 
-    Unless it is a poster, a first pass changes the whole surface under an L1 weight, and the sticker goes
-    where most of that is. Rectangles are also tried in a few plain layouts, for a few steps each, and every
-    sign goes on with those that turn most views.
+    Unless the sticker is a poster, a first pass changes the whole surface under an L1 weight, and the sticker
+    goes where the change is largest. Rectangles are also tried in a few fixed layouts, for a few steps each;
+    every sign continues with the layout that is misclassified in the most views.
 
     Args:
         place_steps: Steps of that first pass.
-        layout_steps: Steps for each place of rectangles that is tried.
+        layout_steps: Steps for each layout of rectangles.
         l1: Weight of the first pass on the mean change of the surface's pixels.
 
     Raises:

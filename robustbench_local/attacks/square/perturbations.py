@@ -1,4 +1,4 @@
-"""What Square paints: one colour under Linf, bumps under L2 and L1 that spend what the ball allows."""
+"""The perturbations of Square: one color under Linf, bumps that use the whole budget under L2 and L1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MIN_NORM = 1e-30
 
 @dataclass(kw_only=True)
 class SquareProposals:
-    """What proposals are painted into, a row each."""
+    """The points that proposals modify, one row each."""
 
     points: Tensor
     """(M, C, H, W): best points, and the proposals in them afterwards."""

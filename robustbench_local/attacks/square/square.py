@@ -1,4 +1,4 @@
-"""Square: random squares, kept where they help; only the scores of the classifier are needed."""
+"""Square: random square perturbations, accepted if they increase the loss; it uses scores only."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ _LOOKAHEAD_BUDGET_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Square(EngineAttack):
-    """Square attack: random search with windows that shrink, on the margin of the raw scores.
+    """Square attack: random search with shrinking windows, on the margin of the raw scores.
 
     Args:
-        queries: Most forward passes for an image, all restarts together; each has an equal share.
-        p: Share of the image's pixels in the first windows, above 0 and at most 1.
-        restarts: Searches for an image, at least 1.
-        rescale: Whether the windows' schedule, made for 10,000 queries, is stretched or shrunk to the queries
-            of a restart, as the first paper has it; AutoAttack takes it as it is.
+        queries: Maximum forward passes per image over all restarts, divided equally between them.
+        p: Fraction of the image's pixels in the first windows, above 0 and at most 1.
+        restarts: Searches per image, at least 1.
+        rescale: Whether the schedule of the windows, made for 10,000 queries, is scaled to the queries of a
+            restart, as in the first paper; AutoAttack does not scale it.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -103,16 +103,16 @@ class Square(EngineAttack):
 
 
 class SquareSearch(Search[SquareState]):
-    """Square's search on the engine. A proposal is painted into the present points, and wiped if rejected.
+    """Square's search on the engine. A proposal is written into the current points, and undone if rejected.
 
     Args:
         threat: Budget, goal and region.
-        steps: Proposals for an item.
-        p: Share of the image's pixels in the first windows.
-        rescale: Whether the windows' schedule is stretched or shrunk to ``steps``.
-        ahead: Whether to look at several proposals of an item in one pass. They are the same and are accepted
-            in the same order as without: what was looked at beyond one that helped counts for nothing. It
-            costs at most ``lookahead_budget`` looks: it is not for a classifier whose queries are counted.
+        steps: Proposals per item.
+        p: Fraction of the image's pixels in the first windows.
+        rescale: Whether the schedule of the windows is scaled to ``steps``.
+        ahead: Whether to evaluate several proposals of an item in one pass. Proposals and their order of
+            acceptance do not change: evaluations after an accepted proposal are discarded. This costs at most
+            ``lookahead_budget`` evaluations, so it is not for a classifier whose queries are counted.
         name: Name of the stage.
     """
 

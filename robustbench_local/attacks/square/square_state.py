@@ -1,4 +1,4 @@
-"""What Square remembers of each item, and what it knows of proposals ahead."""
+"""The state of Square's search, and its proposals evaluated ahead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robustbench_local.attacks.core.work_items import Lookahead, TensorTable
 
 @dataclass(kw_only=True)
 class SquareState(TensorTable):
-    """What Square remembers of each item."""
+    """The state of Square's search, one row per item."""
 
     stream_keys: Tensor
     """(W,): what opens its stream of random numbers."""
@@ -36,7 +36,7 @@ class SquareState(TensorTable):
 
 @dataclass(kw_only=True)
 class SquareLookahead(Lookahead):
-    """Proposals that are looked at ahead of their steps."""
+    """Proposals that are evaluated ahead of their steps."""
 
     windows: Tensor
     """As in `SquareState`."""

@@ -1,4 +1,4 @@
-"""Square windows of images: how large they are, where their pixels lie, and what is painted into them."""
+"""Square windows of images: their sizes, the positions of their pixels, and writing into them."""
 
 from __future__ import annotations
 
@@ -85,17 +85,17 @@ def _build_nested_rectangles(height: int, width: int, power: int) -> Tensor:
 
 
 class Windows:
-    """One window or several in each image of a batch, as positions in the image's memory.
+    """One or several windows in each image of a batch, as positions in the image's memory.
 
-    Where sides differ, the smaller windows are as long as the largest in memory: their last line and their
-    last column stand there several times. So values that belong to pixels can be computed, read and written
-    for all at once; only sums have to leave the copies out, which `sums` does.
+    If sides differ, the smaller windows are as long as the largest in memory: their last row and column are
+    repeated. Values of pixels can thus be computed, read and written for all windows at once; only sums have
+    to leave the copies out, as `sums` does.
 
     Args:
-        sides: The sides that windows have, ascending, without repetition.
+        sides: The distinct side lengths, ascending.
         shape: (C, H, W) of an image.
-        device: Where the images are.
-        which: Which of the sides each image's windows have, (W,) int64; None: there is one side only.
+        device: Device of the images.
+        which: Index of the side length of each image's windows, (W,) int64; None if there is only one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""DI-FGSM: the gradient is taken on a copy of the image that is now and then shrunk and moved."""
+"""DI-FGSM: the gradient is computed on a copy of the image that is randomly resized and padded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from robustbench_local.errors import ConfigError
 class DIFGSM(MIFGSM):
     """Diverse inputs with momentum: M-DI2-FGSM of the paper; ``decay: 0`` gives its DI2-FGSM.
 
-    At every step, each image by itself and with the given probability, is resized to a random smaller size
-    (bilinear) and padded with zeros at a random place to the size it had. The paper's canvas is larger than
-    the image, 330 pixels for 299; here the image becomes smaller in the same proportion, so that networks
-    of a fixed size can be attacked.
+    At every step, each image is independently resized, with the given probability, to a random smaller size
+    (bilinear) and padded with zeros at a random position to its original size. The paper's canvas is larger
+    than the image, 330 pixels for 299; here the image becomes smaller in the same proportion, so that
+    networks of a fixed input size can be attacked.
 
     Args:
-        probability: How likely a step sees the resized image, in [0, 1]; at 0 this is MI-FGSM.
-        resize: Smallest size, as a share of the side, in (0, 1].
+        probability: Probability that a step uses the resized image, in [0, 1]; at 0 this is MI-FGSM.
+        resize: Smallest size, as a fraction of the side, in (0, 1].
 
     Source: Xie et al. 2019, arXiv:1803.06978, section 3.3 and algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""MI-FGSM: steps along a running sum of gradients; the base of the attacks made to be transferred."""
+"""MI-FGSM: steps along an accumulated gradient; the base class of the transfer attacks."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from robustbench_local.threats.threat_model import ThreatModel
 class MIFGSM(BallAttack):
     """Momentum iterative FGSM, and its L2 form.
 
-    Every image walks the whole path and its last point is returned, fooled or not: what transfers is the
-    end of the path, not the first point across this classifier's border. The cross-entropy is climbed
-    through its log-odds: the same direction, without the zero gradient of a saturated softmax. An image
-    whose gradients have all been zero or not finite takes its steps in a random direction of its own.
+    Every path runs all its steps and its last point is returned, misclassified or not: the end of the path
+    transfers, not the first point across the surrogate's decision boundary. The cross-entropy is maximized
+    through its log-odds: the same direction, without the zero gradient of a saturated softmax. If all
+    gradients of an image have been zero or not finite, it takes its steps in a random direction.
 
     Args:
         steps: Steps, at least 1.
         step_size: Length of a step in pixel units of [0, 1], in the threat model's norm; by default
             eps / steps, as in the paper.
-        decay: Share of the running sum that is kept from step to step, the paper's mu, at least 0.
+        decay: Decay factor of the accumulated gradient, the paper's mu, at least 0.
         loss: ``"ce"``, ``"margin"`` or ``"dlr"``; towards the target set if the goal is targeted.
 
     Raises:

@@ -1,4 +1,4 @@
-"""VMI-FGSM: each gradient is corrected by how those around the previous point differed from its own."""
+"""VMI-FGSM: each gradient is corrected by the mean gradient around the previous point."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _MAX_LOG_RATIO = 40.0
 class VMIFGSM(TIFGSM):
     """Variance-tuned momentum; with ``probability`` and ``kernel_size`` also the paper's VMI-DI and VMI-TI.
 
-    Neighbours are brought back into [0, 1], since a classifier is only asked about images. The last step's
-    neighbours would serve no further step and are not looked at.
+    Neighbors are clipped to [0, 1], since a classifier is only queried with valid images. The last step has
+    no next step, so its neighbors are not evaluated.
 
     Args:
-        neighbours: Points drawn around each point of the path, the paper's N; at 0 this is MI-FGSM.
+        neighbours: Points sampled around each point of the path, the paper's N; at 0 this is MI-FGSM.
         beta: Radius of the neighbourhood as a multiple of eps, in the threat model's norm, above 0.
 
     Source: Wang & He 2021, arXiv:2103.15571, definition 1 and algorithm 1.

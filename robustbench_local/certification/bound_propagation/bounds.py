@@ -1,8 +1,8 @@
 """Bounds of a network's logits and margins over balls of images: IBP, CROWN-IBP and CROWN.
 
-These functions take any module (see `graph.trace`) or, to trace only once, its graph. Those for training
-are differentiable in the network's parameters and compute in the dtype of the images; they take arithmetic
-to be exact. `certified_margins` is for proofs: it computes in float64 and covers rounding.
+These functions take any module (see `graph.trace`) or its graph, which avoids tracing it again. The functions
+for training are differentiable in the network's parameters, compute in the dtype of the images and assume
+exact arithmetic. `certified_margins` is for certificates: it computes in float64 and covers rounding.
 """
 
 from __future__ import annotations

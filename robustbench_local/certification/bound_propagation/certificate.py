@@ -1,4 +1,4 @@
-"""What the certificates by bounds share: from a classifier and its images to margins that are proven."""
+"""The base class of certificates by bounds: from a classifier and its images to certified margins."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _MAX_ROWS_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class BoundCertificate(Certificate):
-    """Proves margins by bounds that hold for the whole ball and for the rounded arithmetic.
+    """Certifies margins by bounds that hold for the whole ball and for the rounded arithmetic.
 
-    What is guaranteed: for every image that is verified, every image of the ball inside [0, 1] is read as the
-    label by the classifier in evaluation mode, as it computes: from float32 images to float32 logits, in
-    float32, float64 or both between, whatever the order in which products are added up. Half precision is
-    refused. Not covered are float32 arithmetics with other errors: TF32 and convolutions by transforms
+    Guarantee: for every certified image, the classifier in evaluation mode predicts the label on every image
+    of the ball inside [0, 1]. This covers the classifier's own arithmetic: from float32 images to float32
+    logits, in float32, float64 or a mixture of both, whatever the order of summation. Half precision is
+    refused. Float32 arithmetic with other errors is not covered: TF32 and convolutions by transforms
     (Winograd, FFT). The bounds are computed in float64; see `rounding`.
     """
 

@@ -1,6 +1,6 @@
-"""CROWN: linear bounds with intervals that are themselves improved by linear bounds.
+"""CROWN: linear bounds whose intermediate intervals are themselves improved by linear bounds.
 
-Source: Zhang et al. 2018, arXiv:1811.00866; optimised slopes: Xu et al. 2021, "Fast and complete"
+Source: Zhang et al. 2018, arXiv:1811.00866; optimized slopes: Xu et al. 2021, "Fast and complete"
 (alpha-CROWN), arXiv:2011.13824, Sec. 3.1.
 """
 
@@ -35,12 +35,14 @@ _FIRST_SLOPE_STEP = 0.25
 class CROWN(BoundCertificate):
     """Linear bounds from the margins back to the pixels.
 
-    Cheap bounds come first and settle what they can: intervals, then linear bounds, then optimised slopes.
+    Cheap bounds come first and decide as many images as possible: intervals, then linear bounds, then
+    optimized slopes.
 
     Attributes:
-        intermediate: What bounds the inputs of activations: ``"crown"``, or ``"ibp"``, which is faster by
-            the width of the network, and enough for networks trained with it.
-        steps: Gradient steps on the slopes of lower lines, for margins that are not proven without.
+        intermediate: Method for the bounds of the activations' inputs: ``"crown"``, or ``"ibp"``, which is
+            faster by a factor of the network's width and tight enough for networks trained with it.
+        steps: Gradient steps on the slopes of the lower bounds, for margins that are not certified without
+            them.
     """
 
     intermediate: Literal["crown", "ibp"] = "crown"

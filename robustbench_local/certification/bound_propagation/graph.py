@@ -1,4 +1,4 @@
-"""A network as a list of operations that bounds know, found by tracing its ``forward``."""
+"""A network as a list of operations with known bounds, obtained by tracing its ``forward``."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _LOGIT_TOLERANCE_SHARE = 1e-4
 
 @dataclass(frozen=True)
 class Node:
-    """One operation at its place.
+    """One operation of a graph.
 
     Args:
-        name: The module's name, or what the trace calls it.
-        operation: What is done.
-        inputs: Earlier nodes whose values it takes, by their position in the graph.
-        shape: Of its values for one image.
+        name: Name of the module, or of the node in the trace.
+        operation: The operation.
+        inputs: Positions in the graph of the earlier nodes whose values it takes.
+        shape: Shape of its values for one image.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Node:
 
 
 class Graph:
-    """A network's operations in the order in which they are computed; the last one gives the logits.
+    """The operations of a network in order of computation; the last one gives the logits.
 
-    The parameters stay those of the module: what changes there changes here. Batch norm uses its running
-    statistics and dropout does nothing, whatever mode the module is in.
+    The graph shares the parameters of the module: a change there changes the graph. Batch norm uses its
+    running statistics and dropout is the identity, in any mode of the module.
 
     Args:
-        nodes: The operations; the first is the `Entry`.
+        nodes: The operations; the first is the `InputNode`.
     """
 
     def __init__(self, nodes: list[Node]) -> None:
@@ -163,7 +163,7 @@ def _build_error(node: fx.Node, error: UnsupportedNodeError, name: str) -> Model
 
 
 class _GraphReader:
-    """Walks through a trace, computing a sample beside it: shapes and constants are then known."""
+    """Walks through a trace and evaluates a sample alongside, so that shapes and constants are known."""
 
     def __init__(self, module: nn.Module, sample: Tensor) -> None:
         self.module, self.sample = module, sample

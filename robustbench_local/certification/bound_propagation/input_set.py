@@ -1,4 +1,4 @@
-"""The sets of images that bounds start from, and the least value of a linear function on them."""
+"""The sets of images that bounds start from, and the minimum of a linear function over them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class InputRegion(Protocol):
 
 @dataclass(frozen=True)
 class BoxRegion:
-    """Images between two images; what remains of a Linf ball inside [0, 1] is one."""
+    """The images between two images, such as a Linf ball intersected with [0, 1]."""
 
     box: Interval
 
@@ -51,10 +51,10 @@ class BoxRegion:
 
 @dataclass(frozen=True)
 class L2Region:
-    """An L2 ball, as far as it lies in [0, 1].
+    """An L2 ball intersected with [0, 1].
 
     Args:
-        images: Centres, (N, C, H, W), in [0, 1].
+        images: Centers, (N, C, H, W), in [0, 1].
         eps: Radius, above 0.
     """
 

@@ -24,7 +24,7 @@ from robustbench_local.certification.bound_propagation.rounding import Rounding
 
 @dataclass(frozen=True)
 class Interval:
-    """A box for each image, as the centres and half widths that linear layers need.
+    """A box for each image, as the centers and half widths that linear layers need.
 
     Args:
         centre: (N, ...).
@@ -61,13 +61,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the values at every node of a graph cannot leave.
+    """The bounds of the values at every node of a graph.
 
     Args:
         graph: The network.
-        rounding: How its arithmetic rounds; None: it is taken to be exact.
-        intervals: One a node, as far as they are known.
-        noise: How far rounding moves each node's values; None where it does not.
+        rounding: Rounding of its arithmetic; None assumes exact arithmetic.
+        intervals: One per node, or None if not yet known.
+        noise: Largest rounding error of each node's values; None where there is none.
     """
 
     graph: Graph

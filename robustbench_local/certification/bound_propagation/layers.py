@@ -1,4 +1,4 @@
-"""Which operation a layer, function or method of a traced network is."""
+"""The mapping from layers, functions and methods of a traced network to operations."""
 
 from __future__ import annotations
 

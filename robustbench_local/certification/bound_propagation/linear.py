@@ -1,7 +1,7 @@
 """Linear bounds carried backwards through a network.
 
-A linear function of some node's values is rewritten, step by step, as one of earlier nodes' values that is
-never larger, until it is one of the pixels, where its minimum is known.
+A linear function of a node's values is replaced, step by step, by a lower bound that is linear in the values
+of earlier nodes. At the pixels the minimum of the function is known.
 
 Source: Zhang et al. 2018, "Efficient neural network robustness certification with general activation
 functions" (CROWN), arXiv:1811.00866, Thm. 3.2.

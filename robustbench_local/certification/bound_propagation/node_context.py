@@ -1,4 +1,4 @@
-"""What is known where a node of a traced network stands: shapes, constants, and what has no bounds."""
+"""The context of a node of a traced network: shapes, constants, and the error for missing bounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHAPE_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device"})
 
 
 class UnsupportedNodeError(Exception):
-    """There are no bounds for this."""
+    """The node has no bounds."""
 
     def __init__(self, what: str, remedy: str = _DEFAULT_REMEDY) -> None:
         self.reason, self.remedy = what, remedy
@@ -34,13 +34,13 @@ class UnsupportedNodeError(Exception):
 
 @dataclass(frozen=True)
 class NodeContext:
-    """What is known where a node stands.
+    """The values, constants and shapes known at a node.
 
     Args:
         module: The traced module.
-        values: What the nodes before it gave for a sample.
+        values: Values of the earlier nodes for a sample.
         images: The nodes that depend on the images.
-        reads: What nodes read off shapes: for the sample, and for a sample of more images.
+        reads: Values that nodes compute from shapes: for the sample, and for a sample of more images.
     """
 
     module: nn.Module

@@ -1,8 +1,8 @@
-"""What a layer does to bounds: forwards, forwards in absolute values, and backwards (transposed).
+"""Operations on bounds: forwards, forwards in absolute values, and backwards (transposed).
 
-Every piece of a network that can be bounded is one of four: an affine map (convolution, linear layer, batch
-norm in evaluation mode, average pool, normalisation), a change of shape, a (leaky) ReLU, or a sum. Parameters
-are read from the module at every use, so that a network in training is bounded as it is now.
+Every operation with known bounds is one of four: an affine map (convolution, linear layer, batch norm in
+evaluation mode, average pooling, normalization), a change of shape, a (leaky) ReLU, or a sum. Parameters are
+read from the module at every use, so that the bounds of a network in training are up to date.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class Affine(ABC):
 
 @dataclass(frozen=True)
 class Convolution(Affine):
-    """A two-dimensional convolution with zero padding; an average pool is one too.
+    """A two-dimensional convolution with zero padding; average pooling is a special case.
 
     Args:
         weight: Reads the kernel, (out, in / groups, kH, kW).
         bias: Reads the bias, (out,) or None.
         stride: Steps of the window.
         padding: Zeros around the image.
-        dilation: Distance of the kernel's cells.
-        groups: Groups of channels that do not mix.
+        dilation: Spacing of the kernel's elements.
+        groups: Number of independent groups of channels.
         source: Shape (C, H, W) of the input.
         target: Shape of the output.
     """
@@ -149,12 +149,12 @@ class Dense(Affine):
 
 @dataclass(frozen=True)
 class Diagonal(Affine):
-    """Each value for itself: times a scale, plus an offset (normalisation, batch norm, constants).
+    """An elementwise scale and offset (normalization, batch norm, constants).
 
     Args:
-        read: Takes a tensor whose dtype and device count; gives scale, offset and the size of the numbers
-            that the offset is computed from, all broadcast against one image's values.
-        operations: Rounded operations on a value.
+        read: Takes a tensor for its dtype and device; returns the scale, the offset and the magnitude of the
+            numbers that the offset is computed from, all broadcast against one image's values.
+        operations: Number of rounded operations per value.
     """
 
     read_terms: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -202,7 +202,7 @@ class Activation:
     """``max(x, slope x)`` of each value.
 
     Args:
-        slope: Below zero, in [0, 1]; 0 is the ReLU.
+        slope: Slope below zero, in [0, 1]; 0 is the ReLU.
     """
 
     slope: float = 0.0
@@ -214,10 +214,10 @@ class Activation:
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum or difference of two places of the network, of equal shape.
+    """The sum or difference of two nodes of equal shape.
 
     Args:
-        sign: 1.0 or -1.0: of the second.
+        sign: Sign of the second node, 1.0 or -1.0.
     """
 
     sign: float = 1.0

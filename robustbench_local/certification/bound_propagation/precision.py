@@ -1,4 +1,4 @@
-"""Which floating-point formats a network stores and computes in; bounds cover the rounding of two of them."""
+"""The floating-point formats that a network stores and computes in; bounds cover float32 and float64."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def check_dtypes_covered(formats: Iterable[torch.dtype], name: str) -> None:
 
 
 class DtypeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While open, notes the floating-point formats of all that is computed: autocast and hooks too.
+    """Records the floating-point formats of all computations in its context, with autocast and hooks.
 
     Attributes:
-        dtypes: The formats.
+        dtypes: The recorded formats.
     """
 
     def __init__(self) -> None:

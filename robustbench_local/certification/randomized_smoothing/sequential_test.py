@@ -1,10 +1,11 @@
-"""Is a share of votes at least so large? Answered for many images at once, with no more votes than needed.
+"""A sequential test of a lower bound on a share of votes, for many images at once.
 
-The votes of an image come in looks. Evidence against "the share is smaller" is the wealth of a gambler who
-starts with 1 and bets on each vote at the odds of the largest share that would make the claim false: whoever
-bets against a truth goes from 1 to ``1/alpha`` with probability at most alpha, however often one looks
-(Ville's inequality). Half of the money bets that all votes are hits, half on a share drawn uniformly from
-those that make the claim true. Votes that reach the last look get a second chance by Clopper and Pearson.
+The votes of an image arrive in batches, and the test looks at them after each batch. The evidence against
+"the share is smaller" is the wealth of a gambler who starts with 1 and bets on each vote at the odds of the
+largest share that would make the claim false. If the claim is false, the wealth reaches ``1/alpha`` with
+probability at most alpha, for any number of looks (Ville's inequality). Half of the money bets that all votes
+are hits, half on a share drawn uniformly from those that make the claim true. Votes that reach the last look
+are also tested with the Clopper-Pearson bound.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ LOOK_GROWTH_FACTOR = 1.15
 
 @dataclass(frozen=True, kw_only=True)
 class ShareClaim:
-    """A share of at least ``share``, to be proven with at most ``most`` votes.
+    """The claim that a share is at least ``share``, to be decided with at most ``most`` votes.
 
-    Half of ``alpha`` is spent on the looks on the way, half on the last one.
+    Half of ``alpha`` is spent on the intermediate looks, half on the last look.
     """
 
     share: float
@@ -84,22 +85,22 @@ class ShareClaim:
 
 
 class SequentialVoteTest:
-    """Votes on many images at once: is the majority's share above one half, and is it at least ``share``?
+    """Tests, for many images, that the majority's share is above one half and that it is at least ``share``.
 
-    An image leaves when the second question is answered, or will not be. Both answers together claim too
-    much with probability at most alpha: the second is only claimed with the first, which it implies.
+    The test of an image ends when the second claim is proven or can no longer be proven. Both claims together
+    have an error probability of at most alpha: the second is only made with the first, which it implies.
 
     Args:
-        count: How many images.
-        share: In [0.5, 1).
-        most: Votes an image at most.
-        alpha: Probability of claiming too much, for each image.
+        count: Number of images.
+        share: Share to prove, in [0.5, 1).
+        most: Maximum votes per image.
+        alpha: Error probability, for each image.
 
     Attributes:
         open: Images that need more votes, ascending, (M,).
-        votes: How many each of those has had.
-        majority: (count,): it is proven that more than half of all possible votes are for the class.
-        reached: (count,): it is proven that the share is at least ``share``.
+        votes: Number of votes of each of those images so far.
+        majority: (count,): whether more than half of all possible votes are proven to be for the class.
+        reached: (count,): whether the share is proven to be at least ``share``.
     """
 
     def __init__(self, count: int, *, share: float, max_votes: int, alpha: float) -> None:

@@ -1,4 +1,4 @@
-"""The smoothed classifier: what most votes say when Gaussian noise is added to the image."""
+"""The smoothed classifier: the majority vote under Gaussian noise on the image."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from robustbench_local.randomness import RandomNumbers
 
 
 class SmoothedClassifier(RandomizedClassifier):
-    """The majority vote of a classifier over images with Gaussian noise, estimated with so many votes.
+    """The majority vote of a classifier under Gaussian noise, estimated from ``votes`` draws.
 
-    The noise is added to the pixels, before any preprocessing, and noisy images are not clamped to [0, 1]:
-    a certificate speaks about this noise and no other.
+    The noise is added to the pixels, before any preprocessing, and noisy images are not clamped to [0, 1]: a
+    certificate holds for exactly this noise.
 
-    To an attack it answers with the logarithm of the mean softmax over ``draws`` draws, and with its
-    gradient. A verdict is the vote of ``votes`` draws that belong to the image: its "logits" are
-    the shares of the votes, so that a tie is not a correct answer, and its margin is a difference of shares.
+    An attack sees the logarithm of the mean softmax over ``draws`` draws, and its gradient. A verdict is the
+    vote of ``votes`` draws that belong to the image. The "logits" of a verdict are the shares of the votes,
+    so that a tie is not a correct prediction, and its margin is a difference of shares.
 
     Args:
-        inner: The classifier within.
+        inner: The wrapped classifier.
         sigma: Standard deviation of the noise in pixel units of [0, 1], above 0.
-        draws: Draws that an attack's look averages over.
-        votes: Draws that a verdict counts.
+        draws: Draws averaged per evaluation of an attack.
+        votes: Draws counted for a verdict.
 
     Raises:
-        ConfigError: If sigma is not above 0, or the classifier within draws random numbers itself.
+        ConfigError: If sigma is not above 0, or the wrapped classifier is itself stochastic.
 
     Source: Cohen et al. 2019, arXiv:1902.02918, section 3; attacked as in Salman et al. 2019,
         arXiv:1906.04584, section 2.2.

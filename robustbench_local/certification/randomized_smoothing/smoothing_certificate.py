@@ -1,4 +1,4 @@
-"""Randomized smoothing: what most votes under noise say holds in a ball, with high probability."""
+"""Randomized smoothing: an L2 radius in which the majority vote is constant, with high probability."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ from robustbench_local.threats.threat_model import ThreatModel
 class Smoothing(Certificate):
     """Randomized smoothing: an L2 radius for the majority vote of a classifier under Gaussian noise.
 
-    The guarantee: let g(x) be the class that most votes of the classifier fall on when noise N(0, sigma^2)
-    is added to x. For each image on its own, with probability at least 1 - alpha over the noise that is
-    drawn, both hold if they are claimed: g(x) is the prediction, and g is constant on the L2 ball of the
-    radius around x (over all of space, not only [0, 1]). The radius is sigma * Phi^-1(p), p a lower
-    confidence bound of the share of votes for the prediction. It is a statement about g, not about the
-    classifier under the noise, and of n images alpha * n may on average be claimed wrongly.
+    Guarantee: let g(x) be the class with the most votes of the classifier when noise N(0, sigma^2) is added
+    to x. For each image separately, with probability at least 1 - alpha over the noise drawn, both claims
+    hold if they are made: g(x) is the prediction, and g is constant on the L2 ball of the radius around x (in
+    all of space, not only [0, 1]). The radius is sigma * Phi^-1(p), with p a lower confidence bound of the
+    share of votes for the prediction. The guarantee is about g, not about the classifier under the noise. Of
+    n images, alpha * n claims may on average be wrong.
 
-    One class is chosen by ``n0`` votes and its share bounded by ``n`` others (Clopper and Pearson). With
-    ``sequential`` only the threat's radius is asked about: votes are counted until it is proven or hopeless,
-    up to ``n``, at the same alpha; the radius that comes back is then the threat's or 0.
+    ``n0`` votes select the class, and ``n`` other votes bound its share (Clopper-Pearson). With
+    ``sequential`` only the threat model's radius is tested: votes are counted until it is proven or can no
+    longer be proven, up to ``n``, at the same alpha; the certified radius is then the threat model's radius
+    or 0.
 
     Args:
         sigma: Standard deviation of the noise in pixel units of [0, 1], above 0.
-        n0: Votes that choose the class.
-        n: Votes that bound its share, at most.
-        alpha: Probability, for each image, of claiming too much, in (0, 0.5).
-        sequential: Whether to stop as soon as the threat's radius is decided.
+        n0: Votes that select the class.
+        n: Maximum votes that bound its share.
+        alpha: Error probability, for each image, in (0, 0.5).
+        sequential: Whether to stop as soon as the threat model's radius is decided.
 
     Raises:
         ConfigError: If a number is out of range.

@@ -1,4 +1,4 @@
-"""Counting a classifier's votes on noisy images, for many images and draws at a time."""
+"""Vote counts of a classifier on noisy images, for many images and draws at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robustbench_local.randomness import RandomStream, sample_normal_at
 
 
 class VoteCounter:
-    """Asks a classifier about images under Gaussian noise, each draw of an image the same in any batch.
+    """Counts a classifier's votes under Gaussian noise; the draws of an image are the same in any batch.
 
     Args:
         classifier: Inside ``classifier.evaluation_mode()``.

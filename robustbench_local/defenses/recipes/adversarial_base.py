@@ -1,4 +1,4 @@
-"""What the adversarial trainings share: a radius that grows, an adversary, and PGD to pick the best epoch."""
+"""The base classes of adversarial training: growing radius, adversary, and PGD to select the best epoch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ VALIDATION_STEPS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialRecipe(Recipe):
-    """Training on images that an adversary changes first.
+    """Training on adversarial examples.
 
     Attributes:
-        threat: Norm Linf; the full radius.
+        threat: Norm Linf and the full radius.
         steps: Gradient steps of the adversary on each batch.
-        step_size: In units of the radius.
-        eps_warmup_epochs: Over which the radius grows from 0 to its full size.
+        step_size: Length of a step in units of the radius.
+        eps_warmup_epochs: Epochs over which the radius grows from 0 to its full size.
     """
 
     threat: ThreatModel
@@ -59,7 +59,7 @@ RecipeType = TypeVar("RecipeType", bound=AdversarialRecipe)
 
 
 class AdversarialObjective(TrainingObjective, ABC, Generic[RecipeType]):
-    """An objective on adversarial examples; PGD at the full radius decides the best epoch.
+    """An objective on adversarial examples; PGD at the full radius selects the best epoch.
 
     Args:
         context: The training.

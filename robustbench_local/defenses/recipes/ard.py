@@ -1,4 +1,4 @@
-"""ARD: a student answers under attack as a robust teacher answers without."""
+"""ARD: a student under attack matches the outputs of a robust teacher on clean images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ARD(RobustDistillation):
     """Adversarially robust distillation.
 
     Attributes:
-        temperature: What the logits of both are divided by in the adversarial term, at least 1.
+        temperature: Divisor of both networks' logits in the adversarial term, at least 1.
 
     Source: Goldblum et al. 2020, "Adversarially robust distillation", arXiv:1905.09747, sec. 4.
     """

@@ -1,4 +1,4 @@
-"""Changes of a training image that never turn one sign into another."""
+"""Augmentations of a training image that never turn one sign into another."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes of a batch; the random numbers are drawn on the CPU, the same for every device.
+    """Random augmentation of a batch; random numbers are drawn on the CPU, the same for every device.
 
     Attributes:
-        shift: Largest move in pixels, border repeated.
+        shift: Largest shift in pixels, with the border repeated.
         brightness: The gain is drawn from 1 - brightness to 1 + brightness.
-        contrast: The distance to the image's mean grey is scaled likewise.
-        saturation: The distance to each pixel's grey is scaled likewise.
-        rotation: Largest turn in degrees, border repeated.
+        contrast: The distance to the image's mean gray is scaled likewise.
+        saturation: The distance to each pixel's gray is scaled likewise.
+        rotation: Largest rotation in degrees, with the border repeated.
         zoom: The size is drawn from 1 - zoom to 1 + zoom.
         flip: Classes whose images are mirrored half the time.
     """

@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation: the loss is lowered where nearby weights make it highest."""
+"""Adversarial weight perturbation: the loss is minimized at the worst nearby weights."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ForwardFunction = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPerturbation:
-    """Adversarial weight perturbation as a part of an objective, which lowers its loss through it.
+    """Adversarial weight perturbation, as a component of an objective.
 
     Args:
-        gamma: Largest move of a layer's weights, in units of their norm; 0 switches it off.
+        gamma: Largest perturbation of a layer's weights, in units of their norm; 0 disables it.
         warmup_epochs: Epochs before it starts.
     """
 

@@ -1,4 +1,4 @@
-"""Certified training: the loss of the worst logits that bounds cannot rule out, more of it step by step."""
+"""Certified training: a growing weight on the loss of the worst logits that the bounds allow."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedRecipe(Recipe):
-    """Training that interval bounds can verify afterwards.
+    """Training for networks that interval bounds can certify.
 
-    After ``clean_epochs`` of ordinary training, radius and weight of the worst case rise together, along a
-    straight line, over ``ramp_epochs``. Bounds of a network that was never trained for them are useless at
-    first, and the full radius at once destroys it.
+    After ``clean_epochs`` of standard training, the radius and the weight of the worst case increase linearly
+    over ``ramp_epochs``. Bounds of a network that was not trained for them are too loose at first, and
+    starting at the full radius makes training fail.
 
     Attributes:
-        threat: Norm Linf; the radius at the end of the ramp.
-        kappa: Weight of the cross-entropy on clean images at the end of the ramp; it starts at 1, and the
-            worst case has the rest.
-        clean_epochs: Before the ramp.
-        ramp_epochs: Length of the ramp.
+        threat: Norm Linf and the radius at the end of the ramp.
+        kappa: Weight of the cross-entropy on clean images at the end of the ramp. It starts at 1; the worst
+            case has the remaining weight.
+        clean_epochs: Epochs before the ramp.
+        ramp_epochs: Length of the ramp in epochs.
     """
 
     threat: ThreatModel
@@ -63,7 +63,7 @@ RecipeType = TypeVar("RecipeType", bound=CertifiedRecipe)
 
 
 class CertifiedObjective(TrainingObjective, ABC, Generic[RecipeType]):
-    """Mixes the two losses; the share of images that interval bounds verify decides the best epoch.
+    """Mixes the two losses; the share of images certified by interval bounds selects the best epoch.
 
     Args:
         context: The training.

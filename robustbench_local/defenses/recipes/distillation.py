@@ -1,8 +1,9 @@
-"""Defensive distillation: a network trained on the softened outputs of another, used without softening.
+"""Defensive distillation: training on the softened outputs of another network.
 
-At test time the temperature is 1 and the logits are T times as large as usual: the softmax saturates, and in
-float32 the gradient of the cross-entropy vanishes. Attacks on the cross-entropy then find nothing, attacks
-on the logits find everything (Carlini and Wagner 2016, arXiv:1607.04311). The recipe is here to show that.
+At test time the temperature is 1 and the logits are T times as large as usual. The softmax saturates, and in
+float32 the gradient of the cross-entropy vanishes. Attacks on the cross-entropy then fail because of gradient
+masking, while attacks on the logits succeed on all images (Carlini and Wagner 2016, arXiv:1607.04311). The
+recipe exists to demonstrate this.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from robustbench_local.randomness import derive_seed
 
 @dataclass(frozen=True, kw_only=True)
 class TemperedTraining(Recipe):
-    """Cross-entropy with the labels at a temperature: how a distillation's teacher is trained.
+    """Cross-entropy with the labels at a temperature, as used for the teacher of a distillation.
 
     Attributes:
-        temperature: What logits are divided by before the softmax, at least 1; only in training.
+        temperature: Divisor of the logits before the softmax, at least 1; in training only.
     """
 
     method = "tempered"
@@ -48,12 +49,13 @@ class TemperedTraining(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation(TemperedTraining):
-    """Defensive distillation: first a teacher learns the labels, then a student the teacher's probabilities.
+    """Defensive distillation: a teacher learns the labels, then a student learns the teacher's probabilities.
 
-    Both are the same network, trained alike, at the same temperature.
+    Both have the same architecture, hyperparameters and temperature.
 
     Attributes:
-        teacher: Another classifier to learn from, trained at the temperature; by default one is trained.
+        teacher: An existing classifier as the teacher, trained at the temperature; by default a teacher is
+            trained.
 
     Source: Papernot et al. 2016, "Distillation as a defense to adversarial perturbations against deep neural
     networks", arXiv:1511.04508, sec. IV.
@@ -106,9 +108,10 @@ class _TemperedObjective(TrainingObjective):
 
 
 class _DistillationObjective(TrainingObjective):
-    """The teacher is trained when the first batch comes, unless a checkpoint brings one.
+    """Trains the teacher at the first batch, unless a checkpoint contains one.
 
-    Until the student's first checkpoint holds it, it lies in one of its own beside that.
+    Until the student's first checkpoint contains the teacher, the teacher has a checkpoint of its own beside
+    it.
     """
 
     def __init__(self, context: TrainingContext, recipe: Distillation) -> None:

@@ -1,4 +1,4 @@
-"""Fast adversarial training: one step from a random start, and an eye on its sudden collapse."""
+"""Fast adversarial training: one FGSM step from a random start, with a check for catastrophic overfitting."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _COLLAPSE_SHARE = 0.5
 class FastTraining(AdversarialRecipe):
     """Adversarial training with FGSM from a uniform start; ``steps`` is 1, ``step_size`` 1.25 in the paper.
 
-    With too long a step or too long a training it can learn, within an epoch, to withstand FGSM alone
-    (catastrophic overfitting). After each epoch both attacks are tried on validation images, and the training
-    stops if PGD accuracy is far below FGSM accuracy and less than half of its own best so far; from the
-    second epoch at the full radius on, less than half of FGSM accuracy is enough.
+    If the step or the training is too long, the network can become robust to FGSM alone within an epoch
+    (catastrophic overfitting). Both attacks are run on the validation images after each epoch. Training stops
+    if PGD accuracy is far below FGSM accuracy and less than half of its own best so far; from the second
+    epoch at the full radius on, less than half of FGSM accuracy is enough.
 
     Source: Wong, Rice and Kolter 2020, arXiv:2001.03994, algorithm 3 and sec. 5.
     """

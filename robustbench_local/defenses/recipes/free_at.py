@@ -22,10 +22,11 @@ from robustbench_local.defenses.recipes.training_pgd import move_off_borders
 
 @dataclass(frozen=True, kw_only=True)
 class FreeTraining(AdversarialRecipe):
-    """Each batch is replayed; every step moves the weights down and the perturbation up the same gradient.
+    """Each batch is replayed; every step uses one gradient for the weights and for the perturbation.
 
-    The perturbation is carried over to the next batch. An epoch costs as much as ``replays`` ordinary ones,
-    so the paper divides their number by it. ``steps`` is 1, ``step_size`` in units of the radius is 1.
+    The perturbation is carried over to the next batch. An epoch costs as much as ``replays`` standard epochs,
+    so the paper divides the number of epochs by it. ``steps`` is 1, ``step_size`` in units of the radius is
+    1.
 
     Attributes:
         replays: Steps on each batch; 8 in the paper, 4 on ImageNet.

@@ -1,4 +1,4 @@
-"""Gaussian augmentation: noise in every training image, for a classifier that will be smoothed."""
+"""Gaussian augmentation: noise on every training image, for a classifier that will be smoothed."""
 
 from __future__ import annotations
 

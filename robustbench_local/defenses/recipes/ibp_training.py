@@ -1,4 +1,4 @@
-"""IBP training: interval bounds, the cheapest there are, made tight by training for them."""
+"""IBP training: training that makes the cheap interval bounds tight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MACER: the certified radius of the smoothed classifier is made larger directly, without any attack."""
+"""MACER: training that maximizes the certified radius of the smoothed classifier without an attack."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from robustbench_local.defenses.recipes.training_objective import (
 
 @dataclass(frozen=True, kw_only=True)
 class MACER(NoisyRecipe):
-    """Classification loss of the smoothed classifier, and a hinge on its radius where it is right.
+    """Classification loss of the smoothed classifier, and a hinge on the radius of correct predictions.
 
     Attributes:
-        draws: Noise samples an image, k.
-        radius_weight: lambda.
-        hinge: gamma: radii count up to gamma sigma / 2.
-        sharpness: beta, the inverse temperature of the softmax that stands for the vote.
+        draws: Noise samples per image, k.
+        radius_weight: Weight of the hinge, lambda.
+        hinge: gamma; radii count up to gamma sigma / 2.
+        sharpness: beta, the inverse temperature of the softmax that approximates the vote.
 
     Source: Zhai et al. 2020, "MACER: attack-free and scalable robust training via maximizing certified
     radius", arXiv:2001.02378, algorithm 1 and sec. 5.1 (k 16, lambda 12, gamma 8, beta 16 at sigma 0.25).

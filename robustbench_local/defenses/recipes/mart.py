@@ -1,4 +1,4 @@
-"""MART: images that are misclassified even without an attack weigh more in adversarial training."""
+"""MART: adversarial training with a larger weight on images that are misclassified without an attack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOG_OFFSET = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class MART(AdversarialRecipe):
-    """Boosted cross-entropy on PGD examples, and a divergence that weighs uncertain images more.
+    """Boosted cross-entropy on PGD examples, and a divergence with a larger weight on uncertain images.
 
     Attributes:
         beta: Weight of the divergence; 5 in the paper's experiments (there lambda).

@@ -1,4 +1,4 @@
-"""What trainings for randomized smoothing share: noise, and accuracy under noise to pick the epoch."""
+"""The base classes of training for randomized smoothing: noise, and accuracy under noise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NoisyRecipe(Recipe):
 
     Attributes:
         sigma: Standard deviation of the noise in pixel units of [0, 1], added before any preprocessing and
-            not clipped, as the smoothed classifier will add it.
+            not clipped, as in the smoothed classifier.
     """
 
     sigma: float
@@ -62,7 +62,7 @@ RecipeType = TypeVar("RecipeType", bound=NoisyRecipe)
 
 
 class NoisyObjective(TrainingObjective, ABC, Generic[RecipeType]):
-    """An objective under noise; accuracy under noise decides the best epoch.
+    """An objective under noise; accuracy under noise selects the best epoch.
 
     Args:
         context: The training.

@@ -1,4 +1,4 @@
-"""Adversarial training against PGD."""
+"""Adversarial training with PGD."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from robustbench_local.defenses.recipes.training_objective import (
 
 @dataclass(frozen=True, kw_only=True)
 class PGDTraining(AdversarialRecipe):
-    """Adversarial training: each batch is replaced by its own PGD examples.
+    """Adversarial training: each batch is replaced by PGD examples.
 
     Attributes:
-        awp_gamma: Largest adversarial move of a layer's weights, in units of their norm; 0 for none.
-        awp_warmup_epochs: Epochs before the weights are moved.
+        awp_gamma: Largest adversarial perturbation of a layer's weights, in units of their norm; 0 for none.
+        awp_warmup_epochs: Epochs before the weight perturbation starts.
 
     Source: Madry et al. 2018, arXiv:1706.06083, sec. 2.1.
     """

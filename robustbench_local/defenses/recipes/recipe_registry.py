@@ -1,4 +1,4 @@
-"""The recipes by name, and what reads one from a card."""
+"""The recipes by name, and their construction from a card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RSLAD: a robust teacher's soft labels take the place of hard ones everywhere."""
+"""RSLAD: a robust teacher's soft labels replace the hard labels in all terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SmoothAdv: adversarial training of the smoothed classifier, not of the one under the noise."""
+"""SmoothAdv: adversarial training of the smoothed classifier instead of the base classifier."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothAdv(NoisyRecipe):
-    """Cross-entropy under noise, on images that an adversary of the smoothed classifier changes first.
+    """Cross-entropy under noise, on adversarial examples of the smoothed classifier.
 
     Attributes:
-        threat: Norm L2; the full radius.
+        threat: Norm L2 and the full radius.
         steps: Gradient steps of the adversary on each batch; each is 2 / steps of the radius long.
-        draws: Noise samples an image, the same for the adversary and for the training.
-        eps_warmup_epochs: Over which the radius grows from 0 to its full size.
+        draws: Noise samples per image, the same for the adversary and for the training.
+        eps_warmup_epochs: Epochs over which the radius grows from 0 to its full size.
 
     Source: Salman et al. 2019, "Provably robust deep learning via adversarially trained smoothed
     classifiers", arXiv:1906.04584, eq. 8 and sec. 3.1.

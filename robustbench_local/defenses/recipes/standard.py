@@ -1,4 +1,4 @@
-"""Ordinary training on clean images: what every defense is compared with."""
+"""Standard training on clean images: the baseline of every defense."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustbench_local.defenses.recipes.training_objective import (
 
 @dataclass(frozen=True, kw_only=True)
 class Standard(Recipe):
-    """Ordinary training: cross-entropy on clean images."""
+    """Standard training: cross-entropy on clean images."""
 
     method = "standard"
 
@@ -26,7 +26,7 @@ class Standard(Recipe):
 
 
 class CrossEntropyObjective(TrainingObjective):
-    """Cross-entropy on the batch as it is."""
+    """Cross-entropy on the batch."""
 
     def __init__(self, context: TrainingContext, recipe: Recipe) -> None:
         super().__init__(context)

@@ -1,4 +1,4 @@
-"""Objective: what a recipe minimises, and which adversary decides the best epoch."""
+"""The loss of a recipe, and the adversary that selects the best epoch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from robustbench_local.defenses.recipes.training_pgd import frozen_evaluation_mo
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatch:
-    """One step's images.
+    """The images of one step.
 
     Attributes:
-        images: Augmented, (N, C, H, W) in [0, 1], on the device.
-        labels: (N,), on the device.
-        progress: Epochs done, with a fraction.
-        generator: Of all random numbers of the step, on the CPU.
+        images: Augmented images, (N, C, H, W) in [0, 1], on the device.
+        labels: Labels, (N,), on the device.
+        progress: Completed epochs, fractional.
+        generator: Generator of all random numbers of the step, on the CPU.
     """
 
     images: Tensor
@@ -34,19 +34,19 @@ class TrainingBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingContext:
-    """One training, as its objective sees it.
+    """The parts of a training that its objective needs.
 
     Attributes:
-        module: What is trained: images in [0, 1] to logits.
+        module: The network in training: images in [0, 1] to logits.
         training: All training images.
-        validation: The images that decide which epoch is best.
-        steps: Batches an epoch.
-        device: Where the module computes.
-        seed: Of the training.
-        teacher: A frozen network in evaluation mode, on ``device``, by what a user calls it.
-        report: Receives a line for the user.
-        checkpoint: Where the training is saved after each epoch, if anywhere.
-        belongs: What else that checkpoint agrees with; see `train`.
+        validation: The images that select the best epoch.
+        steps: Batches per epoch.
+        device: Device of the module.
+        seed: Seed of the training.
+        teacher: Loads a classifier by its name, as a frozen network in evaluation mode, on ``device``.
+        report: Prints a line for the user.
+        checkpoint: File of the checkpoint written after each epoch, or None.
+        belongs: Further identity that the checkpoint has to match; see `train`.
     """
 
     module: nn.Module
@@ -68,8 +68,8 @@ class TrainingObjective(ABC):
         context: The training.
 
     Attributes:
-        replays: How often the loop steps on each batch.
-        yardstick: What `withstands` counts, in a word, for lines of progress.
+        replays: Steps of the loop on each batch.
+        yardstick: Name of the accuracy that `withstands` measures, for lines of progress.
     """
 
     replays: int = 1

@@ -1,6 +1,6 @@
-"""The adversary of adversarial training: PGD on one batch, as short and as cheap as it can be.
+"""The adversary of adversarial training: PGD on one batch, as short and as cheap as possible.
 
-Evaluation uses ``attacks/``, with restarts, best-of-path and verdicts; here only the gradient counts, at
+Evaluation uses ``attacks/``, with restarts, best points and verdicts. Here only the gradient matters, at
 every training step.
 """
 

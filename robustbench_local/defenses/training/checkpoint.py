@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written whole or not at all, and only read for the training they belong to."""
+"""Checkpoints of a training: written atomically, and read only for the training that wrote them."""
 
 from __future__ import annotations
 

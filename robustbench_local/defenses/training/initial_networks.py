@@ -1,4 +1,4 @@
-"""Networks to train: any source of models, with the normalisation in front and a head for the classes."""
+"""Initial networks of a training: any source of models, with normalization and a head for the classes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from robustbench_local.randomness import derive_seed
 
 
 class NormalizedNetwork(nn.Module):
-    """A network behind its resizing and normalisation: images in [0, 1] to logits.
+    """A network behind its resizing and normalization: images in [0, 1] to logits.
 
     Args:
-        network: Normalised images to logits; its weights alone are saved.
+        network: Normalized images to logits; only its weights are saved.
         normalize: Means and standard deviations, or None.
         input_size: (H, W) that images are resized to, or None for any.
     """
@@ -74,15 +74,15 @@ def _check_logits(_module: nn.Module, _images: Any, logits: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class InitialNetwork:
-    """What a training starts from.
+    """The starting point of a training.
 
     Attributes:
         module: The network behind its preprocessing.
-        architecture: What a card beside the weights says about the network.
-        num_classes: How many logits.
+        architecture: Description of the network on the card beside the weights.
+        num_classes: Number of logits.
         normalize: Means and standard deviations, or None.
         input_size: (H, W) that images are resized to, or None for any.
-        origin: Where the weights come from, with their SHA-256; empty for initial weights.
+        origin: Source of the weights, with their SHA-256; empty for initial weights.
     """
 
     module: NormalizedNetwork

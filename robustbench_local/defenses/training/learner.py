@@ -1,4 +1,4 @@
-"""Learner: the weights, their average and the optimizer, one step at a time."""
+"""The learner: weights, their average and the optimizer, one step at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from robustbench_local.defenses.training.training_result import EpochResult, Sco
 
 
 class Learner:
-    """The state that a step changes and a checkpoint keeps.
+    """The state that a step changes and a checkpoint stores.
 
     Args:
-        module: What is trained, on its device; changed in place.
-        recipe: How.
-        objective: What is minimised.
+        module: The network in training, on its device; changed in place.
+        recipe: The hyperparameters.
+        objective: The loss to minimize.
         mixed_precision: Whether the loss is computed in bfloat16 where that is safe.
     """
 

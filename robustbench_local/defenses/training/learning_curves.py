@@ -1,4 +1,4 @@
-"""Learning curves beside the weights: numbers for a program, a figure for a person."""
+"""Learning curves beside the weights: a file of numbers and a figure."""
 
 from __future__ import annotations
 

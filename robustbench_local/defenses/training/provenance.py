@@ -1,4 +1,4 @@
-"""What is written at the end of a training: weights, and the card beside them."""
+"""The outputs of a training: weights, and the card beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changes over a training: the learning rate, and the radius of an adversary."""
+"""Schedules of a training: the learning rate, and the radius of an adversary."""
 
 from __future__ import annotations
 

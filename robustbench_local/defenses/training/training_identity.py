@@ -1,4 +1,4 @@
-"""What makes a training this one: a checkpoint of any other is refused, and so are cached weights."""
+"""The identity of a training; checkpoints and cached weights of any other training are refused."""
 
 from __future__ import annotations
 

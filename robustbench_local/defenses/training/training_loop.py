@@ -1,7 +1,7 @@
-"""The one training loop: a recipe, a network and images to weights that can be made again.
+"""The training loop: from a recipe, a network and images to reproducible weights.
 
-An epoch's randomness comes from the seed and the epoch's number alone, and a checkpoint is written after
-each epoch, so an interrupted training goes on exactly as if nothing had happened.
+The randomness of an epoch depends only on the seed and the epoch's number, and a checkpoint is written after
+each epoch. An interrupted training therefore resumes with the same results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a wrapper defense is: something put around a classifier that needs no training."""
+"""The interface of wrapper defenses, which wrap a classifier and need no training."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ GradientMode = Literal["exact", "bpda"]
 class Wrapper(ABC):
     """A frozen set of parameters; ``repr`` is the whole configuration.
 
-    It declares what an attacker needs to know: whether it draws random numbers, and how gradients go through
-    it. One without a surrogate cuts them off, which proves nothing: its classifier gives scores only, and
-    what is measured on it is reported as unverified.
+    It declares whether it is stochastic, and how gradients pass through it. A wrapper without a surrogate
+    gradient blocks gradients, which is no evidence of robustness: its classifier gives scores only, and its
+    results are reported as unverified.
     """
 
     is_random: ClassVar[bool] = False
@@ -44,7 +44,7 @@ class Wrapper(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FixedWrapper(Wrapper):
-    """A wrapper that changes images, the same image always in the same way."""
+    """A wrapper that changes images deterministically."""
 
     @abstractmethod
     def transform_images(self, images: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class FixedWrapper(Wrapper):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomWrapper(Wrapper):
-    """A wrapper that changes images by chance."""
+    """A wrapper that changes images at random."""
 
     is_random: ClassVar[bool] = True
 

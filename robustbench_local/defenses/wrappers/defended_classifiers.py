@@ -24,7 +24,7 @@ Transform = TypeVar("Transform", bound=Callable[..., Tensor])
 
 
 class _DefendedBase(WrappedClassifier, Generic[Transform]):
-    """What both kinds share: what is done to the images, and whether gradients go through it."""
+    """The common part of both classifiers: the transform, and whether gradients pass through it."""
 
     def __init__(self, inner: Classifier, transform: Transform, *, identity: str, has_gradient: bool) -> None:
         super().__init__(inner, access=_restrict_access(inner, has_gradient))
@@ -34,7 +34,7 @@ class _DefendedBase(WrappedClassifier, Generic[Transform]):
 
 
 class DefendedClassifier(_DefendedBase[Callable[[Tensor], Tensor]]):
-    """A classifier that gets its images changed, the same image always in the same way.
+    """A classifier behind a deterministic transform of its images.
 
     Args:
         inner: The classifier within.
@@ -55,7 +55,7 @@ class DefendedClassifier(_DefendedBase[Callable[[Tensor], Tensor]]):
 class RandomlyDefendedClassifier(
     _DefendedBase[Callable[[Tensor, RandomNumbers], Tensor]], RandomizedClassifier
 ):
-    """A classifier that gets its images changed by chance.
+    """A classifier behind a random transform of its images.
 
     Args:
         inner: The classifier within.

@@ -1,4 +1,4 @@
-"""JPEG: the image is compressed and read again before the classifier sees it."""
+"""JPEG: the image is compressed and decompressed before classification."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PixelLevels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class JPEG(FixedWrapper):
-    """JPEG compression by Pillow's codec, with its default of halved colour resolution.
+    """JPEG compression by Pillow's codec, with its default of halved color resolution.
 
-    Gradients go back as if it were not there (BPDA with the identity): what it takes away is small, and its
-    own gradient is zero almost everywhere.
+    Gradients pass through unchanged (BPDA with the identity): the change to the image is small, and the
+    gradient of compression is zero almost everywhere.
 
     Args:
-        quality: 1 to 100; lower takes more away.
+        quality: 1 to 100; lower values remove more detail.
 
     Raises:
         ConfigError: If the quality is out of range.

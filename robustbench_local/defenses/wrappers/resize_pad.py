@@ -1,4 +1,4 @@
-"""Random resizing and padding: the classifier sees the image a little smaller, somewhere in a black frame."""
+"""Random resizing and padding: the image is shrunk at random and placed at random in a black frame."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from robustbench_local.randomness import RandomNumbers
 
 @dataclass(frozen=True, kw_only=True)
 class ResizePad(RandomWrapper):
-    """The image shrinks to a size drawn for it and stands at a place drawn for it; the rest is black.
+    """Shrinks the image to a random size and places it at a random position; the rest is black.
 
-    The paper enlarges an image of 299 px to at most 331 px and pads it to that. Here the size that the
-    classifier takes stays what it is, and the image shrinks instead, by the same share. Sizes and places are
-    whole pixels, interpolation is bilinear, and gradients are exact for each draw.
+    The paper enlarges an image of 299 px to at most 331 px and pads it to that size. Here the input size of
+    the classifier is unchanged, and the image shrinks in the same proportion. Sizes and positions are whole
+    pixels, interpolation is bilinear, and gradients are exact for each draw.
 
     Args:
-        smallest: Smallest share of its height that an image shrinks to, above 0 and at most 1.
+        smallest: Smallest height of the shrunk image as a fraction of its height, above 0 and at most 1.
 
     Raises:
         ConfigError: If the share is out of range.

@@ -1,4 +1,4 @@
-"""The wrapper defenses by name, and how one is made from a card's parameters."""
+"""The wrapper defenses by name, and their construction from a card's parameters."""
 
 from __future__ import annotations
 
