@@ -114,7 +114,8 @@ def _format_nearer(ours: Implementation, arm: Implementation) -> str:
 def _format_operations(arm: Implementation) -> str:
     if arm.operation_counts is None or not arm.operation_counts.forward_calls:
         return ""
-    return f"{arm.operation_counts.operations / arm.operation_counts.forward_calls:.0f} / {arm.operation_counts.synchronizations / arm.operation_counts.forward_calls:.1f}"
+    counts, calls = arm.operation_counts, arm.operation_counts.forward_calls
+    return f"{counts.operations / calls:.0f} / {counts.synchronizations / calls:.1f}"
 
 
 def _format_memory(arm: Implementation) -> str:

@@ -1,4 +1,4 @@
-"""Run: a run directory as an object, and the call that fills one."""
+"""A run directory as an object, and the call that fills one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHANGEABLE_KEYS = ("grid", "gates", "question", "name", "severity", LABELS_KEY)
 
 
 class Run:
-    """What a run directory holds, for reading.
+    """The contents of a run directory, for reading.
 
     Args:
         directory: A directory that ``run_grid`` or ``rbl run`` wrote.

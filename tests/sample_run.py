@@ -77,12 +77,14 @@ SAMPLE_PLANS = (
          strength=0.97, passes_per_image=(252, 250)),
     SamplePlan(attack="pgd50-linf-8", card="pgd50-linf-8", norm="Linf", eps=EPS_8_OF_255, threat="linf-8",
          strength=0.97, passes_per_image=(252, 250)),
-    SamplePlan(attack="autoattack-linf-8", card="autoattack-linf-8", norm="Linf", eps=EPS_8_OF_255, threat="linf-8",
-         strength=1.0, passes_per_image=(6702, 1900), note="AutoAttack by pyautoattack 0.2.0, groups of 64 images"),
+    SamplePlan(attack="autoattack-linf-8", card="autoattack-linf-8", norm="Linf", eps=EPS_8_OF_255,
+         threat="linf-8", strength=1.0, passes_per_image=(6702, 1900),
+         note="AutoAttack by pyautoattack 0.2.0, groups of 64 images"),
     SamplePlan(attack="autoattack-l2-0.5", card="autoattack-l2-0.5", norm="L2", eps=0.5, threat="l2-0.5",
          strength=0.8, passes_per_image=(6702, 1900)),
-    SamplePlan(attack="stop-to-speed-limit", card="stop-to-speed-limit", norm="Linf", eps=EPS_8_OF_255, threat="linf-8",
-         strength=0.8, passes_per_image=(402, 400), targets=SPEED_LIMIT_CLASSES, sources=(STOP_CLASS,)),
+    SamplePlan(attack="stop-to-speed-limit", card="stop-to-speed-limit", norm="Linf", eps=EPS_8_OF_255,
+         threat="linf-8", strength=0.8, passes_per_image=(402, 400), targets=SPEED_LIMIT_CLASSES,
+         sources=(STOP_CLASS,)),
 )  # fmt: skip
 
 
@@ -194,7 +196,8 @@ def _build_outcome(
         linf=size if plan.norm == "Linf" else 0.06,
         l2=size * 40 if plan.norm == "Linf" else size, l1=size if plan.norm == "L1" else 30.0,
         broken_8bit=(rng.random() > 0.02) if broken else None,
-        forward_passes=9 if broken else plan.passes_per_image[0], backward_passes=7 if broken else plan.passes_per_image[1],
+        forward_passes=9 if broken else plan.passes_per_image[0],
+        backward_passes=7 if broken else plan.passes_per_image[1],
         seconds=plan.passes_per_image[0] * 2e-4, status="ok" if correct else "clean-wrong",
         original_hash=f"{image:016x}", adversarial_hash=f"{image + 1:016x}",
     )  # fmt: skip

@@ -69,9 +69,9 @@ def _write_cell(store: RunStore, sample: SampleStickers, position: int, model: s
         CellRecord(
             key=key, position=position, model=model, defense="none", attack=sample.threat, card=sample.threat,
             norm=sample.norm, eps=sample.eps, threat=sample.threat,
-            goal="targeted" if sample.targets else "untargeted", targets=sample.targets, sources=(STOP_CLASS,),
-            images=sample.sign_count, parameters={"method": "sticker", "views": 32}, measure="views",
-            surface=sample.surface,
+            goal="targeted" if sample.targets else "untargeted", targets=sample.targets,
+            sources=(STOP_CLASS,), images=sample.sign_count,
+            parameters={"method": "sticker", "views": 32}, measure="views", surface=sample.surface,
         )
     )  # fmt: skip
     rows, sightings, views = [], [], []
@@ -125,8 +125,9 @@ def _build_outcome(key: str, place: int, looks: list[ViewPredictionsRecord], voi
     stickered = next(one for one in looks if one.condition == "sticker" and one.kind == "view")
     hits = sum(read != STOP_CLASS for read in stickered.predictions)
     return OutcomeRecord(
-        cell=key, position=place, image=f"signs/test/14/{place:05d}", label=STOP_CLASS, clean_prediction=STOP_CLASS,
-        adversarial_prediction=2, clean_correct=not void, broken=not void and hits > VIEWS_PER_SIGN / 2,
+        cell=key, position=place, image=f"signs/test/14/{place:05d}", label=STOP_CLASS,
+        clean_prediction=STOP_CLASS, adversarial_prediction=2, clean_correct=not void,
+        broken=not void and hits > VIEWS_PER_SIGN / 2,
         moved_elsewhere=False, margin=-1.0, fragile=False, linf=0.6, l2=5.0, l1=60.0, broken_8bit=None,
         forward_passes=12_000, backward_passes=9_600, seconds=40.0, status="void" if void else "ok",
         error="80.0 % of its clean views are read rightly; 95 % are needed" if void else None,

@@ -44,8 +44,8 @@ ATTACKS = (
     _plan_l2("fmn-l2-0.8", 0.93),
     SamplePlan(attack="ead-l1-12", card="ead-l1-12", norm="L1", eps=12.0, threat="l1-12", strength=0.9,
          passes_per_image=(900, 900)),
-    SamplePlan(attack="spatial-30", card="spatial-30", norm="spatial", eps=30.0, threat="spatial-30", strength=0.8,
-         passes_per_image=(776, 0), knowledge="labels"),
+    SamplePlan(attack="spatial-30", card="spatial-30", norm="spatial", eps=30.0, threat="spatial-30",
+         strength=0.8, passes_per_image=(776, 0), knowledge="labels"),
 )  # fmt: skip
 TRANSFERS = tuple(
     _plan_linf(f"mi-fgsm-linf-8[from={model}]", 0.97, passes_per_image=(2, 0), knowledge="transfer",

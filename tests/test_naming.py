@@ -22,6 +22,7 @@ FIELD_VERBS = frozenset(
         "close",
         "command",
         "compile",
+        "configure",
         "copy",
         "decode",
         "defend",

@@ -12,8 +12,8 @@ STREAM = RandomStream(3, IDS, "PGD()")
 
 def test_a_seed_depends_on_every_part_its_type_and_the_order():
     seeds = {
-        derive_seed(1, "a"), derive_seed("1", "a"), derive_seed("a", 1), derive_seed("1a"), derive_seed("1", "a", ""),
-        derive_seed("ab", "c"), derive_seed("a", "bc"), derive_seed(),
+        derive_seed(1, "a"), derive_seed("1", "a"), derive_seed("a", 1), derive_seed("1a"),
+        derive_seed("1", "a", ""), derive_seed("ab", "c"), derive_seed("a", "bc"), derive_seed(),
     }  # fmt: skip
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,4 +1,4 @@
-"""What a classifier is made from and asked about: refused in one line where it is impossible."""
+"""Checks of a classifier's arguments and inputs: impossible ones raise an error of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that do not take batches of every size: what they are given instead."""
+"""Support for models that do not accept every batch size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models with one output for two classes: a probability after a sigmoid, or the logit before it."""
+"""Binary models with a single output: the probability after a sigmoid, or the logit before it."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def _compute_log_odds(probabilities: Tensor, name: str) -> Tensor:
 
 
 class LogitRangeCheck:
-    """Looks at the first scores of a declared logit: probabilities never leave [0, 1], logits do.
+    """Checks the first scores of a declared logit: probabilities never leave [0, 1], logits do.
 
     Args:
-        name: What to call the model in messages.
+        name: Name of the model in messages.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The one interface between an image classifier and everything that works against it."""
+"""The one interface between an image classifier and every attack, defense and certificate."""
 
 from __future__ import annotations
 
@@ -44,37 +44,37 @@ from robustbench_local.classifier.state_guard import set_evaluation_mode
 
 
 class Classifier(PassAccount):
-    """Images in [0, 1], (N, C, H, W), to logits, (N, K): any torch module or any callable.
+    """Images in [0, 1], (N, C, H, W), to logits, (N, K): wraps any torch module or callable.
 
-    Normalisation and resizing happen inside, so that every attack works in pixels. The model is moved to
-    ``device`` and stays there; everything else that an evaluation changes is put back by `evaluation_mode`.
-    Outside of that, the model is called in whatever mode it is in.
+    Normalization and resizing happen inside, so that every attack works in pixels. The model is moved to
+    ``device`` and stays there; `evaluation_mode` restores everything else that an evaluation changes. Outside
+    of it, the model is called in its current mode.
 
     Args:
         model: A module, or a callable from images to scores (N, K) or, with access ``"labels"``, labels (N,).
         num_classes: K, at least 2.
         normalize: ``(mean, std)`` per channel or a name such as ``"imagenet"``; None for none.
         input_size: (H, W) that the model takes; other images are resized inside (bilinear, antialiased).
-        channels: How many channels the model takes, where known; images are checked against it.
+        channels: Number of input channels, where known; images are checked against it.
         class_names: K names, where known.
-        access: What an attacker may use: ``"gradients"`` (default for a module), ``"scores"`` (default for a
+        access: The attacker's access: ``"gradients"`` (default for a module), ``"scores"`` (default for a
             callable) or ``"labels"``.
-        output: Which entry of a dict or tuple that the model returns holds the logits. ``"sigmoid"``: its one
-            output is the probability of class 1; ``"logit"``: the value before the sigmoid; ``"ENTRY:logit"``
-            where that is an entry. Both make two classes.
-        name: What to call the model in messages and reports.
-        device: Where to compute; ``"auto"`` means CUDA where there is one.
-        provenance: Where the model comes from, as JSON values: source, file, SHA-256; empty if unknown.
-        settings: How it is used; see `configure`.
+        output: The entry of a returned dict or tuple that holds the logits. ``"sigmoid"``: the single output
+            is the probability of class 1; ``"logit"``: the single output is the value before the sigmoid;
+            ``"ENTRY:logit"`` where that value is an entry. These three make two classes.
+        name: Name of the model in messages and reports.
+        device: Device to compute on; ``"auto"`` means CUDA where available.
+        provenance: Origin of the model as JSON values: source, file, SHA-256; empty if unknown.
+        settings: How the classifier is used; see `configure`.
 
     Attributes:
-        notes: What a reader of the results should know about this model, one sentence each.
-        gradient_guard: Keeps gradients finite and counts what was wrong with them.
-        border_probe: Knows whether gradients break off at pixels of exactly 0 or 1.
+        notes: Facts about this model that a reader of the results should know, one sentence each.
+        gradient_guard: Keeps gradients finite and counts their faults.
+        border_probe: Knows whether gradients vanish at pixels of exactly 0 or 1.
 
     Raises:
         ModelError: If the number of classes or names is impossible, or the model cannot be moved.
-        ConfigError: If the access, normalisation or device is unknown.
+        ConfigError: If the access, normalization or device is unknown.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What Python objects would do, as text: code by its instructions, values by what they hold.
+"""A textual description of Python objects for digests: code by its instructions, values by their content.
 
-It is read from memory, so that it speaks of what will run, also where there is no source: a class of a
-notebook, a lambda, a method that was put in place of another, a module that has changed on the disk since.
+It is read from memory, so it describes the code that will run, even where there is no source: a class in a
+notebook, a lambda, a monkey-patched method, or a module whose file has changed since it was imported.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MAX_REPR_CHARACTERS = 20_000
 
 
 class CodeDescriber:
-    """Describes objects that belong together; what was described once is only pointed at.
+    """Describes objects that belong together; an object that was already described is only referenced.
 
     Attributes:
         modules: Names of the modules that were met on the way.

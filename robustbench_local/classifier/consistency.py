@@ -1,4 +1,4 @@
-"""How far a model's answer to an image is the image's own."""
+"""The consistency of a model: the degree to which its answer depends on the image alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency:
-    """How far a model's answer to an image is the image's own; what `probe_consistency` found, in short."""
+    """The consistency of a model, as a summary of the findings of `probe_consistency`."""
 
     inconsistency_note: str = ""
     """Why it is not, although the user allowed that, in one line; empty if it is. With a mark, no number of

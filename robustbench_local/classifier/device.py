@@ -1,4 +1,4 @@
-"""Where a network's weights lie: on which device, of which type, and in which order in its memory."""
+"""The device, data type and memory layout of a network's weights."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def find_computing_dtype(module: nn.Module | None) -> torch.dtype:
 
 
 class ChannelsLast:
-    """The weights of a network's convolutions with the channels innermost, until they are put back.
+    """Stores a network's convolution weights channels-last until they are restored.
 
-    A GPU convolves fastest so, and a CPU does too, up to twice as fast where channels are many. A network
-    whose convolutions all read few of them stays as it is: there it is a tenth slower. Values are the same;
-    sums may be taken in another order.
+    Convolutions in this layout are fastest on a GPU, and up to twice as fast on a CPU where channels are
+    many. A network whose convolutions all read few channels keeps its layout, because it would be a tenth
+    slower. Values are the same; sums may be taken in another order.
 
     Args:
         module: The network; its parameters stay the same objects.

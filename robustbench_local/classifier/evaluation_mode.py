@@ -1,4 +1,4 @@
-"""A model and its process as an evaluation needs them, and afterwards as they were before."""
+"""Evaluation mode: sets up a model and its process for an evaluation, and restores both afterwards."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from robustbench_local.errors import ModelError
 
 
 class EvaluationMode:
-    """What holds while `evaluation_mode` is open.
+    """The state while `evaluation_mode` is open.
 
     Args:
-        layout: How the weights lie; None where there is no module.
+        layout: The memory layout of the weights; None where there is no module.
     """
 
     def __init__(self, layout: ChannelsLast | None) -> None:

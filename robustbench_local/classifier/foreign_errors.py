@@ -1,4 +1,4 @@
-"""What somebody else's exception means, and what it says."""
+"""Exceptions from code outside this package: their meaning and their message."""
 
 from __future__ import annotations
 

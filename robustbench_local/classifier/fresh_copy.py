@@ -1,8 +1,8 @@
-"""Fresh copies of a model: as it was before it was asked anything.
+"""Fresh copies of a model, in its state before any query.
 
-A model that remembers what it was asked answers an attack differently than anybody else. So candidates are
-judged by a copy that has seen neither the clean images nor the search. Copies share the parameters; buffers,
-attributes and what the model's code keeps outside of it are their own.
+A model that remembers its queries answers an attack differently from anybody else. Candidates are therefore
+verified on a copy that has seen neither the clean images nor the search. Copies share the parameters;
+buffers, attributes and the state that the model's code keeps outside of the model are their own.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _ATOMIC_TYPES = frozenset({int, float, bool, str, type(None)})
 
 
 class OriginalState:
-    """What a model was when this was made; `copied` gives as many copies of that as are wanted.
+    """The state of a model at construction; `copied` makes any number of copies of it.
 
     Args:
-        model: A module, or any other callable; not changed, and asked nothing.
+        model: A module, or any other callable; neither changed nor queried.
 
     Attributes:
         problem: Why there are no copies, in words that follow "cannot be copied"; None if there are.
         uncopied: Paths of the attributes, such as locks and open files, that copies share with the model.
-        places: Where the model's code may keep state outside of it.
+        places: Locations outside the model where its code may keep state.
     """
 
     def __init__(self, model: Any) -> None:
@@ -121,7 +121,7 @@ class OriginalState:
 
 
 class FreshCopies:
-    """Copies of one model as it was before an evaluation used it, or since somebody else changed it."""
+    """Copies of a model in its state before an evaluation used it, or since outside code last changed it."""
 
     def __init__(self) -> None:
         self._original: OriginalState | None = None

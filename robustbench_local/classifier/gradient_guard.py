@@ -1,4 +1,4 @@
-"""What leaves `Classifier.gradient` is finite: who looks, when, and what is counted."""
+"""The guard that keeps every gradient from `Classifier.gradient` finite and counts faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LossFunction = Callable[[Tensor], Tensor]
 
 
 class GradientSource(Protocol):
-    """What the guard needs of a `Classifier`, which lies above it; see there."""
+    """The part of a `Classifier`, which lies above this module, that the guard needs."""
 
     @property
     def open_counter(self) -> PassCounter | None:
@@ -44,11 +44,11 @@ class GradientSource(Protocol):
 
 
 class GradientGuard:
-    """Looks at a classifier's gradients, repairs them and counts their faults.
+    """Checks a classifier's gradients, repairs them and counts their faults.
 
-    On a CPU every gradient is looked at. On a GPU that would wait for the device at each step: there the
-    first one is, and the others lose what is not finite without anybody waiting. Once it is known that there
-    are such, each is looked at and repaired.
+    On a CPU every gradient is checked. On a GPU a check would wait for the device at each step: there only
+    the first gradient is checked, and non-finite values in later ones are dropped without waiting. Once a
+    non-finite value is known, every gradient is checked and repaired.
     """
 
     def __init__(self) -> None:

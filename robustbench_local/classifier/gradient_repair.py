@@ -1,7 +1,8 @@
-"""Gradients that are finite: NaN and infinities are taken out where they arise in the backward pass.
+"""Finite gradients: NaN and infinities are removed where they arise in the backward pass.
 
-A branch such as ``sqrt`` at 0 makes a gradient NaN although it adds nothing to it. Taken out at the pixels,
-such entries take all other branches along; taken out behind the operation that made them, they do not.
+A branch such as ``sqrt`` at 0 makes a gradient NaN although it contributes nothing to it. Zeroing such
+entries at the pixels discards the gradients of all other branches; zeroing them behind the operation that
+made them does not.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROUNDING_SHARE = 6e-6
 
 @dataclass(frozen=True)
 class GradientFaults:
-    """What was wrong with the gradients of one look, a row an image."""
+    """The faults found in the gradients of one check, one row per image."""
 
     nonfinite_entries: Tensor
     """(N,) int64: entries that were NaN or infinite, before any repair."""

@@ -1,8 +1,8 @@
-"""Where a model may keep state besides its own attributes, and what all of its state looks like, as text.
+"""Locations where a model may keep state besides its attributes, and a text of all of its state.
 
-A forward can remember in a global of its file, a closure, a class attribute, a default argument, an
-attribute of a function or an ``lru_cache``. Such places are found by reading which names the model's own code
-uses; code of torch, of installed libraries and of this package is left out.
+A forward can keep state in a global of its file, a closure, a class attribute, a default argument, a function
+attribute or an ``lru_cache``. These locations are found from the names that the model's own code uses; code
+of torch, of installed libraries and of this package is left out.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CACHE_TYPE: Any = type(functools.lru_cache(lambda: None))
 
 @dataclass(frozen=True)
 class ExternalValue:
-    """A name outside a model that its code uses, and the value that it has."""
+    """A name outside a model that its code uses, and the value of that name."""
 
     path: str
     """What to call it in messages."""
@@ -190,7 +190,7 @@ def _is_library_module(name: str | None) -> bool:
 
 
 class _StateFinder:
-    """Follows the names that code uses, from the model's classes on."""
+    """Follows the names that code uses, starting from the model's classes."""
 
     def __init__(self) -> None:
         self.external_values: dict[str, ExternalValue] = {}

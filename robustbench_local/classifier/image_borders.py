@@ -1,7 +1,7 @@
-"""Pixels of exactly 0 or 1, where a clamp in a model's forward has no gradient although they can move.
+"""Gradients at pixels of exactly 0 or 1, where a clamp in the forward pass makes them vanish.
 
-In torch the gradient of ``x.clamp(0, 1)`` is 0 at exactly 0 and 1, where most pixels of drawings and many of
-photographs are; that of ``minimum`` and ``maximum`` is a half. A millionth further inside it is right.
+In torch the gradient of ``x.clamp(0, 1)`` is 0 at exactly 0 and 1, the value of most pixels of drawings and
+many of photographs; that of ``minimum`` and ``maximum`` is a half. A millionth further inside, it is correct.
 """
 
 from __future__ import annotations
@@ -117,17 +117,17 @@ def has_masked_borders(
 
 
 class BorderProbe:
-    """Finds out, at a classifier's first gradients, whether they break off at pixels of exactly 0 or 1.
+    """Detects, at a classifier's first gradients, whether they vanish at pixels of exactly 0 or 1.
 
-    It asks about images of its own, always the same, so that the answer depends on the model alone; about
-    the user's where its own have no gradient.
+    It uses images of its own, always the same, so that the result depends on the model alone; it uses the
+    user's images where its own have no gradient.
 
     Args:
-        dtype: What the model computes in.
+        dtype: Data type of the model's computation.
 
     Attributes:
-        masked: Whether they do.
-        inset: How far inside gradients are taken then, in pixel units of [0, 1].
+        masked: Whether gradients vanish there.
+        inset: Distance inside [0, 1] at which gradients are then taken, in pixel units.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:

@@ -1,4 +1,4 @@
-"""A classifier as other libraries want it: a module from images to logits."""
+"""A classifier in the form other libraries expect: a module from images to logits."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from robustbench_local.classifier.pass_counter import PassCounter, record_finish
 
 
 class CountedModule(nn.Module):
-    """The classifier as other libraries want it, a module from images to logits, that counts its rows.
+    """A classifier in the form other libraries expect: a module from images to logits that counts rows.
 
-    Gradients that come back to the images are finite: those that are not are computed once more, with what
-    is not finite taken out where it arises.
+    Gradients returned to the images are finite: non-finite ones are computed again, with NaN and infinities
+    removed where they arise.
 
     Args:
         forward: Images (N, C, H, W) in [0, 1] to logits (N, K).
-        total: ``[forward rows, backward rows]``, added to at every pass.
+        total: ``[forward rows, backward rows]``, incremented at every pass.
         model: The module behind it, so that ``parameters()`` and ``eval()`` reach it; None for a callable.
-        on_faults: Told of images, (N, C, H, W), and what was wrong with their gradients.
+        on_faults: Called with images, (N, C, H, W), and the faults of their gradients.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class CountedModule(nn.Module):
 
 
 class _FiniteGradient(torch.autograd.Function):
-    """Nothing forth; back, a finite gradient in torch's own order of memory, as other libraries expect."""
+    """Identity forward; backward, a finite gradient in torch's memory order, as other libraries expect."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, mend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Words that grid files, command lines and classifiers share; importing them needs no torch."""
+"""Keywords shared by grid files, command lines and classifiers; importing them needs no torch."""
 
 from __future__ import annotations
 

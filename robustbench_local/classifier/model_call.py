@@ -1,4 +1,4 @@
-"""One call of a model: what it may do to its input and to the process, and what its first answer reveals."""
+"""One call of a model: protection of its input and of the process, and checks of its first answer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from robustbench_local.errors import ModelError, RobustbenchError
 
 
 class ModelCall:
-    """Asks a model about images, and bears with a careless forward.
+    """Calls a model on images and tolerates careless forward methods.
 
-    What the model changes in the process is put back at once, its input is a copy until it has shown that it
-    leaves it alone, and what it raises is an error of the model.
+    Changes that the model makes to the process are undone at once. Its input is a copy until the model has
+    shown that it does not modify it. An exception from the model becomes a model error.
 
     Args:
         num_classes: K.
-        access: What it answers: labels, or else scores.
-        output: Which entry of its answer to read, see `Classifier`.
-        name: What to call it in messages.
-        logit_check: Looks at its first scores; None where nothing is to be looked for.
+        access: Kind of the answer: labels, or else scores.
+        output: Entry of its answer to read, see `Classifier`.
+        name: Name of the model in messages.
+        logit_check: Checks its first scores; None where nothing needs checking.
 
     Attributes:
         logit_check: As above; None once it has seen enough.

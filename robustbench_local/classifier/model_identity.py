@@ -1,12 +1,12 @@
-"""What a model is: everything that decides its answers, in named parts, each a digest or a version.
+"""The identity of a model: everything that decides its answers, in named parts, each a digest or a version.
 
-This is the one notion of identity: whether a run may be resumed, whether weights in the cache are those of
-this training, and whether a checkpoint belongs to it, are all decided by these parts.
+This is the only notion of identity. It decides whether a run may be resumed, whether cached weights are those
+of a training, and whether a checkpoint belongs to it.
 
-Seen are weights, buffers and settings of every module, its hooks, the code of every class, function and
-closure that is the user's, as it is in memory, the whole files of all modules that the user's file imports,
-and the versions of the libraries that compute. Not seen are data files beside the code, modules that code
-imports by a name which it makes up while it answers, and services.
+The identity covers weights, buffers and settings of every module, its hooks, the user's classes, functions
+and closures as they are in memory, the whole files of all modules that the user's file imports, and the
+versions of the numerical libraries. It does not cover data files beside the code, modules imported under a
+name computed at run time, or services.
 """
 
 from __future__ import annotations

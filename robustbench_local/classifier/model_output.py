@@ -1,4 +1,4 @@
-"""Reading logits out of whatever a model returns: a tensor, an entry of a dict or tuple, or bare labels."""
+"""Extraction of logits from any model output: a tensor, an entry of a dict or tuple, or bare labels."""
 
 from __future__ import annotations
 

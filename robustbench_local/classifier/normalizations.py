@@ -1,4 +1,4 @@
-"""Channel means and standard deviations that published weights were trained with."""
+"""Channel means and standard deviations for published weights."""
 
 from __future__ import annotations
 

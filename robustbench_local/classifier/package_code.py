@@ -1,4 +1,4 @@
-"""The part of this package's own code that something depends on, computed from imports."""
+"""The parts of this package's own code that an object depends on, computed from imports."""
 
 from __future__ import annotations
 

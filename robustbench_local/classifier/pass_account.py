@@ -1,4 +1,4 @@
-"""The passes of one classifier: those of its open counters, and those that others spend for it."""
+"""The passes of one classifier: those of its open counters, and those made elsewhere on its behalf."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from robustbench_local.classifier.pass_counter import PassCounter
 
 
 class PassAccount:
-    """What a classifier knows of its passes.
+    """The pass counts of a classifier.
 
     Args:
-        device: Where the model computes, and passes are counted.
+        device: Device of the model, where passes are counted.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Counting passes: forward and backward ones, an image at a time, and what was wrong with gradients."""
+"""Pass counting: forward and backward passes and gradient faults, per image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def count_finished_passes() -> int:
 
 
 class GradientCounts(NamedTuple):
-    """What was seen of one image's gradients."""
+    """Counts of the gradients of one image."""
 
     steps: int
     """Looks at its gradient."""
@@ -43,12 +43,12 @@ class PassCounter:
     """Forward and backward passes spent on each image (trust invariant V12).
 
     Args:
-        count: How many images are measured.
-        device: Where to count; on the model's device, so that counting never waits for it.
-        limit: Most forward passes an image may spend, its queries; None for no limit, which costs no time.
+        count: Number of images.
+        device: Device of the counts; on the model's device, counting never waits for it.
+        limit: Maximum number of forward passes (queries) per image; None for no limit, which costs no time.
 
     Attributes:
-        total: Passes of either kind over all images, for showing that work goes on.
+        total: Passes of either kind over all images, as a sign of progress.
         stages: For each image the stage of an ensemble that found its candidate; empty where none did.
     """
 

@@ -1,4 +1,4 @@
-"""From pixels in [0, 1] to what a network expects: resizing and normalisation, both differentiable."""
+"""Preprocessing from pixels in [0, 1] to a network's input: differentiable resizing and normalization."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def _find_normalization(name: str) -> Normalization:
 
 
 class Preprocessing:
-    """Resize, then normalise, then convert to the model's own dtype.
+    """Resizes, normalizes, and converts to the model's own dtype.
 
     Args:
         normalization: Means and standard deviations, or None.
         input_size: (H, W) that the model takes, or None for any.
-        device: Where images will be.
-        dtype: What the model computes in.
+        device: Device of the images.
+        dtype: Data type of the model's computation.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How a classifier is used, as distinct from what it computes."""
+"""Settings of how a classifier is used, as distinct from what it computes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from robustbench_local.classifier.literals import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings:
-    """How a classifier is used; none of this is part of its identity."""
+    """Settings of how a classifier is used; none of them is part of its identity."""
 
     batch_size: int | None = None
     """Images that an attack gives it at a time; None leaves it to the attack. No influence on verdicts."""

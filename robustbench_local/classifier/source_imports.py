@@ -1,4 +1,4 @@
-"""What a Python source imports, read from its text without running it."""
+"""The imports of a Python source, read from its text without running it."""
 
 from __future__ import annotations
 

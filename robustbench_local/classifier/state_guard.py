@@ -1,4 +1,4 @@
-"""What an evaluation must leave as it found it: process settings, random states and a model's own state.
+"""Snapshots of the state that an evaluation must restore: process settings, random states and the model.
 
 Trust invariant V10: after an evaluation the inputs, weights, buffers, training flags, gradients, global
 random states, cuDNN and TF32 flags, threads, default dtype and working directory are what they were before.
@@ -141,10 +141,10 @@ def seed_everything(seed: int) -> None:
 
 
 class ModuleState:
-    """A copy of everything in a module that using it may change: the copy is as large as the model.
+    """A copy of everything in a module that its use may change; as large as the model.
 
     Args:
-        module: The module to remember: its tensors by value, and which tensor object sits where.
+        module: The module to snapshot: its tensors by value, and the identity of each tensor object.
     """
 
     def __init__(self, module: nn.Module) -> None:

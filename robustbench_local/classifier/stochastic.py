@@ -1,8 +1,8 @@
-"""Classifiers that draw random numbers: what an attack sees of them, and how a verdict on them is reached.
+"""Stochastic classifiers: what attacks query, and how a verdict on them is reached.
 
-An attack looks at an average over fresh draws, so that it works against the defense and not against one of
-its moods (expectation over transformation). A verdict is an average over draws that belong to the image and
-to the run's seed, and that no attack has seen: it is the same in every batch, at any place, and in every
+An attack queries an average over fresh draws, so that it works against the defense and not against a single
+draw (expectation over transformation). A verdict is an average over draws that belong to the image and to the
+run's seed, and that no attack has seen: it is the same in every batch, at any position, and in every
 repetition (trust invariants V8, V9).
 """
 
@@ -35,20 +35,20 @@ TIED_LEAD = 5e-6
 
 
 class RandomizedClassifier(WrappedClassifier):
-    """A classifier whose answer to one and the same image is drawn anew each time.
+    """A classifier whose answer to the same image is drawn anew at each call.
 
-    Called with an image, or asked for a gradient, it answers with the mean over ``draws`` draws, each of
-    which counts as a pass of its own. The draws are fresh at every new point and yet depend on nothing but
-    the point and the attack's seed, so that a search takes the same way in every batch. A class whose lead
-    may be luck, less than five standard errors, is all but tied with the next one: no search ends there.
-    Inside `with_verdict_draws` the answer is the mean over ``verdict_draws`` other draws of the image's own.
+    A call or a gradient returns the mean over ``draws`` draws, each of which counts as a pass of its own. The
+    draws are fresh at every new point, yet depend only on the point and the attack's seed, so that a search
+    takes the same path in every batch. A class whose lead may be chance, less than five standard errors,
+    counts as nearly tied with the next one: no search ends there. Inside `with_verdict_draws` the answer is
+    the mean over ``verdict_draws`` other draws that belong to the image.
 
     Args:
-        inner: The classifier within.
-        name: What to call the whole.
-        access: What an attacker may use.
-        draws: Draws an attack's look averages over.
-        verdict_draws: Draws a verdict averages over.
+        inner: The wrapped classifier.
+        name: Name of the whole in messages.
+        access: The attacker's access.
+        draws: Number of draws averaged in a query of an attack.
+        verdict_draws: Number of draws averaged in a verdict.
 
     Source: Athalye et al. 2018, arXiv:1707.07397, section 2 (expectation over transformation).
     """

@@ -1,4 +1,4 @@
-"""Which Python modules are a user's own, and the files of all of them that a module brings in."""
+"""Detection of user modules, and the files of all of them that a module imports."""
 
 from __future__ import annotations
 

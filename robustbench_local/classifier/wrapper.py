@@ -1,4 +1,4 @@
-"""A classifier around another one: the same network behind something that changes its images or answers."""
+"""A classifier around another one: the same network behind a change of its images or answers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from robustbench_local.classifier.image_borders import MASKED_BORDERS_NOTE
 
 
 class WrappedClassifier(Classifier):
-    """Asks another classifier, whose weights and preprocessing it shares.
+    """Wraps another classifier and shares its weights and preprocessing.
 
-    A subclass writes ``_compute_logits`` and ``identity``. Passes are counted here, an image at a time, and
-    not once more in the classifier within.
+    A subclass implements ``_compute_logits`` and ``identity``. Passes are counted here per image, and not
+    again in the wrapped classifier.
 
     Args:
-        inner: The classifier within; not changed, and usable by itself all the while.
-        name: What to call the whole in messages; by default what the classifier within is called.
-        access: What an attacker may use, by default what the classifier within gives.
+        inner: The wrapped classifier; not changed, and still usable by itself.
+        name: Name of the whole in messages; by default the name of the wrapped classifier.
+        access: The attacker's access, by default that of the wrapped classifier.
     """
 
     def __init__(self, inner: Classifier, *, name: str | None = None, access: Access | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a shell suggests for an unfinished word; asked at every press of the tab key, so without torch."""
+"""Shell completion; it runs at every press of the tab key and so does not import torch."""
 
 from __future__ import annotations
 

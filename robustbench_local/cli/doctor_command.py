@@ -1,4 +1,4 @@
-"""``rbl doctor``: is everything that a run needs here, and whole?"""
+"""``rbl doctor``: check that the installation has everything a run needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``rbl show`` says about a card, a shipped model, a network or a kind of source; it needs no torch."""
+"""The page that ``rbl show`` prints for a card, shipped model, network or kind of source, without torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, get_args
 
 from robustbench_local.cli.listing import find_method, format_threat, list_other_names, list_outside_entries
 from robustbench_local.config.cards import Card, CardThreat, find_card, list_card_names
-from robustbench_local.data.source_kinds import DATASET_SOURCES
+from robustbench_local.data.data_source_kinds import DATASET_SOURCES
 from robustbench_local.errors import ConfigError, did_you_mean, escape_unprintable
 from robustbench_local.extensions.entry_points import ExtensionKind
+from robustbench_local.models.model_source_kinds import MODEL_SOURCES
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
-from robustbench_local.models.source_kinds import MODEL_SOURCES
 from robustbench_local.models.zoo import find_zoo_card, list_zoo
 from robustbench_local.threats.threat_model import BALL_NORMS
 
@@ -24,7 +24,7 @@ _ZOO_PREFIX = "zoo:"
 
 @dataclass(frozen=True, kw_only=True)
 class EntryPage:
-    """One entry, ready to be shown."""
+    """One entry in the form that is printed."""
 
     name: str
     """As a grid file writes it."""

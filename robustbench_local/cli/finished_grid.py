@@ -1,4 +1,4 @@
-"""``rbl run`` on a run that has nothing left to do: its report and its gates, without torch."""
+"""``rbl run`` on a finished run: its report and its gates, without torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustbench_local.store.run_store import RunStore
 
 @dataclass(frozen=True, kw_only=True)
 class DescribedGrid:
-    """A grid with what a command line says about it, and where its run lies."""
+    """A grid with its overrides from the command line, and the directory of its run."""
 
     grid: Grid
     """As its file says it."""

@@ -1,4 +1,4 @@
-"""``rbl gate``: judge a run by its gates and leave with the verdict."""
+"""``rbl gate``: check a run against its gates and exit with the verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``rbl run`` does: plan, show the plan, run, report, judge the gates."""
+"""The work of ``rbl run``: plan, show the plan, run, report, check the gates."""
 
 from __future__ import annotations
 

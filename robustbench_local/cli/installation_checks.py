@@ -1,4 +1,4 @@
-"""What ``rbl doctor`` looks at: is everything that a run needs here, and whole?"""
+"""The checks of ``rbl doctor``: everything that a run needs is installed and intact."""
 
 from __future__ import annotations
 

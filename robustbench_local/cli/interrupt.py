@@ -1,4 +1,4 @@
-"""Ctrl-C and a polite kill: finish the record, then leave; said again if it was not heard."""
+"""Ctrl-C and SIGTERM: the current record is finished first; a swallowed interrupt is raised again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The standard output as JSON lines and nothing else: all that models print goes to the error output."""
+"""Standard output reserved for JSON lines: everything that models print goes to standard error."""
 
 from __future__ import annotations
 

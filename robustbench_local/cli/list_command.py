@@ -1,4 +1,4 @@
-"""``rbl list``: what there is to choose from, one line each."""
+"""``rbl list``: the available entries, one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of ``rbl list``, and which of them a filter keeps; neither needs torch."""
+"""The rows of ``rbl list`` and its filters, without torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from robustbench_local.config.methods import (
     UNKNOWN_METHOD,
     Method,
 )
-from robustbench_local.data.source_kinds import DATASET_SOURCES
+from robustbench_local.data.data_source_kinds import DATASET_SOURCES
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.schema import list_examples, read_example
 from robustbench_local.extensions.entry_points import ExtensionKind
+from robustbench_local.models.model_source_kinds import MODEL_SOURCES
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
-from robustbench_local.models.source_kinds import MODEL_SOURCES
 from robustbench_local.models.zoo import find_zoo_card, list_zoo
 
 _LIST_BY_CARD_KIND: Mapping[CardKind, ExtensionKind] = {

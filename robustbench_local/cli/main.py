@@ -1,8 +1,7 @@
-"""The front door: ``rbl`` and ``robustbench-local``.
+"""The entry point of the command line: ``rbl`` and ``robustbench-local``.
 
-Whatever goes wrong inside becomes one line on the standard error and an exit code: 0 pass,
-1 gate failed, 2 usage, 3 model or data, 4 incomplete or inconclusive, 5 refused, 70 internal,
-130 interrupted.
+Every error becomes one line on standard error and an exit code: 0 pass, 1 gate failed, 2 usage, 3 model or
+data, 4 incomplete or inconclusive, 5 refused, 70 internal, 130 interrupted.
 """
 
 from __future__ import annotations

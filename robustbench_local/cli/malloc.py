@@ -1,8 +1,8 @@
-"""The C library's allocator, told to keep what is freed.
+"""Settings of the C library's allocator that make it keep freed memory.
 
-By default glibc may give large freed blocks back to the system and ask for them again in the next pass, page
-by page, as the blocks happen to lie: up to a quarter of the time of a small network's passes on a CPU. Only
-programs of our own tell it, the command line and the benchmarks; a library leaves its host's process alone.
+By default glibc may return large freed blocks to the system and request them again in the next pass, page by
+page: up to a quarter of the time of a small network's passes on a CPU. Only this package's programs, the
+command line and the benchmarks, change the settings; the library leaves its host process alone.
 """
 
 from __future__ import annotations

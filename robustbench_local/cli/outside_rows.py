@@ -1,4 +1,4 @@
-"""What installed distributions offer, as rows of ``rbl list``: read from metadata, nothing is imported."""
+"""Entry points of installed distributions as rows of ``rbl list``, from metadata; nothing is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three ways to show a run at work: bars on a terminal, plain lines in a log, JSON lines for a program."""
+"""Three progress displays: bars on a terminal, log lines, and JSON lines for a program."""
 
 # ruff: noqa: ARG002 - listeners take what they do not show
 from __future__ import annotations
@@ -35,7 +35,7 @@ HEARTBEAT_SECONDS = 15.0
 
 
 class ProgressDisplay(ProgressListener):
-    """A listener with a lifetime, which knows what the run calls its cells; the base class shows nothing."""
+    """A listener with a lifetime that knows the labels of the run's cells; the base class shows nothing."""
 
     labels = RunLabels()
 
@@ -59,7 +59,7 @@ class ProgressDisplay(ProgressListener):
 
 
 class PassesColumn(ProgressColumn):
-    """How far the attack is inside a batch: its only sign of life, perhaps for minutes."""
+    """The progress of the attack within a batch: the only change on the screen, perhaps for minutes."""
 
     def render(self, task: Task) -> Text:
         """Ask the classifier, at every refresh."""
@@ -68,7 +68,7 @@ class PassesColumn(ProgressColumn):
 
 
 class RichDisplay(ProgressDisplay):
-    """A bar for the run and one for the cell at work."""
+    """A bar for the run and one for the current cell."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -129,7 +129,7 @@ class RichDisplay(ProgressDisplay):
 
 
 class PlainDisplay(ProgressDisplay):
-    """One line for each thing that happens, and a sign of life in between."""
+    """One line per event, and a regular progress line in between."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -182,7 +182,7 @@ class PlainDisplay(ProgressDisplay):
 
 
 class JsonDisplay(ProgressDisplay):
-    """One JSON object a line on the standard output."""
+    """One JSON object per line on standard output."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

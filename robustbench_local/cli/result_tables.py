@@ -1,4 +1,4 @@
-"""What a person sees on the terminal when a run has ended: the results and the gates."""
+"""The tables printed on the terminal at the end of a run: results and gates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def build_results_table(results: dict[str, Any]) -> Table:
         results: The content of results.json.
     """
     table = Table(
-        title="Robust accuracy with its 95% interval, and attack success over the correctly classified images",
+        title="Robust accuracy with its 95% interval, and attack success over the correctly "
+        "classified images",
         title_justify="left",
     )
     for column in ("model", "attack"):
@@ -118,8 +119,8 @@ def _add_corruptions(table: Table, found: dict[str, Any]) -> None:
     kinds = len(found["corruptions"])
     name = join_text(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _format_incomplete(found))
     table.add_row(
-        _format_model(found), name, format_percent(clean.value), format_percent(mean.value), format_interval(mean),
-        str(mean.n), "",
+        _format_model(found), name, format_percent(clean.value), format_percent(mean.value),
+        format_interval(mean), str(mean.n), "",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""``rbl run``: run a grid, show the plan, the progress and the table, judge the gates."""
+"""``rbl run``: run a grid, show the plan, the progress and the results table, check the gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``rbl run`` shows at its end: the results, the gates, where the report is."""
+"""The end of ``rbl run``: results, gates, and the location of the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rbl show``: all that is known about one card, model or source, with an entry for a grid file."""
+"""``rbl show``: the details of one card, model or source, with an entry for a grid file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place that prints: users' text is never markup, and no control character reaches a terminal."""
+"""The only module that prints: user text is never markup, and no control character reaches a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rbl train``: make a model as a defense's card says, and write it with how it was made."""
+"""``rbl train``: train a model as a defense's card says, and write it with its provenance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``rbl train`` does: train, measure, and write weights, curves and how they were made."""
+"""The work of ``rbl train``: train, evaluate, and write weights, curves and provenance."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def format_command(context: typer.Context) -> str:
 
 
 class TrainingProgress:
-    """Lines with the time of day, and a bar of the steps while it is open on a terminal."""
+    """Timestamped log lines, and a bar of the steps while it is open on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

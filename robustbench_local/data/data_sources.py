@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from robustbench_local.data.class_labels import resolve_classes
 from robustbench_local.data.collect import Listing, ProgressCallback, ReadOptions, collect_dataset
+from robustbench_local.data.data_source_kinds import DATASET_SOURCES
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.folder import list_folder
 from robustbench_local.data.gtsrb import CLASS_NAMES
-from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.npz import NpzKeys, list_npz
 from robustbench_local.data.outside_data import is_outside_data, load_outside_data
 from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
-from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.data.subsample import SubsampleMethod, choose_images
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError, did_you_mean

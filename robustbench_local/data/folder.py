@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from robustbench_local.data.class_labels import index_labels
 from robustbench_local.data.collect import Listing
 from robustbench_local.data.decode import DecodedImage, read_image
 from robustbench_local.data.folder_layout import find_classes, list_subfolders
 from robustbench_local.data.image_files import IMAGE_SUFFIXES, find_unread_format, is_possible_data
-from robustbench_local.data.labels import index_labels
 from robustbench_local.errors import DataError
 
 _READ_FORMATS = "PNG, JPEG, PPM and BMP are read"

@@ -17,10 +17,10 @@ from PIL import Image
 
 from robustbench_local.config.user_files import open_user_file
 from robustbench_local.config.zip_bombs import check_zip_bomb
+from robustbench_local.data.class_labels import index_labels
 from robustbench_local.data.collect import Listing
 from robustbench_local.data.dataset import MAX_CLASSES, build_class_names, format_rows
 from robustbench_local.data.decode import DecodedImage, Pixels, convert_image
-from robustbench_local.data.labels import index_labels
 from robustbench_local.data.pixel_scale import PixelScale, find_scale
 from robustbench_local.data.sign_boxes import build_box_masks
 from robustbench_local.errors import ConfigError, DataError, RefusedError

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from robustbench_local.data.class_labels import resolve_classes
 from robustbench_local.data.collect import ReadOptions
 from robustbench_local.data.dataset import Dataset, as_dataset
-from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.subsample import SubsampleMethod, choose_images
 from robustbench_local.errors import ConfigError, DataError, RobustbenchError
 from robustbench_local.extensions.entry_points import ExtensionKind, find_entry_point, load_entry_point

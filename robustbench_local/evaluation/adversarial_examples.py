@@ -1,4 +1,4 @@
-"""``attack``: adversarial examples as tensors, for whoever wants to work with them."""
+"""``attack``: adversarial examples as tensors, for use outside an evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustbench_local.evaluation.model_argument import join_data
 
 
 class AdversarialExamples(NamedTuple):
-    """What an attack made of some images; unpacks as ``images, success``."""
+    """The adversarial examples of some images; unpacks as ``images, success``."""
 
     images: Tensor
     """(N, C, H, W), float32 in [0, 1]: the adversarial example where there is one. Where the attack had no
@@ -40,7 +40,8 @@ def attack(
     """Attack a classifier and return the adversarial examples, verified by the harness.
 
     An attack never decides its own success: every candidate is checked against the threat model and
-    classified again, as in :func:`evaluate`. For rates with intervals, and one row an image, use that.
+    classified again, as in :func:`evaluate`. Use that function for rates with intervals and a
+    table with one row per image.
 
     Example:
         >>> import robustbench_local as rbl
@@ -60,8 +61,8 @@ def attack(
         labels: True classes, (N,).
         attack: A card such as ``"pgd50-linf-8"``, a method such as ``"pgd"``, a class such as ``rbl.PGD``, or
             an instance of one.
-        **options: Anything else that :func:`evaluate` takes: ``norm``, ``eps``, ``targets`` (classes that
-            the attacker wants, the same for all images), ``seed``, ``options``, parameters of the attack.
+        **options: Anything else that :func:`evaluate` takes: ``norm``, ``eps``, ``targets`` (target classes
+            of the attacker, the same for all images), ``seed``, ``options``, parameters of the attack.
 
     Returns:
         Images and success, in the order of the images, on the device of ``images`` if that is a tensor.
@@ -76,7 +77,7 @@ def attack(
 
 
 def _collect_examples(result: EvaluationResult, images: Tensor, ids: tuple[str, ...]) -> AdversarialExamples:
-    """The candidates in the order of all images; clean ones where the goal does not apply."""
+    """Return the candidates in the order of all images; clean ones where the goal does not apply."""
     rows = {image: row for row, image in enumerate(ids)}
     found, success = images.clone(), torch.zeros(len(images), dtype=torch.bool)
     targets = result.threat.targets

@@ -1,4 +1,4 @@
-"""What a caller may mean by an attack: a card, a method, a class or an instance, and its threat model."""
+"""Resolution of an attack argument (card, method, class or instance) and its threat model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEAR = "did you mean"
 
 @dataclass(frozen=True)
 class ChosenAttack:
-    """An attack and the threat model that it is to work under."""
+    """An attack and the threat model it runs under."""
 
     attack: Attack
     """The attack and its hyper-parameters."""
@@ -36,14 +36,14 @@ def choose_attack(
     folders: Sequence[Path],
     options: Sequence[str] = (),
 ) -> ChosenAttack:
-    """The attack and the threat model that a caller means.
+    """Resolve a caller's attack argument to an attack and its threat model.
 
     Args:
         attack: A card, a method, a class, or an attack.
-        threat: Keys of the threat model that are given: ``norm``, ``eps``, ``targets``, ...
-        parameters: Hyper-parameters that are given by name.
+        threat: Given keys of the threat model: ``norm``, ``eps``, ``targets``, ...
+        parameters: Given hyper-parameters, by name.
         folders: Folders with the user's own cards.
-        options: Names that the caller takes besides, for a parameter that is spelt wrong.
+        options: Further names that the caller accepts, for suggestions on a misspelled parameter.
 
     Raises:
         CardError: If there is no such card.

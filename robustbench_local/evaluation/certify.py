@@ -1,4 +1,4 @@
-"""One classifier, one certificate, in memory: what is proven about each image."""
+"""Certification of one classifier in memory: a certificate's result for each image."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from robustbench_local.certification import make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import CardThreat
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import ArrayLike, build_outcome_table, run_job
 from robustbench_local.evaluation.grid.card_lookup import find_certificate_cards
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CertificationResult:
-    """What a certificate proved about a classifier, or about its vote under noise: see ``concerns``."""
+    """The result of certifying a classifier, or its vote under noise; ``concerns`` says which."""
 
     certificate: Certificate
     """The method and its hyper-parameters."""
@@ -61,19 +61,20 @@ class CertificationResult:
 
     @property
     def certified_accuracy(self) -> Estimate:
-        """Share of all images that are proven to be read rightly everywhere in the ball."""
+        """Share of all images that are correctly classified and certified in the whole ball."""
         return compute_clopper_pearson(self.counts.certified, self.counts.n)
 
     @property
     def accuracy(self) -> Estimate:
-        """Share of all images that what is certified reads rightly untouched; abstentions are not right."""
+        """Clean accuracy of the certified classifier; abstentions count as wrong."""
         return compute_clopper_pearson(self.counts.clean_correct, self.counts.n)
 
     def compute_certified_accuracy(self, radius: float) -> Estimate:
-        """Share of all images that are read rightly and proven within a radius.
+        """Return the share of all images that are correctly classified and certified within a radius.
 
         Args:
-            radius: In the norm of the threat; above its eps only methods that give radii prove anything.
+            radius: In the norm of the threat model; above its eps only methods that return radii certify
+                anything.
         """
         right = self.outcomes["clean_correct"].tolist()
         reached = [bool(ok) and radius <= (one or 0.0) for ok, one in zip(right, self.radii, strict=True)]
@@ -100,7 +101,7 @@ def certify(
     options: Options = DEFAULT_OPTIONS,
     **parameters: Any,
 ) -> CertificationResult:
-    """Prove for as many images as possible that no change inside a ball makes them misclassified.
+    """Certify that no perturbation inside a ball makes an image misclassified, image by image.
 
     Example:
         >>> import robustbench_local as rbl, torch
@@ -112,24 +113,24 @@ def certify(
 
     Args:
         classifier: The classifier, left exactly as it was; or a network that takes images in [0, 1] as they
-            are, and is used where it lies.
+            are, and stays on its device.
         data: A data set, a pair (images, labels), or images (N, C, H, W), uint8 or floats in [0, 1].
         labels: True classes, (N,), where ``data`` is images alone.
-        certificate: A card such as ``"certify-smoothing-l2-0.5"`` or ``"certify-crown-linf-2"``, or a
-            certificate of your own; also a method such as ``"ibp"``, an entry point or
+        certificate: A card such as ``"certify-smoothing-l2-0.5"`` or ``"certify-crown-linf-2"``, or an
+            instance; also a method such as ``"ibp"``, an entry point or
             ``"python:FILE.py:NAME"``, with norm and eps.
-        norm: Norm of the ball; a card brings its own.
-        eps: Radius, a number or ``"8/255"``; a card brings its own.
+        norm: Norm of the ball; by default that of the card.
+        eps: Radius, a number or ``"8/255"``; by default that of the card.
         seed: Decides every random draw.
-        num_classes: Classes of a bare network; by default what its first forward pass gives.
-        options: How to compute, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
+        num_classes: Classes of a bare network; by default found by a forward pass.
+        options: Computing options, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
             ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others
             are for grids.
-        **parameters: What to change in the card: ``sigma=0.5``, ``n=100_000``.
+        **parameters: Overrides of the card: ``sigma=0.5``, ``n=100_000``.
 
     Returns:
-        The result. Randomized smoothing speaks about the vote of the classifier under noise, for each image
-        with probability 1 - alpha; bounds by IBP and CROWN about the classifier itself, and surely.
+        The result. Randomized smoothing certifies the vote of the classifier under noise, for each image with
+        probability 1 - alpha; IBP and CROWN certify the classifier itself, deterministically.
 
     Raises:
         RobustbenchError: If the model, the data, the certificate and the ball do not fit each other.
@@ -196,7 +197,7 @@ def _resolve_certificate(
     parameters: dict[str, Any],
     folders: Sequence[Path],
 ) -> tuple[Certificate, ThreatModel]:
-    """The certificate and the ball that a caller means."""
+    """Resolve a caller's certificate argument to a certificate and its ball."""
     if isinstance(certificate, Certificate):
         if norm is None or eps is None or parameters:
             what = "needs norm and eps" if not parameters else "has its parameters already"

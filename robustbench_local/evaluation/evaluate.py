@@ -1,4 +1,4 @@
-"""One classifier, one attack, in memory: the shortest way from a model to a number with an interval."""
+"""Evaluation of one classifier under one attack in memory: a robust accuracy with its interval."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.attack_choice import choose_attack
 from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, format_transfer_note
@@ -50,7 +50,7 @@ ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """What an attack did to a classifier; every rate stands with its n and its 95% interval."""
+    """The result of an attack on a classifier; every rate comes with its n and its 95% interval."""
 
     attack: Attack
     """The attack and its hyper-parameters."""
@@ -71,24 +71,24 @@ class EvaluationResult:
 
     @property
     def clean_accuracy(self) -> Estimate:
-        """Share of all images read as their label, untouched."""
+        """Share of all images that are correctly classified without an attack."""
         return compute_clopper_pearson(self.counts.clean_correct, self.counts.n)
 
     @property
     def robust_accuracy(self) -> Estimate:
-        """Share of all images, clean mistakes included, read as their label in spite of the attack."""
+        """Share of all images, clean mistakes included, that are correctly classified under the attack."""
         return compute_clopper_pearson(self.counts.robust, self.counts.n)
 
     @property
     def attack_success(self) -> Estimate:
-        """Share of the clean-correct images that the attack broke."""
+        """Share of the clean-correct images on which the attack succeeded."""
         return compute_clopper_pearson(self.counts.broken, self.counts.clean_correct)
 
     @property
     def sticker_success(self) -> Estimate:
-        """Share of the held-out views that end as the attacker wants, where the clean sign is read rightly.
+        """Share of the held-out views with the attacker's outcome, for correctly classified clean views.
 
-        Void signs do not count; unknown for attacks that are not judged over views.
+        Void signs do not count; unknown for attacks that are not evaluated over views.
         """
         rows = self.outcomes.loc[self.outcomes["clean_correct"], ["position", "label"]]
         views = self.view_predictions[self.view_predictions["kind"] == "view"].merge(rows, on="position")
@@ -128,7 +128,7 @@ def evaluate(
     options: Options = DEFAULT_OPTIONS,
     **parameters: Any,
 ) -> EvaluationResult:
-    """Attack a classifier and measure its accuracy under the attack, by the rules of the harness.
+    """Evaluate a classifier's accuracy under an attack; the harness verifies every candidate.
 
     Example:
         >>> import robustbench_local as rbl
@@ -140,27 +140,27 @@ def evaluate(
 
     Args:
         classifier: The classifier, left exactly as it was; or a network that takes images in [0, 1] as they
-            are, and is used where it lies.
+            are, and stays on its device.
         data: A data set, a pair (images, labels), or images (N, C, H, W), uint8 or floats in [0, 1]. Tensors,
-            NumPy arrays and lists are taken, on any device.
+            NumPy arrays and lists are accepted, on any device.
         labels: True classes, (N,), where ``data`` is images alone.
         attack: A card such as ``"pgd50-linf-8"``, a method such as ``"pgd"``, a class such as ``rbl.PGD``, or
             an instance of one; also an entry point or ``"python:FILE.py:NAME"``.
-        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``; a card brings its own.
-        eps: Radius, a number or ``"8/255"``; degrees, or a severity; a card brings its own.
-        targets: Classes, by index or name, that the attacker wants to be read, or just one; empty or None:
-            any wrong one.
-        sources: Attack only images of these classes, or of this one.
-        transformation: Which corruption, with ``norm="corruption"``.
+        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``; by default that of the card.
+        eps: Radius, a number or ``"8/255"``; degrees, or a severity; by default that of the card.
+        targets: Target classes of the attacker, by index or name, or a single one; empty or None: any wrong
+            class.
+        sources: Attack only images of these classes, or of this class.
+        transformation: The corruption, with ``norm="corruption"``.
         surrogate: Another classifier of the same classes to craft the candidates on: a transfer attack, which
-            never sees ``classifier``. It is moved to the classifier's device.
-        test_views: Views over which a sticker or patch is judged, for each image.
+            never queries ``classifier``. It is moved to the classifier's device.
+        test_views: Number of views per image in which a sticker or patch is evaluated.
         seed: Decides every random draw; 0 or more.
-        num_classes: Classes of a bare network; by default what its first forward pass gives.
-        options: How to compute, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
+        num_classes: Classes of a bare network; by default found by a forward pass.
+        options: Computing options, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
             ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others
             are for grids.
-        **parameters: Hyper-parameters of the attack, such as ``steps=10``; they change a card's.
+        **parameters: Hyper-parameters of the attack, such as ``steps=10``; they override the card's.
 
     Returns:
         The result.
@@ -230,14 +230,14 @@ def evaluate(
 
 
 def run_job(job: Job, options: Options) -> tuple[list[OutcomeBatch], list[str]]:
-    """Do the work of a job in memory.
+    """Run a job in memory.
 
     Args:
         job: The job.
-        options: How to compute.
+        options: The computing options.
 
     Returns:
-        The batches, in the order of positions, and lines that a reader of the results has to know.
+        The batches, in the order of positions, and notes for a reader of the results.
     """
     notes: list[str] = []
     batches = run_batches(
@@ -250,7 +250,7 @@ def run_job(job: Job, options: Options) -> tuple[list[OutcomeBatch], list[str]]:
 
 
 def _list_classes(entries: Sequence[int | str] | int | None) -> tuple[int | str, ...]:
-    """Classes as a caller names them; a name is one class, and not its letters."""
+    """List classes as a caller names them; a string is one class, not its letters."""
     if entries is None:
         return ()
     return (entries,) if isinstance(entries, int | str) else tuple(entries)
@@ -263,7 +263,7 @@ def _build_result(
     surrogate: Classifier | None,
     notes: Sequence[str],
 ) -> EvaluationResult:
-    """What came of the batches."""
+    """Build the result from the batches."""
     rows = [row for batch in batches for row in batch.outcomes]
     return EvaluationResult(
         attack=attack,
@@ -278,7 +278,7 @@ def _build_result(
 
 
 def _build_view_table(batches: Sequence[OutcomeBatch]) -> pd.DataFrame:
-    """Every look of some batches, a row each."""
+    """Build a table of all predicted views of some batches, one row each."""
     import pandas as pd  # noqa: PLC0415 - a command that only runs a grid does not wait for it
 
     sightings = [look for batch in batches for look in batch.view_predictions]
@@ -294,7 +294,7 @@ def _check_transfer(
     original_data: Dataset,
     fitted_data: Dataset,
 ) -> None:
-    """Bring the surrogate to the classifier and see that the attack can be carried out on it."""
+    """Move the surrogate to the classifier's device and check that the attack can run on it."""
     if attack.measure == "views":
         raise ConfigError(
             f"{type(attack).__name__} is evaluated on its own model only", remedy="leave surrogate out"
@@ -306,7 +306,7 @@ def _check_transfer(
 
 
 def build_outcome_table(rows: Sequence[OutcomeRecord]) -> pd.DataFrame:
-    """Outcomes as a table with the store's columns."""
+    """Return outcomes as a table with the store's columns."""
     import pandas as pd  # noqa: PLC0415 - a command that only runs a grid does not wait for it
 
     return pd.DataFrame([asdict(row) for row in rows])

@@ -1,4 +1,4 @@
-"""What a caller may give as the classifier and as the images, made into what the harness works on."""
+"""Conversion of a caller's model and images to the classifier and data that the harness works on."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ UNNORMALIZED_NOTE = "no normalization declared: images are passed on in [0, 1]"
 def as_classifier(
     model: Classifier | nn.Module, images: Tensor, num_classes: int | None = None
 ) -> Classifier:
-    """The classifier itself, or one around a network that computes where the network lies.
+    """Return the classifier itself, or wrap a network that stays on its device.
 
     Args:
         model: A classifier, or a network that takes images in [0, 1] as they are.
-        images: (N, C, H, W), of which the first is shown to a network whose number of classes is not given.
-        num_classes: Classes of a network.
+        images: (N, C, H, W); the first one is passed through a network without a given number of classes.
+        num_classes: Number of classes of a network.
 
     Raises:
         ConfigError: If it is neither, or ``num_classes`` is given with a classifier.
@@ -56,16 +56,16 @@ def as_classifier(
 
 
 def find_class_count(model: nn.Module, image: Tensor) -> int:
-    """How many logits a network gives: by one forward pass, or by its last linear layer where that fails.
+    """Find a network's number of logits, by a forward pass or, where that fails, from its last linear layer.
 
-    The pass goes through a copy where the network can be copied, so that nothing in it has seen an image.
+    The pass uses a copy where the network can be copied, so that the network itself has seen no image.
 
     Args:
         model: A network.
         image: (1, C, H, W) in [0, 1], on the network's device.
 
     Raises:
-        ModelError: If neither says, or there is one output only.
+        ModelError: If neither works, or there is one output only.
     """
     name, remedy = type(model).__name__, "give num_classes=..."
     logits = _compute_first_logits(model, image)
@@ -94,7 +94,7 @@ def find_class_count(model: nn.Module, image: Tensor) -> int:
 
 
 def _compute_first_logits(model: nn.Module, image: Tensor) -> Any:
-    """What a network answers to an image in evaluation mode; None if it raises."""
+    """Return a network's answer to an image in evaluation mode; None if it raises."""
     try:
         asked = copy.deepcopy(model)
     except Exception:  # noqa: BLE001 - a user's module may refuse to be copied in any way
@@ -113,7 +113,7 @@ def _compute_first_logits(model: nn.Module, image: Tensor) -> Any:
 
 
 def join_data(data: Any, labels: Any) -> Dataset:
-    """The data set, or one of images and labels as tensors, NumPy arrays or lists.
+    """Return the data set, or make one from images and labels as tensors, NumPy arrays or lists.
 
     Args:
         data: A data set, a pair of images and labels, or images alone: (N, C, H, W), uint8 or floats
@@ -135,7 +135,7 @@ def join_data(data: Any, labels: Any) -> Dataset:
 
 
 def _convert_to_tensor(values: Any, what: str) -> Tensor:
-    """Images or labels as a tensor on the CPU."""
+    """Convert images or labels to a tensor on the CPU."""
     if isinstance(values, Sequence) and values and all(isinstance(one, Tensor) for one in values):
         shapes = {tuple(one.shape) for one in values}
         if len(shapes) > 1:

@@ -1,4 +1,4 @@
-"""Options: how a grid is run or one classifier is evaluated, in one object that every call passes on."""
+"""Options for running a grid or evaluating one classifier, in one object that every call passes on."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _OWN_ARGUMENTS = frozenset({"seed", "sources", "targets"})
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a grid is run, or one classifier is evaluated.
+    """Options for running a grid or evaluating one classifier.
 
-    ``limit``, ``seed``, ``sources``, ``targets`` and ``search_precision`` override what the grid says; all
-    others change no verdict.
+    ``limit``, ``seed``, ``sources``, ``targets`` and ``search_precision`` override the grid; the other
+    options change no verdict.
 
     Example:
         >>> import robustbench_local as rbl
@@ -94,7 +94,7 @@ class Options:
                 raise ConfigError(f"{name} is {seconds!r}", remedy="give seconds, or 0 for any time")
 
     def check_applicable(self, call: str) -> None:
-        """Refuse options of grids in a call that evaluates one classifier.
+        """Refuse grid options in a call that evaluates one classifier.
 
         Args:
             call: Name of the call, for the message.
@@ -111,18 +111,18 @@ class Options:
             raise ConfigError(f"{call} has no option {option.name!r}", remedy=remedy)
 
     def resolve_timeouts(self) -> Options:
-        """The options of a grid, with its default timeout; None stands for any time then."""
+        """Return the options of a grid, with its default timeout; a resolved None means no limit."""
         timeout = TIMEOUT_SECONDS if self.timeout is None else self.timeout
         return replace(self, timeout=timeout or None, cell_timeout=self.cell_timeout or None)
 
 
 def check_whole_number(name: str, value: int, *, least: int) -> None:
-    """See that an argument is a whole number, and not too small.
+    """Check that an argument is a whole number and not too small.
 
     Args:
-        name: What the caller calls it.
+        name: Name of the argument, for the message.
         value: The argument.
-        least: The smallest number that is allowed.
+        least: The smallest allowed number.
 
     Raises:
         ConfigError: If it is not.
@@ -132,11 +132,11 @@ def check_whole_number(name: str, value: int, *, least: int) -> None:
 
 
 def check_parameter_names(call: str, parameters: Collection[str]) -> None:
-    """Refuse options among the hyper-parameters of a call, with the way to give them.
+    """Refuse options among the hyper-parameters of a call; the message says how to pass them.
 
     Args:
         call: Name of the call, for the message.
-        parameters: Names of what was given as hyper-parameters.
+        parameters: Names of the given hyper-parameters.
 
     Raises:
         ConfigError: If one of them is an option.

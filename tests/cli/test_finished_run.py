@@ -118,7 +118,8 @@ def test_it_takes_no_torch(finished):
 
 @pytest.mark.parametrize(
     "options",
-    [("--seed", 4), ("--limit", 5), ("--search-precision", "bf16"), ("--allow-batch-dependence",), ("--dry-run",),
+    [("--seed", 4), ("--limit", 5), ("--search-precision", "bf16"), ("--allow-batch-dependence",),
+     ("--dry-run",),
      ("--recompute-damaged",), ("--source-class", 3), ("--target-class", 3)],
     ids=str,
 )  # fmt: skip
@@ -149,7 +150,8 @@ def test_changed_data_are_planned(finished, rbl):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("name: small", "name: large"), ("min: 0.01", "min: 0.02"), ("steps: 4", "steps: 5"), ("seed: 3", "seed: 5"),
+    [("name: small", "name: large"), ("min: 0.01", "min: 0.02"), ("steps: 4", "steps: 5"),
+     ("seed: 3", "seed: 5"),
      ("  - fgsm-linf-8\n", "  - fgsm-linf-4\n")],
 )  # fmt: skip
 def test_a_changed_grid_is_planned(finished, rbl, old, new):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from robustbench_local.data.data_source_kinds import DATASET_SOURCES
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.npz import list_npz
-from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.data.torchvision_sets import TORCHVISION_NAMES
 from robustbench_local.evaluation.grid.data_entries import DataEntry
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pictures import build_pixels, save_folder, save_picture
 
+from robustbench_local.data.data_source_kinds import DATASET_SOURCES
 from robustbench_local.data.data_sources import load_dataset
-from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.errors import ConfigError, DataError
 
 

@@ -38,19 +38,26 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("RBL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(work)
+    monkeypatch.syspath_prepend(str(work))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return work
 
 
 @pytest.mark.parametrize("path", [_mark(path) for path in PAGES])
 def test_commands_run_as_written(path: Path, shell: Path):
-    module = ModuleType("example_of_a_page")
+    module, before = ModuleType("example_of_a_page"), set(sys.modules)
     sys.modules[module.__name__] = module
     try:
         for block in read_blocks(path):
             if not block.reason_not_run:
                 _run(block, shell, module)
     finally:
-        del sys.modules[module.__name__]
+        for name in set(sys.modules) - before:
+            if (
+                name == module.__name__
+                or Path(getattr(sys.modules[name], "__file__", None) or "/").parent == shell
+            ):
+                del sys.modules[name]
 
 
 def _run(block: DocBlock, folder: Path, module: ModuleType) -> None:

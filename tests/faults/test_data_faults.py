@@ -13,9 +13,9 @@ import torch
 from pictures import build_pixels, save_folder, save_picture
 from PIL import Image
 
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset, as_dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import DataError, RefusedError, RobustbenchError
 
 

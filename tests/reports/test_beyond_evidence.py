@@ -18,7 +18,7 @@ from robustbench_local.reports.analysis.read_run import build_cell_result, find_
 from robustbench_local.reports.analysis.robustness_curves import build_curve_panels
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.analysis.transfer_results import build_transfer_matrices
-from robustbench_local.reports.summary import headline as answer
+from robustbench_local.reports.summary import headline
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore
 
@@ -59,16 +59,16 @@ def test_the_headline_is_a_norm_even_where_more_attacks_turn_and_shift(evidence)
     more = replace(spatial, worst_cases=tuple(find_worst_cases([*spatial.cells, twice])))
     assert more.headline_threat.norm == "L1"
     alone = only(evidence, lambda cell: cell.record.norm == "spatial")
-    assert "may rotate the image by up to 30° and shift it by up to 10" in answer.describe_question(alone)
+    assert "may rotate the image by up to 30° and shift it by up to 10" in headline.describe_question(alone)
 
 
 @pytest.mark.parametrize("knowledge", ["corruption", "transfer"])
 def test_a_run_without_an_attack_on_the_models_themselves_claims_none(evidence, knowledge):
     shown = only(evidence, lambda cell: knowledge in {cell.record.norm, cell.record.knowledge})
     assert shown.headline_threat is None
-    told = answer.describe_answer(shown)
+    told = headline.describe_answer(shown)
     if knowledge == "corruption":
-        assert "under noise, blur, weather and compression" in answer.describe_question(shown)
+        assert "under noise, blur, weather and compression" in headline.describe_question(shown)
         assert "on average over 3 corruptions" in told
         assert told.endswith("an adversary can do more damage.")
     else:

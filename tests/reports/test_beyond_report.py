@@ -13,8 +13,13 @@ from test_report_page import HtmlReader
 from robustbench_local.cli.result_tables import build_results_table
 from robustbench_local.errors import ConfigError
 from robustbench_local.reports.analysis.gates import judge_evidence
-from robustbench_local.reports.formatting import text as words
-from robustbench_local.reports.sections.corruptions import CORRUPTIONS
+from robustbench_local.reports.formatting.text import (
+    format_budget,
+    format_distance,
+    format_ratio,
+    get_attack_family,
+)
+from robustbench_local.reports.sections.corruptions_section import CORRUPTIONS
 
 SECTIONS = ("far", "sight", "transfers", "corruptions")
 
@@ -183,7 +188,7 @@ def test_gates_on_other_families_and_on_names_that_are_not_there(transfer_sample
      ("L2", math.inf, "> 3"), ("L2", math.nan, "—")],
 )  # fmt: skip
 def test_distances_in_words(norm, size, text):
-    assert words.format_distance(norm, size, max_radius=3.0) == text
+    assert format_distance(norm, size, max_radius=3.0) == text
 
 
 @pytest.mark.parametrize(
@@ -192,10 +197,10 @@ def test_distances_in_words(norm, size, text):
      ("spatial", 10.0, "rotation ≤ 10°, shift ≤ 3.33%"), ("corruption", 3.0, "severity 3")],
 )  # fmt: skip
 def test_budgets_of_every_family(norm, eps, text):
-    assert words.format_budget(norm, eps) == text
+    assert format_budget(norm, eps) == text
 
 
 def test_families_lose_their_threat():
     names = ("ead-l1-12", "rotate-spatial-30", "pgd50-linf-8[steps=9]", "fog-3")
-    assert [words.get_attack_family(name) for name in names] == ["ead", "rotate", "pgd50[steps=9]", "fog-3"]
-    assert words.format_ratio(math.inf) == "∞"
+    assert [get_attack_family(name) for name in names] == ["ead", "rotate", "pgd50[steps=9]", "fog-3"]
+    assert format_ratio(math.inf) == "∞"

@@ -12,7 +12,7 @@ from sample_run import SAMPLE_PLANS, SIGN_CLASS_NAMES, SampleRun, build_run
 from robustbench_local.config.cards import MAX_VALUE_CHARACTERS, expand_card, find_card
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.reports import write_report
-from robustbench_local.reports.figures.examples import CAPTION_POINTS, CAPTION_WIDTH_INCHES
+from robustbench_local.reports.figures.examples_figure import CAPTION_POINTS, CAPTION_WIDTH_INCHES
 from robustbench_local.reports.figures.layout import fit_text, measure_width_inches
 from robustbench_local.reports.formatting.fonts import MAX_NAME_CHARACTERS, select_drawable_text, shorten_text
 

@@ -12,8 +12,8 @@ from sample_run import HOSTILE_CLASS_NAMES, SampleRun, build_run
 
 from robustbench_local.reports import write_report
 from robustbench_local.reports.page import create_environment, hash_style, render
-from robustbench_local.reports.sections.examples import EXAMPLES
-from robustbench_local.reports.sections.heatmap import HEATMAP
+from robustbench_local.reports.sections.examples_section import EXAMPLES
+from robustbench_local.reports.sections.heatmap_section import HEATMAP
 from robustbench_local.reports.sections.report_data import read_report_data
 from robustbench_local.store import RunStore
 

@@ -16,11 +16,17 @@ from robustbench_local.reports.analysis.confusion_by_target import build_target_
 from robustbench_local.reports.analysis.example_images import MAX_EXAMPLES, MAX_EXAMPLES_PER_CELL, encode_png
 from robustbench_local.reports.analysis.robustness_curves import build_curve_panels
 from robustbench_local.reports.analysis.run_warnings import list_findings
-from robustbench_local.reports.formatting import text as words
 from robustbench_local.reports.formatting.fonts import select_drawable_text
-from robustbench_local.reports.sections.examples import EXAMPLES
-from robustbench_local.reports.sections.targets import TARGETS
-from robustbench_local.reports.summary import headline as answer
+from robustbench_local.reports.formatting.text import (
+    format_duration,
+    format_estimate,
+    format_percent,
+    format_radius,
+    redact_private_data,
+)
+from robustbench_local.reports.sections.examples_section import EXAMPLES
+from robustbench_local.reports.sections.targets_section import TARGETS
+from robustbench_local.reports.summary import headline
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore
 
@@ -37,7 +43,7 @@ from robustbench_local.store import RunStore
     ],
 )
 def test_a_share_is_never_rounded_to_certainty(share, text):
-    assert words.format_percent(share) == text
+    assert format_percent(share) == text
 
 
 @pytest.mark.parametrize(
@@ -46,7 +52,7 @@ def test_a_share_is_never_rounded_to_certainty(share, text):
      (0.3, "0.3"), (0.5, "0.5"), (0.0, "0"), (1.0, "1"), (0.0314, "0.0314"), (math.nan, "—")],
 )  # fmt: skip
 def test_radii_are_written_as_people_write_them(eps, text):
-    assert words.format_radius(eps) == text
+    assert format_radius(eps) == text
 
 
 @pytest.mark.parametrize(
@@ -54,7 +60,7 @@ def test_radii_are_written_as_people_write_them(eps, text):
     [(0.04, "0.0 s"), (42, "42 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
 )
 def test_durations(seconds, text):
-    assert words.format_duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -71,14 +77,14 @@ def test_durations(seconds, text):
     ],
 )
 def test_private_things_are_taken_out(raw, kept):
-    assert words.redact_private_data({"a": [raw, (raw,)], "n": 3}) == {"a": [kept, [kept]], "n": 3}
+    assert redact_private_data({"a": [raw, (raw,)], "n": 3}) == {"a": [kept, [kept]], "n": 3}
 
 
 @pytest.mark.parametrize("home", ["/srv/people/ann", "/"])
 def test_the_home_folder_is_shortened_unless_it_is_everything(monkeypatch, home):
     monkeypatch.setattr(Path, "home", lambda: Path(home))
     expected = "~/run, /srv/people/anna" if home != "/" else "/srv/people/ann/run, /srv/people/anna"
-    assert words.redact_private_data("/srv/people/ann/run, /srv/people/anna") == expected
+    assert redact_private_data("/srv/people/ann/run, /srv/people/anna") == expected
 
 
 def texts(evidence, level: str) -> list[str]:
@@ -133,35 +139,35 @@ def test_a_model_that_guesses_is_void(content, correct, level):
 
 
 def test_the_users_own_question_is_asked(build_evidence):
-    assert answer.describe_question(build_evidence(question="Is it safe?")) == "Is it safe?"
+    assert headline.describe_question(build_evidence(question="Is it safe?")) == "Is it safe?"
 
 
 def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, build_evidence):
     one = build_evidence(models=("solo",), failing_cell=None, images=32)
-    assert answer.describe_question(one).startswith(
+    assert headline.describe_question(one).startswith(
         "What is the robust accuracy of solo when an attacker may change every pixel"
     )
-    assert answer.describe_answer(one).startswith(
-        f"{words.format_estimate(one.worst_cases[0].robust_accuracy)}, worst case over"
+    assert headline.describe_answer(one).startswith(
+        f"{format_estimate(one.worst_cases[0].robust_accuracy)}, worst case over"
     )
 
 
 def test_many_models_are_cut_to_the_first_and_the_last(build_evidence):
     many = build_evidence(models=tuple(f"m{number}" for number in range(6)), failing_cell=None, images=32)
-    assert "(the highest and the lowest of 6)" in answer.describe_answer(many)
-    assert len(answer.describe_comparisons(many)) == 5
+    assert "(the highest and the lowest of 6)" in headline.describe_answer(many)
+    assert len(headline.describe_comparisons(many)) == 5
 
 
 def test_equal_models_tie(content):
     worst = [one for one in content.evidence.worst_cases if one.threat == content.evidence.headline_threat]
     same = replace(worst[0], subject=worst[1].subject)
-    (sentence,) = answer.describe_comparisons(replace(content.evidence, worst_cases=(worst[0], same)))
+    (sentence,) = headline.describe_comparisons(replace(content.evidence, worst_cases=(worst[0], same)))
     assert sentence.startswith("No significant difference between signs-plain and signs-pgd-at")
 
 
 def test_an_unfinished_attack_is_confessed_in_the_answer(build_evidence):
     evidence = build_evidence(statuses={("signs-plain", "fgsm-linf-8"): "error"}, failing_cell=None)
-    assert answer.describe_answer(evidence).endswith("; unfinished attacks can only lower this.")
+    assert headline.describe_answer(evidence).endswith("; unfinished attacks can only lower this.")
 
 
 def test_the_matrix_accounts_for_every_clean_correct_image(content):

@@ -22,7 +22,7 @@ from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.sticker_results import SIMULATION_LIMITS
 from robustbench_local.reports.formatting.text import format_estimate, format_interval, format_percent
 from robustbench_local.reports.sections.report_data import read_report_data
-from robustbench_local.reports.sections.stickers import STICKERS
+from robustbench_local.reports.sections.stickers_section import STICKERS
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore, SurfaceRecord
 from robustbench_local.store.digests import write_digests
@@ -340,7 +340,10 @@ def test_gates_on_the_share_of_views(content, gate, rulings):
             SampleStickers(eps=1.0),
             None,
             "inconclusive",
-            "the control “the whole sign painted” has no result: not run, since the attack may already paint the whole",
+            (
+                "the control “the whole sign painted” has no result: "
+                "not run, since the attack may already paint the whole"
+            ),
         ),
     ],
 )

@@ -1,1 +1,1 @@
-"""Running a plan: workers, batch sizes, progress, and what is committed."""
+"""Execution of a plan: workers, batch sizes, progress and commits to the store."""

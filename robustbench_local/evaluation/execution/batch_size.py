@@ -1,4 +1,4 @@
-"""How many images a classifier takes at a time, measured on this machine, and what a pass costs."""
+"""Batch sizes and the cost of a pass, measured on this machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_PASS_SECONDS = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpeed:
-    """Seconds an image for one pass, measured once on a model."""
+    """Seconds per image for one pass, measured once on a model."""
 
     forward_seconds: float
     """One forward pass."""
@@ -38,20 +38,20 @@ class ModelSpeed:
     """What a backward pass adds to a forward pass."""
 
     def estimate_seconds(self, passes: tuple[int, int]) -> float:
-        """Time for so many forward and backward passes."""
+        """Estimate the seconds of a number of forward and backward passes."""
         return passes[0] * self.forward_seconds + passes[1] * self.backward_seconds
 
 
 def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
-    """The smallest batch size that is about as fast an image as any larger one.
+    """Return the smallest batch size whose time per image is about that of any larger one.
 
     Args:
         classifier: The classifier, on the device that it will be attacked on.
-        images: (N, C, H, W), some of the images that it will see; repeated where a batch needs more.
+        images: (N, C, H, W), some of the images to evaluate; repeated where a batch needs more.
 
     Returns:
         A power of two, at least ``MIN_BATCH_SIZE``, that fits into memory with a backward pass. A callable is
-        not measured, since it may be somebody's service: its batch goes by the size of the images.
+        not measured, since it may be a remote service: its batch size depends on the size of the images.
     """
     if classifier.module is None:
         return compute_default_batch_size(images)
@@ -83,7 +83,7 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
 
 @contextmanager
 def use_threads(count: int) -> Iterator[None]:
-    """So many threads of torch's, for as long as it is open."""
+    """Set torch's number of threads while the context is open."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -95,8 +95,8 @@ def use_threads(count: int) -> Iterator[None]:
 def measure_speed(classifier: Classifier, images: Tensor) -> ModelSpeed:
     """Time one forward and, where there are gradients, one backward pass on the first few images.
 
-    A callable, which may be somebody's service, is asked about two images only. Of a randomized classifier
-    it is the time of one draw.
+    A callable, which may be a remote service, is queried on two images only. For a randomized classifier the
+    result is the time of one draw.
     """
     draws = passes_per_query(classifier)[0]
     batch = images[: max(TIMED_PASSES // draws, 1) if classifier.module is not None else 2]
@@ -113,19 +113,19 @@ def measure_speed(classifier: Classifier, images: Tensor) -> ModelSpeed:
 
 
 def _time_forward_backward(classifier: Classifier, batch: Tensor) -> float:
-    """Seconds of a forward and, where there are gradients, a backward pass."""
+    """Return the seconds of a forward and, where there are gradients, a backward pass."""
     if classifier.access == "gradients":
         return _time_call(lambda: classifier.compute_gradient(batch, lambda logits: logits.sum(dim=1)))
     return _time_forward(classifier, batch)
 
 
 def _time_forward(classifier: Classifier, batch: Tensor) -> float:
-    """Seconds of a forward pass."""
+    """Return the seconds of a forward pass."""
     return _time_call(lambda: classifier(batch))
 
 
 def _time_call(call: Callable[[], object], times: int = 3) -> float:
-    """Wall seconds of a call with the device's queue: the best of a few, for others use the machine too."""
+    """Return the best wall time of several calls, with the device's queue: other programs may run too."""
     seconds = []
     for _ in range(times):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Runs a plan on this machine and commits what it finds, batch by batch."""
+"""The executor: it runs a plan on this machine and commits the outcomes batch by batch."""
 
 from __future__ import annotations
 
@@ -30,17 +30,16 @@ def execute_plan(
     listener: ProgressListener,
     exit_process: Callable[[], None] | None = None,
 ) -> None:
-    """Run every cell that is not done; one that fails does not stop the others.
+    """Run every cell that is not done; a cell that fails does not stop the others.
 
     Args:
-        plan: What to do.
-        store: Where outcomes go; what it already holds is not done again.
-        listener: Told of progress.
-        exit_process: Ends this process, with what was committed, when a model hangs in it and cannot be
-            interrupted.
+        plan: The plan to execute.
+        store: The store for outcomes; cells that it already holds are not run again.
+        listener: Receives progress events.
+        exit_process: Ends this process, after a commit, when a model hangs in it and cannot be interrupted.
 
     Raises:
-        StorageError: If the disk refuses; what was committed is kept and the same command resumes.
+        StorageError: If writing fails; committed outcomes are kept and the same command resumes.
     """
     known = _match_stored_cells(plan, store)
     for cell in sort_certificates_first(plan.cells) if plan.skip_verified else plan.cells:
@@ -53,10 +52,10 @@ def execute_plan(
 
 
 def _match_stored_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
-    """Every cell of the plan as the store has it, by its key in the plan; new ones are added.
+    """Return the stored record of every cell of the plan, by its key in the plan; new cells are added.
 
-    While a model cannot be used, the keys of its cells are not known: those of a run that knew it stay, and
-    those of a run that did not give way.
+    While a model cannot be used, the keys of its cells are unknown. Stored cells of a run that could use the
+    model stay; those of a run that could not are replaced.
     """
     stored, settled = store.read_cells(), {}
     for cell in plan.cells:
@@ -76,7 +75,7 @@ def _identify_cell(record: CellRecord) -> tuple[str, ...]:
 
 
 class _CellRunner:
-    """One cell on its way into the store."""
+    """Runs one cell and writes its outcomes to the store."""
 
     def __init__(
         self, plan: Plan, store: RunStore, listener: ProgressListener, cell: CellSpec, key: str
@@ -88,7 +87,7 @@ class _CellRunner:
         self.counts = count_outcomes(rows)
 
     def run(self) -> None:
-        """Run the cell to its end and leave its status in the store."""
+        """Run the cell to its end and save its status in the store."""
         if self.cell.problem is not None:
             overdue = isinstance(self.cell.problem, ModelTimeoutError)
             self._finish_cell("timeout" if overdue else "error", format_error_line(self.cell.problem))
@@ -119,12 +118,13 @@ class _CellRunner:
         return f"{labels.get_attack_label(record.attack)} on {model}"
 
     def _warn_about_gradients(self) -> None:
-        """Say what was wrong with gradients: what they did not break is not robust for that."""
+        """Note gradient faults: an image that was not broken with faulty gradients is not thereby robust."""
         counts = self.counts
         if counts.nonfinite_gradients:
             self._add_warning(
                 f"{self._format_cell()}: gradients had NaN or infinite entries on "
-                f"{counts.nonfinite_gradients} of {counts.n} images; these entries were removed where they arise"
+                f"{counts.nonfinite_gradients} of {counts.n} images; these entries were removed where "
+                "they arise"
             )
         if counts.missing_gradients:
             self._add_warning(
@@ -159,11 +159,11 @@ class _CellRunner:
             self.listener.on_batch_end(self.cell, self.counts)
 
     def _count_workers(self) -> int:
-        """Processes that share the cell; starting them takes as long as some hundred passes."""
+        """Return the number of processes for the cell; starting them takes as long as some hundred passes."""
         return self.plan.workers if sum(self.cell.max_passes) > MAX_PASSES_WITHOUT_WORKERS else 1
 
     def _find_batch_size(self) -> int:
-        """The model's batch size on this machine; a resumed run keeps it, so that it repeats every digit."""
+        """Return the model's batch size on this machine; a resumed run keeps it for bit-equal results."""
         subject, known = self.cell.queried_subject, self.store.read_meta("batch sizes", {})
         if str(subject) not in known:
             count = 1 if self._count_workers() > 1 else None
@@ -175,7 +175,7 @@ class _CellRunner:
         return int(known[str(subject)])
 
     def _save_example_images(self, job: Job, batch: OutcomeBatch, fresh: Sequence[OutcomeRecord]) -> None:
-        """Save the first broken images of the cell, or of signs the first at all: whatever the batches."""
+        """Save the cell's first broken images, or the first signs of a sticker cell, whatever the batches."""
         worth = [row for row in fresh if (row.clean_correct if batch.report_images else row.broken)]
         before = self.counts.clean_correct if batch.report_images else self.counts.broken
         positions = [row.position for row in worth[: max(self.plan.max_example_images - before, 0)]]
@@ -195,7 +195,7 @@ class _CellRunner:
         self.store.save_arrays(self.key, positions[0], arrays)
 
     def _abort_hung_model(self, why: str) -> None:
-        """Leave the cell as out of time, and this process if it is ours to leave; from another thread."""
+        """Record the cell as timed out and exit the process where that is allowed; runs in another thread."""
         done = f"{self.counts.n} of {self.cell.record.images} images done"
         self._finish_cell("timeout", f"{done}: {self.cell.subject}: {why}, and it cannot be interrupted")
         if self.exit_process is not None:
@@ -218,5 +218,5 @@ class _CellRunner:
 
 
 def format_utc_now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

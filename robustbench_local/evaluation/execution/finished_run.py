@@ -1,8 +1,8 @@
-"""Whether a run has nothing left to do, told from its files alone: planning it again takes torch and seconds.
+"""Detection of a finished run from its files alone, because planning takes torch and seconds.
 
-A run that came to its end remembers all that its outcome may depend on: the grid, this package's files,
-versions, cards, and the contents of the files of data and weights. Only a grid whose every part is one of a
-few kinds that are read from files is told so; whatever is in doubt is planned.
+A finished run stores everything its outcome may depend on: the grid, this package's files, versions, cards,
+and the contents of data and weight files. Only grids whose entries all come from a few kinds of file can be
+checked this way. In any doubt the grid is planned.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ _LIBRARIES = (
 
 
 class _UndecidableError(Exception):
-    """Files alone do not tell what the outcome depends on."""
+    """The files alone do not determine what the outcome depends on."""
 
 
 def describe_inputs(
     grid: Grid, base: Path, card_folders: Sequence[Path], options: Options
 ) -> dict[str, str] | None:
-    """Everything that the outcome of a run may depend on.
+    """Return everything that the outcome of a run may depend on.
 
     Args:
-        grid: The grid as its file says it.
+        grid: The grid as written in its file.
         base: Folder that its relative paths start from.
         card_folders: Folders of the user's own cards.
-        options: How to run it.
+        options: The options of the run.
 
     Returns:
-        Names to digests and texts; None where files alone do not tell.
+        Names to digests and texts; None where the files alone do not determine them.
     """
     try:
         _check_methods(grid, card_folders)
@@ -81,16 +81,16 @@ def describe_inputs(
 
 
 def may_be_finished(directory: Path) -> bool:
-    """Whether a folder holds a run at all, before files are read for it."""
+    """Check whether a directory holds a run at all, before files are read for it."""
     return (directory / DATABASE_NAME).is_file()
 
 
 def is_finished(directory: Path, inputs: dict[str, str] | None) -> bool:
-    """Whether a folder holds a run with these inputs that has nothing left to do.
+    """Check whether a directory holds a finished run with these inputs.
 
     Args:
         directory: The run directory.
-        inputs: What `describe_inputs` gives now.
+        inputs: The current result of `describe_inputs`.
     """
     if inputs is None:
         return False
@@ -104,17 +104,17 @@ def is_finished(directory: Path, inputs: dict[str, str] | None) -> bool:
 
 
 def _check_methods(grid: Grid, folders: Sequence[Path]) -> None:
-    """Refuse trainings, and methods of which this package does not have the code."""
+    """Refuse trainings, and methods whose code is outside this package."""
     for entry in grid.attacks:
         if entry.card in ATTACK_METHODS:
             continue
         card = find_card(entry.card, extra=folders)
         known = {"attack": ATTACK_METHODS, "certificate": CERTIFICATE_METHODS}.get(card.kind, {})
-        _require(card.method in known)
+        _require_condition(card.method in known)
     for defense in _iterate_defenses(grid):
         if defense.card != NO_DEFENSE:
             method = DEFENSE_METHODS.get(find_card(defense.card, kind="defense", extra=folders).method)
-            _require(method is not None and "wrapper" in method.kinds)
+            _require_condition(method is not None and "wrapper" in method.kinds)
 
 
 def _iterate_defenses(grid: Grid) -> Iterator[DefenseEntry]:
@@ -124,52 +124,52 @@ def _iterate_defenses(grid: Grid) -> Iterator[DefenseEntry]:
 
 
 def _list_data_files(grid: Grid, base: Path) -> list[Path]:
-    """The files that the images are read from; none where they are drawn."""
+    """List the files that the images are read from; empty where the images are generated."""
     kind, _, name = grid.data.source.partition(":")
     if grid.data.source == "signs":
         return []
-    _require(kind in {"npz", "folder"} and bool(name))
+    _require_condition(kind in {"npz", "folder"} and bool(name))
     path = Path(name).expanduser()
     path = base / path if (base / path).exists() else path
     if kind == "npz":
-        _require(path.is_file())
+        _require_condition(path.is_file())
         return [path]
-    _require(path.is_dir())
+    _require_condition(path.is_dir())
     found: list[Path] = []
     for folder, folders, names in os.walk(path):
-        _require(not any(Path(folder, each).is_symlink() for each in folders))
+        _require_condition(not any(Path(folder, each).is_symlink() for each in folders))
         found += [Path(folder, each) for each in names]
     return sorted(found)
 
 
 def _find_weights(entry: ModelEntry, base: Path) -> Path | None:
-    """A model's own file; None for a shipped model, whose file is the package's."""
+    """Return a model's own weights file; None for a shipped model, whose file is part of the package."""
     plain = entry.endpoint is None and entry.trust_pickle is None and entry.weights is None
     kind, _, name = entry.source.partition(":")
-    _require(plain and kind in {"zoo", "checkpoint"})
+    _require_condition(plain and kind in {"zoo", "checkpoint"})
     if kind == "zoo":
-        _require(entry.architecture is None)
+        _require_condition(entry.architecture is None)
         return None
-    _require(entry.architecture in ARCHITECTURES)
+    _require_condition(entry.architecture in ARCHITECTURES)
     return find_file(name, base)
 
 
-def _require(condition: bool) -> None:
+def _require_condition(condition: bool) -> None:
     if not condition:
         raise _UndecidableError
 
 
 def _iterate_package_files() -> Iterator[Path]:
-    """What this package computes with: its code, its shipped weights, cards and grids."""
+    """Iterate over the package files that affect results: code, shipped weights, cards and grids."""
     for folder, folders, names in os.walk(_PACKAGE_FOLDER):
         folders[:] = [name for name in folders if name != "__pycache__"]
         yield from (Path(folder, name) for name in names)
 
 
 def _digest_files(paths: Sequence[Path]) -> str:
-    """SHA-256 over the places and contents of some files."""
+    """Return the SHA-256 over the paths and contents of some files."""
     sizes = [path.stat().st_size for path in paths]
-    _require(sum(sizes) <= MAX_READ_BYTES)
+    _require_condition(sum(sizes) <= MAX_READ_BYTES)
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What was noticed about a model while it was attacked, kept where the report finds it."""
+"""Notes about a model made while it is attacked, stored for the report."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from robustbench_local.store.run_store import RunStore
 
 
 def save_model_notes(store: RunStore, subjects: Iterable[EvaluationSubject]) -> None:
-    """Add the notes of these subjects' classifiers to what the run knows about its models.
+    """Add the notes of these subjects' classifiers to the run's model descriptions.
 
     Args:
-        store: The run, open for writing; its description of the models is the one made before any attack.
-        subjects: The models with their defenses; one that the run does not describe is left out.
+        store: The run, open for writing; its model descriptions were made before any attack.
+        subjects: The models with their defenses; one that the run does not describe is skipped.
     """
     models = [dict(about) for about in store.read_meta("models") or ()]
     changed = False

@@ -1,4 +1,4 @@
-"""Measuring a model where its work will be done: in a child process, so that it stays as it was loaded."""
+"""Speed measurement in a child process, so that the model stays as it was loaded."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from robustbench_local.evaluation.planning.plan import EvaluationSubject
 
 
 def try_measure_speed(subject: EvaluationSubject, timeout: float | None) -> ModelSpeed | None:
-    """What a pass of a model costs; None if it fails, which will show at work.
+    """Measure the speed of a model; None if that fails, because the error will show during the run.
 
     Args:
-        subject: The model, and images that it will see.
-        timeout: Seconds that it may take; None for any time.
+        subject: The model, and images to evaluate.
+        timeout: Time limit in seconds; None for no limit.
     """
     measure = partial(measure_speed, subject.classifier, subject.data.images)
     try:
@@ -39,12 +39,12 @@ def try_measure_speed(subject: EvaluationSubject, timeout: float | None) -> Mode
 def try_tune_batch_size(
     subject: EvaluationSubject, timeout: float | None, *, thread_count: int | None = None
 ) -> tuple[int, str | None]:
-    """A good number of images in a pass, and why it could not be measured, if so.
+    """Return a good batch size, and the reason why it could not be measured, if any.
 
     Args:
-        subject: The model, and images that it will see.
-        timeout: Seconds that it may take; None for any time.
-        thread_count: Threads that the work will have; None: as many as torch has here.
+        subject: The model, and images to evaluate.
+        timeout: Time limit in seconds; None for no limit.
+        thread_count: Number of threads of the run; None for torch's current number.
     """
     images = subject.data.images
     tune = partial(tune_batch_size, subject.classifier, images)

@@ -1,4 +1,4 @@
-"""What a run tells while it works. The command line shows it; Python users may listen as well."""
+"""The progress events of a run. The command line shows them; Python users may listen as well."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCoun
 
 
 class ProgressListener:
-    """Hears nothing; override what you want to hear."""
+    """A listener that ignores every event; override the methods for the events of interest."""
 
     def on_plan_ready(self, plan: Plan) -> None:
-        """The plan stands and has been checked."""
+        """Called when the plan is complete and has been checked."""
 
     def on_cell_start(self, cell: CellSpec, counts: OutcomeCounts) -> None:
-        """A cell starts, or goes on after an interruption with ``done`` behind it."""
+        """Called when a cell starts, or resumes with ``done`` images after an interruption."""
 
     def on_batch_end(self, cell: CellSpec, counts: OutcomeCounts) -> None:
-        """A batch of a cell was verified and committed."""
+        """Called when a batch of a cell is verified and committed."""
 
     def on_cell_end(
         self, cell: CellSpec, status: CellStatus, counts: OutcomeCounts, error: str | None
     ) -> None:
-        """A cell ended."""
+        """Called when a cell ends."""
 
     def on_event(self, event: EventRecord) -> None:
-        """Something worth telling happened."""
+        """Called at any other event that a user should know about."""

@@ -1,4 +1,4 @@
-"""Images that need no attack, because a certificate of the same run has proven what it could not change."""
+"""Images that need no attack, because a certificate of the same run already proves them robust."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from robustbench_local.store.run_store import RunStore
 
 
 def sort_certificates_first(cells: Sequence[CellSpec]) -> list[CellSpec]:
-    """The cells in the order in which attacks can profit from proofs; otherwise as they were."""
+    """Sort the cells so that certificates run before the attacks that can use their proofs."""
     return sorted(cells, key=lambda cell: not cell.is_certificate)
 
 
 def find_proven_images(cell: CellSpec, cells: Sequence[CellSpec], store: RunStore) -> frozenset[str]:
-    """Images on which an attack's verdict is known before it starts.
+    """Find the images for which a proof already decides an attack's verdict.
 
-    Only proofs count: about the very classifier, in the attack's norm, of a ball at least as large, and
-    without a chance of error. An attack that draws for a whole group of images is not spared any: the others
-    of the group would get other numbers, and other verdicts.
+    A proof must be deterministic, about the same classifier, in the attack's norm, and cover a ball at least
+    as large. An attack that draws random numbers for a whole group of images skips none of them: the other
+    images of the group would get other random numbers, and other verdicts.
 
     Args:
         cell: The attack's cell.
         cells: All cells of the plan.
-        store: What the certificates' cells have found so far.
+        store: The outcomes of the certificate cells so far.
 
     Returns:
         Ids of the images.

@@ -1,4 +1,4 @@
-"""What a user may call an attack: a card of the catalogue, or a method with its threat model written out."""
+"""Lookup of attack names: a card, or a method with its threat model written out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _METHOD_TITLES: Mapping[str, str] = {
 
 
 def find_method_cards(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
-    """The cards that an entry of a grid's ``attacks`` means: attacks, or certificates.
+    """Find the cards of an entry of a grid's ``attacks``: attacks, or certificates.
 
     Args:
         name: A card of either kind, or an attack's method.
@@ -70,7 +70,7 @@ def find_method_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
 def find_cards_per_target(
     name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()
 ) -> list[Card]:
-    """The cards of a goal with several target classes: for each eps the goal itself, then each class alone.
+    """Find the cards of a goal with several target classes: per eps the whole goal, then each class alone.
 
     Args:
         name: As for :func:`find_method_cards`.
@@ -91,7 +91,7 @@ def find_cards_per_target(
 
 
 def find_attack_cards(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
-    """The cards that a name and its overrides mean, one for each eps.
+    """Find the attack cards of a name and its overrides, one for each eps.
 
     Args:
         name: A card such as ``pgd50-linf-8``; or a method such as ``pgd`` or ``torchattacks:MIFGSM``, whose
@@ -112,7 +112,7 @@ def find_attack_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
 def find_certificate_cards(
     name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()
 ) -> list[Card]:
-    """The cards that the name of a certificate and its overrides mean, one for each eps.
+    """Find the certificate cards of a name and its overrides, one for each eps.
 
     Args:
         name: A card, or a method, whose overrides must then have ``norm`` and ``eps``.
@@ -134,7 +134,7 @@ def find_certificate_cards(
 def _build_method_card(
     kind: Literal["attack", "certificate"], name: str, overrides: Mapping[str, Any]
 ) -> Card:
-    """The card of a method that is named without one, whose threat model stands in the overrides."""
+    """Build a card for a method without one; the overrides contain the threat model."""
     missing = [key for key in ("norm", "eps") if overrides.get(key) in (None, [])]
     if missing:
         raise ConfigError(
@@ -167,7 +167,7 @@ def _is_method(name: str) -> bool:
 
 
 def _refuse_wrong_class(name: str) -> None:
-    """Say what is wrong with something from outside that is neither an attack nor a certificate."""
+    """Raise for an external object that is neither an attack nor a certificate."""
     for registry in (ATTACKS, CERTIFICATES):
         if registry.is_outside(name):
             registry[name]

@@ -1,4 +1,4 @@
-"""What a grid file says about images: those to evaluate on, and those to train on."""
+"""The data entries of a grid file: the images to evaluate on and the images to train on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Size = int | tuple[int, int]
 
 
 class DataEntry(StrictModel):
-    """The images: a source, and which of its images to use."""
+    """The images to evaluate on: a source and a selection of its images."""
 
     source: str
     """Where the images come from: ``signs``, ``folder:DIR``, ``npz:FILE`` or ``torchvision:NAME``."""
@@ -59,7 +59,7 @@ class DataEntry(StrictModel):
 
 
 class TrainingEntry(DataEntry):
-    """The images that recipes train on, and the validation images that choose the epoch."""
+    """The images that recipes train on, and the validation images that select the epoch."""
 
     split: str = "train"
     """Split to train on."""

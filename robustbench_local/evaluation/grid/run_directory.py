@@ -1,4 +1,4 @@
-"""The folder that a run lies in, by the name of its grid; finding it needs no torch."""
+"""The directory of a run, derived from the name of its grid without importing torch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MAX_NAME_BYTES = 255
 
 
 def find_run_directory(grid: Grid, out: Path | str | None) -> Path:
-    """The directory of a run.
+    """Return the directory of a run.
 
     Raises:
-        ConfigError: If the name cannot be a folder's.
+        ConfigError: If the name is no valid folder name.
     """
     directory = Path("runs") / (grid.name or "grid") if out is None else Path(out)
     why = "" if out is not None else _explain_unsafe_name(grid.name or "grid")
@@ -45,7 +45,7 @@ def find_run_directory(grid: Grid, out: Path | str | None) -> Path:
 
 
 def _explain_unsafe_name(name: str) -> str:
-    """Why the name of a grid cannot be a folder's everywhere; empty if it can."""
+    """Explain why a grid's name is no valid folder name on every system; empty if it is one."""
     if any(sign in _BIDI_CHARACTERS or unicodedata.category(sign) in _INVISIBLE_CATEGORIES for sign in name):
         return "it has invisible characters"
     if any(sign in name for sign in _PATH_SEPARATORS):

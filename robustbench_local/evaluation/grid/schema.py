@@ -1,4 +1,4 @@
-"""The grid file: which models, data, defenses and attacks, and which gates a result must pass."""
+"""The schema of a grid file: models, data, defenses, attacks and gates."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ Normalization = str | dict[Literal["mean", "std"], list[float]]
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes a repeated value out instead of an alias, which our own reader would refuse."""
+    """Writes a repeated value out instead of an alias, which the grid reader would refuse."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         return True
 
 
 class DefenseEntry(StrictModel):
-    """A defense: a card or ``none``, and parameters that override the card's."""
+    """A defense: a card or ``none``, and parameters that override the card."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -57,18 +57,18 @@ class DefenseEntry(StrictModel):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """What is changed in the card."""
+        """The parameters that override the card's."""
         return dict(self.model_extra or {})
 
     def dump_entry(self) -> str | dict[str, Any]:
-        """As it stands in a grid file."""
+        """Return the entry as written in a grid file."""
         named = {} if self.name is None else {"name": self.name}
         changes = {**named, **self.overrides}
         return {"card": self.card, **changes} if changes else self.card
 
 
 def _expand_card_names(entries: Any) -> Any:
-    """A card without overrides may be written as its bare name."""
+    """Expand a card without overrides that is written as its bare name."""
     if not isinstance(entries, list):
         return entries
     return [{"card": entry} if isinstance(entry, str) else entry for entry in entries]
@@ -78,7 +78,7 @@ Defenses = Annotated[list[DefenseEntry], BeforeValidator(_expand_card_names), Fi
 
 
 def _check_class_count(value: Any) -> Any:
-    """One output is not one class."""
+    """Refuse a single class: one output is not one class."""
     if value in (1, "1"):
         raise ValueError(
             f"a classifier has at least 2 classes; {BINARY_OUTPUT_REMEDY}, and leave num_classes out"
@@ -87,7 +87,7 @@ def _check_class_count(value: Any) -> Any:
 
 
 class ModelEntry(StrictModel):
-    """A classifier: where it comes from, how it is loaded, and what an attacker may use of it."""
+    """A classifier: its source, how it is loaded, and the attacker's access to it."""
 
     id: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
     """Name of the model in gates, CSV files and file names; unique in the grid."""
@@ -130,7 +130,7 @@ class ModelEntry(StrictModel):
 
 
 class AttackEntry(StrictModel):
-    """An attack or certificate: a card, what to override in it, and the images and models it is run on."""
+    """An attack or certificate: a card, its overrides, and the images and models it runs on."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -153,17 +153,17 @@ class AttackEntry(StrictModel):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """What is changed in the card."""
+        """The parameters that override the card's."""
         return dict(self.model_extra or {})
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The keys that are not about the card's content."""
+        """The keys that do not concern the card's content."""
         return self.model_dump(include=set(AttackEntry.model_fields))
 
 
 def _parse_limit(value: Any) -> Any:
-    """A distance may be written as a fraction, as a radius is."""
+    """Parse a distance, which may be written as a fraction, like a radius."""
     try:
         return None if value is None else parse_number(value)
     except ValueError:
@@ -175,7 +175,7 @@ Cost = Annotated[float, Field(ge=0, le=1)]
 
 
 class GateEntry(StrictModel):
-    """A limit that a result must keep: a metric, a threat model or an attack, and ``min`` or ``max``."""
+    """A limit on a result: a metric, a threat model or an attack, and ``min`` or ``max``."""
 
     metric: GateMetric = "robust_accuracy"
     """What is judged."""
@@ -274,12 +274,12 @@ class Grid(StrictModel):
         return self
 
     def _list_defense_lists(self) -> list[tuple[str, list[DefenseEntry]]]:
-        """The lists of defenses, each with where it stands."""
+        """Return the lists of defenses, each with its key in the grid."""
         own = [(f"model {entry.id!r}, defenses", entry.defenses) for entry in self.models if entry.defenses]
         return [("defenses", self.defenses), *own]
 
     def dump_resolved(self) -> dict[str, Any]:
-        """The grid with every default written out and no credentials of services, as plain data."""
+        """Return the grid as plain data, with every default and without credentials of services."""
         content = self.model_dump(mode="json", by_alias=True)
         for model, entry in zip(content["models"], self.models, strict=True):
             model["source"] = remove_credentials(model["source"])
@@ -289,7 +289,7 @@ class Grid(StrictModel):
         return content
 
     def dump_without_names(self) -> dict[str, Any]:
-        """The same without what its entries are called in tables, which decides nothing."""
+        """Return the same without the table names of entries, which affect no verdict."""
         content = self.dump_resolved()
         for model in content["models"]:
             model["defenses"] = model["defenses"] and [_drop_name(entry) for entry in model["defenses"]]
@@ -299,7 +299,7 @@ class Grid(StrictModel):
         return content | named
 
     def to_yaml(self) -> str:
-        """The resolved grid as YAML text."""
+        """Return the resolved grid as YAML text."""
         return yaml.dump(self.dump_resolved(), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
 
@@ -313,7 +313,7 @@ def load_grid(source: Path | str | dict[str, Any] | None) -> tuple[Grid, Path]:
         The grid, named after its file if it has no name, and the folder that its relative paths start from.
 
     Raises:
-        ConfigError: If the file cannot be read or is wrong; the message names the key and its place.
+        ConfigError: If the file cannot be read or is wrong; the message names the key and its line.
     """
     if isinstance(source, dict):
         return _set_default_name(validate(Grid, source, where="grid", error=ConfigError), "grid"), Path.cwd()
@@ -330,7 +330,7 @@ def load_grid(source: Path | str | dict[str, Any] | None) -> tuple[Grid, Path]:
 
 
 def list_examples() -> list[str]:
-    """Names of the example grids that ship with the package."""
+    """Return the names of the example grids that ship with the package."""
     folder = resources.files("robustbench_local") / "examples"
     return sorted(
         entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
@@ -338,7 +338,7 @@ def list_examples() -> list[str]:
 
 
 def read_example(name: str) -> str:
-    """Text of an example grid.
+    """Return the text of an example grid.
 
     Raises:
         ConfigError: If there is none of that name.
@@ -360,7 +360,7 @@ def _check_names_differ(where: str, entries: list[tuple[str | None, str | None]]
     """Refuse a name that two entries of a list share, or that is another entry's id.
 
     Args:
-        where: The list.
+        where: Name of the list, for messages.
         entries: Name and id of each entry.
     """
     for position, (name, _) in enumerate(entries):
@@ -374,7 +374,7 @@ def _dump_defenses(defenses: list[DefenseEntry]) -> list[str | dict[str, Any]]:
 
 
 def _drop_name(entry: str | dict[str, Any]) -> str | dict[str, Any]:
-    """An entry as it would be dumped without its name."""
+    """Return the entry as it would be dumped without its name."""
     if isinstance(entry, str):
         return entry
     content = {key: value for key, value in entry.items() if key != "name"}

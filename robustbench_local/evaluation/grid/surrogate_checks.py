@@ -1,11 +1,11 @@
-"""Transfer: candidates are crafted on one model, the surrogate, and judged on another."""
+"""Checks of transfer attacks: candidates are crafted on a surrogate model and verified on another model."""
 
 from __future__ import annotations
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.class_labels import describe_class_difference
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import describe_class_difference
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -16,16 +16,16 @@ NAIVE_NOTE = "crafted on the model without its defense (non-adaptive attack)"
 def check_surrogate(
     attack: Attack, threat: ThreatModel, surrogate: Classifier, surrogate_data: Dataset, data: Dataset
 ) -> None:
-    """Find out before any work whether an attack can be carried out on a surrogate.
+    """Check before any work that an attack can run on a surrogate.
 
-    The sizes of image that the two models take may differ, for each resizes inside; their classes may not.
+    The image sizes of the two models may differ, because each resizes inside; their classes may not.
 
     Args:
-        attack: What crafts the candidates; any that could attack the surrogate itself.
+        attack: The attack that crafts the candidates; any that could attack the surrogate itself.
         threat: Budget and goal, targets as indices.
-        surrogate: The model that is attacked.
+        surrogate: The attacked model.
         surrogate_data: The images with labels fitted to the surrogate.
-        data: The same images with labels fitted to the model that judges the candidates.
+        data: The same images with labels fitted to the model that verifies the candidates.
 
     Raises:
         ConfigError: If the two models do not share class indices, or the surrogate gives less access than
@@ -43,4 +43,7 @@ def check_surrogate(
 
 def format_transfer_note(surrogate: str) -> str:
     """The line that a reader of a transfer's numbers has to know."""
-    return f"crafted on {surrogate} without access to this model, so no upper bound on its robust accuracy under white-box attacks"
+    return (
+        f"crafted on {surrogate} without access to this model, so no upper bound on its robust accuracy "
+        "under white-box attacks"
+    )

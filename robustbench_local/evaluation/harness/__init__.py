@@ -1,1 +1,1 @@
-"""The trusted core: what decides a verdict, and where a user's model is let run."""
+"""The trusted core: it decides verdicts, and sets where a user's model may run."""

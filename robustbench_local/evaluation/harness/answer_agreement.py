@@ -1,7 +1,7 @@
-"""Whether a model gives the same answers again, after the attack and in batches of other sizes.
+"""Checks that a model repeats its answers after the attack and in batches of other sizes.
 
-The probe compares answers before the work, in few ways. A model that begins to remember only under attack is
-found here, and so is one whose answers depend on the batch sizes of the work.
+The probe compares a few answers before the work starts. The checks here also find a model that begins to
+remember only under attack, and one whose answers depend on the batch sizes of the work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_DISAGREEMENT_SHARE = 0.25
 
 @dataclass(frozen=True)
 class AgreementCounts:
-    """How often both were asked about the same image, and how often they disagreed."""
+    """Counts of images queried twice and of disagreements between the two answers."""
 
     compared: int = 0
     disagreements: int = 0
@@ -45,10 +45,10 @@ class AgreementCounts:
         )
 
     def check_agreement(self, name: str) -> None:
-        """See that they agree on most.
+        """Check that most answers agree.
 
         Args:
-            name: What to call the model in messages.
+            name: Name of the model in messages.
 
         Raises:
             ModelError: If they do not.
@@ -78,17 +78,17 @@ def _has_too_many_disagreements(disagreeing: int, count: int) -> bool:
 def compare_batch_sizes(
     fresh: Classifier, images: Tensor, labels: Tensor, margins: Tensor, sizes: Collection[int]
 ) -> AgreementCounts:
-    """Ask about a few images again, in batches of other sizes than they were read in.
+    """Query a few images again, in batches of other sizes than in the first query.
 
     Args:
-        fresh: A copy that was asked nothing but that first reading.
-        images: (N, C, H, W) in [0, 1], as they were read, N at a time.
+        fresh: A copy whose only earlier query is the first one.
+        images: (N, C, H, W) in [0, 1], queried N at a time before.
         labels: True classes, (N,).
-        margins: What was answered, (N,): see `Reading`.
-        sizes: Batches in which the work asks about images.
+        margins: The earlier margins, (N,): see `Predictions`.
+        sizes: Batch sizes used in the work.
 
     Returns:
-        What came of it; nothing for a service, or where answers are random or marked anyway.
+        The counts; zero for a service, or where answers are random or the model is already marked.
     """
     known = fresh.settings.consistency
     is_random = known.is_unrepeatable or known.is_random or isinstance(fresh, RandomizedClassifier)
@@ -110,18 +110,18 @@ def compare_batch_sizes(
 def compare_with_fresh_copy(
     attacked: Classifier, fresh: Classifier, images: Tensor, labels: Tensor, margins: Tensor | None = None
 ) -> AgreementCounts:
-    """Ask the model that was attacked about a few images that a fresh copy has judged.
+    """Query the attacked model on a few images that a fresh copy has already answered.
 
     Args:
         attacked: The classifier after the attack.
-        fresh: The same over a fresh copy; nothing is asked if it is the same object.
+        fresh: A fresh copy of the same classifier; if it is the same object, nothing is queried.
         images: (N, C, H, W) in [0, 1], the candidates.
         labels: True classes, (N,).
-        margins: What the fresh copy answered, (N,), in other company: see `Reading`. Where random numbers are
-            drawn, the copy is asked again instead, with equal ones; what is around a model is left out then.
+        margins: The fresh copy's margins, (N,), in other batches: see `Predictions`. Where random numbers are
+            drawn, the copy is queried again instead, with equal ones, and without its wrappers.
 
     Returns:
-        What came of it; nothing where the model draws random numbers that no seed repeats, or is marked.
+        The counts; zero where the model draws random numbers that no seed repeats, or is already marked.
     """
     known = attacked.settings.consistency
     if fresh is attacked or known.is_unrepeatable or known.inconsistency_note or not len(images):
@@ -140,25 +140,25 @@ def compare_with_fresh_copy(
 
 
 def _find_differing(found: Tensor, expected: Tensor, tolerance: Tensor) -> Tensor:
-    """Which margins, (N,), differ by more than rounding, (N,) boolean; NaN is like NaN alone."""
+    """Mark margins, (N,), that differ by more than rounding, (N,) boolean; NaN equals only NaN."""
     return ((found - expected).abs() > tolerance) | (found.isnan() != expected.isnan())
 
 
 def _compute_margins(answers: Tensor, labels: Tensor) -> Tensor:
-    """The label's logit minus the largest other one, (N,); NaN where a logit is not finite."""
+    """Return the label's logit minus the largest other one, (N,); NaN where a logit is not finite."""
     own = answers.gather(1, labels[:, None]).squeeze(1)
     others = answers.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
     return (own - others).masked_fill(~answers.isfinite().all(dim=1), torch.nan)
 
 
 def _predict_uncounted(classifier: Classifier, images: Tensor) -> Tensor:
-    """Answers, (N, K) double, which no open meter counts."""
+    """Return the answers, (N, K) double, without counting the passes."""
     seed_everything(0)
     with torch.no_grad(), classifier.count_passes(len(images)):
         return classifier(images).double().cpu()
 
 
 def _compute_logit_ranges(answers: Tensor) -> Tensor:
-    """The range of each image's logits, (N,)."""
+    """Return the range of each image's logits, (N,)."""
     safe = answers.nan_to_num(0.0)
     return (safe.amax(dim=1) - safe.amin(dim=1)).clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""The goal of an attack on some data: the threat model in class indices, and the images that it is about."""
+"""The goal of an attack on a data set: the threat model in class indices, and the images it applies to."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from robustbench_local.config.cards import CardThreat
+from robustbench_local.data.class_labels import resolve_classes
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.subsample import choose_images
 from robustbench_local.threats.threat_model import ThreatModel, is_target
 
@@ -32,13 +32,13 @@ class AttackGoal:
 def resolve_goal(
     card_threat: CardThreat, data: Dataset, *, limit: int | None = None, seed: int = 0
 ) -> AttackGoal:
-    """Turn the class names of a threat model into indices, and find the images that it applies to.
+    """Resolve the class names of a threat model to indices, and find the images that it applies to.
 
     Args:
         card_threat: The threat model of a card, its classes by name or index.
         data: The images, labels in the classifier's class indices.
-        limit: Most images that are attacked, evenly over the classes; None: all that the goal applies to.
-        seed: Decides which these are.
+        limit: Maximum number of attacked images, evenly over the classes; None for all applicable ones.
+        seed: Decides which images are selected.
 
     Raises:
         ConfigError: If the data do not have one of the classes.
@@ -58,12 +58,12 @@ def resolve_goal(
 
 
 def find_applicable_positions(data: Dataset, threat: ThreatModel, sources: Collection[int] = ()) -> Tensor:
-    """Positions of the images that a goal applies to.
+    """Return the positions of the images that a goal applies to.
 
     Args:
         data: The data set.
-        threat: With targets, images whose label is itself a target are left out: reading them as what
-            they are is no attack.
+        threat: With targets, images whose label is itself a target are left out: a correct classification
+            is no attack.
         sources: If given, only images of these classes.
 
     Returns:

@@ -1,7 +1,7 @@
-"""The job of an attack's cell.
+"""The job of an attack cell.
 
-A batch goes through four stations: predict the clean images, attack those that are classified correctly,
-verify the candidates, write one outcome an image. A failure in a batch is confined to the image that fails.
+A batch goes through four stages: predict the clean images, attack those that are correctly classified, verify
+the candidates, write one outcome per image. A failure in a batch is confined to the image that fails.
 """
 
 from __future__ import annotations
@@ -61,22 +61,22 @@ GROUP_REFERENCE_PIXELS = 3 * 32 * 32
 
 @dataclass(frozen=True, kw_only=True)
 class BaseAttackJob(Job):
-    """The job of an attack, which may draw random numbers for an image or for a whole group."""
+    """A job that runs an attack, which may draw random numbers per image or per group of images."""
 
     attack: Attack
     """The attack and its hyper-parameters."""
 
     @abstractmethod
     def compute_chunk_size(self, batch_size: int) -> int:
-        """Images between two commits, where the attack draws for each by itself."""
+        """Return the number of images between two commits, where the attack draws per image."""
 
     @property
     def is_divisible(self) -> bool:
-        """Not where the attack draws for a whole group."""
+        """Return False where the attack draws for a whole group."""
         return self.attack.per_image
 
     def build_queue(self, batch_size: int, done_positions: set[int]) -> list[list[int]]:
-        """What is still to do: of any size for per-image attacks, else the fixed groups."""
+        """Build the queue of remaining images: of any size for per-image attacks, else the fixed groups."""
         positions = range(self.image_count)
         if self.attack.per_image:
             return split_positions(
@@ -87,13 +87,13 @@ class BaseAttackJob(Job):
         return [group for group in groups if not done_positions.issuperset(group)]
 
     def split_queue(self, queue: list[list[int]], size: int) -> list[list[int]]:
-        """See :meth:`Job.split_queue`; fixed groups stay whole until they fail themselves."""
+        """Split the queue, see :meth:`Job.split_queue`; a fixed group stays whole until it fails itself."""
         return super().split_queue(queue, size) if self.attack.per_image else queue
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackJob(BaseAttackJob):
-    """An attack, and the harness's verdicts on what it hands in."""
+    """A job that runs an attack and verifies its candidates."""
 
     surrogate: Classifier | None = None
     """The model that candidates are crafted on; None: the classifier under test itself."""
@@ -102,17 +102,17 @@ class AttackJob(BaseAttackJob):
 
     @property
     def attacked_model(self) -> Classifier:
-        """What the attack sees."""
+        """The model that the attack queries."""
         return self.surrogate or self.classifier
 
     @property
     def queried_model(self) -> Classifier:
-        """What the attack sees."""
+        """The model that the attack queries."""
         return self.attacked_model
 
     @property
     def max_passes(self) -> tuple[int, int]:
-        """Most forward and backward passes over all images; images that are misclassified early cost less."""
+        """Maximum number of forward and backward passes over all images; misclassified images cost less."""
         costs = (self.attack.estimate_cost(self.threat), count_finishing_passes(self.attack, self.threat))
         forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
         draws = passes_per_query(self.queried_model)[0]
@@ -123,36 +123,36 @@ class AttackJob(BaseAttackJob):
         return self.image_count * (forward + harness * verdict_passes), self.image_count * backward
 
     def skip_proven_images(self, images: frozenset[str]) -> AttackJob:
-        """The same attack, on the other images only."""
+        """Return the same attack on the other images only."""
         return replace(self, proven_images=images)
 
     def compute_chunk_size(self, batch_size: int) -> int:
-        """Several batches of an attack that fills its batch up as images fall.
+        """Return several batches for an attack that refills its batch as images finish.
 
-        An attack that may spend very long on an image gets one batch: a kill costs at most one chunk, and
-        progress shows once a chunk.
+        An attack that may take very long per image gets one batch: a kill then costs at most one chunk, and
+        progress shows after each chunk.
         """
         short = sum(self.attack.estimate_cost(self.threat)) <= MAX_PASSES_FOR_CHUNKS
         return BATCHES_PER_CHUNK * batch_size if self.attack.uses_engine and short else batch_size
 
     def run(self, positions: list[int]) -> OutcomeBatch:
-        """The four stations."""
+        """Run the four stages."""
         return _run_attack_job(self, positions)
 
 
 def compute_group_size(attack: Attack, data: Dataset) -> int:
-    """Images in the fixed groups of an attack: fewer the larger they are, whatever the machine."""
+    """Return the size of an attack's fixed groups: smaller for larger images, the same on every machine."""
     pixels = int(data.images[0].numel())
     return max(4, min(2 * attack.group_size, attack.group_size * GROUP_REFERENCE_PIXELS // pixels))
 
 
 def _split_passes_evenly(total: int, count: int) -> Tensor:
-    """Passes of another library's attack, which knows only their total, as equal whole shares."""
+    """Split the passes of an external attack, which reports only their total, into equal integer shares."""
     return total // count + (torch.arange(count) < total % count).long()
 
 
 def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
-    """The four stations: predict, attack, verify, write down."""
+    """Run the four stages: predict, attack, verify, record."""
     started = time.perf_counter()
     data, classifier, device = job.select_images(positions), job.classifier, job.classifier.device
     own = RandomStream(job.seed, data.ids, repr(job.attack))
@@ -195,9 +195,10 @@ def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
 
 
 class _SpentPasses:
-    """Passes on the images that are attacked, to be read off whether or not the attack comes to its end.
+    """Passes spent on the attacked images, available whether or not the attack finishes.
 
-    With a surrogate they are its own, the attack's work, and those of the harness on the classifier.
+    With a surrogate, the attack's passes are those on the surrogate, and the harness's are those on the
+    classifier.
     """
 
     def __init__(self, job: AttackJob, count: int) -> None:
@@ -208,11 +209,11 @@ class _SpentPasses:
 
     @property
     def stages(self) -> list[str]:
-        """Which stage of the attack, if it has stages, found the candidate of each image."""
+        """The stage of the attack, if it has stages, that found the candidate of each image."""
         return self.pass_counters[0].stages
 
     def collect_gradient_counts(self) -> list[GradientCounts]:
-        """What was seen of each image's gradients; to be asked before `passes`, which resets the others'."""
+        """Return the gradient counts of each image; call it before `passes`, which resets external ones."""
         others = _split_passes_evenly(self._attacked_model.external_passes[1], self._count).tolist()
         counted = self.pass_counters[0].gradient_counts
         return [
@@ -220,7 +221,7 @@ class _SpentPasses:
         ]
 
     def collect_passes(self) -> list[tuple[int, int]]:
-        """Forward and backward passes of each image; what other libraries spent counts for these alone."""
+        """Return each image's passes; those of other libraries count as passes of these images alone."""
         forward, backward = (
             _split_passes_evenly(total, self._count) for total in self._attacked_model.take_external_passes()
         )
@@ -235,7 +236,7 @@ class _SpentPasses:
 def _attack_and_verify(
     job: AttackJob, chosen: Dataset, spent: _SpentPasses
 ) -> tuple[VerificationResult, AgreementCounts]:
-    """Verdicts on the candidates for correctly classified images, by a copy that saw no attack."""
+    """Verify candidates for correctly classified images, on a copy that saw no attack."""
     classifier, attacked_model = job.classifier, job.attacked_model
     images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
     masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
@@ -282,9 +283,9 @@ def _attack_and_verify(
 
 
 def replace_remedy(failure: Exception) -> Exception:
-    """The failure of an attack on a model that has predicted the clean image, with advice for that case.
+    """Replace the advice in the error of a model that raises under attack but predicted the clean image.
 
-    The usual advice for a forward that raises is for images that do not fit.
+    The usual advice for a forward that raises is about images of an unsuitable shape.
     """
     if not isinstance(failure, ModelError) or failure.__cause__ is None:
         return failure
@@ -297,7 +298,7 @@ def replace_remedy(failure: Exception) -> Exception:
 def build_attack_error(
     record: OutcomeRecord, failure: Exception, spent_passes: tuple[int, int], seconds: float
 ) -> AttackFailedError:
-    """The error of an image whose attack raised: its clean prediction, and the passes that were spent."""
+    """Build the error for an image whose attack raised, with its clean prediction and the passes spent."""
     return AttackFailedError(
         build_failed_attack_outcome(record, format_error_line(failure), spent_passes, seconds), failure
     )

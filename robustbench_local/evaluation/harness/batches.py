@@ -1,4 +1,4 @@
-"""The work of a cell, batch by batch: a failure is confined to the image that fails."""
+"""The batch loop of a cell: a failure is confined to the image that fails."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAX_PROCESS_ENDS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class IsolationSettings:
-    """Where the work of a cell is done, and how long it is waited for."""
+    """The process in which a cell runs, and its time limits."""
 
     isolated: bool = False
     """Whether one worker, too, is a process of its own, where that is possible."""
@@ -62,24 +62,24 @@ def run_batches(
     workers: int = 1,
     isolation: IsolationSettings = IsolationSettings(),
 ) -> Iterator[OutcomeBatch]:
-    """Do the work of a cell for the images that are not done yet.
+    """Run a cell on the images that are not done yet.
 
     Args:
-        job: What to do.
-        batch_size: Images in a pass; no influence on verdicts. Halved for good when memory runs out.
+        job: The work of the cell.
+        batch_size: Images per pass; no influence on verdicts. Halved permanently when memory runs out.
         done_positions: Positions that need no work.
-        notify: Told of halved batches and isolated failures.
-        workers: Processes that may share the images; no influence on verdicts.
-        isolation: Where it is done, and the limits of its time.
+        notify: Receives notes of halved batches and isolated failures.
+        workers: Number of processes that may share the images; no influence on verdicts.
+        isolation: The process in which the work runs, and its time limits.
 
     Yields:
         Batches in the order of positions. Attacks that draw for a whole batch get fixed groups instead,
         so that neither the batch size nor an interruption changes their verdicts.
 
     Raises:
-        ModelTimeoutError: If the model hangs on too many images, or the cell's time is over.
-        Exception: What the model or the attack raises on the first three images alone, before any success:
-            then it is not the images.
+        ModelTimeoutError: If the model hangs on too many images, or the cell's time limit is reached.
+        Exception: The exception of the model or the attack if the first three images alone fail before any
+            success: then the images are not the cause.
     """
     deadline = time.monotonic() + isolation.cell_timeout if isolation.cell_timeout else None
     pool = WorkerPool(
@@ -96,7 +96,7 @@ def run_batches(
 
 
 class _BatchQueue:
-    """The batches of a cell that are still to do, and what has gone wrong so far."""
+    """The remaining batches of a cell, and the failures so far."""
 
     def __init__(
         self, work: Job, pool: WorkerPool, batch_size: int, done: Collection[int], notify: Notifier
@@ -108,7 +108,7 @@ class _BatchQueue:
         self.last_lost_positions: list[int] = []  # the positions that a process was lost on the last time
 
     def run(self) -> Iterator[OutcomeBatch]:
-        """The batches, each as soon as it is sure that its failures are its images'."""
+        """Yield the batches, each once its failures are known to be caused by its images."""
         suspects: list[OutcomeBatch] = []  # failures before the first success: they may be the model's
         while self.queue:
             positions = self.queue.pop(0)
@@ -137,7 +137,7 @@ class _BatchQueue:
                 suspects = []
 
     def _requeue_after_failure(self, positions: list[int], failure: Exception) -> bool:
-        """Put the images back into the queue, smaller or once more; False if it is about just one of them."""
+        """Requeue the images in smaller batches or unchanged; return False for a failure of one image."""
         if isinstance(failure, WorkerLostError):
             return self._requeue_after_loss(positions, failure)
         if is_out_of_memory(_unwrap_failure(failure)) and self._halve_batches(positions, "out of memory"):
@@ -145,7 +145,7 @@ class _BatchQueue:
         return self._requeue_pieces(positions, (len(positions) + 1) // 2)
 
     def _requeue_after_loss(self, positions: list[int], loss: WorkerLostError) -> bool:
-        """What to do after a process of the model's ended or hung.
+        """Handle the exit or hang of a model process.
 
         Raises:
             ModelError: If that has happened too often.
@@ -169,7 +169,7 @@ class _BatchQueue:
         return self._requeue_pieces(positions, (len(positions) + 1) // 2)
 
     def _requeue_after_hang(self, positions: list[int], loss: WorkerLostError) -> bool:
-        """As `_try_after_loss`, in few steps: each hang costs the whole time limit."""
+        """Handle a hang like `_requeue_after_loss`, but in fewer steps: each hang costs a full time limit."""
         self.hangs += 1
         if self.hangs >= (MAX_HANGS if self.has_succeeded else MAX_HANGS_BEFORE_SUCCESS):
             raise _build_model_error(self.job, loss, f", {self.hangs} times in this cell") from None
@@ -184,7 +184,7 @@ class _BatchQueue:
         )
 
     def _halve_batches(self, positions: list[int], why: str) -> bool:
-        """Go on with half as many images in a pass; False if it is one already."""
+        """Halve the batch size; return False if it is 1 already."""
         at_once = min(len(positions) * self.job.images_per_position, self.batch_size)
         half = (at_once + 1) // 2
         if half == at_once:
@@ -197,7 +197,7 @@ class _BatchQueue:
         return True
 
     def _requeue_pieces(self, positions: list[int], size: int, rest: list[list[int]] | None = None) -> bool:
-        """Put the images back in pieces; False if there is just one image."""
+        """Requeue the images in pieces; return False if there is just one image."""
         if len(positions) < 2 and not rest:
             return False
         self.queue = [*split_positions(positions, size), *(rest or []), *self.queue]
@@ -209,14 +209,14 @@ def _format_image_count(positions: list[int]) -> str:
 
 
 def _build_model_error(work: Job, loss: WorkerLostError, more: str = "") -> ModelError:
-    """The loss of a process as an error of the model."""
+    """Convert the loss of a process to an error of the model."""
     kind = ModelTimeoutError if loss.hung else ModelError
     remedy = "find out why it hangs, or raise --timeout" if loss.hung else "run it by itself"
     return kind(loss.description + more, where=work.model_names, remedy=remedy)
 
 
 def _notify_failures(batches: list[OutcomeBatch], notify: Notifier) -> Iterator[OutcomeBatch]:
-    """Batches on their way out, with a line for each image that failed."""
+    """Pass batches through, with a note for each image that failed."""
     for batch in batches:
         for row in batch.outcomes:
             if row.status == "error":
@@ -226,7 +226,7 @@ def _notify_failures(batches: list[OutcomeBatch], notify: Notifier) -> Iterator[
 
 @contextmanager
 def _prepare_models(work: Job, batch_size: int) -> Iterator[None]:
-    """Everything prepared for the work, and put back afterwards, the classifier's batch size too."""
+    """Prepare the models for the work; restore them and the classifier's batch size afterwards."""
     queried = work.queried_model
     with (
         queried.use_batch_size(batch_size),
@@ -238,12 +238,12 @@ def _prepare_models(work: Job, batch_size: int) -> Iterator[None]:
 
 
 def _unwrap_failure(failure: Exception) -> Exception:
-    """What the model or the attack raised."""
+    """Return the exception that the model or the attack raised."""
     return failure.cause if isinstance(failure, AttackFailedError) else failure
 
 
 def _build_failed_batch(work: Job, position: int, failure: Exception) -> OutcomeBatch:
-    """An image on which the model or the attack raised: an error, listed, and not robust."""
+    """Build the error outcome of an image on which the model or the attack raised; it is not robust."""
     image = work.select_images([position])
     if isinstance(failure, AttackFailedError):
         return OutcomeBatch(outcomes=(failure.outcome,), candidates=image.images.clone())

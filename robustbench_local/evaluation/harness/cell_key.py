@@ -7,5 +7,5 @@ import json
 
 
 def cell_key(identity: dict[str, str]) -> str:
-    """SHA-256 over a cell's identity, as 64 hex digits."""
+    """Return the SHA-256 over a cell's identity, as 64 hex digits."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

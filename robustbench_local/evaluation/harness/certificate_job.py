@@ -1,4 +1,4 @@
-"""The job of a certificate's cell: certify images, some at a time, and write one outcome for each."""
+"""The job of a certificate cell: certify images in batches and write one outcome for each."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ CHUNK_PIXELS = 2**28
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateJob(Job):
-    """A certificate, and what it proves about each image."""
+    """A job that runs a certificate on each image."""
 
     certificate: Certificate
     """The method and its hyper-parameters."""
 
     @property
     def queried_model(self) -> Classifier:
-        """What is asked in order to certify the classifier."""
+        """The classifier that the certificate queries."""
         return self.certificate.get_base_classifier(self.classifier)
 
     @property
     def max_passes(self) -> tuple[int, int]:
-        """Most forward and backward passes over all images; votes that stop early cost less."""
+        """Maximum number of forward and backward passes over all images; votes that stop early cost less."""
         forward, backward = self.certificate.estimate_cost(self.threat)
         return self.image_count * (forward + 1), self.image_count * backward
 
     def build_queue(self, batch_size: int, done_positions: set[int]) -> list[list[int]]:
-        """The positions still to do, so many together as a kill may cost."""
+        """Return the remaining positions in groups of the size that a kill may cost."""
         pixels = sum(self.certificate.estimate_cost(self.threat)) * int(self.data.images[0].numel())
         at_once = max(1, min(batch_size, CHUNK_PIXELS // max(1, pixels)))
         return split_positions(

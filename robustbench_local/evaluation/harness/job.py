@@ -1,4 +1,4 @@
-"""A job: the work of one cell on a list of images, and the outcomes that come of it, batch by batch."""
+"""A job: the work of one cell on a list of images, and the resulting outcomes, batch by batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeBatch:
-    """The outcomes of some images, and the verified candidates beside them."""
+    """The outcomes of some images, with their verified candidates."""
 
     outcomes: tuple[OutcomeRecord, ...]
     """One an image, in the order of their positions."""
@@ -42,7 +42,7 @@ class AttackFailedError(Exception):
 
     Args:
         outcome: The record of the image: its clean prediction, the passes spent, and an error.
-        cause: What was raised.
+        cause: The exception that was raised.
     """
 
     def __init__(self, outcome: OutcomeRecord, cause: Exception) -> None:
@@ -51,7 +51,7 @@ class AttackFailedError(Exception):
 
 
 def merge_batches(batches: Sequence[OutcomeBatch]) -> OutcomeBatch:
-    """The outcomes of all these images as one batch, in the order of their positions.
+    """Merge batches into one, in the order of their positions.
 
     Args:
         batches: At least one; no image may be in two of them.
@@ -90,14 +90,14 @@ class Job(ABC):
 
     @property
     def image_count(self) -> int:
-        """How many images the cell has."""
+        """Number of images in the cell."""
         return len(self.data) if self.positions is None else len(self.positions)
 
     def select_images(self, positions: Sequence[int]) -> Dataset:
-        """Some images of the cell.
+        """Return some images of the cell.
 
         Args:
-            positions: Places in the cell, from 0; these are the positions of outcomes.
+            positions: Positions in the cell, from 0; these are the positions of outcomes.
         """
         rows = torch.as_tensor(positions, dtype=torch.int64)
         return self.data.select_images(rows if self.positions is None else self.positions[rows])
@@ -109,26 +109,26 @@ class Job(ABC):
 
     @property
     def model_names(self) -> str:
-        """Whose code runs, for messages where nobody can know which of two models it was."""
+        """Names of the models that run, for messages where the failing one is unknown."""
         return " or ".join(dict.fromkeys((self.classifier.name, self.queried_model.name)))
 
     @property
     def images_per_position(self) -> int:
-        """Images that go through the classifier together for each position: one, or the views of it."""
+        """Images per position that pass through the classifier together: one, or the views of a sign."""
         return 1
 
     @property
     def is_divisible(self) -> bool:
-        """Whether images that are committed together may be worked on apart, with the same verdicts."""
+        """Whether images that are committed together may be processed separately, with the same verdicts."""
         return True
 
     @property
     @abstractmethod
     def max_passes(self) -> tuple[int, int]:
-        """Most forward and backward passes over all images; images that need less cost less."""
+        """Maximum number of forward and backward passes over all images; some images cost less."""
 
     def skip_proven_images(self, images: frozenset[str]) -> Job:  # noqa: ARG002 - for subclasses
-        """The same work without attacks on images that are proven to withstand them, by id.
+        """Return the same work without attacks on images that are proven robust.
 
         Args:
             images: Ids of the proven images.
@@ -137,32 +137,32 @@ class Job(ABC):
 
     @abstractmethod
     def build_queue(self, batch_size: int, done_positions: set[int]) -> list[list[int]]:
-        """The positions still to do, cut into what is committed together; of any size or in fixed groups.
+        """Return the remaining positions, split into commit units of any size or in fixed groups.
 
         Args:
-            batch_size: Images in a pass.
+            batch_size: Images per pass.
             done_positions: Positions that need no work.
         """
 
     @abstractmethod
     def run(self, positions: list[int]) -> OutcomeBatch:
-        """Do the work for some images.
+        """Run the job on some images.
 
         Args:
-            positions: Their places in the cell.
+            positions: Their positions in the cell.
         """
 
     def split_queue(self, queue: list[list[int]], size: int) -> list[list[int]]:
-        """What is left, in smaller batches."""
+        """Split the remaining queue into smaller batches."""
         return split_positions([position for batch in queue for position in batch], size)
 
 
 def split_positions(positions: list[int], size: int) -> list[list[int]]:
-    """Consecutive pieces of at most ``size``."""
+    """Return consecutive pieces of at most ``size``."""
     return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 
 def format_error_line(failure: BaseException) -> str:
-    """An exception as one line for a person: our own speak for themselves, others are named."""
+    """Format an exception as one line: this package's own by their message, others with their type."""
     text = str(failure) if isinstance(failure, RobustbenchError) else f"{type(failure).__name__}: {failure}"
     return " ".join(text.split())[:300]

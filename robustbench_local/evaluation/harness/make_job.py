@@ -1,4 +1,4 @@
-"""Which job a method makes: the one place where attacks, stickers and certificates part."""
+"""The choice of job for a method: the only place that tells attacks, stickers and certificates apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 
 class JobInputs(TypedDict):
-    """What every job is about; see the fields of :class:`~robustbench_local.evaluation.harness.job.Job`."""
+    """Inputs common to all jobs; see the fields of :class:`~robustbench_local.evaluation.harness.job.Job`."""
 
     key: str
     classifier: Classifier
@@ -37,16 +37,16 @@ def make_job(
     test_views: int = TEST_VIEWS,
     **inputs: Unpack[JobInputs],
 ) -> Job:
-    """The job of an attack or a certificate, by what it declares to measure.
+    """Make the job of an attack or a certificate, by the measurement that it declares.
 
     Args:
         method: The attack or the certificate.
         surrogate: The model that an attack's candidates are crafted on; None: the classifier under test.
-        test_views: Views over which a sticker or a patch is judged.
-        inputs: What every job is about.
+        test_views: Number of views in which a sticker or a patch is evaluated.
+        inputs: Inputs common to all jobs.
 
     Raises:
-        ConfigError: If an attack declares views and is not built on the class that has them.
+        ConfigError: If an attack declares views but is not built on the class that provides them.
     """
     if isinstance(method, Certificate):
         return CertificateJob(certificate=method, **inputs)

@@ -1,4 +1,4 @@
-"""From tensors to records: what is written down about one image (trust invariants V5, V7, V14, V15)."""
+"""Conversion of tensors to the outcome record of each image (trust invariants V5, V7, V14, V15)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _NON_FINITE_MESSAGE = "the model's logits are NaN or infinite"
 def build_clean_outcome(
     cell: str, position: int, data: Dataset, row: int, clean: Predictions, *, passes: int = 1
 ) -> OutcomeRecord:
-    """The record of an image before any attack; it stays so if the clean image is read wrongly.
+    """Build the record of an image before any attack; final if the clean image is misclassified.
 
     Args:
         cell: Key of the cell.
-        position: Place of the image in the cell.
+        position: Position of the image in the cell.
         data: The batch.
         row: Row of the image in the batch.
-        clean: The classifier's answers on the batch.
-        passes: What the answer cost: 1, or the draws of a randomized classifier.
+        clean: The classifier's predictions on the batch.
+        passes: Passes of the prediction: 1, or the number of draws of a randomized classifier.
 
     Returns:
-        A record without any change.
+        A record without any perturbation.
     """
     prediction = _get_class_index(clean.prediction[row])
     status: OutcomeStatus = "ok" if clean.correct[row] else "clean-wrong"
@@ -64,9 +64,9 @@ def build_clean_outcome(
 
 
 def build_proven_outcome(record: OutcomeRecord) -> OutcomeRecord:
-    """The record of an image that is not attacked, because it is proven to withstand; see `untouched`.
+    """Build the record of an image that is not attacked, because it is proven robust.
 
-    Nothing is known of the margin that an attack would have left.
+    The margin after an attack is unknown.
     """
     return replace(record, certified=True, margin=None, fragile=False)
 
@@ -79,18 +79,18 @@ def build_attacked_outcome(
     passes: tuple[int, int],
     stage: str = "",
 ) -> OutcomeRecord:
-    """The record of an attacked image, with the harness's verdict.
+    """Build the record of an attacked image with its verdict.
 
     Args:
-        record: The record of the untouched image.
-        result: Verdicts on the attacked images.
+        record: The record of the clean image.
+        result: Verification results of the attacked images.
         row: Row of this image among them.
         threat: Budget and goal.
         passes: Forward and backward passes of the attack and the harness on this image.
         stage: The stage of an ensemble that found the candidate, if the attack has stages.
 
     Returns:
-        The completed record, seconds aside.
+        The complete record except for the seconds.
     """
     prediction = _get_class_index(result.predictions.prediction[row])
     reason, broken = result.rejection_reasons[row], bool(result.broken[row])
@@ -116,7 +116,7 @@ def build_attacked_outcome(
 
 
 def add_gradient_counts(record: OutcomeRecord, counts: GradientCounts) -> OutcomeRecord:
-    """The record of an attacked image, with what was seen of its gradients."""
+    """Add the gradient counts to the record of an attacked image."""
     return replace(
         record,
         gradient_steps=counts.steps,
@@ -130,15 +130,15 @@ def add_gradient_counts(record: OutcomeRecord, counts: GradientCounts) -> Outcom
 def build_failed_attack_outcome(
     record: OutcomeRecord, error: str, passes: tuple[int, int], seconds: float
 ) -> OutcomeRecord:
-    """The record of an image that was read correctly, and on which the attack or the model then raised.
+    """Build the record of a correctly classified image on which the attack or the model raised.
 
-    What the image would have been read as in the end is not known: it is neither broken nor robust.
+    Its final prediction is unknown: it is neither broken nor robust.
 
     Args:
-        record: The record of the untouched image.
-        error: What was raised.
-        passes: Forward and backward passes until then.
-        seconds: Wall time until then.
+        record: The record of the clean image.
+        error: The error message.
+        passes: Forward and backward passes before the error.
+        seconds: Wall time before the error.
     """
     return replace(
         record,
@@ -163,16 +163,16 @@ def build_certificate_outcome(
     passes: tuple[int, int],
     seconds: float,
 ) -> OutcomeRecord:
-    """The record of an image that a certificate was asked about.
+    """Build the record of an image that a certificate ran on.
 
     Args:
         cell: Key of the cell.
-        position: Place of the image in the cell.
+        position: Position of the image in the cell.
         data: The batch.
         row: Row of the image in the batch.
-        certified: What was proven about the batch.
-        clean: The harness's own reading where the proof is about the classifier that it reads; None where
-            the proof is about another classifier, such as a smoothed one.
+        certified: The certificate's result for the batch.
+        clean: The harness's own predictions if the proof is about the same classifier; None where the proof
+            is about another classifier, such as a smoothed one.
         passes: Forward and backward passes on this image.
         seconds: Its share of the batch's wall time.
     """
@@ -222,13 +222,13 @@ def build_certificate_outcome(
 
 
 def build_error_outcome(cell: str, position: int, data: Dataset, error: str) -> OutcomeRecord:
-    """The record of an image of which nothing is known, since it could not even be read.
+    """Build the record of an image without even a clean prediction.
 
     Args:
         cell: Key of the cell.
-        position: Place of the image in the cell.
+        position: Position of the image in the cell.
         data: Just that image.
-        error: What was raised.
+        error: The error message.
     """
     mark = hash_image(data.images[0])
     return OutcomeRecord(
@@ -258,10 +258,10 @@ def build_error_outcome(cell: str, position: int, data: Dataset, error: str) -> 
 
 
 def hash_image(image: Tensor) -> str:
-    """First 16 hex digits of the SHA-256 of an image's fp32 bytes."""
+    """Return the first 16 hex digits of the SHA-256 of an image's fp32 bytes."""
     return hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def _get_class_index(prediction: Tensor) -> int | None:
-    """A class index, or None for the mark of an answer that is not finite."""
+    """Return the class index, or None for the mark of an answer that is not finite."""
     return int(prediction) if int(prediction) >= 0 else None

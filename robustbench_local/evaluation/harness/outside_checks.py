@@ -1,7 +1,7 @@
-"""What is checked of an attack or a certificate that is not this package's own, besides its candidates.
+"""Checks of attacks and certificates from outside this package, in addition to candidate verification.
 
-The code of a user's own runs in the process that verifies. These checks find mistakes, such as an attack that
-leaves a model changed; they are no wall against code that means harm.
+User code runs in the process that verifies. These checks find mistakes, such as an attack that leaves a model
+changed; they do not protect against malicious code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_own_method(method: object) -> bool:
-    """Whether an attack or a certificate is this package's own.
+    """Check whether an attack or a certificate is part of this package.
 
     Args:
         method: An instance of either.
@@ -32,14 +32,14 @@ def is_own_method(method: object) -> bool:
 
 @contextmanager
 def keep_model_unchanged(method: object, *classifiers: Classifier) -> Iterator[None]:
-    """Inside, code from outside works on models; weights, forward and hooks must be the same afterwards.
+    """Check that external code leaves weights, forward methods and hooks of the models unchanged.
 
     Args:
-        method: The attack or the certificate; nothing is done for one of our own.
-        classifiers: What it could reach.
+        method: The attack or the certificate; one of this package is not checked.
+        classifiers: The classifiers that it could reach.
 
     Raises:
-        ConfigError: If it changed a model, which is put back; what it found counts for nothing.
+        ConfigError: If it changed a model. The model is restored and the result is discarded.
     """
     if is_own_method(method):
         yield
@@ -58,7 +58,7 @@ def keep_model_unchanged(method: object, *classifiers: Classifier) -> Iterator[N
 
 
 def check_candidates(method: object, candidates: Any) -> Tensor:
-    """What an attack returned, if it is a tensor; the harness looks at the values.
+    """Check that an attack returned a tensor; the harness verifies its values.
 
     Raises:
         ConfigError: If it is something else.
@@ -70,12 +70,12 @@ def check_candidates(method: object, candidates: Any) -> Tensor:
 
 
 def check_certified_batch(method: object, certified: Any, count: int) -> CertifiedBatch:
-    """What a certificate returned, if it can be a statement about so many images.
+    """Check that a certificate's return value is a valid result for this number of images.
 
     Args:
         method: The certificate.
-        certified: What it returned.
-        count: Images that it was asked about.
+        certified: Its return value.
+        count: Number of images.
 
     Raises:
         ConfigError: If it is no `CertifiedBatch`, a tensor has a wrong shape or type, or a radius is below 0.
@@ -103,7 +103,7 @@ _FIELD_TYPES = {
 
 
 def _copy_state(network: nn.Module) -> tuple[dict[str, Tensor], list[Any]]:
-    """The weights, and what stands in the place of each module's forward and hooks."""
+    """Copy the weights, and record the forward method and hooks of each module."""
     with torch.no_grad():
         weights = {name: value.detach().clone() for name, value in network.named_parameters()}
     return weights, _list_calls(network)
@@ -122,7 +122,7 @@ def _list_calls(network: nn.Module) -> list[Any]:
 
 
 def _restore_state(network: nn.Module, state: tuple[dict[str, Tensor], list[Any]]) -> str:
-    """Put the weights back; what of the network was changed, in a word, or nothing."""
+    """Restore the network; return a word for what had changed, or nothing."""
     weights, calls = state
     changed = ""
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The job of a sticker's cell: craft it, predict views of it and its controls, write one outcome a sign."""
+"""The job of a sticker cell: craft the sticker, predict views of it and its controls, record each sign."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ ReportArrays = dict[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True, kw_only=True)
 class StickerJob(BaseAttackJob):
-    """A sticker or a patch, judged by what the classifier reads in many views of each sign."""
+    """A job that crafts a sticker or patch and predicts many views of each sign."""
 
     attack: EOTAttack
     """The attack and its hyper-parameters."""
@@ -73,12 +73,12 @@ class StickerJob(BaseAttackJob):
 
     @property
     def images_per_position(self) -> int:
-        """The views of a step."""
+        """Number of views per step."""
         return max(1, self.attack.views)
 
     @property
     def max_passes(self) -> tuple[int, int]:
-        """Most forward and backward passes over all signs: sticker, controls, and every view of them."""
+        """Maximum number of forward and backward passes over all signs: sticker, controls, and all views."""
         crafted = [(self.attack, self.threat)]
         crafted += [(attack, threat) for _, attack, threat in list_controls(self.attack, self.threat)]
         costs = [attack.estimate_cost(threat) for attack, threat in crafted]
@@ -93,7 +93,7 @@ class StickerJob(BaseAttackJob):
         )
 
     def compute_chunk_size(self, batch_size: int) -> int:
-        """As many signs as one step of the attack fills a batch with."""
+        """Return the number of signs with which one step of the attack fills a batch."""
         return max(1, batch_size // self.images_per_position)
 
     def run(self, positions: list[int]) -> OutcomeBatch:
@@ -129,13 +129,13 @@ class StickerJob(BaseAttackJob):
     def _attack_signs(
         self, batch: OutcomeBatch, rows: list[int], judge: Classifier, meters: list[PassCounter]
     ) -> OutcomeBatch:
-        """The batch with what came of these rows of it.
+        """Attack these rows of a batch; return the batch with their outcomes.
 
         Args:
-            batch: The readings of the clean signs.
-            rows: Which of them are attacked.
-            judge: A copy of the classifier, which looks at what the attack on the classifier made.
-            meters: What counts the passes of both.
+            batch: The predictions of the clean signs.
+            rows: The rows to attack.
+            judge: A copy of the classifier, which predicts the results of the attack on the classifier.
+            meters: The pass counters of both.
         """
         clean_records = [batch.outcomes[row] for row in rows]
         chosen = self.select_images([record.position for record in clean_records])
@@ -177,7 +177,7 @@ class StickerJob(BaseAttackJob):
     def _predict_conditions(
         self, signs: StickerScene, seen_by: StickerScene, crafted: CraftedStickers
     ) -> PredictionsByCondition:
-        """What is read under every condition: the sticker, and what its success is read against."""
+        """Predict every condition: the sticker, and the controls that its success is compared with."""
         views_by_condition: PredictionsByCondition = {}
         for kind, views in _list_view_kinds(signs):
             views_by_condition["clean", kind] = seen_by.predict_views(None, views)
@@ -190,15 +190,15 @@ class StickerJob(BaseAttackJob):
 
 
 def list_controls(attack: EOTAttack, threat: ThreatModel) -> list[tuple[Condition, EOTAttack, ThreatModel]]:
-    """What else has to be made beside an attack, for comparison.
+    """List the controls that are made beside an attack, for comparison.
 
     Args:
         attack: The attack.
-        threat: What it may do.
+        threat: The threat model.
 
     Returns:
-        Condition, attack and threat of each: a sticker of no size, the attack without views, and a sticker
-        over the whole sign, for which fewer steps will do.
+        Condition, attack and threat model of each: a sticker of size zero, the attack without views, and a
+        sticker over the whole sign, for which fewer steps are enough.
     """
     found: list[tuple[Condition, EOTAttack, ThreatModel]] = []
     if threat.norm == "sticker" and threat.eps:
@@ -213,7 +213,7 @@ def list_controls(attack: EOTAttack, threat: ThreatModel) -> list[tuple[Conditio
 
 @dataclass(frozen=True, kw_only=True)
 class _StickerEvidence:
-    """Everything that a verdict on a sign rests on."""
+    """All the evidence for the verdict on a sign."""
 
     scene: StickerScene
     stickers: CraftedStickers
@@ -222,7 +222,7 @@ class _StickerEvidence:
     flat_predictions: Predictions
 
     def build_outcome(self, record: OutcomeRecord, place: int, passes: tuple[int, int]) -> OutcomeRecord:
-        """The record of an attacked sign, given that of the untouched one."""
+        """Build the record of an attacked sign from that of the clean sign."""
         label, threat = self.scene.labels[place : place + 1].cpu(), self.stickers.threat
         right = self.predictions["clean", "view"].find_correct_views(self.scene.labels)[place]
         seen = self.predictions["sticker", "view"].prediction[place][right]
@@ -257,7 +257,7 @@ class _StickerEvidence:
         )
 
     def _format_broken_rules(self, place: int) -> str | None:
-        """Which rule the sticker breaks, and which its controls break beside."""
+        """Name the rule that the sticker breaks, and those that its controls break."""
         own = self.stickers.rejection_reasons[place]
         found = {
             condition: seen.rejection_reasons[place]
@@ -281,10 +281,10 @@ def _build_prediction_records(
 def _build_prediction_record(
     record: OutcomeRecord, place: int, condition: Condition, kind: ViewKind, seen: ViewPredictions
 ) -> ViewPredictionsRecord:
-    """What was read of one sign; nothing if a control breaks a rule.
+    """Build the prediction record of one sign; None if a control breaks a rule.
 
-    An attack whose sticker breaks a rule has failed, as the readings of the clean sign say. Of a control they
-    would say that it was kept.
+    An attack whose sticker breaks a rule has failed, and the predictions of the clean sign say so. For a
+    control, the clean predictions would claim that it was valid.
     """
     is_invalid = condition != "sticker" and seen.rejection_reasons[place] is not None
     read = [] if is_invalid else seen.prediction[place].tolist()
@@ -329,7 +329,7 @@ def _round_values(values: Tensor) -> tuple[float, ...]:
 
 
 def _build_report_arrays(signs: StickerScene, crafted: CraftedStickers) -> ReportArrays:
-    """What the report shows of each sign, (N, ...) each."""
+    """Return the arrays that the report shows of each sign, (N, ...) each."""
     count = len(signs.images)
     views = np.arange(min(SHOWN_VIEWS, signs.test_views.count))
     frames = np.linspace(0, APPROACH_FRAMES - 1, SHOWN_FRAMES).round().astype(np.int64)

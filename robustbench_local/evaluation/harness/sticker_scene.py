@@ -1,4 +1,4 @@
-"""Signs before the camera: what is put on them, and what the classifier reads in every view."""
+"""Sticker scenes: signs with stickers or controls, and the classifier's prediction in every view."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REFERENCE_SIZE_PIXELS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class CraftedStickers:
-    """What an attack made for some signs, after the harness has looked at it."""
+    """The stickers that an attack made for some signs, after the harness has checked them."""
 
     candidates: Tensor
     """The signs with their stickers, (N, C, H, W), or patches, (N, C, s, s)."""
@@ -51,7 +51,7 @@ class CraftedStickers:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewPredictions:
-    """What was read, on the CPU."""
+    """The predictions of the views, on the CPU."""
 
     prediction: Tensor
     """Class of the largest logit, (N, V); -1 where a logit is not finite."""
@@ -62,7 +62,7 @@ class ViewPredictions:
 
     @classmethod
     def from_parts(cls, parts: Sequence[ViewPredictions]) -> ViewPredictions:
-        """What was read of the same signs in one part of the views after the other."""
+        """Concatenate predictions of the same signs for consecutive parts of the views."""
         return cls(
             prediction=torch.cat([part.prediction for part in parts], dim=1),
             confidence=torch.cat([part.confidence for part in parts], dim=1),
@@ -70,16 +70,16 @@ class ViewPredictions:
         )
 
     def find_correct_views(self, labels: Tensor) -> Tensor:
-        """In which views each sign is read as its label, (N, V), boolean."""
+        """Mark the views in which each sign is correctly classified, (N, V), boolean."""
         return self.prediction == labels.cpu()[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StickerScene:
-    """Some signs, and the views that they are judged over.
+    """Signs, and the views in which they are predicted.
 
-    The views are drawn from the run's seed and the image alone: they are the same for every model, attack
-    and condition, and no attack has seen them.
+    The views are drawn from the run's seed and the image alone: they are the same for every model, attack and
+    condition, and no attack has access to them.
     """
 
     classifier: Classifier
@@ -101,13 +101,13 @@ class StickerScene:
     def from_data(
         cls, classifier: Classifier, data: Dataset, view_ranges: ViewRange, *, test_views: int, seed: int
     ) -> StickerScene:
-        """Bring signs before the camera.
+        """Set up the scenes of some signs.
 
         Args:
-            classifier: Who reads them.
+            classifier: The classifier that predicts the views.
             data: The signs.
-            view_ranges: What views are drawn from.
-            test_views: How many of them.
+            view_ranges: Ranges that views are drawn from.
+            test_views: Number of views.
             seed: The run's seed.
         """
         stream, device = RandomStream(seed, data.ids, "test views"), classifier.device
@@ -123,16 +123,16 @@ class StickerScene:
 
     @property
     def surfaces(self) -> Tensor:
-        """(N, 1, H, W), boolean: where a sticker may be."""
+        """(N, 1, H, W), boolean: the area where a sticker may be."""
         return build_surface_masks(self.images, self.masks)
 
     def craft_stickers(self, attack: EOTAttack, threat: ThreatModel, seed: int) -> CraftedStickers:
-        """Let an attack work, and check what it hands in (trust invariant V13).
+        """Run an attack and check its result (trust invariant V13).
 
         Args:
             attack: The attack.
-            threat: What it may do.
-            seed: The run's seed; the attack's random numbers are its own.
+            threat: The threat model.
+            seed: The run's seed; the attack has random numbers of its own.
         """
         own = RandomStream(seed, self.stream.ids, repr(attack))
         found = attack.perturb(
@@ -144,10 +144,10 @@ class StickerScene:
         return CraftedStickers(candidates=found.detach(), threat=threat, rejection_reasons=tuple(reasons))
 
     def predict_views(self, crafted: CraftedStickers | None, views: Views) -> ViewPredictions:
-        """Photograph every sign in every view and read the photographs.
+        """Photograph every sign in every view and predict the photographs.
 
         Args:
-            crafted: What is put on them; None: the clean signs.
+            crafted: The stickers on the signs; None: the clean signs.
             views: (N, V).
         """
         count = len(self.images)
@@ -160,7 +160,7 @@ class StickerScene:
         )
 
     def predict_random_stickers(self, crafted: CraftedStickers) -> ViewPredictions:
-        """The same with random colours in the same place, a new sticker for each part of the test views."""
+        """Predict random colors in the sticker's place, a new sticker for each part of the test views."""
         edges = [self.test_views.count * part // RANDOM_STICKERS for part in range(RANDOM_STICKERS + 1)]
         return ViewPredictions.from_parts(
             [
@@ -174,12 +174,12 @@ class StickerScene:
         )
 
     def compose_flat(self, crafted: CraftedStickers) -> Tensor:
-        """What was put on the signs, without a camera, (N, C, H, W); a patch as in the first view."""
+        """Return the signs with their stickers, without a camera, (N, C, H, W); a patch as in view 0."""
         scenes = self._compose_scenes(crafted, self.test_views.slice_views(0, 1))
         return scenes if scenes.dim() == 4 else scenes[:, 0]
 
     def photograph_views(self, crafted: CraftedStickers, views: Views) -> npt.NDArray[np.uint8]:
-        """Photographs as files hold them, (N, V, C, H, W)."""
+        """Return photographs with the rounding of image files, (N, V, C, H, W)."""
         with torch.no_grad():
             pictures = photograph_scenes(self._compose_scenes(crafted, views), views)
         found: npt.NDArray[np.uint8] = (pictures * 255).round().byte().cpu().numpy()
@@ -199,7 +199,7 @@ class StickerScene:
         )
 
     def _compose_scenes(self, crafted: CraftedStickers | None, views: Views) -> Tensor:
-        """What stands before the camera; a sign whose sticker breaks a rule stands there as it is."""
+        """Return the scenes before the camera; a sign whose sticker breaks a rule stays clean."""
         if crafted is None:
             return self.images
         scenes = compose_scenes(self.images, crafted.candidates, self.surfaces, crafted.threat, views)
@@ -208,7 +208,7 @@ class StickerScene:
         return torch.where(legal.view(-1, *[1] * (scenes.dim() - 1)), scenes, clean)
 
     def _recolour_stickers(self, crafted: CraftedStickers, part: int) -> CraftedStickers:
-        """Random colours where the sticker or the patch is."""
+        """Replace the sticker or the patch with random colors."""
         height, width = crafted.candidates.shape[-2:]
         grain = max(
             1,
@@ -228,7 +228,7 @@ class StickerScene:
         return replace(crafted, candidates=colours)
 
     def _build_blank_candidates(self, threat: ThreatModel) -> Tensor:
-        """Something of the right shape."""
+        """Return zero candidates of the right shape."""
         if threat.norm == "sticker":
             return self.images
         side = compute_patch_side(self.images, threat)

@@ -1,7 +1,7 @@
-"""A second search for successes that are lost in 8 bits, or whose margin is floating-point noise.
+"""A second search for successes that 8-bit rounding undoes, or whose margin is floating-point noise.
 
 The verdict ``broken`` never changes here: a candidate of this search either replaces a success that it
-improves on, or is thrown away.
+improves on, or is discarded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VerifyRows = Callable[[Tensor, Tensor], VerificationResult]
 
 @dataclass(frozen=True, kw_only=True)
 class AttackedImages:
-    """Images that were attacked, and how."""
+    """Attacked images and the settings of their attack."""
 
     attack: Attack
     """The attack."""
@@ -66,16 +66,16 @@ class AttackedImages:
 def finish_successes(
     attacked: AttackedImages, verified: VerificationResult, verify_rows: VerifyRows
 ) -> VerificationResult:
-    """Bring successes to 8 bits and to a clear margin where that is possible; no other image is looked at.
+    """Move successes to 8 bits and to a clear margin where possible; no other image changes.
 
     Args:
-        attacked: What was attacked, and how.
-        verified: The harness's verdicts on it.
-        verify_rows: Verdicts on further candidates, (M, C, H, W), for the images of these rows, (M,).
+        attacked: The attacked images and the settings of their attack.
+        verified: Their verification results.
+        verify_rows: Verifies further candidates, (M, C, H, W), for the images of these rows, (M,).
 
     Returns:
-        The same verdicts ``broken``. An attack in a ball hands in another candidate where that is a success
-        too, is no worse, and is one in 8 bits or beyond noise where the old one was not. An attack that
+        The same verdicts ``broken``. An attack in a ball gets another candidate where that one is a success
+        too, is no worse, and succeeds in 8 bits or beyond noise where the old one did not. An attack that
         measures distances keeps its candidate: only the 8-bit verdict is taken from the other one.
     """
     rows = find_unfinished_rows(verified, attacked.threat, attacked.attack.measure).to(attacked.images.device)
@@ -85,9 +85,9 @@ def finish_successes(
 def _finish_by_halves(
     attacked: AttackedImages, verified: VerificationResult, verify_rows: VerifyRows, rows: Tensor
 ) -> VerificationResult:
-    """Finish the images of these rows; one on which the model raises now keeps what it had, alone.
+    """Refine these rows by halves; if the model raises on an image now, that image keeps its result.
 
-    It was broken and verified before: that the search fails is no error of the image.
+    The image was broken and verified before: a failure of this search is no error of the image.
     """
     try:
         return _finish_rows(attacked, verified, verify_rows, rows)
@@ -110,7 +110,7 @@ def _finish_by_halves(
 def _finish_rows(
     attacked: AttackedImages, verified: VerificationResult, verify_rows: VerifyRows, rows: Tensor
 ) -> VerificationResult:
-    """Search on from the successes of these rows, and let the harness judge what was found."""
+    """Search on from the successes of these rows, and verify the new candidates."""
     threat, measure = attacked.threat, attacked.attack.measure
     choice = has_8bit_choice(
         attacked.images[rows], threat, None if attacked.masks is None else attacked.masks[rows]
@@ -133,12 +133,14 @@ def _finish_rows(
 
 
 def find_unfinished_rows(verified: VerificationResult, threat: ThreatModel, measure: Measure) -> Tensor:
-    """Rows of successes that 8 bits undo, or, where no distance is measured, whose margin is noise; int64.
+    """Return the rows of successes that 8 bits undo or whose margin is noise, int64.
+
+    Noise counts only where the attack measures no distance.
 
     Args:
-        verified: The harness's verdicts.
-        threat: Its budget; only balls have anything to search.
-        measure: What the attack measures. The nearest success lies at the border by design.
+        verified: The verification results.
+        threat: The threat model; only balls allow a further search.
+        measure: The measurement of the attack. The nearest success lies at the decision boundary by design.
     """
     if not threat.is_ball:
         return torch.empty(0, dtype=torch.int64)
@@ -148,7 +150,7 @@ def find_unfinished_rows(verified: VerificationResult, threat: ThreatModel, meas
 
 
 def count_finishing_passes(attack: Attack, threat: ThreatModel) -> tuple[int, int]:
-    """Looks and gradients an image at most beyond the attack's, (forward, backward), of both searches."""
+    """Return the maximum extra passes per image of both searches, (forward, backward)."""
     if not threat.is_ball or not threat.eps or attack.queries is not None:
         return 0, 0  # what is left of an attack's queries is part of its cost
     forward, backward = estimate_finishing_cost(attack.access)
@@ -157,7 +159,7 @@ def count_finishing_passes(attack: Attack, threat: ThreatModel) -> tuple[int, in
 
 
 def _search_candidates(attacked: AttackedImages, rows: Tensor, candidates: Tensor, in_8bit: Tensor) -> Tensor:
-    """Candidates that may be better, (M, C, H, W), for the images of these rows."""
+    """Return candidates that may be better, (M, C, H, W), for the images of these rows."""
     own_mean = passes_per_query(attacked.attacked_model)[0] > 1
     search = FinishingSearch(
         classifier=attacked.attacked_model,
@@ -184,13 +186,13 @@ def _search_candidates(attacked: AttackedImages, rows: Tensor, candidates: Tenso
 def _merge_results(
     first: VerificationResult, second: VerificationResult, rows: Tensor, measure: Measure
 ) -> VerificationResult:
-    """The first verdicts, with those of the second that are better in one respect and worse in none.
+    """Merge results: the first, replaced by the second where better in one respect and worse in none.
 
     Args:
-        first: Verdicts on all images.
-        second: Verdicts on other candidates for some of them.
-        rows: Which these are, on the CPU.
-        measure: What the attack measures.
+        first: Results of all images.
+        second: Results of other candidates for some of them.
+        rows: The rows of those images, on the CPU.
+        measure: The measurement of the attack.
     """
     eight = list(first.broken_8bit)
     if measure == "distance":
@@ -221,7 +223,7 @@ def _merge_results(
 
 
 def _rate_success(verified: VerificationResult, row: int) -> tuple[bool, bool]:
-    """Whether a success is one in 8 bits, and whether its margin is clear."""
+    """Return whether a success holds in 8 bits, and whether its margin is clear."""
     return bool(verified.broken_8bit[row]), not bool(verified.predictions.fragile[row])
 
 

@@ -1,11 +1,11 @@
-"""The harness: what an attack hands in is checked here, and only what passes counts.
+"""Verification: the harness checks every candidate of an attack, and only verified candidates count.
 
-An attack's own word for success is never used. Every candidate is measured against the original image,
-re-predicted in a fresh forward pass in eval mode and fp32, in other company than it was made in, and once
-more after rounding to 8 bits (trust invariants V1-V7, V11, V13-V15). The classifier that is asked is a copy
-that saw neither the clean images nor the search, where its model can be copied (see ``Classifier.fresh``).
-Where no norm bounds the change, an attack hands in parameters instead: they are checked, and the
-transformation is applied here.
+An attack's own success flag is never used. Every candidate is measured against the original image and
+predicted again in a fresh forward pass in eval mode and fp32, in a batch other than the one it was made in,
+and once more after rounding to 8 bits (trust invariants V1-V7, V11, V13-V15). Where the model can be copied,
+the classifier for this is a copy that was given neither the clean images nor the search (see
+``Classifier.fresh``). Where no norm bounds the change, an attack returns parameters instead: they are
+checked, and the transformation is applied here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FRAGILE_MARGIN_SHARE = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a classifier answers on a batch of images; all tensors are (N,) on the CPU."""
+    """The predictions of a classifier on a batch of images; all tensors are (N,) on the CPU."""
 
     prediction: Tensor
     """Class of the largest logit; -1 where a logit is not finite."""
@@ -75,17 +75,17 @@ def predict(
     rows: Tensor | None = None,
     stream: RandomStream | None = None,
 ) -> Predictions:
-    """Ask the classifier, in a fresh forward pass without gradients.
+    """Query the classifier in a fresh forward pass without gradients.
 
     Args:
         classifier: In eval mode (see ``Classifier.evaluation_mode``).
         images: (N, C, H, W) in [0, 1].
         labels: True classes, (N,).
-        rows: Which image of the open meter and of the stream each row is, (N,).
+        rows: The row of each image in the open pass counter and in the stream, (N,).
         stream: The images' random numbers, which decide the draws of a randomized classifier's verdict.
 
     Returns:
-        The answers. NaN and infinite logits are never correct, whatever argmax says of them.
+        The predictions. NaN and infinite logits are never correct, whatever their argmax.
     """
     with torch.no_grad(), with_verdict_draws(classifier, stream):
         logits = classifier(images, rows).float().cpu()
@@ -107,16 +107,16 @@ def predict(
 def predict_in_shuffled_batches(
     classifier: Classifier, images: Tensor, labels: Tensor, stream: RandomStream | None = None
 ) -> Predictions:
-    """The same as `read`, with the images turned round by a third and in two batches.
+    """Predict as `predict` does, with the images rotated by a third and in two batches.
 
     Args:
-        classifier: In eval mode, a copy that was asked nothing before.
-        images: (N, C, H, W) in [0, 1], as they came out of an attack.
+        classifier: In eval mode, a copy without earlier queries.
+        images: (N, C, H, W) in [0, 1], as returned by an attack.
         labels: True classes, (N,).
-        stream: See `read`.
+        stream: See `predict`.
 
     Returns:
-        The answers in the order of the images.
+        The predictions in the order of the images.
     """
     count = len(images)
     if count < 2:
@@ -136,10 +136,10 @@ def predict_in_shuffled_batches(
 def find_ball_violations(
     candidates: Tensor, originals: Tensor, threat: ThreatModel, masks: Tensor | None = None
 ) -> list[str | None]:
-    """Which rule each candidate breaks, measured against the original image.
+    """Find the rule that each candidate breaks, measured against the original image.
 
     Args:
-        candidates: What the attack returned.
+        candidates: The images returned by the attack.
         originals: (N, C, H, W) in [0, 1].
         threat: The budget.
         masks: (N, 1, H, W) boolean; with ``threat.region == "mask"`` nothing outside may change by a bit.
@@ -188,19 +188,19 @@ def verify(
     masks: Tensor | None = None,
     stream: RandomStream | None = None,
 ) -> VerificationResult:
-    """Judge candidates for images that the classifier reads correctly when untouched.
+    """Verify candidates for correctly classified images.
 
     Args:
-        classifier: The classifier under test, in eval mode: a fresh copy of what was attacked.
+        classifier: The classifier under test, in eval mode: a fresh copy of the attacked one.
         originals: (N, C, H, W) in [0, 1], all clean-correct.
         labels: True classes, (N,).
-        candidates: What the attack returned: images of the same shape, or parameters of a transformation.
+        candidates: The attack's result: images of the same shape, or parameters of a transformation.
         threat: Budget and goal.
         masks: (N, 1, H, W) boolean, for ``region="mask"``.
         stream: The images' random numbers, which corruptions and randomized classifiers need.
 
     Returns:
-        One verdict an image. A candidate that breaks a rule is replaced by the original and is a failure
+        One verdict per image. A candidate that breaks a rule is replaced by the original and is a failure
         of the attack, never a success.
     """
     kept, reasons = _select_valid_candidates(candidates, originals, threat, masks, stream)
@@ -230,7 +230,7 @@ def _select_valid_candidates(
     masks: Tensor | None,
     stream: RandomStream | None,
 ) -> tuple[Tensor, list[str | None]]:
-    """Every image's candidate where it obeys the rules, else the original; and the rule that is broken."""
+    """Return each image's candidate if valid, else the original, and the rules that are broken."""
     if threat.is_ball:
         reasons = find_ball_violations(candidates, originals, threat, masks)
     else:
@@ -253,7 +253,7 @@ def _verify_after_rounding(
     broken: Tensor,
     stream: RandomStream | None,
 ) -> tuple[bool | None, ...]:
-    """Whether each broken candidate is still one as an 8-bit image."""
+    """Check whether each successful candidate still succeeds as an 8-bit image."""
     result: list[bool | None] = [None] * len(broken)
     index = broken.nonzero().flatten()
     if len(index):

@@ -1,9 +1,9 @@
-"""Worker processes that share the images of a cell, or keep a user's model away from this process.
+"""Worker processes that share the images of a cell, or keep a user's model out of this process.
 
-The small networks and the small batches of an attack leave a CPU's threads waiting for each other; processes
-of one thread each do not. Random numbers belong to images, so that it makes no difference to a verdict who
-works on which. Each worker is a copy of this process as it is when it starts (fork), so nothing has to be
-handed to it but positions; a worker that is lost is replaced by another one.
+With the small networks and small batches of an attack, the threads of a CPU wait for each other; processes
+with one thread each do not. Random numbers belong to images, so the assignment of images to workers cannot
+change a verdict. Each worker is a fork of this process, so it only needs to receive positions. A worker that
+is lost is replaced.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class _Response:
 
 
 class WorkerLostError(Exception):
-    """A worker process ended, or no longer finishes a pass.
+    """A worker process ended, or stopped finishing passes.
 
     Args:
-        line: What became of it, in words.
-        hung: Whether it had to be ended because it hung.
-        killed: Whether somebody else killed it.
+        line: One line about what happened to it.
+        hung: Whether it was ended because it hung.
+        killed: Whether an outside process killed it.
     """
 
     def __init__(self, description: str, *, hung: bool = False, killed: bool = False) -> None:
@@ -78,21 +78,21 @@ class WorkerLostError(Exception):
 
 
 def can_be_isolated(work: Job) -> bool:
-    """Whether a piece of work can be done in copies of this process: not on a GPU, and on Linux only."""
+    """Check whether a job can run in forks of this process: on Linux and not on a GPU."""
     both = (work.classifier, work.queried_model)
     return all(each.settings.is_fork_safe and can_fork(each.device) for each in both)
 
 
 def count_usable_workers(work: Job, workers: int) -> int:
-    """How many processes can share a piece of work: one where images cannot be told apart or copies not used.
+    """Return the number of processes for a job: 1 where images are inseparable or forks are unsafe.
 
     Args:
-        work: What is to be done.
-        workers: How many there may be.
+        work: The job.
+        workers: Maximum number of processes.
 
     Returns:
-        At least 1. Only networks on the CPU of a Linux machine are shared: a GPU is busy with one, a callable
-        may be somebody's service, and elsewhere a copied process is not safe.
+        At least 1. Only networks on the CPU of a Linux machine are shared: a GPU is busy with one process, a
+        callable may be a remote service, and on other systems a fork is not safe.
     """
     networks = all(classifier.module is not None for classifier in (work.classifier, work.queried_model))
     if not networks or not work.is_divisible or not can_be_isolated(work):
@@ -101,16 +101,16 @@ def count_usable_workers(work: Job, workers: int) -> int:
 
 
 class WorkerPool(AbstractContextManager["WorkerPool"]):
-    """Some processes that work on the same cell, of one thread each if they are several.
+    """Processes that work on one cell, with one thread each if there are several.
 
     Args:
-        work: What they do; it must not change while they live.
-        workers: How many.
-        ready: Opens the context that work is done in.
-        isolated: Whether one worker is a process, too, where that is possible; several always are.
-        timeout: Seconds within which each has to finish a pass; None for any time.
-        deadline: When the cell has to be done, by `time.monotonic`; None for any time.
-        give_up: Ends what hangs where no process can be ended for it; takes why, in one line.
+        work: The work of a process; it must not change while the pool is open.
+        workers: Number of processes.
+        ready: Opens the context in which the work runs.
+        isolated: Whether a single worker also runs in its own process where possible; several always do.
+        timeout: Seconds within which each worker has to finish a pass; None for no limit.
+        deadline: Time by `time.monotonic` at which the cell has to be finished; None for no limit.
+        give_up: Ends hung work that runs in no process of its own; receives the reason in one line.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Hear what the workers have left to say, and end them; after an error, whatever they are at."""
+        """Receive the workers' last messages and end them; after an error, end them at once."""
         if self._local_context is not None:
             self._local_context.__exit__(kind, error, trace)
         try:
@@ -156,16 +156,16 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             self._stop_workers()
 
     def run(self, positions: list[int], batch_size: int) -> OutcomeBatch:
-        """Do the work for some images; an exception of a worker is raised here.
+        """Run the job on some images; an exception in a worker is raised here.
 
         Args:
-            positions: Which images, cut into interleaved shares so that hard classes are spread.
-            batch_size: Images in a pass of all workers together.
+            positions: The images, split into interleaved shares so that hard classes are spread.
+            batch_size: Images per pass over all workers together.
 
         Raises:
-            WorkerLostError: If a worker ends or hangs; the next call starts others.
-            ModelTimeoutError: If the cell's time is over.
-            Exception: What the model or the attack raised.
+            WorkerLostError: If a worker ends or hangs; the next call starts new workers.
+            ModelTimeoutError: If the cell's time limit is reached.
+            Exception: The exception of the model or the attack.
         """
         if not self.isolated:
             if self._deadline is not None and time.monotonic() > self._deadline:
@@ -202,7 +202,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         return replace(batch, outcomes=outcomes)
 
     def _wait_for_responses(self, busy: Sequence[ChildProcess], timeout: float | None) -> list[_Response]:
-        """One answer of each worker, in their order; passes are counted meanwhile."""
+        """Return one answer per worker, in their order; passes are counted meanwhile."""
         answers: dict[ChildProcess, _Response] = {}
         pause = min(_HEARTBEAT_SECONDS, timeout / 4 if timeout else _HEARTBEAT_SECONDS)
         idle = dict.fromkeys(busy, 0.0)
@@ -264,7 +264,7 @@ def _serve_requests(
     counts: ctypes.Array[ctypes.c_int64],
     channel: Channel,
 ) -> None:
-    """A worker's life: take positions, answer with their outcomes, until it is told to stop."""
+    """Serve requests in a worker: receive positions, send their outcomes, until told to stop."""
     threading.Thread(target=_publish_pass_counts, args=(work.queried_model, counts), daemon=True).start()
     order, known, failure = channel.receive_request(), len(work.classifier.notes), None
     try:
@@ -296,14 +296,14 @@ def _run_request(work: Job, order: _Request) -> _Response:
 
 
 def _convert_failure(problem: BaseException, work: Job) -> Exception:
-    """What the parent raises; nobody can interrupt a worker but the model itself."""
+    """Convert an exception for the parent; an interrupt inside a worker can only come from the model."""
     if isinstance(problem, Exception):
         return make_picklable_error(problem)
     return build_exit_error(problem, work.model_names)
 
 
 def _publish_pass_counts(classifier: Classifier, counts: ctypes.Array[ctypes.c_int64]) -> None:
-    """Show how far this worker is, as long as it lives."""
+    """Publish the worker's pass counts as long as it lives."""
     pause = threading.Event()
     while not pause.wait(_HEARTBEAT_SECONDS / 4):
         counts[_CURRENT_PASSES] = classifier.count_current_passes()

@@ -1,1 +1,1 @@
-"""Running a user's model or code in child processes and within time limits."""
+"""Isolation: user models and user code run in child processes and within time limits."""

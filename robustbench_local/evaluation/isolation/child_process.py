@@ -1,7 +1,7 @@
-"""Child processes in which users' models run: copies of this one, whose end never ends it.
+"""Child processes in which user models run: forks of this process whose exit does not end it.
 
-A copy (fork) needs nothing handed over. It is made by a thread of its own that never computes: the threads of
-OpenMP do not survive a fork, and a copy of a thread that has used them waits for them for ever.
+A fork needs no data passed to it. A dedicated thread that never computes makes it: OpenMP threads do not
+survive a fork, and the fork of a thread that has used them waits for them forever.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ _EXIT_SECONDS = 5.0
 
 
 def can_fork(*devices: torch.device) -> bool:
-    """Whether work on these devices can be done in a copy of this process: on the CPU of a Linux machine."""
+    """Check whether work on these devices can run in a fork: on the CPU of a Linux machine."""
     return sys.platform == "linux" and all(device.type == "cpu" for device in devices)
 
 
 class Channel:
-    """The child's end: orders come in, answers go out."""
+    """The child's end of the connection: requests come in, answers go out."""
 
     def __init__(self, requests: Connection, responses: int) -> None:
         self._requests, self._responses = requests, responses
         self._owner: int | None = None
 
     def take_ownership(self) -> None:
-        """Make it this process's own: in copies of it that a model makes, the first use is their end."""
+        """Bind the channel to this process: in forks that a model makes, the first use ends the fork."""
         self._owner = os.getpid()
 
     def receive_request(self) -> Any:
-        """The next order; EOFError once nobody can send one."""
+        """Return the next request; raise EOFError once nobody can send one."""
         self._exit_in_copies()
         return pickle.loads(self._requests.recv_bytes())  # noqa: S301 - our own bytes
 
     def send_response(self, answer: Any) -> None:
-        """Hand an answer back."""
+        """Send an answer."""
         self._exit_in_copies()
         content = pickle.dumps(answer)
         with os.fdopen(os.dup(self._responses), "wb") as stream:
             stream.write(_LENGTH_FORMAT.pack(len(content)) + content)
 
     def _exit_in_copies(self) -> None:
-        """A model that forks and returns twice would have every image answered twice."""
+        """Exit in forks that a model makes; otherwise every image would be answered twice."""
         if os.getpid() != self._owner:
             os._exit(1)
 
 
 class ChildProcess:
-    """A copy of this process that serves until it is ended.
+    """A fork of this process that serves requests until it is ended.
 
     Args:
-        serve: What it does, given its channel. Its return ends it.
-        threads: Threads of torch's in it; None: as many as here.
+        serve: The child's main function, called with its channel. The child ends when it returns.
+        threads: Number of torch threads in the child; None for as many as in this process.
     """
 
     def __init__(self, serve: Callable[[Channel], None], *, threads: int | None = None) -> None:
@@ -92,23 +92,23 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def send_request(self, order: Any) -> None:
-        """Give it an order; nothing happens if it is gone, which `receive` says."""
+        """Send a request; if the child is gone nothing happens, and `receive_responses` reports it."""
         with suppress(OSError):
             self._requests.send_bytes(pickle.dumps(order))
 
     def fileno(self) -> int:
-        """What becomes readable when there is an answer."""
+        """Return the file descriptor that becomes readable when there is an answer."""
         return self._responses
 
     def receive_responses(self) -> list[Any]:
-        """The answers that are here, without waiting: none, or one after the other.
+        """Return the answers that have arrived, without waiting.
 
         Raises:
-            EOFError: If it has ended, or what it sends is no answer.
+            EOFError: If the child has ended, or sent something that is no answer.
         """
         try:
             while piece := os.read(self._responses, _READ_BYTES):
@@ -122,25 +122,25 @@ class ChildProcess:
         raise EOFError
 
     def count_received_bytes(self) -> int:
-        """How much of an answer is here, a sign that it is still being sent."""
+        """Return the number of bytes received of an incomplete answer, a sign that it is being sent."""
         return len(self._received)
 
     def is_alive(self) -> bool:
-        """Whether it still runs; its own children may keep its pipe open when it does not."""
+        """Check whether the child still runs; its own children may keep its pipe open when it does not."""
         return self._process.is_alive()
 
     def describe_exit(self) -> str:
-        """How it ended, as part of a sentence; call it once it is gone."""
+        """Describe how the child ended, as part of a sentence; call it after its end."""
         self._process.join(_EXIT_SECONDS)
         return describe_exit_code(self._process.exitcode)
 
     def was_killed(self) -> bool:
-        """Whether somebody killed it, as the system does for lack of memory."""
+        """Check whether another process killed the child, as the system does when memory runs out."""
         self._process.join(_EXIT_SECONDS)
         return self._process.exitcode == -signal.SIGKILL
 
     def stop(self) -> None:
-        """End it and what it has started, whatever they are at."""
+        """End the child and all processes that it started."""
         if self._process.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -151,7 +151,7 @@ class ChildProcess:
             os.close(self._responses)
 
     def _pop_complete_responses(self) -> list[Any]:
-        """Answers of which every byte is here."""
+        """Remove and return the answers that have arrived completely."""
         found = []
         while len(self._received) >= _LENGTH_FORMAT.size:
             (length,) = _LENGTH_FORMAT.unpack_from(self._received)
@@ -167,16 +167,16 @@ class ChildProcess:
 
 
 def wait_for_responses(children: list[ChildProcess], seconds: float) -> list[ChildProcess]:
-    """Those that have something to read, or have ended, as soon as there is one; none after ``seconds``."""
+    """Return the children with data or that have ended, as soon as there is one; none after ``seconds``."""
     ready = wait([child.fileno() for child in children], timeout=seconds)
     return [child for child in children if child.fileno() in ready or not child.is_alive()]
 
 
 def describe_exit_code(code: int | None) -> str:
-    """How a model's process ended, in words.
+    """Describe how a model's process ended.
 
     Args:
-        code: Its exit code, negative for a signal; None if it is not known.
+        code: Its exit code, negative for a signal; None if unknown.
     """
     if code is None:
         return "the model's process stopped answering"
@@ -188,7 +188,7 @@ def describe_exit_code(code: int | None) -> str:
 
 
 def _run_child(serve: Callable[[Channel], None], channel: Channel, threads: int, parent: int) -> None:
-    """A child's life."""
+    """Run the child process from start to end."""
     os.setpgid(0, 0)  # so that what a model starts ends with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -205,7 +205,7 @@ def _run_child(serve: Callable[[Channel], None], channel: Channel, threads: int,
 
 
 def _use_own_streams() -> None:
-    """What a model prints goes to the standard error: not through a lock that a lost thread may hold."""
+    """Send the model's prints to standard error, without a lock that a lost thread may hold."""
     with suppress(OSError):
         os.dup2(2, 1)
     sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
@@ -213,7 +213,7 @@ def _use_own_streams() -> None:
 
 
 class _ProcessLauncher:
-    """The thread that makes copies. It lives as long as this process: with it, its copies would end."""
+    """The thread that forks. It lives as long as this process, because its children end with it."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -252,7 +252,7 @@ _launchers: list[_ProcessLauncher] = []
 
 
 def _get_launcher() -> _ProcessLauncher:
-    """This process's launcher; a copy of a process has none of its own yet."""
+    """Return this process's launcher; a fork of a process has none of its own yet."""
     if not _launchers or _launchers[0].owner != os.getpid():
         _launchers[:] = [_ProcessLauncher()]
     return _launchers[0]

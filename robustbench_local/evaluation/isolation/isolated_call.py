@@ -1,4 +1,4 @@
-"""Calling what a user wrote, where possible in a child process: its exit, crash or hang is an error here."""
+"""Calls of user code, in a child process where possible: its exit, crash or hang becomes an error here."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def call_isolated(
     threads: int | None = None,
     on_message: Callable[[Any], None] = lambda _message: None,
 ) -> T:
-    """Call a function in a copy of this process; on other systems than Linux here, with its exits confined.
+    """Call a function in a fork of this process; on systems other than Linux here, with exits caught.
 
     Args:
-        function: What to call; it sees this process as it is now, and changes nothing in it.
-        timeout: Seconds that it may go on without finishing a pass of a model; None or 0 for any time.
-        name: What to call the model in messages.
-        threads: Threads of torch's for it; None: as many as here.
-        on_message: Hears here what the function says by `tell_parent`.
+        function: The function; it sees this process in its current state and changes nothing in it.
+        timeout: Seconds within which a pass of a model has to finish; None or 0 for no limit.
+        name: Name of the model in messages.
+        threads: Number of torch threads; None for as many as in this process.
+        on_message: Called here with each message of `send_to_parent`.
 
     Returns:
-        What the function returns; it has to be picklable.
+        The function's return value; it has to be picklable.
 
     Raises:
-        ModelTimeoutError: If no pass, and not the call itself, finishes for so long.
+        ModelTimeoutError: If neither a pass nor the call itself finishes within the limit.
         ProcessEndedError: If it ends its process or calls ``sys.exit``.
-        Exception: What the function raises; an exception that cannot be pickled as a RuntimeError.
+        Exception: The function's exception; one that cannot be pickled becomes a RuntimeError.
     """
     if not can_fork():
         with catch_process_exit(name), _register_listener(on_message):
@@ -75,19 +75,19 @@ def call_isolated(
 
 
 def send_to_parent(message: Any) -> None:
-    """Say something, while the call under way goes on, to who listens where it was made."""
+    """Send a message from the running call to the listener in the calling process."""
     for listen in _listeners[-1:]:
         listen(message)
 
 
 @contextmanager
 def catch_process_exit(name: str) -> Iterator[None]:
-    """Inside, ``sys.exit`` and its like are errors of the model; only a user's interrupt ends more than it.
+    """Convert ``sys.exit`` and similar exits to errors of the model; only a user's interrupt passes.
 
-    So is ``os._exit``, which would end this process with whatever code the model gives it.
+    So is ``os._exit``, which would otherwise end this process with the model's exit code.
 
     Args:
-        name: What to call the model in messages.
+        name: Name of the model in messages.
     """
     try:
         with _refuse_os_exit():
@@ -99,12 +99,12 @@ def catch_process_exit(name: str) -> Iterator[None]:
 
 
 class _ProcessExitError(BaseException):
-    """A model wanted to end this process with a code."""
+    """A model tried to end this process with an exit code."""
 
 
 @contextmanager
 def _refuse_os_exit() -> Iterator[None]:
-    """Inside, ``os._exit`` raises in this thread of this process; others and copies of it may leave."""
+    """Make ``os._exit`` raise in this thread of this process; other threads and forks may exit."""
     leave, owner = os._exit, (os.getpid(), threading.get_ident())
 
     def refuse(status: int = 0) -> NoReturn:
@@ -120,11 +120,11 @@ def _refuse_os_exit() -> Iterator[None]:
 
 
 def build_exit_error(escape: BaseException, name: str) -> ProcessEndedError:
-    """What is meant to end a process, as an error of the model that raised it.
+    """Convert an exception that is meant to end a process to an error of the model.
 
     Args:
         escape: SystemExit, GeneratorExit, KeyboardInterrupt or another exception of that kind.
-        name: What to call the model.
+        name: Name of the model.
     """
     if isinstance(escape, SystemExit):
         shown = "" if escape.code is None else repr(escape.code)[:40]
@@ -137,7 +137,7 @@ def build_exit_error(escape: BaseException, name: str) -> ProcessEndedError:
 
 
 def make_picklable_error(failure: Exception) -> Exception:
-    """The exception, or one like it where it cannot be taken to another process."""
+    """Return the exception, or a similar one where it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(failure))  # noqa: S301 - our own bytes
     except Exception:  # noqa: BLE001 - somebody else's class may do anything
@@ -169,7 +169,7 @@ def _run_in_child(
 
 
 def _publish_finished_passes(finished: ctypes.Array[ctypes.c_int64]) -> None:
-    """Show the parent, as long as this process lives, that passes come to their end in it."""
+    """Publish finished passes to the parent as long as this process lives."""
     pause = threading.Event()
     while not pause.wait(_HEARTBEAT_SECONDS / 4):
         finished[0] = count_finished_passes()

@@ -1,4 +1,4 @@
-"""A limit for code of a user's that has to run in this very process, such as loading a model once more."""
+"""A time limit for user code that has to run in this process, such as loading a model again."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from robustbench_local.errors import ModelTimeoutError
 
 @contextmanager
 def limit_time(seconds: float | None, name: str) -> Iterator[None]:
-    """Inside, code that takes longer is interrupted, also where it sleeps or waits for a lock.
+    """Interrupt code that exceeds a time limit, even while it sleeps or waits for a lock.
 
-    It takes a signal, so that it only works in the main thread of a system that has them; elsewhere there is
-    no limit. Whatever was to happen at that signal happens afterwards as before.
+    It uses a signal, so it works only in the main thread of a system that has signals; elsewhere there is no
+    limit. The previous handler of the signal is restored afterwards.
 
     Args:
         seconds: The limit; None or 0 for none.
-        name: What to call the model in messages.
+        name: Name of the model in messages.
 
     Raises:
-        ModelTimeoutError: When the time is over.
+        ModelTimeoutError: When the limit is reached.
     """
     in_main = threading.current_thread() is threading.main_thread()
     if not seconds or not in_main or not hasattr(signal, "setitimer"):

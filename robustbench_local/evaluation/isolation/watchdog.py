@@ -1,4 +1,4 @@
-"""A look at work that is done in this very process, where a model that hangs cannot be ended by itself."""
+"""A watchdog for work in this process, where a hanging model cannot be ended on its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRACE_SECONDS = 5.0
 
 
 class OverdueError(ModelTimeoutError):
-    """Raised inside the work from outside of it, which takes no words along."""
+    """Raised inside the work from another thread, which can pass no message along."""
 
     def __init__(self, *_ignored: object, **_options: object) -> None:
         remedy = "find out why it hangs, or raise --timeout or --cell-timeout"
@@ -30,15 +30,15 @@ class OverdueError(ModelTimeoutError):
 
 
 class Watchdog(AbstractContextManager["Watchdog"]):
-    """While open: interrupts the thread that opened it once no pass finishes, or its time is over.
+    """Interrupts the thread that opened it when no pass finishes in time or the deadline passes.
 
-    Python code hears that as an `OverdueError`. Code that does not come back, such as a call that waits for a
-    GPU for ever, cannot: then ``abort_hung_model`` is called from another thread.
+    Python code receives an `OverdueError`. Code that never returns to Python, such as a call that waits for a
+    GPU forever, cannot receive it: then another thread calls ``abort_hung_model``.
 
     Args:
-        timeout: Seconds within which a pass has to finish; None or 0 for any time.
-        deadline: When all has to be done, by `time.monotonic`; None for any time.
-        give_up: Ends what cannot be interrupted; takes why, in one line.
+        timeout: Seconds within which a pass has to finish; None or 0 for no limit.
+        deadline: Time by `time.monotonic` at which all work has to be finished; None for no limit.
+        give_up: Ends work that cannot be interrupted; receives the reason in one line.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Watchdog(AbstractContextManager["Watchdog"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """No longer watch, and hear what was sent and has not been raised yet.
+        """Stop watching, and receive an exception that was sent but not raised yet.
 
-        It is not taken back: in CPython 3.11 that leaves a flag behind with which a traced thread, as under
-        a debugger or coverage, repeats one instruction for ever.
+        The exception is not revoked: in CPython 3.11 that leaves a flag behind with which a traced thread, as
+        under a debugger or coverage, repeats one instruction forever.
         """
         self._closed.set()
         if self._is_sent and not (kind is not None and issubclass(kind, OverdueError)):

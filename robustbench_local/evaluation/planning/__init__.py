@@ -1,1 +1,1 @@
-"""From a grid to a plan: everything is loaded and checked before the first attack."""
+"""Planning: a grid becomes a plan, and everything is loaded and checked before the first attack."""

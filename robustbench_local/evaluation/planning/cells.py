@@ -23,7 +23,10 @@ from robustbench_local.evaluation.planning.skip_reasons import find_attack_obsta
 from robustbench_local.evaluation.planning.sticker_surface import build_surface_record
 from robustbench_local.store.records import CellRecord
 
-BF16_NOTE = "searched in bf16, which misses some adversarial examples of robust networks; every success is verified in fp32"
+BF16_NOTE = (
+    "searched in bf16, which misses some adversarial examples of robust networks; every success is "
+    "verified in fp32"
+)
 """What a reader has to know of a cell whose search was not in full precision."""
 
 
@@ -34,11 +37,11 @@ def build_cells(
     cards: Sequence[tuple[AttackEntry, Card]],
     code: str,
 ) -> Iterator[CellSpec]:
-    """Every cell of the grid, in its order.
+    """Build every cell of the grid, in its order.
 
     Args:
         grid: The grid.
-        models: The models as they were loaded, by id: what candidates are transferred from.
+        models: The loaded models by id, the possible surrogates of transfer attacks.
         subjects: The models with their defenses.
         cards: The attacks and certificates: entries with their cards.
         code: Version of the code that decides verdicts.
@@ -64,15 +67,15 @@ def build_cells(
 
 
 def _disable_early_stop(attack: Attack) -> Attack:
-    """The attack without its early stop, if it has one: a first success says little about another model."""
+    """Disable an attack's early stop, if it has one: a success on the surrogate may not transfer."""
     changes = {"early_stop": False} if "early_stop" in list_parameter_names(type(attack)) else {}
     return replace(attack, **changes)
 
 
 def _should_attack_naively(subject: EvaluationSubject, entry: AttackEntry, attack: Attack) -> bool:
-    """Whether an attack follows gradients that differ in the model without its wrapper.
+    """Check whether an attack follows gradients that differ in the model without its wrapper.
 
-    An attack that averages over draws is not naive about a model that draws.
+    An attack that averages over draws already adapts to a model that draws.
     """
     undefended = subject.undefended
     if attack.measure == "views" or attack.eot_samples > 1:
@@ -83,7 +86,7 @@ def _should_attack_naively(subject: EvaluationSubject, entry: AttackEntry, attac
 
 
 def _format_claim_note(certificate: Certificate, card: Card) -> str:
-    """Whose word the verdicts of a certificate from outside are; nothing for our own."""
+    """Name the external code that a certificate's verdicts rely on; empty for this package's own."""
     if not describe_code(certificate):
         return ""
     return f"claimed by {card.source}, and not verified: only attacks can contradict a certificate"
@@ -95,7 +98,7 @@ class _CellBuilder:
     Args:
         grid: The grid.
         subject: The model with its defense.
-        position: Gives the next cell's order in the grid.
+        position: Returns the next cell's position in the grid.
         code: Version of the code that decides verdicts.
     """
 
@@ -117,14 +120,14 @@ class _CellBuilder:
         *,
         is_naive: bool = False,
     ) -> CellSpec:
-        """The cell of an attack on the model.
+        """Build the cell of an attack on the model.
 
         Args:
             entry: Its entry in the grid.
-            card: The card that the entry means.
+            card: The card of the entry.
             attack: The attack of the card.
             surrogate: The model that candidates are crafted on; None: the one under test.
-            is_naive: Whether that is the model without its defense.
+            is_naive: Whether the surrogate is the model without its defense.
 
         Raises:
             RobustbenchError: If the attack could not run on any model like this one.
@@ -168,15 +171,15 @@ class _CellBuilder:
         )
 
     def build_certificate_cell(self, entry: AttackEntry, card: Card, certificate: Certificate) -> CellSpec:
-        """The cell of a certificate for the model.
+        """Build the cell of a certificate for the model.
 
         Args:
             entry: Its entry in the grid.
-            card: The card that the entry means.
+            card: The card of the entry.
             certificate: The certificate of the card.
 
         Raises:
-            ThreatError: If the certificate cannot answer the question for any model.
+            ThreatError: If the certificate does not apply to the threat model on any model.
         """
         subject, goal = self.subject, self._resolve_goal(entry, card)
         check_outside_method(certificate, goal.threat)
@@ -217,13 +220,13 @@ class _CellBuilder:
         parameters: Mapping[str, Any],
         **method_fields: Any,
     ) -> CellRecord:
-        """What the store keeps about a cell.
+        """Build the stored record of a cell.
 
         Args:
             entry_card: The entry in the grid, and its card.
             goal: The threat model and the images.
-            name: Of the cell's method, unique among those of the model.
-            method_identity: What decides the verdicts besides model, data and goal.
+            name: Name of the cell's method, unique among those of the model.
+            method_identity: Everything that decides the verdicts besides model, data and goal.
             parameters: Hyper-parameters of the method.
             method_fields: Fields that only attacks or only certificates have.
         """

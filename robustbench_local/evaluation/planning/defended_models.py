@@ -1,4 +1,4 @@
-"""What a grid's ``defenses:`` do to its models: each turns a model into another subject of the grid."""
+"""The ``defenses:`` of a grid: each makes a defended model, another evaluation subject, from a model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from robustbench_local.classifier.model_identity import digest_parts
 from robustbench_local.config.cards import Card, CardThreat, expand_card, find_card
 from robustbench_local.config.hyperparameters import list_parameter_names
 from robustbench_local.config.strict_yaml import validate
-from robustbench_local.data.labels import fit_labels
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.recipes.recipe_registry import RECIPES
 from robustbench_local.defenses.wrappers.base import Wrapper
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, build_wrapper
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, DefenseEntry, Grid
-from robustbench_local.evaluation.planning.labels import build_defense_label
 from robustbench_local.evaluation.planning.outside_code import describe_code
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
+from robustbench_local.evaluation.planning.short_labels import build_defense_label
 from robustbench_local.evaluation.training.train_and_save import apply_settings
 from robustbench_local.evaluation.training.weight_cache import WeightCache
 from robustbench_local.extensions.python_reference import format_reference_title
@@ -43,7 +43,7 @@ class GridDefense(ABC):
 
     @abstractmethod
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
-        """The model with this defense.
+        """Apply this defense to a model.
 
         Args:
             subject: The model as it was loaded.
@@ -52,10 +52,14 @@ class GridDefense(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class NoDefense(GridDefense):
-    """The model as it is."""
+    """No defense: the baseline model."""
 
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
-        """The model itself."""
+        """Return the model itself.
+
+        Args:
+            subject: The model as it was loaded.
+        """
         return subject
 
 
@@ -68,7 +72,11 @@ class WrapperDefense(GridDefense):
     """What is put around the model."""
 
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
-        """The wrapped model, which knows what it is without the wrapper."""
+        """Return the wrapped model, with a reference to the model without the wrapper.
+
+        Args:
+            subject: The model as it was loaded.
+        """
         classifier = self.wrapper.wrap(subject.classifier)
         if not isinstance(classifier, Classifier):
             what = f"made a {type(classifier).__name__} of the model, not a Classifier"
@@ -89,7 +97,11 @@ class RecipeDefense(GridDefense):
     """What trains it."""
 
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
-        """The trained model."""
+        """Return the trained model.
+
+        Args:
+            subject: The model as it was loaded.
+        """
         classifier = self.weight_cache.train(subject.id, subject.classifier, self.card, self.recipe)
         fitted = fit_labels(subject.data, classifier.num_classes, classifier.class_names)
         about = {
@@ -110,14 +122,14 @@ def build_defended_subject(
     *,
     undefended: EvaluationSubject | None = None,
 ) -> EvaluationSubject:
-    """The subject that a defense makes of another one.
+    """Build the subject of a defended model.
 
     Args:
         subject: The model as it was loaded.
-        classifier: What the defense made of it.
+        classifier: The defended classifier.
         defense: The defense.
-        card: Where it comes from.
-        undefended: What a naive attacker takes it for, if that is a classifier of its own.
+        card: The defense's card.
+        undefended: The classifier for attacks unaware of the defense, if it is a classifier of its own.
     """
     parts = {**classifier.describe_parts(), **defense.code}
     digest = digest_parts(parts) if defense.code else classifier.compute_digest()
@@ -140,19 +152,19 @@ def build_defended_subject(
 
 
 def describe_provenance(card: Card) -> dict[str, object]:
-    """What a reader has to know to find a defense again."""
+    """Describe a defense's origin, so that a reader can find it again."""
     return {"card": card.base_name, "method": card.method, "source": card.source, **card.parameters}
 
 
 def resolve_defenses(
     grid: Grid, folders: Sequence[Path], weight_cache: WeightCache
 ) -> dict[str, list[GridDefense]]:
-    """The defenses of every model, by its id, in the order of its list.
+    """Resolve the defenses of every model, by its id, in the order of its list.
 
     Args:
         grid: The grid.
         folders: Folders with the user's own cards.
-        weight_cache: What trains the models of recipes.
+        weight_cache: Trains the models of recipes.
 
     Raises:
         CardError: If a card is unknown or malformed.
@@ -174,14 +186,14 @@ def find_defenses(
     weight_cache: WeightCache,
     entry_name: str | None = None,
 ) -> list[GridDefense]:
-    """The defenses that a card and its overrides mean: one, or one for each eps of a list.
+    """Find the defenses of a card and its overrides: one, or one for each eps of a list.
 
     Args:
         name: A card such as ``jpeg-75``, or ``none``.
         overrides: Parameters to change.
         folders: Folders with the user's own cards.
-        weight_cache: What trains the models of recipes.
-        entry_name: What the grid calls the entry in tables.
+        weight_cache: Trains the models of recipes.
+        entry_name: Name of the grid's entry in tables.
 
     Raises:
         CardError: If there is no such card.
@@ -221,7 +233,7 @@ def _build_wrapper_defense(card: Card, entry_name: str | None) -> WrapperDefense
 
 
 def _build_outside_card(name: str, settings: Mapping[str, Any]) -> Card:
-    """The card of a defense from outside that is named without one.
+    """Build the card of an external defense that is used without one.
 
     Args:
         name: ``python:FILE.py:NAME``, or an entry point.

@@ -1,4 +1,4 @@
-"""The entries of a grid's ``attacks:``, each with the cards that it means."""
+"""The entries of a grid's ``attacks:``, each with its cards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustbench_local.evaluation.grid.schema import AttackEntry, Grid
 
 
 def resolve_entry_cards(grid: Grid, folders: Sequence[Path]) -> list[tuple[AttackEntry, Card]]:
-    """Every attack and certificate of the grid: its entry, and the card with the overrides applied, in order.
+    """Resolve every attack and certificate of the grid: its entry, and its card with overrides, in order.
 
     Args:
         grid: The grid.
@@ -41,7 +41,7 @@ def resolve_entry_cards(grid: Grid, folders: Sequence[Path]) -> list[tuple[Attac
 
 
 def make_method(card: Card) -> Attack | Certificate:
-    """The attack or the certificate of a card.
+    """Make the attack or the certificate of a card.
 
     Args:
         card: The card, with its overrides.
@@ -55,14 +55,14 @@ def make_method(card: Card) -> Attack | Certificate:
 
 
 def format_method_name(card: Card, entry: AttackEntry, *, is_naive: bool = False) -> str:
-    """The card's name; with what the candidates are crafted on if that is not the model itself."""
+    """Return the card's name; with the surrogate if candidates are not crafted on the model itself."""
     if is_naive:
         return f"{card.name}[naive]"
     return f"{card.name}[from={entry.transfer_from}]" if entry.transfer_from else card.name
 
 
 def _check_settings(entry: AttackEntry, card: Card) -> None:
-    """Refuse what only stickers and patches have, and what certificates and they do not have."""
+    """Refuse settings of stickers and patches in other entries, and attack settings in certificates."""
     has_views = make_method(card).measure == "views"
     if entry.test_views is not None and not has_views:
         remedy = "leave test_views out: it is for stickers and patches"

@@ -1,4 +1,4 @@
-"""Where a run happened: versions, machine and a digest of the code that decides verdicts."""
+"""The environment of a run: versions, machine, and a digest of the code that decides verdicts."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ REPORTED_DISTRIBUTIONS = (
 
 
 def compute_code_version() -> str:
-    """The package's version and a digest of the code that decides verdicts, e.g. ``0.1.0+3f9c21d07a4e``."""
+    """Return the package version and a digest of the code that decides verdicts: ``0.1.0+3f9c21d07a4e``."""
     return f"{_find_version('robustbench-local')}+{digest_code(VERDICT_MODULES)[:12]}"
 
 
 def find_library_versions(methods: Iterable[str]) -> dict[str, str]:
-    """Versions of torch and of the libraries whose attacks a grid runs, by the words that a refusal uses.
+    """Return the versions of torch and of the libraries whose attacks a grid runs, by display name.
 
     Args:
-        methods: Names of attacks, as cards have them.
+        methods: Names of attacks, as in their cards.
     """
     wanted = {
         "pyautoattack" if method.startswith("reference:") else "torchattacks"
@@ -61,11 +61,11 @@ def find_library_versions(methods: Iterable[str]) -> dict[str, str]:
 
 
 def describe_environment(device: str, workers: int) -> dict[str, Any]:
-    """What the report says about the machine; no environment variable, no user or host name.
+    """Describe the machine for the report, without environment variables, user or host name.
 
     Args:
-        device: Where the classifiers compute.
-        workers: Processes that may share a cell's images.
+        device: Device of the classifiers.
+        workers: Number of processes that may share a cell's images.
     """
     versions = {name: _find_version(name) for name in REPORTED_DISTRIBUTIONS}
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
@@ -85,7 +85,7 @@ def describe_environment(device: str, workers: int) -> dict[str, Any]:
 
 
 def _find_version(distribution: str) -> str | None:
-    """Version of an installed distribution; None where it is not installed."""
+    """Return the version of an installed distribution; None where it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

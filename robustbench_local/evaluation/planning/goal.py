@@ -1,4 +1,4 @@
-"""One goal for a whole grid: from these source classes to those target classes."""
+"""One attack goal for a whole grid: source classes and target classes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ClassEntry = int | str
 def override_goal(
     grid: Grid, sources: Sequence[ClassEntry], targets: Sequence[ClassEntry], folders: Sequence[Path] = ()
 ) -> Grid:
-    """A grid whose every attack pursues one goal, whatever its card says.
+    """Set one goal for every attack of a grid, overriding the cards.
 
-    Certificates and corruptions, which have no goal, are confined to the source classes.
+    Certificates and corruptions, which have no goal, are restricted to the source classes.
 
     Args:
         grid: The grid.
-        sources: Only images of these classes, by name or index; empty leaves the cards' own.
-        targets: Classes that the attacker wants to be read; empty leaves the cards' own.
+        sources: Only images of these classes, by name or index; empty keeps those of the cards.
+        targets: Target classes of the attacker; empty keeps those of the cards.
         folders: Folders with the user's own cards.
 
     Raises:
@@ -48,10 +48,10 @@ def _override_entry_goal(
 
 
 def describe_goals(cells: Sequence[CellSpec]) -> Iterator[str]:
-    """The goals of a plan in words, each once, with names and numbers of the classes.
+    """Describe the goals of a plan, each once, with names and numbers of the classes.
 
-    A number that is off by one stands beside the name of a class that nobody meant. What is part of a wider
-    goal of the plan is not said again.
+    A class number that is off by one is noticed when the name stands beside it. A goal that is part of a
+    wider goal of the plan is not repeated.
     """
     goals = {(cell.subject.id, cell.record.sources, cell.record.targets): cell for cell in cells}
     wider = {
@@ -66,7 +66,7 @@ def describe_goals(cells: Sequence[CellSpec]) -> Iterator[str]:
 
 
 def format_classes(cell: CellSpec, classes: Sequence[int]) -> list[str]:
-    """Classes of a cell's model with their numbers: ``14 Stop``; ``class 14`` where they have no names."""
+    """Format the classes of a cell's model with their numbers: ``14 Stop``; ``class 14`` without names."""
     names = cell.subject.data.class_names
     return [
         f"class {index}" if names[index] == str(index) else f"{index} {names[index]}" for index in classes

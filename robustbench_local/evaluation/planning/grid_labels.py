@@ -1,4 +1,4 @@
-"""What a run calls its models, attacks and certificates in tables: no two alike."""
+"""Unique table labels for the models, attacks and certificates of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, AttackEntry, Grid
 from robustbench_local.evaluation.planning.defended_models import GridDefense
 from robustbench_local.evaluation.planning.entry_cards import format_method_name
-from robustbench_local.evaluation.planning.labels import (
+from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject
+from robustbench_local.evaluation.planning.short_labels import (
     LabelledAttack,
     build_attack_labels,
     build_family_labels,
@@ -19,7 +20,6 @@ from robustbench_local.evaluation.planning.labels import (
     make_unique,
     shorten_text,
 )
-from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject
 from robustbench_local.store.run_labels import RunLabels
 
 
@@ -31,7 +31,7 @@ def build_run_labels(
     cards: Sequence[tuple[AttackEntry, Card]],
     cells: Sequence[CellSpec],
 ) -> RunLabels:
-    """Labels of the models, with and without defenses, and of the attacks and certificates that have cells.
+    """Build labels for the models, with and without defenses, and for attacks and certificates with cells.
 
     Args:
         grid: The grid, whose entries may have names.
@@ -68,7 +68,7 @@ def build_run_labels(
 def _list_labelled_attacks(
     entry: AttackEntry, card: Card, model_names: Mapping[str, str]
 ) -> list[LabelledAttack]:
-    """The attack of an entry, and the same attack crafted on the model without its defense."""
+    """List the attack of an entry, and the same attack crafted on the model without its defense."""
     attack = LabelledAttack(identifier=format_method_name(card, entry), card=card, name=entry.name)
     if card.kind == "certificate":
         return [replace(attack, suffix="claimed") if CERTIFICATES.is_outside(card.method) else attack]

@@ -1,4 +1,4 @@
-"""The models of a grid: loaded, probed and defended; one that cannot be used keeps its place as an error."""
+"""Loading of a grid's models: they are probed and defended; unusable models become errors in their cells."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, ModelEntry
 from robustbench_local.evaluation.isolation.isolated_call import catch_process_exit
@@ -52,7 +52,7 @@ class ModelLoader:
     """The images as loaded."""
 
     def load_or_replace(self, entry: ModelEntry) -> EvaluationSubject:
-        """A model that was loaded and has answered, or one that stands for it and whose cells will be errors.
+        """Load a model and query it; return a placeholder with error cells if that fails.
 
         Args:
             entry: The model in the grid.
@@ -65,7 +65,7 @@ class ModelLoader:
     def apply_defense(
         self, entry: ModelEntry, model: EvaluationSubject, defense: GridDefense
     ) -> EvaluationSubject:
-        """A model with a defense; what a recipe's training makes of a user's model may be unusable, too.
+        """Return a model with a defense, or a placeholder if the recipe's training fails on a user's model.
 
         Args:
             entry: The model in the grid.
@@ -113,7 +113,7 @@ class ModelLoader:
             return _build_subject(entry, classifier, fitted)
 
     def _probe_in_child(self, entry: ModelEntry) -> ModelProbeResult:
-        """Load and probe a model that may run its user's code in a child process, before it is loaded."""
+        """Load and probe a model with user code in a child process first."""
 
         def load_and_probe(
             rows: slice, *, should_compare: bool, should_use_gradients: bool
@@ -130,7 +130,7 @@ class ModelLoader:
         return probe_in_child(len(self.data), load_and_probe, timeout=self.options.timeout, name=entry.id)
 
     def _probe_copy(self, entry: ModelEntry, classifier: Classifier, fitted: Dataset) -> ModelProbeResult:
-        """Probe a model in a child process, so that here it stays as it was loaded."""
+        """Probe a model in a child process, so that it stays as loaded here."""
         return probe_in_child(
             len(self.data),
             lambda rows, **how: probe_model(classifier, fitted.images[rows], **how),
@@ -139,7 +139,7 @@ class ModelLoader:
         )
 
     def _load_classifier(self, entry: ModelEntry) -> tuple[Classifier, Dataset]:
-        """One model, and the data fitted to it."""
+        """Load one model, and fit the data to it."""
         settings = entry.model_dump(exclude={"id", "name", "defenses"})
         if isinstance(entry.normalize, dict):
             settings["normalize"] = (entry.normalize["mean"], entry.normalize["std"])
@@ -158,7 +158,7 @@ class ModelLoader:
         return classifier, fitted
 
     def _check_defended_subject(self, subject: EvaluationSubject) -> EvaluationSubject:
-        """What a defense made of a model, probed as a whole; the model was probed when it was loaded."""
+        """Probe a defended model as a whole; the model itself was probed when it was loaded."""
         if subject.defense != NO_DEFENSE:
             check_consistency(
                 subject.classifier,
@@ -174,14 +174,14 @@ class ModelLoader:
 
 
 def has_foreign_code(entry: ModelEntry) -> bool:
-    """Whether a model may run, while it is loaded, what its user or somebody else wrote."""
+    """Check whether loading a model may run code from its user or a third party."""
     sources = (entry.source, entry.architecture or "")
     is_foreign = any(source.startswith(("python:", "onnx:")) for source in sources)
     return is_foreign or entry.trust_pickle is not None or is_outside_model(entry.source)
 
 
 def _build_subject(entry: ModelEntry, classifier: Classifier, fitted: Dataset) -> EvaluationSubject:
-    """The loaded model as a subject of the grid, with what the report says about it."""
+    """Build the grid's subject of a loaded model, with its description for the report."""
     digest = classifier.compute_digest()
     about: dict[str, Any] = {
         "id": entry.id,

@@ -1,4 +1,4 @@
-"""Code from outside in a grid: tried in a child process before it runs here, and in the run's identity."""
+"""External code in a grid: tried in a child process before it runs here, and part of the run's identity."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ _DEFENSE_REGISTRIES: tuple[OpenRegistry[Any], ...] = (WRAPPERS, RECIPES)
 def check_outside_code(
     grid: Grid, folders: Sequence[Path], *, base_folder: Path, allow_code: bool, timeout: float | None
 ) -> list[str]:
-    """Import everything from outside that a grid names in a child process, where it may exit, crash or hang.
+    """Import all external code of a grid in a child process, where it may exit, crash or hang.
 
     Args:
         grid: The grid.
         folders: Folders with the user's own cards.
         base_folder: The folder that relative paths start from.
         allow_code: Whether the user's own files may run.
-        timeout: Seconds that importing one of them may take; None for any time.
+        timeout: Time limit in seconds for each import; None for no limit.
 
     Returns:
-        The names, for messages; empty where everything is this package's own.
+        The names, for messages; empty if the grid uses only this package's code.
 
     Raises:
         ConfigError: If one cannot be imported, ends its process, or takes too long.
@@ -71,14 +71,14 @@ def check_outside_code(
 
 @contextmanager
 def guard_outside_code(names: Sequence[str], timeout: float | None) -> Iterator[None]:
-    """Inside, what runs here of code from outside can neither end this process nor hang for ever.
+    """Keep external code that runs inside from ending this process or hanging forever.
 
     Args:
-        names: What `check_outside_code` found; nothing is guarded where that is empty.
-        timeout: Seconds for all that is inside; None for any time.
+        names: The names from `check_outside_code`; empty for no guard.
+        timeout: Time limit in seconds for everything inside; None for no limit.
 
     Raises:
-        ConfigError: Instead of what it raises that is no error of ours.
+        ConfigError: In place of any exception that is not this package's own.
     """
     if not names:
         yield
@@ -96,7 +96,7 @@ def guard_outside_code(names: Sequence[str], timeout: float | None) -> Iterator[
 
 @contextmanager
 def _convert_escapes(name: str, timeout: float | None) -> Iterator[None]:
-    """Inside, an exit or a hang of a model's process is one of this code's."""
+    """Convert an exit or a hang of a model's process to an error of this external code."""
     try:
         yield
     except ModelTimeoutError:
@@ -127,7 +127,7 @@ def _iterate_loaders(grid: Grid, folders: Sequence[Path]) -> Iterator[tuple[str,
 def _iterate_method_loaders(
     card: str, folders: Sequence[Path], registries: Sequence[OpenRegistry[Any]]
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What loads the class that an entry of the grid means, directly or by a card of the user's."""
+    """Iterate over the loaders of an entry's class, directly or through a card of the user's."""
     if card in list_shipped_names():
         return
     name = card
@@ -141,7 +141,7 @@ def _iterate_method_loaders(
 
 
 def _load_class(name: str, registries: Sequence[OpenRegistry[Any]]) -> object:
-    """The class of that name in the first registry that it fits, or the reason why it fits none."""
+    """Load the class of that name from the first registry that accepts it, or raise the reason."""
     fitting = next((registry for registry in registries if name in registry), None)
     if fitting is None:
         fitting = next(registry for registry in registries if registry.is_outside(name))
@@ -149,20 +149,20 @@ def _load_class(name: str, registries: Sequence[OpenRegistry[Any]]) -> object:
 
 
 def describe_code(method: Any) -> dict[str, str]:
-    """What the identity of a cell says of the code of an attack, a certificate or a defense from outside.
+    """Describe the code of an external attack, certificate or defense for a cell's identity.
 
     Args:
-        method: An instance; nothing is said of this package's own, whose code has a version.
+        method: An instance; this package's own has an empty description, because its code has a version.
     """
     parts = describe_outside_code(type(method))
     return {"code of the method": digest_parts(parts)} if parts else {}
 
 
 def check_outside_method(method: Any, threat: ThreatModel) -> None:
-    """See that an attack or a certificate from outside can be planned and written down; our own can.
+    """Check that an external attack or certificate can be planned and stored.
 
     Args:
-        method: An instance.
+        method: An instance; this package's own needs no check.
         threat: Its threat model.
 
     Raises:
@@ -186,12 +186,12 @@ def check_outside_method(method: Any, threat: ThreatModel) -> None:
 
 
 def describe_run_code(grid: Grid, cards: Sequence[Card], defenses: Sequence[Card]) -> dict[str, str]:
-    """The parts of a run's identity that are code from outside, so that a refusal names the changed file.
+    """Describe external code for a run's identity by file, so that a refusal names the changed file.
 
     Args:
         grid: The grid.
-        cards: Of its attacks and certificates.
-        defenses: Of its defenses.
+        cards: The cards of its attacks and certificates.
+        defenses: Its defenses.
     """
     parts: dict[str, str] = {}
     for card in cards:
@@ -211,7 +211,7 @@ def describe_run_code(grid: Grid, cards: Sequence[Card], defenses: Sequence[Card
 
 
 def list_refused_names() -> list[str]:
-    """One line for each entry point that is called as something of this package's own, or cannot be used."""
+    """Return a line for each entry point that has a built-in name or cannot be used."""
     records = {
         (registry.group, record.name): record
         for registry in (*_METHOD_REGISTRIES, *_DEFENSE_REGISTRIES)

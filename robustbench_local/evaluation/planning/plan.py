@@ -1,4 +1,4 @@
-"""What a run will do, decided and checked before the first attack."""
+"""The plan of a run, decided and checked before the first attack."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class EvaluationSubject:
 
 @dataclass(frozen=True, kw_only=True)
 class CellSpec:
-    """One cell of a grid: an attack or a certificate on a model, and the images that it is about."""
+    """One cell of a grid: an attack or certificate, a model, and the images it runs on."""
 
     record: CellRecord
     """What the store keeps about it."""
@@ -70,12 +70,12 @@ class CellSpec:
 
     @property
     def is_certificate(self) -> bool:
-        """Whether the cell seeks proofs."""
+        """Whether the cell runs a certificate."""
         return self.record.measure == "certificate"
 
     @property
     def queried_subject(self) -> EvaluationSubject:
-        """The subject that most passes go through: for votes of a model under noise, the model within."""
+        """The subject that most passes go through: for votes under noise, the wrapped model."""
         if self.surrogate is not None:
             return self.surrogate
         is_inner = self.make_job().queried_model is not self.subject.classifier
@@ -83,16 +83,16 @@ class CellSpec:
 
     @property
     def max_passes(self) -> tuple[int, int]:
-        """Most forward and backward passes over all images."""
+        """Maximum number of forward and backward passes over all images."""
         return (0, 0) if self.skip_reason else self.make_job().max_passes
 
     @property
     def problem(self) -> RobustbenchError | None:
-        """Why a model of the cell cannot be used; None if all can."""
+        """The reason why a model of the cell cannot be used; None if all can."""
         return self.subject.problem or self.queried_subject.problem
 
     def make_job(self) -> Job:
-        """The work itself."""
+        """Make the cell's job."""
         return make_job(
             self.method,
             key=self.record.key,
@@ -108,7 +108,7 @@ class CellSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole run."""
+    """The plan of a whole run."""
 
     name: str
     """Name of the grid."""

@@ -1,4 +1,4 @@
-"""From a grid to a plan: everything is loaded and checked before the first attack."""
+"""The planner: a grid becomes a plan, and everything is loaded and checked before the first attack."""
 
 from __future__ import annotations
 
@@ -55,18 +55,19 @@ def make_plan(
     """Load the data and the models, resolve every card, and check that they fit each other.
 
     Args:
-        grid: The grid as its file has it.
-        options: How to run it, and what overrides it.
+        grid: The grid as read from its file.
+        options: The options of the run, some of which override the grid.
         base_folder: Folder that the grid file's relative paths start from.
         is_dry_run: Whether nothing is trained, because nothing will be run.
-        report: Receives lines of progress of trainings.
+        report: Receives progress lines of trainings.
 
     Returns:
         The plan.
 
     Raises:
-        RobustbenchError: As ConfigError, CardError, DataError, ModelError or RefusedError: what the user has
-            to put right before anything can be measured.
+        RobustbenchError: As ConfigError, CardError, DataError, ModelError or RefusedError: the user's
+            mistakes
+            that have to be fixed before any evaluation.
     """
     with permit_code(options.allow_code, base_folder):
         return _build_plan(grid, options, base_folder, is_dry_run=is_dry_run, report=report)
@@ -75,7 +76,7 @@ def make_plan(
 def _build_plan(
     grid: Grid, options: Options, base_folder: Path, *, is_dry_run: bool, report: Callable[[str], None]
 ) -> Plan:
-    """The plan; code from outside may run here as far as the user allows it."""
+    """Build the plan; external code may run here as far as the user allows it."""
     folders = find_card_folders(options, base_folder)
     options = options.resolve_timeouts()
     outside_names = check_outside_code(
@@ -140,7 +141,7 @@ def _build_plan(
 
 
 def _override_grid(grid: Grid, options: Options, folders: Sequence[Path]) -> Grid:
-    """The grid with what the options override."""
+    """Apply the overrides of the options to the grid."""
     if options.limit is not None:
         grid = grid.model_copy(update={"data": grid.data.model_copy(update={"limit": options.limit})})
     changes = {"seed": options.seed, "search_precision": options.search_precision}
@@ -151,7 +152,7 @@ def _override_grid(grid: Grid, options: Options, folders: Sequence[Path]) -> Gri
 def _load_subjects(
     grid: Grid, defenses: Mapping[str, Sequence[GridDefense]], loader: ModelLoader
 ) -> tuple[dict[str, EvaluationSubject], tuple[EvaluationSubject, ...]]:
-    """The models as they were loaded, by id, and the models with their defenses.
+    """Return the loaded models by id, and the models with their defenses.
 
     Raises:
         RobustbenchError: If none of them can be used.
@@ -172,7 +173,7 @@ def _load_subjects(
 
 
 def load_data(grid: Grid, base: Path) -> Dataset:
-    """The images that the grid names."""
+    """Load the images of the grid."""
     entry = grid.data
     seed = grid.seed if entry.seed is None else entry.seed
     judged = bool(grid.gates)  # a set that shrinks in silence must not pass a gate
@@ -182,7 +183,7 @@ def load_data(grid: Grid, base: Path) -> Dataset:
 
 
 def find_card_folders(options: Options, base_folder: Path) -> list[Path]:
-    """The folders of the user's own cards, with ``cards`` beside the grid file, if there is one."""
+    """Return the folders of the user's cards, including ``cards`` beside the grid file, if it exists."""
     beside = base_folder / "cards"
     return [*map(Path, options.cards), *([beside] if beside.is_dir() else [])]
 
@@ -190,10 +191,10 @@ def find_card_folders(options: Options, base_folder: Path) -> list[Path]:
 def _build_identity(
     grid: Grid, data: Dataset, subjects: Mapping[str, EvaluationSubject], cards: Sequence[Card]
 ) -> dict[str, str]:
-    """Everything that decides the verdicts, flat, so that a difference can be named.
+    """Return everything that decides the verdicts, flat, so that a difference can be named.
 
-    A model is there as a whole and in its parts, by which a refusal says what of it has changed; one that
-    cannot be used has none.
+    A model is included as a whole and in parts, so that a refusal can name the changed part; a model that
+    cannot be used has no parts.
     """
     content = grid.dump_without_names()
     for model in content["models"]:
@@ -234,7 +235,7 @@ def _build_description(
     cards: Sequence[Card],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
-    """What the store keeps for the report."""
+    """Build the stored description for the report."""
     counts = torch.bincount(data.labels, minlength=data.num_classes).tolist()
     return {
         "environment": environment,
@@ -263,7 +264,7 @@ def _build_description(
 
 
 def _list_warnings(grid: Grid, cells: Sequence[CellSpec], data: Dataset, labels: RunLabels) -> Iterator[str]:
-    """What the user should know before the run starts."""
+    """List what the user should know before the run starts."""
     if grid.skip_verified and not any(cell.is_certificate for cell in cells):
         yield "skip_verified has no effect: the grid has no certificate"
     if len(data) < 100:

@@ -1,12 +1,12 @@
-"""What a wrong reading costs: the grid's own table, or a convention for the German stop sign."""
+"""The severity of misclassifications: the grid's own table, or a convention for the German stop sign."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from robustbench_local.data.class_labels import resolve_classes
 from robustbench_local.data.gtsrb import CLASS_NAMES
-from robustbench_local.data.labels import resolve_classes
 from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
 
@@ -22,7 +22,8 @@ _OTHER_SPEEDS_KMH = {
 _YIELD_SEVERITY, _OTHER_SIGN_SEVERITY = 0.05, 0.01
 
 STOP_SIGN_RULE = (
-    "of a misclassified stop sign: (predicted speed limit / 120 km/h) squared, where priority road and the end "
+    "of a misclassified stop sign: (predicted speed limit / 120 km/h) squared, where priority road and "
+    "the end "
     "of 80 km/h count as 100 km/h and the end of all limits as 120 km/h; 0.05 for yield, 0.01 for every "
     "other sign; a convention and not an accident statistic"
 )
@@ -31,7 +32,7 @@ OWN_TABLE_RULE = "from the grid file; a class that it does not name has severity
 
 
 def resolve_severity(grid: Grid, subjects: Sequence[EvaluationSubject]) -> dict[str, Any] | None:
-    """The severities as the store keeps them, in each model's class indices.
+    """Resolve the severities to the stored form, in each model's class indices.
 
     Args:
         grid: The grid; without a table of its own, the convention is used for German traffic signs.
@@ -39,7 +40,7 @@ def resolve_severity(grid: Grid, subjects: Sequence[EvaluationSubject]) -> dict[
 
     Returns:
         ``{"rule": in words, "models": {id: {"costs": {index: severity}, "sources": [indices]}}}``, where
-        empty sources mean images of any class; None if nothing is known about severity.
+        empty sources mean images of any class; None if no severity is defined.
 
     Raises:
         ConfigError: If the grid names a class that the data do not have.
@@ -74,7 +75,7 @@ def _compute_stop_costs(names: Sequence[str]) -> dict[int, float]:
 
 
 def compute_stop_severity(name: str) -> float:
-    """Severity of reading a German stop sign as the sign of this name, in [0, 1]."""
+    """Return the severity, in [0, 1], of a German stop sign misclassified as the named sign."""
     speed = {**_SPEED_LIMITS_KMH, **_OTHER_SPEEDS_KMH}.get(name)
     if speed is not None:
         return (speed / _MAX_SPEED_KMH) ** 2

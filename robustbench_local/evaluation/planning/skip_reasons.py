@@ -1,4 +1,4 @@
-"""Why a cell cannot run on its model; what cannot run on any model is raised instead."""
+"""Reasons why a cell cannot run on its model; an attack that cannot run on any model raises instead."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def find_attack_obstacle(
     *,
     is_naive: bool,
 ) -> str | None:
-    """Why an attack is skipped on a model; None if it can run, or if the model's own problem counts.
+    """Return why an attack is skipped on a model; None if it can run, or if the model itself fails.
 
     Args:
         attack: The attack.
         goal: Its threat model and images.
         subject: The model with its defense.
         surrogate: The model that candidates are crafted on; None: the one under test.
-        is_naive: Whether that is the model without its defense.
+        is_naive: Whether the surrogate is the model without its defense.
 
     Raises:
         RobustbenchError: If the attack could not run on any model like this one.
@@ -49,7 +49,7 @@ def find_attack_obstacle(
 
 
 def _find_data_obstacle(goal: AttackGoal, subject: EvaluationSubject) -> str | None:
-    """What the data lack for an attack with this goal."""
+    """Return what the data lack for an attack with this goal."""
     if not len(goal.positions):
         return "the goal applies to no image: none is of a source class outside the targets"
     if goal.threat.region == "mask" and subject.data.masks is None:
@@ -60,7 +60,7 @@ def _find_data_obstacle(goal: AttackGoal, subject: EvaluationSubject) -> str | N
 def find_certificate_obstacle(
     certificate: Certificate, goal: AttackGoal, subject: EvaluationSubject
 ) -> str | None:
-    """Why a certificate is skipped on a model; None if it can run, or if the model's own problem counts.
+    """Return why a certificate is skipped on a model; None if it can run, or if the model itself fails.
 
     Args:
         certificate: The certificate.
@@ -68,7 +68,7 @@ def find_certificate_obstacle(
         subject: The model with its defense.
 
     Raises:
-        ThreatError: If the question makes no sense for any model.
+        ThreatError: If the certificate does not apply to the threat model on any model.
     """
     if subject.problem:
         return None

@@ -1,4 +1,4 @@
-"""What the stickers of a cell may be on, as its record says it."""
+"""The surface on which a cell may put stickers, in the form of its record."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ UNNAMED_MASK_SURFACE = "the data's masks"
 
 
 def build_surface_record(data: Dataset, positions: Tensor, threat: ThreatModel) -> SurfaceRecord | None:
-    """The surface of the signs, and how much of it a sticker may cover.
+    """Return the surface area of the signs, and the share that a sticker may cover.
 
     Args:
         data: The images.
         positions: Those of the cell, int64, (N,).
-        threat: What the attacker may do.
+        threat: The threat model.
 
     Returns:
-        Means over these images; None if the threat is no sticker, or there is no image.
+        Means over these images; None if the threat model is no sticker, or there is no image.
     """
     if threat.norm != "sticker" or not len(positions):
         return None

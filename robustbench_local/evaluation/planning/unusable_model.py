@@ -1,4 +1,4 @@
-"""A model that cannot be used keeps its place in the grid: its cells are planned, and are errors."""
+"""Models that cannot be used: they keep their row in the grid, and their cells are recorded as errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import DataError, ModelError
 from robustbench_local.evaluation.grid.schema import ModelEntry
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
@@ -19,10 +19,10 @@ from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 
 
 class UnusableModel(nn.Module):
-    """Stands for a model, and raises why it cannot be used.
+    """Placeholder for a model; every call raises the reason why the model cannot be used.
 
     Args:
-        problem: What is raised.
+        problem: The error to raise.
     """
 
     def __init__(self, problem: ModelError) -> None:
@@ -37,13 +37,13 @@ class UnusableModel(nn.Module):
 def make_unusable_subject(
     entry: ModelEntry, data: Dataset, problem: ModelError, device: torch.device
 ) -> EvaluationSubject:
-    """The subject of a grid whose model cannot be used.
+    """Make the subject of a model that cannot be used.
 
     Args:
         entry: The model in the grid file.
         data: The images as loaded.
-        problem: Why it cannot be used.
-        device: Where it would have been used.
+        problem: The reason why it cannot be used.
+        device: The device that it was meant for.
     """
     black_box = is_url(entry.source) or entry.source.startswith("onnx:")
     classifier = Classifier(
@@ -82,7 +82,7 @@ def make_unusable_subject(
 
 
 def add_defense_name(subject: EvaluationSubject, defense: str) -> EvaluationSubject:
-    """An unusable model under a defense: unusable just so.
+    """Add a defense to an unusable model, which stays unusable.
 
     Args:
         subject: The unusable model.

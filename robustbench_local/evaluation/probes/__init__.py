@@ -1,1 +1,1 @@
-"""Questions to a model before any attack: whether its answers and gradients can be relied on."""
+"""Probes: queries to a model before any attack that check its answers and gradients."""

@@ -1,4 +1,4 @@
-"""How far two answers of a model answers_differ, and how far they may by rounding alone."""
+"""Differences between two answers of a model, and the tolerance for rounding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ kernels for some layers where they are not, which round otherwise."""
 
 
 def measure_difference(one: Tensor, other: Tensor) -> float:
-    """Largest difference between two answers; infinite where only one of them is finite."""
+    """Return the largest difference between two answers; infinite where only one of them is finite."""
     finite = torch.isfinite(one), torch.isfinite(other)
     if not torch.equal(*finite):
         return float("inf")
@@ -32,7 +32,7 @@ def measure_difference(one: Tensor, other: Tensor) -> float:
 
 
 def measure_logit_range(answers: Tensor) -> float:
-    """The largest range of an image's logits."""
+    """Return the largest range of an image's logits."""
     finite = torch.isfinite(answers)
     high = answers.masked_fill(~finite, -torch.inf).amax(dim=1)
     low = answers.masked_fill(~finite, torch.inf).amin(dim=1)
@@ -42,24 +42,24 @@ def measure_logit_range(answers: Tensor) -> float:
 
 
 def has_difference(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    """Whether two answers, (N, K), differ by more than a share of the logits' range."""
+    """Check whether two answers, (N, K), differ by more than a share of the logits' range."""
     return measure_difference(one, other) > tolerance * measure_logit_range(torch.cat([one, other]))
 
 
 def find_tolerance(module: nn.Module | None) -> float:
-    """The tolerance for batches of one size, the image at the same place."""
+    """Return the tolerance for batches of one size, with the image at the same position."""
     kinds = (type(part).__module__ for part in (module.modules() if module is not None else ()))
     quantized = any(kind.startswith("torch.") and "quantized" in kind for kind in kinds)
     return max(SAME_SHAPE_TOLERANCE, QUANTIZED_TOLERANCE if quantized else 0.0)
 
 
 def compute_size_tolerance(answers: Tensor, moved: Tensor, tolerance: float) -> float:
-    """The tolerance for batches of other sizes and places: what the model's rounding makes of its answers.
+    """Return the tolerance for batches of other sizes and positions, from the effect of the model's rounding.
 
     Args:
-        answers: What it answered, (N, K).
-        moved: What it answered to the same images with 1e-6 added to every pixel.
-        tolerance: That for batches of one size, the least.
+        answers: The model's answers, (N, K).
+        moved: The answers to the same images with 1e-6 added to every pixel.
+        tolerance: The tolerance for batches of one size, a lower bound.
     """
     rounding = measure_difference(moved, answers) / measure_logit_range(answers)
     return max(tolerance, min(ROUNDING_FACTOR * rounding, MAX_ROUNDING_SHARE))

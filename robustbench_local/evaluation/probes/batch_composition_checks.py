@@ -1,4 +1,4 @@
-"""Whether the answer to an image depends on its company: other images, their number, its place among them."""
+"""Checks that the answer to an image does not depend on the rest of its batch: content, size or position."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ LARGE_BATCH_SIZE = 17
 
 
 def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: Tensor) -> None:
-    """Ask about the same images with others beside them, at other places and in batches of other sizes.
+    """Query the same images in other batches, at other positions and in batches of other sizes.
 
     Args:
-        questions: To the model.
-        images: What it is asked about.
+        questions: The queries to the model.
+        images: The probe images.
         alone: Its answers, (2, K), to each image of the pair alone.
 
     Raises:
-        InconsistentError: If answers depend on the company.
+        InconsistentError: If answers depend on the batch.
     """
     findings = questions.findings
     first, neighbours = images.pair[:1], images.distinct[1:3]
@@ -53,7 +53,7 @@ def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: 
 
 
 def _has_fixed_seed(questions: ModelQueries, image: Tensor, answer: Tensor) -> bool:
-    """Whether a model draws from a global random state and yet answers the same whatever that is."""
+    """Check for a fixed seed: the model draws from a global random state but ignores its value."""
     if questions.findings.has_own_generator:  # copies begin it anew
         return False
     with questions.open_fresh_copy() as model:
@@ -62,7 +62,7 @@ def _has_fixed_seed(questions: ModelQueries, image: Tensor, answer: Tensor) -> b
 
 
 def _measure_size_tolerance(questions: ModelQueries, images: ProbeImages, answers: Tensor) -> float:
-    """See `find_size_tolerance`; ``answers`` are those to the first two images together."""
+    """Measure the tolerance, see `compute_size_tolerance`; ``answers`` are to the first two images."""
     with questions.open_fresh_copy() as model:
         moved = questions.query_model(model, images.distinct[:2].add(1e-6).clamp(0, 1))
     return compute_size_tolerance(answers, moved, questions.findings.tolerance)

@@ -1,4 +1,4 @@
-"""What questions to a model reveal of whether its answers are the image's own."""
+"""Findings of the consistency probe: whether a model's answer depends on the image alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ConsistencyKind = Literal["consistent", "company", "memory", "gradients"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyResult:
-    """What the questions revealed; it can be taken to another process."""
+    """The result of the consistency probe; it can be sent to another process."""
 
     kind: ConsistencyKind
     """``"company"``: answers depend on the other images of a batch, on its size or on the place in it.
@@ -52,12 +52,12 @@ class ConsistencyResult:
 
     @property
     def is_consistent(self) -> bool:
-        """Whether an image's answer is its own."""
+        """Whether an answer depends on its image alone."""
         return self.kind == "consistent"
 
 
 class InconsistentError(Exception):
-    """Ends the questions."""
+    """Ends the probe at the first inconsistency."""
 
     def __init__(self, result: ConsistencyResult) -> None:
         super().__init__(result.cause)
@@ -66,7 +66,7 @@ class InconsistentError(Exception):
 
 @dataclass
 class ConsistencyFindings:
-    """What is known so far; what is inconsistent ends the questions with an `InconsistentError`."""
+    """The findings so far; an inconsistency ends the probe with an `InconsistentError`."""
 
     access: Access
     """What the model answers."""
@@ -87,7 +87,7 @@ class ConsistencyFindings:
     has_misleading_gradients: bool = False
 
     def refuse_batch_dependence(self, one: Tensor, other: Tensor, tolerance: float, what: str) -> None:
-        """End the questions if an image's answer depends on ``what`` of its batch."""
+        """Raise if an image's answer depends on ``what`` of its batch."""
         if has_difference(one, other, tolerance):
             why = "batch statistics (a mean over dimension 0, batch norm in training mode inside forward, "
             why = f"{why}attention over dimension 0)?"
@@ -95,15 +95,16 @@ class ConsistencyFindings:
             raise InconsistentError(self.build_result("company", cause, one, other))
 
     def refuse_memory(self, one: Tensor, other: Tensor, when: str, changed: Collection[str]) -> None:
-        """End the questions if the same image gets another answer ``when`` something else was asked."""
+        """Raise if the same image gets another answer ``when`` something else was queried."""
         if has_difference(one, other, self.tolerance):
-            cause = f"remembers: the same image gets another answer {when} ({self._format_difference(one, other)})"
+            difference = self._format_difference(one, other)
+            cause = f"remembers: the same image gets another answer {when} ({difference})"
             if changed:
                 cause = f"{cause}; {format_names(changed)} changed"
             raise InconsistentError(self.build_result("memory", cause, one, other))
 
     def refuse_grad_mode_dependence(self, silent: Tensor, recorded: Tensor, tolerance: float) -> None:
-        """End the questions if answers are others while gradients are recorded."""
+        """Raise if answers change while gradients are recorded."""
         if has_difference(silent, recorded, tolerance):
             cause = (
                 f"answers differ while gradients are recorded ({self._format_difference(silent, recorded)}): "
@@ -112,11 +113,12 @@ class ConsistencyFindings:
             raise InconsistentError(self.build_result("gradients", cause, silent, recorded))
 
     def note_variation(self, one: Tensor, other: Tensor) -> None:
-        """Note that answers differ by chance."""
+        """Note that answers vary by chance."""
         self.is_nondeterministic = True
         self.notes.append(
             "answers differ from call to call by random numbers that no seed repeats "
-            f"({self._format_difference(one, other)}): whether they depend on the other images of a batch is not known"
+            f"({self._format_difference(one, other)}): whether they depend on the other images of a batch "
+            "is not known"
         )
 
     def _format_difference(self, one: Tensor, other: Tensor) -> str:
@@ -128,7 +130,7 @@ class ConsistencyFindings:
     def build_result(
         self, kind: ConsistencyKind, cause: str = "", one: Tensor | None = None, other: Tensor | None = None
     ) -> ConsistencyResult:
-        """What is known by now."""
+        """Return the findings so far."""
         compared = one is not None and other is not None
         return ConsistencyResult(
             kind=kind,

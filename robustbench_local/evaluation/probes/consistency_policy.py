@@ -1,4 +1,4 @@
-"""What follows from a model whose answers are not the image's own: refused, or every number is marked."""
+"""The policy for inconsistent models: they are refused, or all their numbers are marked."""
 
 from __future__ import annotations
 
@@ -33,18 +33,17 @@ def check_consistency(
     batch_size: int | None = None,
     timeout: float | None = None,
 ) -> None:
-    """Probe a classifier and draw the consequences; one that is marked already is not asked again.
+    """Probe a classifier and apply the consequences; a marked one is not probed again.
 
     Args:
         classifier: The classifier, a defended one as a whole.
         images: (N, C, H, W) in [0, 1], of the data that it will be evaluated on.
-        allowed: See `apply_probe`.
-        batch_size: See `apply_probe`.
-        timeout: Seconds that the questions may take; with it they are asked in a child process where that is
-            possible.
+        allowed: See `apply_consistency`.
+        batch_size: See `apply_consistency`.
+        timeout: Time limit of the probe in seconds; with it the probe runs in a child process where possible.
 
     Raises:
-        RobustbenchError: As `apply_probe` does.
+        RobustbenchError: As `apply_consistency` does.
     """
     if not classifier.settings.consistency.inconsistency_note:
         isolated = (
@@ -62,9 +61,9 @@ def check_consistency(
 def _probe_in_child(
     classifier: Classifier, images: Tensor, timeout: float | None
 ) -> ConsistencyResult | None:
-    """Probe in a child process; None, with a note, where the model does not survive the questions.
+    """Probe in a child process; None, with a note, where the model ends that process.
 
-    At work it costs the images that it ends on, and not the others, one of which is asked about alone here.
+    In an evaluation this costs only the images that end it; one image is queried alone here.
     """
     for chosen in (images, images[:1]):
         try:
@@ -83,18 +82,18 @@ def _probe_in_child(
 def apply_consistency(
     classifier: Classifier, result: ConsistencyResult, *, allowed: bool, batch_size: int | None
 ) -> None:
-    """Draw the consequences of what a probe found.
+    """Apply the consequences of a probe's result.
 
     Args:
-        classifier: What was probed; told how it has to be asked from now on.
-        result: What was found, here or in another process.
-        allowed: Whether a model whose answers depend on their company or history is evaluated all the same,
+        classifier: The probed classifier; its query settings are adjusted.
+        result: The result, from here or from another process.
+        allowed: Whether a model whose answers depend on their batch or history is evaluated all the same,
             with a mark at every number.
-        batch_size: Images that such a model is then given at a time, exactly.
+        batch_size: The exact batch size for such a model.
 
     Raises:
         ModelError: If the model is not consistent and that is not allowed.
-        ConfigError: If it is allowed, but answers depend on a batch whose size nobody declared.
+        ConfigError: If it is allowed, but answers depend on a batch whose size is not declared.
     """
     for note in result.notes:
         classifier.add_note(note)
@@ -127,7 +126,7 @@ def apply_consistency(
 
 
 def describe_consistency(classifier: Classifier) -> dict[str, Any] | None:
-    """What the store keeps about a marked model; None for any other."""
+    """Return the stored description of a marked model; None for any other."""
     if not classifier.settings.consistency.inconsistency_note:
         return None
     return {
@@ -137,5 +136,5 @@ def describe_consistency(classifier: Classifier) -> dict[str, Any] | None:
 
 
 def describe_gradients(classifier: Classifier) -> dict[str, Any]:
-    """What the store keeps about a model whose gradients mislead; nothing for any other."""
+    """Return the stored description of a model with misleading gradients; empty for any other."""
     return {"misleading_gradients": True} if classifier.settings.consistency.has_misleading_gradients else {}

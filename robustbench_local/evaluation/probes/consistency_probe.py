@@ -1,7 +1,8 @@
-"""Whether a model answers an image by the image alone: not by its company, nor by what it was asked before.
+"""Checks that a model's answer depends on the image alone, not on its batch or on earlier queries.
 
-A number of a model that does is a number of one batch size, one order and one history. So a handful of images
-is asked about before any attack: alone, in other company, again after many similar ones, after gradients.
+Numbers of an inconsistent model hold for one batch size, one order and one history only. The probe therefore
+queries a handful of images before any attack: alone, in other batches, again after many similar images, and
+after gradients.
 """
 
 from __future__ import annotations
@@ -45,22 +46,22 @@ from robustbench_local.evaluation.probes.state_changes import find_state_changes
 def probe_consistency(
     classifier: Classifier, images: Tensor, *, should_use_gradients: bool = True
 ) -> ConsistencyResult:
-    """Ask a model about a few images in several ways and compare the answers.
+    """Query a model on a few images in several ways and compare the answers.
 
-    A module is asked about some eighty images, and left as if it had not been: copies of it are asked, where
-    it can be copied. What is no module may be somebody's service, and is asked about six. The global random
-    states are the same before each call, so that a model that draws from them is compared with itself.
+    A module is queried on about eighty images and left unchanged: copies answer where it can be copied. A
+    callable may be a remote service and is queried on six. The global random states are the same before each
+    call, so that a model that draws from them is compared with itself.
 
     Args:
         classifier: The classifier, a defended one as a whole.
         images: (N, C, H, W) in [0, 1], N at least 1, of the data that it will be evaluated on.
-        should_use_gradients: Whether it may be asked for gradients, which are more than black boxes need.
+        should_use_gradients: Whether gradients may be computed, which black-box attacks do not need.
 
     Returns:
-        What was found; the first inconsistency ends the questions.
+        The findings; the first inconsistency ends the probe.
 
     Raises:
-        ModelError: If the model cannot answer about any of the first images.
+        ModelError: If the model cannot answer on any of the first images.
     """
     alone = [images[row : row + 1] for row in range(min(3, len(images)))]
     try:
@@ -91,14 +92,14 @@ def _probe_once(classifier: Classifier, images: Tensor, backward: bool) -> Consi
             if not is_out_of_memory(failure):
                 raise
             findings.notes.append(
-                f"memory ran out when it was asked about {LARGE_BATCH_SIZE} images at once: whether its answers "
-                "depend on the other images of a batch is not known"
+                f"memory ran out when it was asked about {LARGE_BATCH_SIZE} images at once: whether its "
+                "answers depend on the other images of a batch is not known"
             )
         return findings.build_result("consistent")
 
 
 def _probe_module(questions: ModelQueries, images: ProbeImages) -> None:
-    """All questions."""
+    """Run all queries."""
     alone = _query_alone(questions, images.pair)
     if not questions.findings.is_nondeterministic:
         check_batch_dependence(questions, images, alone)
@@ -110,7 +111,7 @@ def _probe_module(questions: ModelQueries, images: ProbeImages) -> None:
 
 
 def _probe_gradients(questions: ModelQueries, images: ProbeImages) -> None:
-    """Whether gradients say how answers change."""
+    """Check whether gradients predict how answers change."""
     findings = questions.findings
     if not questions.has_gradients:
         return
@@ -128,7 +129,7 @@ def _probe_gradients(questions: ModelQueries, images: ProbeImages) -> None:
 
 
 def _probe_service(questions: ModelQueries, distinct: Tensor) -> None:
-    """Few questions, for each may cost somebody something: alone, again, and in company."""
+    """Run few queries, because each may cost money: alone, again, and in a batch."""
     findings, classifier = questions.findings, questions.classifier
     first, again = distinct[:1], torch.zeros(0)
     before = questions.query_model(classifier, first)
@@ -150,7 +151,7 @@ def _probe_service(questions: ModelQueries, distinct: Tensor) -> None:
 
 
 def _query_alone(questions: ModelQueries, pair: Tensor) -> Tensor:
-    """Answers to two images alone, each of a copy that was asked nothing else before; the first twice."""
+    """Query two images alone, each on a fresh copy; the first one twice."""
     findings = questions.findings
     with questions.open_fresh_copy() as model:
         answers = [questions.query_model(model, pair[:1])]
@@ -172,7 +173,7 @@ def _query_alone(questions: ModelQueries, pair: Tensor) -> Tensor:
 def _explain_change(
     questions: ModelQueries, image: Tensor, first: Tensor, again: Tensor, changed: Collection[str]
 ) -> None:
-    """Why an image that is asked about twice gets two answers: copies tell chance from memory."""
+    """Explain two different answers to one image: copies tell chance from memory."""
     findings = questions.findings
     with questions.open_fresh_copy() as model:
         other = questions.query_model(model, image)

@@ -1,4 +1,4 @@
-"""Which files change while a model is asked: a memory that no copy of the model leaves behind."""
+"""Detection of files that change while a model is queried: state that no copy of the model can reset."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _open_watches: list[set[str]] = []
 
 @contextmanager
 def watch_files() -> Iterator[set[str]]:
-    """Notice which files Python code opens; code itself is left out.
+    """Record the files that Python code opens, other than code itself.
 
     Yields:
-        A set that holds, once this is closed, the paths of those that have changed meanwhile.
+        A set that holds, after the context closes, the paths of the files that changed meanwhile.
     """
     _install_audit_hook()
     started, opened, changed = time.time() - _CLOCK_SLACK_SECONDS, set[str](), set[str]()
@@ -40,7 +40,7 @@ def watch_files() -> Iterator[set[str]]:
 
 @cache
 def _install_audit_hook() -> None:
-    """Install the hook: Python calls it at every event, as long as it lives, for nothing can remove it."""
+    """Install the audit hook: Python calls it at every event until exit, because it cannot be removed."""
     sys.addaudithook(_record_opened_file)
 
 

@@ -1,7 +1,7 @@
-"""Whether a model's gradients say how its answers change, or lead white-box attacks astray.
+"""Checks that a model's gradients predict how its answers change, so that white-box attacks can use them.
 
-A backward pass of the model's own may hand back what has nothing to do with its forward: then attacks that
-follow it break nothing, and the model looks robust.
+A custom backward pass may return values unrelated to the forward pass. Attacks that follow it then fail, and
+the model looks robust.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ MIN_INFORMATIVE_SHARE = 0.5
 
 
 def has_misleading_gradients(classifier: Classifier, images: Tensor) -> bool:
-    """Whether nothing changes as gradients foretell it, wherever one looks.
+    """Check whether no change of an answer matches its gradient at any of the probed points.
 
     Args:
-        classifier: The classifier, with access to gradients; not one that draws random numbers.
-        images: (N, C, H, W) in [0, 1], all different; two of them are looked at, and the first in pale.
+        classifier: The classifier, with access to gradients and without random draws.
+        images: (N, C, H, W) in [0, 1], all different; two of them are used, and a paler copy of the first.
 
     Returns:
-        False, too, where there is no gradient or nothing can be said.
+        False also where there is no gradient or the result is inconclusive.
     """
     points = torch.cat([images[:2], 0.4 + 0.2 * images[:1]])
     _, losses, slope = classifier.compute_gradient(points, _mix_logits)
@@ -55,5 +55,5 @@ def has_misleading_gradients(classifier: Classifier, images: Tensor) -> bool:
 
 
 def _mix_logits(logits: Tensor) -> Tensor:
-    """A fixed mixture of the logits that no softmax saturates, (N,)."""
+    """Return a fixed mixture of the logits that no softmax saturates, (N,)."""
     return (logits * torch.arange(logits.shape[1]).cos().to(logits)).sum(dim=1)

@@ -1,4 +1,4 @@
-"""Whether the answer to an image depends on gradients being recorded, as they are while attacks ask."""
+"""Checks that answers are the same with and without gradient recording, which attacks turn on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from robustbench_local.evaluation.probes.probe_images import ProbeImages
 
 
 def check_grad_mode_dependence(questions: ModelQueries, images: ProbeImages, silent: Tensor) -> None:
-    """Ask about the first two images while gradients are recorded, as attacks ask.
+    """Query the first two images while gradients are recorded, as attacks do.
 
     Args:
-        questions: To the model.
-        images: What it is asked about.
-        silent: The answers to them while none are.
+        questions: The queries to the model.
+        images: The probe images.
+        silent: The answers to them without recording.
 
     Raises:
-        InconsistentError: If the answers are others.
+        InconsistentError: If the answers differ.
     """
     if questions.classifier.access != "gradients":
         return

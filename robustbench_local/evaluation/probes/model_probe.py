@@ -1,4 +1,4 @@
-"""The first questions to a model, asked before any attack so that misfits show at once."""
+"""The first queries to a model, made before any attack so that mistakes show at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAX_SINGLE_IMAGES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ModelProbeResult:
-    """What the first answers revealed about a model; it can be taken to another process."""
+    """Properties of a model found by its first queries; they can be sent to another process."""
 
     notes: tuple[str, ...]
     """What a reader has to know about the model."""
@@ -57,20 +57,20 @@ class ModelProbeResult:
 def probe_model(
     classifier: Classifier, images: Tensor, *, should_compare: bool = True, should_use_gradients: bool = True
 ) -> ModelProbeResult:
-    """Ask about some images together, and where that costs nobody anything about one and two of them.
+    """Query some images together and, where queries are free, one and two of them.
 
     Args:
         classifier: The classifier.
-        images: (N, C, H, W) in [0, 1], some of those that it will see.
-        should_compare: Whether to find out if an image's answer is its own, which takes images that are made
-            up.
-        should_use_gradients: Whether it may be asked for gradients.
+        images: (N, C, H, W) in [0, 1], some of the images to evaluate.
+        should_compare: Whether to check that an image's answer depends on it alone, which takes synthetic
+            images.
+        should_use_gradients: Whether gradients may be computed.
 
     Returns:
-        What there is to know; `learn_from_probe` hands it to the classifier in another process.
+        The result; `apply_model_probe` applies it to the classifier in another process.
 
     Raises:
-        ModelError: If it cannot answer, or not as a classifier does.
+        ModelError: If the model cannot answer, or not as a classifier does.
     """
     images = images[:MAX_IDENTITY_IMAGES].to(classifier.device)
     with convert_model_errors(classifier.name), classifier.evaluation_mode(), torch.no_grad():
@@ -96,7 +96,7 @@ def probe_model(
 
 
 def _query_first_images(classifier: Classifier, images: Tensor) -> None:
-    """Ask about all images together, about two and about one; one that cannot be borne is found at work."""
+    """Query all images together, then two and one; a failing single image is left to the evaluation."""
     try:
         for chosen in (images, images[:1], images[:2]):
             classifier(chosen)
@@ -116,26 +116,26 @@ def _is_answered(classifier: Classifier, image: Tensor) -> bool:
 
 
 class ProbeFunction(Protocol):
-    """Asks a model about some of the images; see `probe_model`."""
+    """Queries a model on some of the images; see `probe_model`."""
 
     def __call__(self, rows: slice, *, should_compare: bool, should_use_gradients: bool) -> ModelProbeResult:
-        """What those images reveal."""
+        """Return the result for those images."""
 
 
 def probe_in_child(count: int, probe: ProbeFunction, *, timeout: float | None, name: str) -> ModelProbeResult:
-    """Probe in a child process; where that ends or hangs, without gradients or one by one.
+    """Probe in a child process; if that ends or hangs, retry without gradients or image by image.
 
-    A process that ends even so may have met an image that was made for the comparison of answers: then it is
-    asked about images of the data alone.
+    A process that still ends may have failed on a synthetic image of the comparison: then only images of the
+    data are queried.
 
     Args:
-        count: How many images there are.
-        probe: The questions.
-        timeout: Seconds without a finished pass that they may take; None for any time.
-        name: What to call the model in messages.
+        count: Number of images.
+        probe: The probe.
+        timeout: Seconds within which a pass has to finish; None for no limit.
+        name: Name of the model in messages.
 
     Raises:
-        ProcessEndedError: If it ends its process whatever it is asked.
+        ProcessEndedError: If the model ends its process on every query.
         ModelTimeoutError: If it hangs.
     """
 
@@ -169,14 +169,14 @@ def _add_note(probe: ModelProbeResult, note: str) -> ModelProbeResult:
 
 
 def probe_copying(classifier: Classifier, images: Tensor, timeout: float | None) -> None:
-    """See whether a model that answered elsewhere still does in a copy of this process, and remember it.
+    """Check whether a model still answers in a fork of this process, and store the result.
 
-    One that has threads of its own, such as a session of another library, hangs there: it is used here.
+    A model with threads of its own, such as a session of another library, hangs there: it runs here.
 
     Args:
         classifier: The classifier.
-        images: (N, C, H, W), some of those that it will see.
-        timeout: Seconds that an answer may take; None for any time.
+        images: (N, C, H, W), some of the images to evaluate.
+        timeout: Seconds that an answer may take; None for no limit.
     """
     patience = min(timeout or MAX_COPY_SECONDS, MAX_COPY_SECONDS)
 
@@ -196,7 +196,7 @@ def probe_copying(classifier: Classifier, images: Tensor, timeout: float | None)
 
 
 def apply_model_probe(classifier: Classifier, probe: ModelProbeResult) -> None:
-    """Let a classifier know what another process's copy of it was found to be."""
+    """Apply the result of a probe in another process to a classifier."""
     for note in probe.notes:
         classifier.add_note(note)
     classifier.configure(min_batch_size=probe.smallest_batch)
@@ -207,10 +207,10 @@ def apply_model_probe(classifier: Classifier, probe: ModelProbeResult) -> None:
 
 @contextmanager
 def convert_model_errors(name: str) -> Iterator[None]:
-    """Inside, whatever a model raises that is no error of ours becomes one of the model's.
+    """Convert every exception of a model that is not this package's own to a model error.
 
     Args:
-        name: What to call the model.
+        name: Name of the model.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Asking a model as if for the first time, and keeping count of it."""
+"""Queries to a fresh copy of a model, with a count of the passes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustbench_local.evaluation.probes.probe_images import PROBE_SEED
 
 @dataclass(frozen=True)
 class ModelQueries:
-    """Questions to one classifier, and what they have revealed."""
+    """Queries to one classifier and the findings from them."""
 
     classifier: Classifier
     findings: ConsistencyFindings
@@ -29,12 +29,12 @@ class ModelQueries:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether it is asked for gradients, and has some to give."""
+        """Whether gradients are to be computed and the model has any."""
         return self.should_use_gradients and self.classifier.access == "gradients"
 
     @contextmanager
     def open_fresh_copy(self) -> Iterator[Classifier]:
-        """A copy that was asked nothing, of which a look is one draw."""
+        """Return a fresh copy of which each query is one draw."""
         with self.classifier.open_fresh_copy() as model:
             if not isinstance(model, RandomizedClassifier):
                 yield model
@@ -45,13 +45,13 @@ class ModelQueries:
     def query_model(
         self, model: Classifier, images: Tensor, *, recorded: bool = False, seed: int = PROBE_SEED
     ) -> Tensor:
-        """Answers, (N, K) double on the CPU, with the same global random states before each call.
+        """Return answers, (N, K) double on the CPU, with the same global random states before each call.
 
         Args:
-            model: Whom to ask.
+            model: The classifier to query.
             images: (N, C, H, W).
             recorded: Whether gradients are recorded meanwhile.
-            seed: Of the global random states.
+            seed: Seed of the global random states.
         """
         seed_everything(seed)
         before = RandomStates.from_process()
@@ -64,12 +64,12 @@ class ModelQueries:
         return answers
 
     def query_pair(self, image: Tensor, neighbour: Tensor) -> Tensor:
-        """Answers of a fresh copy to two images at once."""
+        """Return the answers of a fresh copy to two images at once."""
         with self.open_fresh_copy() as model:
             return self.query_model(model, torch.cat([image, neighbour]))
 
     def run_backward(self, model: Classifier, images: Tensor) -> bool:
-        """A forward and a backward pass; whether there is one."""
+        """Run a forward and a backward pass; return whether there is one."""
         if not self.has_gradients:
             return False
         self.findings.queried_images += len(images)
@@ -82,5 +82,5 @@ class ModelQueries:
         return True
 
     def query_one_by_one(self, model: Classifier, pair: Tensor) -> Tensor:
-        """Answers to some images, each asked about alone."""
+        """Return the answers to some images, each queried alone."""
         return torch.cat([self.query_model(model, image) for image in torch.split(pair, 1)])

@@ -1,4 +1,4 @@
-"""The images that a model is asked about before any attack, made from a few of the data."""
+"""The images for the probes, made from a few images of the data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBE_SEED = 20_240_229
 
 @dataclass(frozen=True)
 class ProbeImages:
-    """What a module is asked about."""
+    """The images that a model is queried on."""
 
     distinct: Tensor
     """(8, C, H, W), all different."""
@@ -31,7 +31,7 @@ class ProbeImages:
 
 
 def make_probe_images(distinct: Tensor) -> ProbeImages:
-    """The images around those of `make_distinct`; the same ones each time."""
+    """Make the probe images around those of `make_distinct_images`; the same ones each time."""
     generator = torch.Generator().manual_seed(PROBE_SEED)
     first = distinct[:1]
     similar = [_make_similar_image(first, generator) for _ in range(SIMILAR_BATCHES * SIMILAR_BATCH_SIZE)]
@@ -40,7 +40,7 @@ def make_probe_images(distinct: Tensor) -> ProbeImages:
 
 
 def make_distinct_images(images: Tensor, count: int = 8) -> Tensor:
-    """So many images from all over the data, all different: mirrored and mixed ones where there are few."""
+    """Return ``count`` different images from all over the data: mirrored and mixed where there are few."""
     chosen = images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
     generator = torch.Generator().manual_seed(PROBE_SEED)
     noise = torch.rand(count, *images.shape[1:], generator=generator).to(images)
@@ -54,7 +54,7 @@ def make_distinct_images(images: Tensor, count: int = 8) -> Tensor:
 
 
 def _make_similar_image(image: Tensor, generator: torch.Generator, share: float = 1.0) -> Tensor:
-    """An image that is `SIMILAR_DISTANCE` away in a share of its values, eight at least."""
+    """Return an image that is `SIMILAR_DISTANCE` away in a share of its values, eight at least."""
     moved = torch.rand(image.numel(), generator=generator).argsort() < max(8, share * image.numel())
     signs = torch.where(image > 0.5, -1.0, 1.0) * moved.view(image.shape).to(image)
     return image + SIMILAR_DISTANCE * signs * (

@@ -1,4 +1,4 @@
-"""Whether the answer to an image depends on what was asked before."""
+"""Checks that the answer to an image does not depend on earlier queries."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ EXTRA_CALLS = 128
 
 
 def check_history_dependence(questions: ModelQueries, images: ProbeImages, alone: Tensor) -> None:
-    """Ask about the same images again, after many similar ones and after a backward pass.
+    """Query the same images again, after many similar ones and after a backward pass.
 
     Args:
-        questions: To the model.
-        images: What it is asked about.
-        alone: Its answers, (2, K), to each image of the pair alone, when it had been asked nothing else.
+        questions: The queries to the model.
+        images: The probe images.
+        alone: Its first answers, (2, K), to each image of the pair alone.
 
     Raises:
-        InconsistentError: If answers depend on what was asked before.
+        InconsistentError: If answers depend on earlier queries.
     """
     findings, pair = questions.findings, images.pair
     warm_up, *batches = torch.split(images.similar, SIMILAR_BATCH_SIZE)
@@ -54,7 +54,7 @@ def check_history_dependence(questions: ModelQueries, images: ProbeImages, alone
 def _query_repeatedly(
     questions: ModelQueries, images: ProbeImages, alone: Tensor, changed: Collection[str]
 ) -> None:
-    """Many more calls to a model in which something grows; if nothing comes of it, a note."""
+    """Make many more calls to a model with growing state; if no answer changes, add a note."""
     findings, classifier, similar = questions.findings, questions.classifier, images.similar
     with questions.open_fresh_copy() as model:
         for call in range(EXTRA_CALLS):
@@ -76,6 +76,6 @@ def _query_repeatedly(
     if kept := set(changed) - set(files):
         findings.is_stateful = True
         findings.notes.append(
-            f"keeps state between calls ({format_names(kept)} changed): a copy that remembers nothing answers "
-            "each call"
+            f"keeps state between calls ({format_names(kept)} changed): a copy that remembers nothing "
+            "answers each call"
         )

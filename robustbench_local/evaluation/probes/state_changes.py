@@ -1,4 +1,4 @@
-"""What of a model, and of the files around it, something done with it has changed."""
+"""Detection of changes to a model, and to the files around it, by an operation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE_PREFIX = "file "
 
 
 def find_state_changes(model: Classifier, act: Callable[[], object]) -> dict[str, str]:
-    """What of the model is not as before once something is done: digests afterwards, by path."""
+    """Return the state of the model that an operation changed: digests afterwards, by path."""
     if is_own_adapter(model.model):
         act()
         return {}
@@ -29,6 +29,6 @@ def find_state_changes(model: Classifier, act: Callable[[], object]) -> dict[str
 
 
 def format_names(names: Collection[str], most: int = 2) -> str:
-    """The first names, and how many there are more."""
+    """Format the first names, and the number of the rest."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(sorted(names)[:most])}{more}"

@@ -1,1 +1,1 @@
-"""Training inside a grid and for rbl train: data, weights, cache."""
+"""Training in a grid and for ``rbl train``: data, weights and cache."""

@@ -1,4 +1,4 @@
-"""What can be proven about a network that was trained to be certified: a figure for the card beside it."""
+"""Certified accuracy of a network that was trained for certification, for the card beside its weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CertificateSpec = tuple[dict[str, Any], Certificate, ThreatModel]
 
 
 def list_certificates(recipe: Recipe) -> list[_CertificateSpec]:
-    """The certificates that a recipe trains for, each with its name and threat model; mostly none."""
+    """List the certificates that a recipe trains for, with name and threat model; mostly none."""
     if isinstance(recipe, CertifiedRecipe):
         threat = recipe.threat
         lines = CROWN(intermediate="ibp")
@@ -39,7 +39,7 @@ def list_certificates(recipe: Recipe) -> list[_CertificateSpec]:
 def count_certified(
     classifier: Classifier, data: Dataset, certificate: Certificate, threat: ThreatModel
 ) -> int:
-    """How many images are certified: read as their label, whatever happens to them inside the ball.
+    """Count the images that are correctly classified and certified in the ball.
 
     Args:
         classifier: The network.

@@ -1,4 +1,4 @@
-"""From a recipe's card, a model and data to weights on disk: what ``rbl train`` and a grid have in common."""
+"""Training for ``rbl train`` and grids: from a recipe's card, a model and data to weights on disk."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TrainingImages:
 
 
 def apply_settings(card: Card, settings: Mapping[str, Any]) -> tuple[Card, Recipe]:
-    """A recipe's card with some of its parameters, or its radius, changed.
+    """Return a recipe's card with some of its parameters, or its radius, changed.
 
     Args:
         card: A defense's card.
@@ -83,7 +83,7 @@ def fit(
 ) -> TrainingResult:
     """Train, and leave the best weights in ``start.trainable_network``; arguments and errors as in `train`.
 
-    A teacher that a Python file makes is loaded, before anything is trained, only if code is allowed.
+    A teacher from a Python file is loaded before the training starts, and only if code is allowed.
     """
     trained = train(
         start.module,
@@ -111,19 +111,19 @@ def measure_row(
     device: torch.device,
     report: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """What the trained network is worth, by the rules of the harness.
+    """Evaluate the trained network with the harness.
 
     Args:
         start: The network with its trained weights.
-        recipe: Its threat model is what attacks get; Linf 8/255 where it has none.
+        recipe: Its threat model is that of the attacks; Linf 8/255 where it has none.
         images: The test images, or the validation images where there are none.
-        autoattack: How many of them AutoAttack gets, chosen evenly over the classes; 0 leaves it out.
-        device: Where to compute.
-        report: Receives a line a figure.
+        autoattack: Number of images for AutoAttack, chosen evenly over the classes; 0 leaves it out.
+        device: Device to compute on.
+        report: Receives one line per figure.
 
     Returns:
-        One entry an attack, and one a certificate that the recipe trains for: its budget, n, how many images
-        stayed right or were proven, the share and its 95% Clopper-Pearson interval, and on which images.
+        One entry per attack, and one per certificate that the recipe trains for: its budget, n, the number
+        of correct or certified images, the share with its 95% Clopper-Pearson interval, and the images used.
     """
     threat = getattr(recipe, "threat", None) or _DEFAULT_THREAT
     data = images.test or images.validation
@@ -171,22 +171,22 @@ def save_training(
     seed: int,
     command: str,
 ) -> None:
-    """Write weights, their card and the curves.
+    """Write weights, their card and the learning curves.
 
     Args:
         out: The weights file.
         start: The network with its trained weights.
-        trained: What came of the training.
-        card: What was trained.
+        trained: The result of the training.
+        card: The card of the recipe.
         recipe: Its parameters.
         images: The images.
-        sources: Where each of them comes from: ``training``, ``validation`` and ``test``.
-        scores: From `measure`.
+        sources: Sources of the parts: ``training``, ``validation`` and ``test``.
+        scores: From `measure_row`.
         seed: The training's seed.
-        command: What makes the same weights again.
+        command: The command that makes the same weights again.
 
     Raises:
-        StorageError: If the disk refuses.
+        StorageError: If writing fails.
     """
     parts = {"training": images.training, "validation": images.validation, "test": images.test}
     write_weights(
@@ -205,12 +205,12 @@ def save_training(
 
 
 def _select_images(data: Dataset, count: int) -> Dataset:
-    """At most so many images, of all classes alike; the same for every model, so that figures compare."""
+    """Select at most ``count`` images, evenly over the classes and equal for all models, for comparison."""
     return data.select_images(choose_images(data.ids, data.labels.tolist(), limit=count, seed=0))
 
 
 def _list_attacks(count: int, autoattack: int) -> list[tuple[Attack, int]]:
-    """Each attack and how many images it gets; a network that hides its gradients falls to the margin."""
+    """List each attack with its number of images; the margin loss finds gradient masking."""
     everything: list[tuple[Attack, int]] = [
         (FGSM(), count),
         (PGD(steps=_PGD_STEPS), count),
@@ -221,7 +221,7 @@ def _list_attacks(count: int, autoattack: int) -> list[tuple[Attack, int]]:
 
 
 def _build_attack_entry(attack: Attack) -> dict[str, Any]:
-    """What a figure says about its attack."""
+    """Describe the attack of a figure."""
     name = {"attack": type(attack).__name__.lower()}
     if not isinstance(attack, PGD):
         return name

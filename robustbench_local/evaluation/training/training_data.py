@@ -1,4 +1,4 @@
-"""The images of a training: read from their sources, with images held out that no object is shared with."""
+"""Training images from their sources; the held-out images share no object with them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from robustbench_local.evaluation.training.train_and_save import TrainingImages
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDataSpec:
-    """Which images a training uses.
+    """The selection of images for a training.
 
     Attributes:
         entry: The training images.
         validation: Source of the validation images; None: the data's own validation split, else a share of
             the training images.
-        share: Which share, of each class.
-        most: At most so many validation images.
-        test: Source of the images that figures are measured on; None: the data's own test split, if any.
-        group_pattern: Regular expression that reads from an image's id which object it shows.
+        share: Validation share of each class.
+        most: Maximum number of validation images.
+        test: Source of the test images; None: the data's own test split, if any.
+        group_pattern: Regular expression that extracts the identity of the shown object from an image's id.
     """
 
     entry: DataEntry
@@ -45,17 +45,17 @@ def load_training_images(
     """Load the images of a training.
 
     Args:
-        spec: Which.
-        seed: Of every choice.
+        spec: The selection of images.
+        seed: Seed of every random choice.
         base: Folder that relative paths start from.
 
     Returns:
-        The images, and in words where each part comes from.
+        The images, and a description of the source of each part.
 
     Raises:
         ConfigError: If a source or an option is wrong.
         DataError: If images cannot be used, the parts have different classes, or images that were named for
-            validation or for the test train the model too.
+            validation or for the test are also training images.
     """
     entry = spec.entry
     training = _load_entry(entry, seed, base)
@@ -84,16 +84,16 @@ def load_training_images(
 
 
 def hash_images(data: Dataset) -> list[str]:
-    """A fingerprint of each image's pixels, by which the same image is known in another set."""
+    """Return a digest of each image's pixels, which identifies the same image in another set."""
     return [hash_image(image) for image in data.images]
 
 
 def _check_overlap(
     images: TrainingImages, wanted: TrainingDataSpec, sources: dict[str, str]
 ) -> dict[str, str]:
-    """Refuse parts that the user named and that share images with another; of others it is only said.
+    """Refuse user-named parts that share images with another part; for other parts only warn.
 
-    Published sets have a few images in two of their splits, and nobody who trains on them can help that.
+    Published sets share a few images between their splits, and their users cannot change that.
     """
     said, before, known = {}, "training", set(hash_images(images.training))
     parts = {
@@ -114,7 +114,7 @@ def _check_overlap(
 
 
 def _copy_class_names(data: Dataset, named: Dataset) -> Dataset:
-    """The data with the class names of others; a part of several may have numbers only."""
+    """Copy class names from other data; one of several parts may have numbers only."""
     if data.num_classes != named.num_classes or (
         data.has_class_names and data.class_names != named.class_names
     ):
@@ -129,7 +129,7 @@ def _copy_class_names(data: Dataset, named: Dataset) -> Dataset:
 def _load_split(
     entry: DataEntry, source: str | None, split: str, limit: int | None, seed: int, base: Path
 ) -> Dataset | None:
-    """Validation or test images: from their own source, or from another split; None if there is none."""
+    """Load validation or test images from their own source or another split; None if there is none."""
     changed: dict[str, Any] = {"split": split, "limit": limit, "source": source or entry.source}
     asked = entry.model_copy(update=changed)
     if source is not None:
@@ -140,7 +140,7 @@ def _load_split(
 
 
 def _has_split(entry: DataEntry, split: str, seed: int, base: Path) -> bool:
-    """Whether the source has this split: other images than those trained on."""
+    """Check whether the source has this split, with images other than the training images."""
     few = {"limit": 1, "choose": "first"}
     try:
         found = _load_entry(entry.model_copy(update={**few, "split": split}), seed, base)

@@ -1,4 +1,4 @@
-"""Training inside a grid: a recipe's weights are made once, kept, and found again by what they depend on."""
+"""Training in a grid: a recipe's weights are made once, stored, and looked up by what they depend on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import torch
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.config.cards import Card
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.training.initial_networks import (
     InitialNetwork,
@@ -45,23 +45,23 @@ from robustbench_local.models.model_sources import is_outside_model, load_classi
 
 
 def find_cache_folder() -> Path:
-    """Where trained weights are kept: ``RBL_CACHE``, else a folder in the user's cache."""
+    """Return the folder of trained weights: ``RBL_CACHE``, else a folder in the user's cache."""
     folder = os.environ.get("RBL_CACHE") or Path.home() / ".cache" / "robustbench_local" / "trained"
     return Path(folder).expanduser()
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightCache:
-    """Makes the trained models of one grid.
+    """Trains the models of one grid and caches their weights.
 
     Attributes:
         grid: The grid.
         evaluated: Loads the images that the grid evaluates on.
         base: Folder that relative paths start from.
-        device: Where to train.
-        cache: Where weights and the checkpoints of interrupted trainings lie.
+        device: Device to train on.
+        cache: Folder of weights and of checkpoints of interrupted trainings.
         allow_code: Whether ``python:`` models may run.
-        only_plan: Whether weights that are not there are replaced by untrained ones, for a dry run.
+        only_plan: Whether untrained weights replace missing ones, for a dry run.
         report: Receives lines of progress.
     """
 
@@ -75,19 +75,18 @@ class WeightCache:
     report: Callable[[str], None] = lambda _line: None
 
     def train(self, model: str, loaded_classifier: Classifier, card: Card, recipe: Recipe) -> Classifier:
-        """A model of the grid as a recipe makes it; trained now unless the cache has it.
+        """Return a model of the grid trained by a recipe; from the cache if it is there.
 
         Args:
             model: Its id in the grid.
-            loaded_classifier: The model as it was loaded: its network and its classes are those of the new
-                one.
+            loaded_classifier: The model as it was loaded: the new one has the same network and classes.
             card: The recipe's card.
             recipe: Its hyper-parameters.
 
         Raises:
             ConfigError: If the grid names no training images.
             DataError: If their classes are not the model's.
-            RobustbenchError: What a training may raise.
+            RobustbenchError: Any error of a training.
         """
         entry = next(one for one in self.grid.models if one.id == model)
         images = self._fit_image_labels(loaded_classifier)
@@ -120,19 +119,19 @@ class WeightCache:
         return self._add_overlap_note(trained)
 
     def _runs_foreign_code(self, entry: ModelEntry, recipe: Recipe) -> bool:
-        """Whether a training runs what is not this package's own, which may end its process."""
+        """Check whether a training runs external code, which may end its process."""
         is_outside = entry.source.startswith(PYTHON_PREFIX) or is_outside_model(entry.source)
         return is_outside or bool(describe_outside_code(type(recipe)))
 
     def _add_overlap_note(self, classifier: Classifier) -> Classifier:
-        """The classifier, with a note if it has seen what it is asked about."""
+        """Add a note if a classifier was trained on evaluated images."""
         if self._overlap_note:
             classifier.add_note(self._overlap_note)
         return classifier
 
     @cached_property
     def _overlap_note(self) -> str:
-        """What a reader has to know where evaluated images made the weights; empty where none did."""
+        """The note that evaluated images were used for training; empty if none were."""
         images, _ = self._training_images
         evaluated, training = hash_images(self.load_evaluation_data()), set(hash_images(images.training))
         validation = set(hash_images(images.validation)) - training
@@ -163,7 +162,7 @@ class WeightCache:
         return replace(found, test=None), sources
 
     def _fit_image_labels(self, before: Classifier) -> TrainingImages:
-        """The images with the labels that the model's logits have."""
+        """Return the images with labels in the order of the model's logits."""
         found, _ = self._training_images
         training, validation = (
             fit_labels(one, before.num_classes, before.class_names)
@@ -172,7 +171,7 @@ class WeightCache:
         return TrainingImages(training=training, validation=validation)
 
     def _load_initial_network(self, entry: ModelEntry, before: Classifier, recipe: Recipe) -> InitialNetwork:
-        """The model's own weights for a fine-tuning; otherwise the same network with initial ones."""
+        """Load the model's own weights for a fine-tuning; otherwise the same network with initial weights."""
         normalize = entry.normalize
         said: dict[str, Any] = {
             "num_classes": before.num_classes,
@@ -198,7 +197,7 @@ class WeightCache:
         return load_initial_network(before.provenance.get("architecture") or own.architecture, **said)
 
     def _compute_key(self, start: InitialNetwork, card: Card, recipe: Recipe, images: TrainingImages) -> str:
-        """SHA-256 over all that the weights depend on."""
+        """Return the SHA-256 over everything that the weights depend on."""
         parts: dict[str, Any] = {
             "card": card.digest,
             "recipe": repr(recipe),
@@ -226,7 +225,7 @@ class WeightCache:
         images: TrainingImages,
         what: str,
     ) -> None:
-        """Train, and write the weights to the cache; an interrupted training goes on from its checkpoint."""
+        """Train, and write the weights to the cache; an interrupted training resumes from its checkpoint."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -259,7 +258,7 @@ class WeightCache:
         checkpoint.unlink(missing_ok=True)
 
     def _build_untrained_classifier(self, start: InitialNetwork, before: Classifier, note: str) -> Classifier:
-        """A stand-in of the same size, to plan with."""
+        """Build an untrained classifier of the same size, for planning."""
         classifier = Classifier(
             start.module.network.eval(),
             num_classes=start.num_classes,

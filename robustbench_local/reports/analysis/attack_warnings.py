@@ -30,7 +30,10 @@ def describe_masking(evidence: Evidence) -> Iterator[str]:
         where = f"{isolate_direction(str(surprise.subject))} under {surprise.threat}"
         share = f"{surprise.missed_share.count} of {format_count(surprise.missed_share.n, 'image')}"
         share = f"{share} ({format_percent(surprise.missed_share.value)})"
-        what = f"{kind} where white-box attacks fail on {where}: {share} are misclassified under {join_in_sentence(surprise.attacks)} and under no"
+        what = (
+            f"{kind} where white-box attacks fail on {where}: {share} are misclassified under "
+            f"{join_in_sentence(surprise.attacks)} and under no"
+        )
         why = "This indicates gradient masking, or white-box attacks that are too weak"
         text = f"{what} white-box attack. {why}; stronger attacks will lower the robust accuracy."
         yield text
@@ -40,7 +43,10 @@ def describe_disagreements(evidence: Evidence) -> Iterator[str]:
     """Other contradictions between the attacks of the run."""
     for found in find_disagreements(evidence):
         if found.is_reported:
-            where = f"Attacks on {isolate_direction(str(found.subject))} under {found.threat} contradict each other"
+            where = (
+                f"Attacks on {isolate_direction(str(found.subject))} under {found.threat} contradict each "
+                f"other"
+            )
             yield f"{where}: {found.reason}."
 
 
@@ -50,7 +56,10 @@ def describe_partial_overlap(evidence: Evidence) -> Iterator[str]:
         worst = [one for one in evidence.worst_cases if one.threat == threat and one.left_out_count]
         if worst:
             where = join_in_sentence([_format_overlap(one) for one in worst])
-            text = f"Attacks under {threat} ran on different images; an image counts as not robust as soon as one succeeds: {where}."
+            text = (
+                f"Attacks under {threat} ran on different images; an image counts as not robust as soon "
+                f"as one succeeds: {where}."
+            )
             more = "The intervals use all images. Give the attacks the same limit to compare them."
             yield f"{text} {more}"
 
@@ -71,8 +80,14 @@ def describe_breaks_by_other_attacks(evidence: Evidence) -> Iterator[str]:
         names = join_in_sentence(
             [isolate_direction(name) for name in dict.fromkeys(one.other_breaking_attacks.values())]
         )
-        what = f"{format_count(len(one.other_breaking_attacks), 'image')} of {isolate_direction(str(one.subject))}"
-        why = f"are misclassified on candidates of {names} inside the same ball, and under none of the attacks themselves"
+        what = (
+            f"{format_count(len(one.other_breaking_attacks), 'image')} of "
+            f"{isolate_direction(str(one.subject))}"
+        )
+        why = (
+            f"are misclassified on candidates of {names} inside the same ball, and under none of the "
+            f"attacks themselves"
+        )
         text = f"Counted as not robust under {one.threat}: {what} {why}."
         yield text
 
@@ -89,7 +104,10 @@ def describe_doubts(evidence: Evidence) -> Iterator[str]:
         ]
         if where:  # else other attacks succeeded on them: only the attack that did not is in doubt
             more = f" {hint[0].upper()}{hint[1:]}." if hint else ""
-            yield f"Robustness not established for {isolate_direction(str(subject))}: {join_in_sentence(where)}: {reason}.{more}"
+            yield (
+                f"Robustness not established for {isolate_direction(str(subject))}: "
+                f"{join_in_sentence(where)}: {reason}.{more}"
+            )
 
 
 def _count_unbroken(evidence: Evidence, doubt: Doubt) -> int:

@@ -1,5 +1,4 @@
-"""Attacks and certificates on the images of a subject, stage by stage: an ensemble is several attacks in one
-cell."""
+"""Attacks on the images of a subject, stage by stage: an ensemble is several attacks in one cell."""
 
 from __future__ import annotations
 
@@ -9,13 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from robustbench_local.reports.analysis.evidence import (
-    CellResult,
-    EvaluatedModel,
-    Evidence,
-    Threat,
-    compute_once,
-)
+from robustbench_local.reports.analysis.compute_once import compute_once
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.store import BLACK_BOX_STAGES
 
 MIN_QUERIES = 1000

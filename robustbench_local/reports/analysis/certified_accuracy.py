@@ -1,4 +1,4 @@
-"""Certificates: what is proven, about what, and how surely; over the radius beside empirical robust accuracy."""
+"""Certificates: for which classifier and with which guarantee; over the radius beside robust accuracy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.robustness_curves import (
     CurveData,
     CurvePanel,
@@ -30,7 +31,8 @@ _ROUND_MARKS = (1.0, 2.0, 2.5, 5.0, 10.0)
 """What the radius of the first mark begins with."""
 CERTIFIED_EXPLANATION = (
     "Certified accuracy at radius r is the share of all images that are provably classified correctly under "
-    "every perturbation within r, whatever the attack. It is a lower bound on robust accuracy. An image without "
+    "every perturbation within r, whatever the attack. It is a lower bound on robust accuracy. An image "
+    "without "
     "a certificate may still be robust."
 )
 """How the numbers of this section are read."""

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import (
-    CellResult,
-    EvaluatedModel,
-    Evidence,
-    Threat,
-    collect_once,
-)
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -22,8 +17,10 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 ACCURACY_BOUNDS_EXPLANATION = (
-    "Certified accuracy, and robust accuracy in the worst case over attacks, on the same images. The true robust "
-    "accuracy lies between the two: a better certificate can only raise the first, a stronger attack can only "
+    "Certified accuracy, and robust accuracy in the worst case over attacks, on the same images. The true "
+    "robust "
+    "accuracy lies between the two: a better certificate can only raise the first, a stronger attack can "
+    "only "
     "lower the second."
 )
 """How the table of brackets is read."""
@@ -61,7 +58,10 @@ class RobustAccuracyBounds:
     def sentence(self) -> str:
         """The bracket in words."""
         who = f"{isolate_direction(str(self.subject))} under {self.threat}"
-        between = f"robust accuracy between {format_estimate(self.certified_accuracy)} (certified) and {format_estimate(self.empirical_accuracy)}"
+        between = (
+            f"robust accuracy between {format_estimate(self.certified_accuracy)} (certified) and "
+            f"{format_estimate(self.empirical_accuracy)}"
+        )
         gap = f"{format_count(self.undecided_count, 'image')} undecided"
         return f"{who}: {between} (worst case over {join_in_sentence(self.attack_labels)}); {gap}."
 
@@ -89,8 +89,14 @@ class CertificateViolation:
         named = [isolate_direction(image) for image in self.images[:MAX_NAMED_IMAGES]]
         images = join_in_sentence([*named, f"{more:,} more"] if more > 0 else named)
         who = isolate_direction(str(self.certificate_cell.subject))
-        what = f"{isolate_direction(self.certificate_cell.label)} certified {format_count(len(self.images), 'image')} of {who} on which"
-        return f"{what} {isolate_direction(self.attack_cell.label)} found adversarial examples inside the certified ball: {images}."
+        what = (
+            f"{isolate_direction(self.certificate_cell.label)} certified "
+            f"{format_count(len(self.images), 'image')} of {who} on which"
+        )
+        return (
+            f"{what} {isolate_direction(self.attack_cell.label)} found adversarial examples inside the "
+            f"certified ball: {images}."
+        )
 
 
 @collect_once

@@ -29,8 +29,7 @@ MAX_TARGET_COLUMNS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRow:
-    """What became of the images of one source class, among those the model classified correctly without
-    attack."""
+    """Final predictions for the correctly classified images of one source class."""
 
     subject: EvaluatedModel
     """The model and defense."""

@@ -17,8 +17,9 @@ from robustbench_local.reports.analysis.attempts import (
     index_attempts,
     split_by_loss,
 )
+from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.doubt import Doubt
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat, collect_once
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.gradient_masking import exceeds_chance, find_gradient_masking
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -137,7 +138,10 @@ def _find_masking_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
     for one in find_gradient_masking(evidence):
         kind = "transfer attacks" if one.transferred else "black-box attacks"
         count = f"{one.missed_share.count} of {format_count(one.missed_share.n, 'image')}"
-        what = f"{count} are misclassified under {kind} ({join_in_sentence(one.attacks)}) and under no white-box attack"
+        what = (
+            f"{count} are misclassified under {kind} ({join_in_sentence(one.attacks)}) and under no "
+            f"white-box attack"
+        )
         yield Disagreement(
             subject=one.subject,
             threat=one.threat,
@@ -177,7 +181,8 @@ def _find_loss_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreeme
             same = f"the same {format_count(len(images), 'clean-correct image')}"
             yield _build_disagreement(
                 first,
-                f"robust accuracy is {left} under {weak} and {after} under {strong} on {same}: the gradient of the first is misleading",
+                f"robust accuracy is {left} under {weak} and {after} under {strong} on {same}: the "
+                "gradient of the first is misleading",
                 misled=[one for one in white if one.loss == "ce"],
                 scope="cross-entropy",
                 hint="attack every image on the margin or DLR loss as well",
@@ -277,8 +282,14 @@ def _compare_distances(far: Attempt, near: Attempt) -> Iterator[Disagreement]:
         radii[image] <= eps * (1 + RADIUS_SLACK_SHARE) for image in both if image in near.unbroken_images
     )
     if late - early > MAX_LOSS_GAP_SHARE * len(both) and exceeds_chance(late - early, len(both)):
-        what = f"{isolate_direction(near.name)} succeeds within {format_radius(eps)} on {format_count(late, 'image')}"
-        than = f"for which {isolate_direction(far.name)} reports a larger distance, {early:,} the other way round"
+        what = (
+            f"{isolate_direction(near.name)} succeeds within {format_radius(eps)} on "
+            f"{format_count(late, 'image')}"
+        )
+        than = (
+            f"for which {isolate_direction(far.name)} reports a larger distance, {early:,} the other way "
+            f"round"
+        )
         yield _build_disagreement(
             far,
             f"distances are too large: {what} {than} (same {format_count(len(both), 'image')})",

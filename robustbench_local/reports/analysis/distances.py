@@ -6,14 +6,14 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import (
     CellResult,
     EvaluatedModel,
     Evidence,
     Threat,
-    build_attack_labels,
-    collect_once,
 )
+from robustbench_local.reports.analysis.family_labels import build_family_labels
 from robustbench_local.reports.analysis.robustness_curves import CurveData, CurvePanel, build_common_curves
 from robustbench_local.statistics import Estimate, Quartiles, compute_clopper_pearson, compute_quartiles
 
@@ -182,7 +182,7 @@ def _is_robust_at(step: float, radius: float) -> bool:
 def _build_group(
     threat: Threat, targeted: bool, cells: Sequence[CellResult], subjects: Sequence[EvaluatedModel]
 ) -> DistanceGroup:
-    labels = build_attack_labels(cells)
+    labels = build_family_labels(cells)
     done = [cell for cell in cells if cell.is_done]
     found = (
         _compute_model_distances([cell for cell in done if cell.subject == one], labels) for one in subjects

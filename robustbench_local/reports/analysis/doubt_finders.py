@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.disagreements import find_disagreement_doubts
 from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers, list_threats, select_doubts
-from robustbench_local.reports.analysis.evidence import Evidence, collect_once
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_health import find_gradient_doubts
 from robustbench_local.reports.analysis.inconsistent_models import find_inconsistency_doubts
 

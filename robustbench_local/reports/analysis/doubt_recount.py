@@ -65,7 +65,7 @@ def _assume_sign(sign: SignResult, targets: Collection[int], outcome: AssumedOut
     """The same sign with every view of its sticker classified as the label, or as what the attacker wants."""
     wanted = next(iter(targets), sign.label + 1)
     reading = sign.label if outcome == "robust" else wanted
-    looks = {
+    views = {
         kind: replace(
             seen,
             predictions={
@@ -75,4 +75,4 @@ def _assume_sign(sign: SignResult, targets: Collection[int], outcome: AssumedOut
         )
         for kind, seen in sign.views.items()
     }
-    return replace(sign, views=looks)
+    return replace(sign, views=views)

@@ -40,7 +40,10 @@ def describe_undecided_in_eight_bit(evidence: Evidence) -> Iterator[str]:
         where = format_cells(
             [f"{_format_case(one)} ({format_count(one.undecided_count, 'image')})" for one in undecided]
         )
-        what = f"Misclassified under attack, but no attack found an 8-bit image in the ball: {where}. Usually there is none,"
+        what = (
+            f"Misclassified under attack, but no attack found an 8-bit image in the ball: {where}. "
+            f"Usually there is none,"
+        )
         yield f"{what} since the originals are not 8-bit images. The 8-bit figures exclude them."
 
 

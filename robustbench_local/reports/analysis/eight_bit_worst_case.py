@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import (
     CellResult,
     EvaluatedModel,
     Evidence,
     ImageVerdict,
     Threat,
-    collect_once,
 )
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 

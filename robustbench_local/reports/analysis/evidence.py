@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from robustbench_local.reports.analysis.sticker_views import SignResult, compute_attack_success
 from robustbench_local.reports.formatting.text import format_budget, format_knowledge, get_attack_family
@@ -16,8 +15,6 @@ from robustbench_local.store.run_labels import RunLabels
 if TYPE_CHECKING:
     from robustbench_local.reports.analysis.worst_case import WorstCase
 
-Derived = TypeVar("Derived")
-Item = TypeVar("Item")
 ReportedStatus = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
 
 
@@ -76,8 +73,7 @@ class EvaluatedModel:
 
 
 class QueryStats(NamedTuple):
-    """Forward passes an image, over those that were classified correctly without attack: only they are
-    attacked."""
+    """Forward passes per image, over the correctly classified images: only these are attacked."""
 
     median: float | None
     """Over all of them; None if there are none."""
@@ -301,7 +297,7 @@ class Evidence:
     has_begun: bool = True
     """Whether the run came as far as writing down its cells or its gates before it was stopped."""
     severity_costs: Mapping[str, Any] = field(default_factory=dict)
-    """What wrong readings cost, by model; empty if the run does not know. See reports/severity.py."""
+    """Costs of misclassifications by model (misclassification_severity.py); empty if the run has none."""
     has_unchecked_rows: bool = False
     """Whether some rows are older than their digests: damage from before then would go unnoticed."""
     damaged_images: Mapping[str, str] = field(default_factory=dict)
@@ -385,42 +381,6 @@ class Evidence:
         names = self.get_class_names(model)
         name = names[index] if 0 <= index < len(names) else ""
         return name if name and name != str(index) else f"class {index}"
-
-
-def compute_once(compute: Callable[[Evidence], Derived]) -> Callable[[Evidence], Derived]:
-    """A function of evidence whose result is kept with the evidence.
-
-    Several forms and sections of a report ask for the same results; each is computed at the first request.
-    """
-    name = f"{compute.__module__}.{compute.__qualname__}"
-
-    @wraps(compute)
-    def get_result(evidence: Evidence) -> Derived:
-        if name not in evidence.derived:
-            evidence.derived[name] = compute(evidence)
-        result: Derived = evidence.derived[name]
-        return result
-
-    return get_result
-
-
-def collect_once(find: Callable[[Evidence], Iterable[Item]]) -> Callable[[Evidence], tuple[Item, ...]]:
-    """The same for a function that finds several things: all of them as a tuple."""
-
-    @wraps(find)
-    def find_all(evidence: Evidence) -> tuple[Item, ...]:
-        return tuple(find(evidence))
-
-    return compute_once(find_all)
-
-
-def build_attack_labels(cells: Iterable[CellResult]) -> dict[str, str]:
-    """Labels for attacks that are shown under their threat: without the budget where that is unambiguous."""
-    labels = {cell.record.attack: (cell.family_label, cell.label) for cell in cells}
-    families = [family for family, _ in labels.values()]
-    return {
-        attack: family if families.count(family) == 1 else label for attack, (family, label) in labels.items()
-    }
 
 
 def _compare_worst_cases(first: WorstCase, second: WorstCase) -> ModelComparison:

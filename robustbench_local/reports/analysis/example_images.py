@@ -47,7 +47,7 @@ class ExampleImage:
     adversarial_image: FloatImage
     """(H, W, 3), [0, 1]."""
     difference_image: FloatImage
-    """(H, W, 3), [0, 1]: the change times the exhibit's factor, around middle grey."""
+    """(H, W, 3), [0, 1]: the change times their factor, around middle grey."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,8 @@ def build_cell_examples(store: RunStore, evidence: Evidence) -> list[CellExample
         if cell.is_done and cell.tally.broken and not cell.is_sticker and cell.record.key not in parts
     ]
     share = max(1, min(MAX_EXAMPLES_PER_CELL, MAX_EXAMPLES // max(len(broken), 1)))
-    exhibits = (_build_cell_examples(store, evidence, cell, share) for cell in broken[:MAX_EXAMPLES])
-    return [exhibit for exhibit in exhibits if exhibit is not None]
+    shown = (_build_cell_examples(store, evidence, cell, share) for cell in broken[:MAX_EXAMPLES])
+    return [examples for examples in shown if examples is not None]
 
 
 def _select_shown_cells(cells: Sequence[CellResult]) -> list[CellResult]:

@@ -12,7 +12,7 @@ from robustbench_local.reports.analysis.doubt_finders import Doubt, select_doubt
 from robustbench_local.reports.analysis.doubt_recount import AssumedOutcome, assume_outcome
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Threat
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
-from robustbench_local.reports.analysis.sticker_controls import find_control_problems as sticker_doubts
+from robustbench_local.reports.analysis.sticker_controls import find_control_problems
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -116,7 +116,10 @@ def _build_inconclusive(
     images = frozenset[str]().union(*(doubt.images for doubt in doubts))
     named = join_in_sentence(list(dict.fromkeys(doubt.reason for doubt in doubts)))
     hints = "; ".join(dict.fromkeys(doubt.hint for doubt in doubts if doubt.hint))
-    what = f"{measured.reason} as measured, but the robustness of {format_count(len(images), 'image')} is in doubt ({named})"
+    what = (
+        f"{measured.reason} as measured, but the robustness of {format_count(len(images), 'image')} is in "
+        f"doubt ({named})"
+    )
     how = f"counted as {_OUTCOME_WORDS[outcome]} they give {other.reason}: {other.ruling}"
     reason = f"{what}; {how}" + (f"; {hints}" if hints else "")
     return replace(measured, ruling="inconclusive", reason=reason)
@@ -138,7 +141,10 @@ def _judge_attacks(
     if not worst.left_out_count:
         return verdict
     unbroken = sum(one.robust for one in worst.any_attack_verdicts.values())
-    met = f"{len(worst.verdicts)} of {format_count(len(worst.any_attack_verdicts), 'image')} ran under every attack"
+    met = (
+        f"{len(worst.verdicts)} of {format_count(len(worst.any_attack_verdicts), 'image')} ran under "
+        f"every attack"
+    )
     return replace(verdict, reason=f"{verdict.reason}; {met}, {unbroken} are robust so far")
 
 
@@ -148,13 +154,16 @@ def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[Cel
     images = [image for image in (done[0].verdicts if done else ()) if all(image in c.verdicts for c in done)]
     proven = sum(any(cell.verdicts[image].robust for cell in done) for image in images)
     estimate = compute_clopper_pearson(proven, len(images))
-    told = format_estimate(estimate) + (
+    value_text = format_estimate(estimate) + (
         ", for its majority vote under noise" if cells[0].record.concerns != "model" else ""
     )
-    ruling, reason = _compare_with_limit(gate, estimate, told, math.inf)
+    ruling, reason = _compare_with_limit(gate, estimate, value_text, math.inf)
     missing = [cell.label for cell in cells if not cell.is_done and cell.reported_status != "skipped"]
     if missing and ruling != ("pass" if gate.min is not None else "fail"):
-        ruling, reason = "inconclusive", f"{told} without {join_in_sentence(missing)}, which did not finish"
+        ruling, reason = (
+            "inconclusive",
+            f"{value_text} without {join_in_sentence(missing)}, which did not finish",
+        )
     return GateVerdict(gate=gate, subject=subject, estimate=estimate, ruling=ruling, reason=reason)
 
 
@@ -162,15 +171,17 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
     """The share of held-out views that end as the attacker wants; none passes against its controls."""
     [cell] = cells
     estimate, signs = cell.sticker_success, sum(sign.is_counted for sign in cell.signs)
-    told = f"{format_estimate(estimate)}, views of {signs} of {format_count(len(cell.signs), 'sign')}"
+    value_text = f"{format_estimate(estimate)}, views of {signs} of {format_count(len(cell.signs), 'sign')}"
     if cell.is_done and not estimate.is_known:
-        told = "no view counts: every sign is excluded"
-        return GateVerdict(gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=told)
-    verdict = _build_verdict(gate, subject, estimate, () if cell.is_done else (cell.label,), text=told)
-    against = sticker_doubts(cell, is_low=gate.max is not None) if verdict.ruling == "pass" else []
+        value_text = "no view counts: every sign is excluded"
+        return GateVerdict(
+            gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=value_text
+        )
+    verdict = _build_verdict(gate, subject, estimate, () if cell.is_done else (cell.label,), text=value_text)
+    against = find_control_problems(cell, is_low=gate.max is not None) if verdict.ruling == "pass" else []
     if not against:
         return verdict
-    return replace(verdict, ruling="inconclusive", reason=f"{told}, but {join_in_sentence(against)}")
+    return replace(verdict, ruling="inconclusive", reason=f"{value_text}, but {join_in_sentence(against)}")
 
 
 def _judge_distance(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
@@ -183,9 +194,9 @@ def _judge_distance(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellRes
         for end in (found.median, found.low, found.high)
     ]
     between = f"{ends[1]} to {ends[2]}, " if found.low < found.high else ""
-    told = f"{ends[0]} ({between}n = {found.n})"
+    value_text = f"{ends[0]} ({between}n = {found.n})"
     missing = [cell.label for cell in cells if not cell.is_done]
-    return _build_verdict(gate, subject, known, missing, text=told, max_radius=record.eps)
+    return _build_verdict(gate, subject, known, missing, text=value_text, max_radius=record.eps)
 
 
 def _build_verdict(

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from robustbench_local.reports.analysis.attempts import Attempt, index_attempts
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat, collect_once
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 MIN_EXCESS_IMAGES = 3

@@ -10,8 +10,8 @@ from robustbench_local.reports.analysis.evidence import (
     EvaluatedModel,
     Evidence,
     Threat,
-    build_attack_labels,
 )
+from robustbench_local.reports.analysis.family_labels import build_family_labels
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
@@ -115,7 +115,7 @@ def _order_threats(evidence: Evidence) -> list[Threat]:
 
 def _build_columns(evidence: Evidence, threat: Threat) -> list[HeatMapColumn]:
     cells = [cell for cell in evidence.cells if cell.is_in_worst_case and cell.threat == threat]
-    labels = build_attack_labels(cells)
+    labels = build_family_labels(cells)
     single = [HeatMapColumn(threat=threat, attack=attack, label=label) for attack, label in labels.items()]
     if len(single) < 2:
         return single

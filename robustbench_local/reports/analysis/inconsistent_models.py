@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers
-from robustbench_local.reports.analysis.evidence import Evidence, collect_once
+from robustbench_local.reports.analysis.evidence import Evidence
 
 _HINT = "let its forward treat each image by itself and keep nothing"
 

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import (
-    CellResult,
-    EvaluatedModel,
-    Evidence,
-    Threat,
-    collect_once,
-)
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -22,9 +17,12 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Comparison, compute_clopper_pearson, compute_mcnemar
 
 NAIVE_VS_ADAPTIVE_EXPLANATION = (
-    "Robust accuracy over all images; for a targeted attack, the share that is classified correctly and does not "
-    "reach the goal. The non-adaptive attack is crafted on the model without its defense, the adaptive attack "
-    "through the defense. A difference means that the defense stops only attacks that do not know of it. Only "
+    "Robust accuracy over all images; for a targeted attack, the share that is classified correctly and "
+    "does not "
+    "reach the goal. The non-adaptive attack is crafted on the model without its defense, the adaptive "
+    "attack "
+    "through the defense. A difference means that the defense stops only attacks that do not know of it. "
+    "Only "
     "the adaptive number measures robustness, and only it counts in worst cases and gates."
 )
 """How the table of lessons is read."""
@@ -128,7 +126,10 @@ def _describe_comparison(test: Comparison) -> str:
         return f"The difference is not significant ({basis}); the adaptive number counts."
     if test.only_second > test.only_first:
         weaker = "The adaptive attack is weaker than the non-adaptive one, so it is not adaptive enough"
-        return f"{weaker}: {format_count(test.only_second, 'image')} misclassified only under the other ({basis})."
+        return (
+            f"{weaker}: {format_count(test.only_second, 'image')} misclassified only under the other "
+            f"({basis})."
+        )
     only = (
         f"{format_count(test.only_first, 'image')} robust only while the attack does not know of the defense"
     )

@@ -6,13 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import (
-    CellResult,
-    EvaluatedModel,
-    Evidence,
-    Threat,
-    collect_once,
-)
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
@@ -27,7 +22,8 @@ ALL_TARGETS_LABEL = "any of them, as one goal"
 BEST_ATTACK_LABEL = "any of them, the best attack on each image"
 GOALS_EXPLANATION = (
     "Each row is an attack with its own target on the same correctly classified images. An image that is "
-    "misclassified as a class other than the row's target is no success: it counts as another wrong class. In "
+    "misclassified as a class other than the row's target is no success: it counts as another wrong "
+    "class. In "
     "the last row an image counts as soon as one of the attacks above reaches any of the targets."
 )
 """How the table is read."""

@@ -193,8 +193,7 @@ def _collect_norms(row: OutcomeRecord) -> dict[str, float]:
 
 
 def _compute_certified_radius(row: OutcomeRecord, record: CellRecord) -> float:
-    """Within which distance the image is proven to be classified correctly; 0 where no proof was sought or
-    found."""
+    """Certified radius of the image; 0 without a certificate."""
     if not row.clean_correct or row.certified is None:
         return 0.0
     return max(row.radius or 0.0, record.eps if row.certified else 0.0)

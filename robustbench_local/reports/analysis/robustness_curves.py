@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, ImageVerdict, collect_once
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, ImageVerdict
 from robustbench_local.reports.formatting.text import get_attack_family
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from robustbench_local.reports.analysis import attack_warnings as remarks
-from robustbench_local.reports.analysis import eight_bit_warnings as eight_bit_remarks
+from robustbench_local.reports.analysis import attack_warnings, eight_bit_warnings
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.sticker_results import StickerResult, build_sticker_results
 from robustbench_local.reports.formatting.text import (
     format_cells,
@@ -72,11 +72,17 @@ def _find_certificate_violations(evidence: Evidence) -> Iterator[Finding]:
     """Certified above empirical (diagnostic D25)."""
     for violation in find_violations(evidence):
         if violation.is_blocking:
-            why = "Certificate violated: the certificate or the attack has a bug, or the model is not deterministic. "
+            why = (
+                "Certificate violated: the certificate or the attack has a bug, or the model is not "
+                "deterministic. "
+            )
             yield Finding(level="void", text=f"{why}{violation.sentence} Do not use any number of this run.")
         else:
             alpha = violation.certificate_cell.record.alpha
-            allowed = f"By its own account, the certificate errs on at most {format_percent(alpha)} of the images on average."
+            allowed = (
+                f"By its own account, the certificate errs on at most {format_percent(alpha)} of the "
+                f"images on average."
+            )
             yield Finding(level="warning", text=f"{violation.sentence} {allowed}")
 
 
@@ -90,10 +96,16 @@ def _find_guessing_models(evidence: Evidence) -> Iterator[Finding]:
             continue
         if is_guessing(evidence, subject):
             chance = f"guessing among {classes} classes gives {format_percent(1 / classes)}"
-            what = f"{isolate_direction(str(subject))} has a clean accuracy of {format_estimate(clean)}; {chance}."
+            what = (
+                f"{isolate_direction(str(subject))} has a clean accuracy of {format_estimate(clean)}; "
+                f"{chance}."
+            )
             yield Finding(level="void", text=f"{what} Its robust accuracy is meaningless.")
         elif clean.value < 2 / classes and classes > 2:
-            what = f"{isolate_direction(str(subject))} has a clean accuracy of only {format_estimate(clean)}, less than twice chance."
+            what = (
+                f"{isolate_direction(str(subject))} has a clean accuracy of only "
+                f"{format_estimate(clean)}, less than twice chance."
+            )
             yield Finding(level="warning", text=f"{what} Check its preprocessing and class order.")
 
 
@@ -113,7 +125,10 @@ def _find_unfinished_cells(evidence: Evidence) -> Iterator[Finding]:
     waiting = [format_cell(cell) for cell in evidence.cells if cell.reported_status == "not run"]
     if waiting:
         verb = "was" if len(waiting) == 1 else "were"
-        text = f"{format_count(len(waiting), 'cell')} of {len(evidence.cells)} {verb} not run: {format_cells(waiting)}."
+        text = (
+            f"{format_count(len(waiting), 'cell')} of {len(evidence.cells)} {verb} not run: "
+            f"{format_cells(waiting)}."
+        )
         yield Finding(level="incomplete", text=text)
 
 
@@ -126,8 +141,14 @@ def _find_changing_answers(evidence: Evidence) -> Iterator[Finding]:
                     seen.setdefault(image, set()).add(verdict.clean_correct)
         changing = sum(len(marks) > 1 for marks in seen.values())
         if changing:
-            what = f"{isolate_direction(str(subject))} classifies {format_count(changing, 'clean image')} differently"
-            text = f"{what} from cell to cell. It is not deterministic, and a single attack run overrates such models."
+            what = (
+                f"{isolate_direction(str(subject))} classifies {format_count(changing, 'clean image')} "
+                f"differently"
+            )
+            text = (
+                f"{what} from cell to cell. It is not deterministic, and a single attack run overrates "
+                f"such models."
+            )
             yield Finding(level="warning", text=text)
 
 
@@ -144,7 +165,10 @@ def _find_nonfinite_gradients(evidence: Evidence) -> Iterator[Finding]:
         where = _format_cells_with_facts(
             cells, lambda cell: format_count(cell.tally.nonfinite_gradients, "image")
         )
-        text = f"Gradients had NaN or infinite entries: {where}. They were removed where they arise in the backward"
+        text = (
+            f"Gradients had NaN or infinite entries: {where}. They were removed where they arise in the "
+            f"backward"
+        )
         more = "pass. Fix the forward pass of the model to be sure of its robustness."
         yield Finding(level="warning", text=f"{text} {more}")
 
@@ -155,7 +179,10 @@ def _find_missing_gradients(evidence: Evidence) -> Iterator[Finding]:
         where = _format_cells_with_facts(
             cells, lambda cell: format_count(cell.tally.missing_gradients, "image")
         )
-        text = f"At least half of an attack's gradients were zero or not confirmed by finite differences: {where}."
+        text = (
+            f"At least half of an attack's gradients were zero or not confirmed by finite differences: "
+            f"{where}."
+        )
         more = "Such an attack is ineffective there: add one on the margin loss, or a black-box attack."
         yield Finding(level="note", text=f"{text} {more}")
 
@@ -164,7 +191,10 @@ def _find_unverified_defenses(evidence: Evidence) -> Iterator[Finding]:
     for about in evidence.models:
         if about.get("wrapper") and not about["wrapper"]["surrogate"]:
             who = isolate_direction(str(evidence.get_subject(about["id"], about["defense"])))
-            text = f"The robustness of {who} is unverified: its defense has no gradient and no differentiable surrogate, so "
+            text = (
+                f"The robustness of {who} is unverified: its defense has no gradient and no "
+                f"differentiable surrogate, so "
+            )
             yield Finding(level="warning", text=f"{text}gradient attacks were skipped.")
 
 
@@ -175,7 +205,10 @@ def _find_sticker_problems(evidence: Evidence) -> Iterator[Finding]:
             needed = f"{100 * MIN_CLEAN_SHARE:.0f}% of its clean views"
             text = f"{where} is invalid: no sign is classified correctly in {needed}."
             if result.void_success.is_known:
-                text += f" Over the views in which they are, attack success is {format_estimate(result.void_success)}."
+                text += (
+                    f" Over the views in which they are, attack success is "
+                    f"{format_estimate(result.void_success)}."
+                )
             yield Finding(level="void", text=text)
             continue
         yield from (
@@ -196,7 +229,10 @@ def _describe_left_out_signs(result: StickerResult) -> Iterator[str]:
     void = sum(sign.status == "void" for sign in result.void_signs)
     if void:
         them = "it" if void == 1 else "them"
-        why = f"{void} {everyone} {'is' if void == 1 else 'are'} excluded because the model misclassifies {them}"
+        why = (
+            f"{void} {everyone} {'is' if void == 1 else 'are'} excluded because the model misclassifies "
+            f"{them}"
+        )
         most = f"in more than {100 - 100 * MIN_CLEAN_SHARE:.0f}% of the clean views"
         best = f"The headline covers the {result.counted_signs} that it classifies best"
         those = "the one" if void == 1 else "those"
@@ -207,7 +243,10 @@ def _describe_left_out_signs(result: StickerResult) -> Iterator[str]:
     wrong = sum(sign.status == "clean-wrong" for sign in result.void_signs)
     if wrong:
         verb, them = ("was", "it") if wrong == 1 else ("were", "them")
-        yield f"{wrong} {everyone} {verb} not attacked because the model misclassifies {them} without a sticker."
+        yield (
+            f"{wrong} {everyone} {verb} not attacked because the model misclassifies {them} without a "
+            f"sticker."
+        )
 
 
 def _find_few_images(evidence: Evidence) -> Iterator[Finding]:
@@ -226,7 +265,8 @@ def _find_few_signs(evidence: Evidence) -> Iterator[Finding]:
         where = _format_cells_with_facts(
             cells,
             lambda cell: (
-                f"{format_count(len(_compute_sign_success(cell)), 'sign')}: {_format_range(_compute_sign_success(cell))}"
+                f"{format_count(len(_compute_sign_success(cell)), 'sign')}: "
+                f"{_format_range(_compute_sign_success(cell))}"
             ),
         )
         text = f"Few signs, each with its own sticker. Attack success over views, sign by sign: {where}."
@@ -300,7 +340,8 @@ def _find_fragile_verdicts(evidence: Evidence) -> Iterator[Finding]:
     if nearest:
         where = _format_cells_with_facts(nearest, _format_fragile_count)
         text = (
-            f"Candidates within floating-point noise of the decision boundary: {where}. A minimum-norm attack ends there "
+            f"Candidates within floating-point noise of the decision boundary: {where}. A minimum-norm "
+            "attack ends there "
             "by design; on another machine its distances differ by as little."
         )
         yield Finding(level="note", text=text)
@@ -323,7 +364,10 @@ def _find_ineffective_attacks(evidence: Evidence) -> Iterator[Finding]:
         where = _format_cells_with_facts(
             cells, lambda cell: f"{format_interval(cell.attack_success)}, n = {cell.attack_success.n}"
         )
-        text = f"Attacks without any success: {where}. The perturbation budget is small, or the attack does not work on this model."
+        text = (
+            f"Attacks without any success: {where}. The perturbation budget is small, or the attack does "
+            f"not work on this model."
+        )
         yield Finding(level="note", text=text)
 
 
@@ -331,7 +375,10 @@ def _find_proven_images(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.attack_cells if cell.tally.certified]
     if cells:
         where = _format_cells_with_facts(cells, lambda cell: f"{cell.tally.certified} of {cell.tally.n}")
-        text = f"Certified and therefore not attacked: {where}. On these images the attacks do not test the certificate."
+        text = (
+            f"Certified and therefore not attacked: {where}. On these images the attacks do not test the "
+            f"certificate."
+        )
         yield Finding(level="note", text=text)
 
 
@@ -339,14 +386,20 @@ def _find_damaged_images(evidence: Evidence) -> Iterator[Finding]:
     for cell in evidence.cells:
         if cell.record.key in evidence.damaged_images:
             why = evidence.damaged_images[cell.record.key]
-            text = f"The images of {format_cell(cell)} are not shown: {why.rstrip('.')}. Its numbers do not depend "
+            text = (
+                f"The images of {format_cell(cell)} are not shown: {why.rstrip('.')}. Its numbers do not "
+                f"depend "
+            )
             more = "on them. Restore them from a copy, or run with --recompute-damaged."
             yield Finding(level="warning", text=f"{text}{more}")
 
 
 def _find_unchecked_rows(evidence: Evidence) -> Iterator[Finding]:
     if evidence.has_unchecked_rows:
-        text = "Part of this run was written before rows had digests. It is intact since it was first opened with "
+        text = (
+            "Part of this run was written before rows had digests. It is intact since it was first "
+            "opened with "
+        )
         yield Finding(level="note", text=f"{text}digests; damage before that would have gone unnoticed.")
 
 
@@ -360,12 +413,12 @@ _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _find_guessing_models,
     _find_unfinished_cells,
     _find_changing_answers,
-    _build_finder("warning", remarks.describe_masking),
-    _build_finder("warning", remarks.describe_disagreements),
-    _build_finder("warning", remarks.describe_doubts),
+    _build_finder("warning", attack_warnings.describe_masking),
+    _build_finder("warning", attack_warnings.describe_disagreements),
+    _build_finder("warning", attack_warnings.describe_doubts),
     _find_nonfinite_gradients,
     _find_missing_gradients,
-    _build_finder("warning", remarks.describe_model_weaknesses),
+    _build_finder("warning", attack_warnings.describe_model_weaknesses),
     _find_unverified_defenses,
     _find_sticker_problems,
     _find_few_images,
@@ -374,14 +427,14 @@ _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _find_rejected_candidates,
     _find_misdirected_proofs,
     _find_nonfinite_logits,
-    _build_finder("warning", eight_bit_remarks.describe_eight_bit_loss),
-    _build_finder("note", eight_bit_remarks.describe_undecided_in_eight_bit),
+    _build_finder("warning", eight_bit_warnings.describe_eight_bit_loss),
+    _build_finder("note", eight_bit_warnings.describe_undecided_in_eight_bit),
     _find_fragile_verdicts,
     _find_ineffective_attacks,
     _find_proven_images,
-    _build_finder("note", remarks.describe_partial_overlap),
-    _build_finder("note", remarks.describe_breaks_by_other_attacks),
-    _build_finder("note", remarks.describe_model_notes),
+    _build_finder("note", attack_warnings.describe_partial_overlap),
+    _build_finder("note", attack_warnings.describe_breaks_by_other_attacks),
+    _build_finder("note", attack_warnings.describe_model_notes),
     _find_damaged_images,
     _find_unchecked_rows,
 )

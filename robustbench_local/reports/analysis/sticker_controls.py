@@ -78,11 +78,13 @@ def build_sticker_controls(cell: CellResult) -> tuple[StickerControl, ...]:
 def compare_with_no_views(cell: CellResult) -> Comparison | None:
     """The sticker against the one made without views, view by view; None without that control."""
     targets = cell.record.targets
-    both = [looks for looks in _select_counted_views(cell) if "without-views" in looks.predictions]
+    both = [
+        sign_views for sign_views in _select_counted_views(cell) if "without-views" in sign_views.predictions
+    ]
     if not both:
         return None
-    first = np.concatenate([looks.mark_successes("sticker", targets) for looks in both])
-    second = np.concatenate([looks.mark_successes("without-views", targets) for looks in both])
+    first = np.concatenate([sign_views.mark_successes("sticker", targets) for sign_views in both])
+    second = np.concatenate([sign_views.mark_successes("without-views", targets) for sign_views in both])
     return compute_mcnemar(first.tolist(), second.tolist())
 
 
@@ -105,8 +107,8 @@ def find_control_problems(cell: CellResult, *, is_low: bool) -> list[str]:
     ):
         return found
     if whole.is_met is False:
-        told = f"the control “{whole.name}” reaches {format_estimate(whole.success_share)}"
-        found.append(f"{told}, not nearly all views: the attack may be weak")
+        fact = f"the control “{whole.name}” reaches {format_estimate(whole.success_share)}"
+        found.append(f"{fact}, not nearly all views: the attack may be weak")
     elif whole.is_met is None:
         found.append(f"the control “{whole.name}” has no result: {whole.reason}")
     return found
@@ -131,7 +133,7 @@ def _build_no_size_control(cell: CellResult) -> StickerControl | None:
     pairs = [(read[_NO_SIZE_CONDITION], read["clean"]) for read in seen if _NO_SIZE_CONDITION in read]
     others = sum(int((first != second).sum()) for first, second in pairs)
     views = format_count(sum(len(first) for first, _ in pairs), "view")
-    told = f"{others:,} of {views} are classified otherwise than the clean sign in the same view"
+    fact = f"{others:,} of {views} are classified otherwise than the clean sign in the same view"
     return _select_if_run(
         _build_control(
             cell,
@@ -140,7 +142,7 @@ def _build_no_size_control(cell: CellResult) -> StickerControl | None:
             expected="no successful view, each classified as on the clean sign",
             is_met=others == 0,
             consequence="the model or the camera is not deterministic: these results cannot be reproduced",
-            reason=told if others else "",
+            reason=fact if others else "",
         )
     )
 
@@ -153,7 +155,8 @@ def _build_random_colours_control(cell: CellResult) -> StickerControl:
         name="random colours in the same place",
         expected=f"at most {_format_bound(MAX_RANDOM_COLOURS_SHARE)}",
         is_met=chance.value <= MAX_RANDOM_COLOURS_SHARE if chance.is_known else None,
-        consequence="any colours cause misclassification, not this pattern: success says little about the attack",
+        consequence="any colours cause misclassification, not this pattern: success says little "
+        "about the attack",
     )
 
 
@@ -198,7 +201,10 @@ def _build_whole_sign_control(cell: CellResult) -> StickerControl | None:
 def _is_whole_sign_attack(cell: CellResult) -> bool:
     """Whether the attack itself is the control that paints the whole surface, so that there is no other."""
     seen = [sign.views["view"] for sign in cell.signs if sign.has_views]
-    run = any(_WHOLE_SIGN_CONDITION in {*looks.predictions, *looks.invalid_controls} for looks in seen)
+    run = any(
+        _WHOLE_SIGN_CONDITION in {*sign_views.predictions, *sign_views.invalid_controls}
+        for sign_views in seen
+    )
     return cell.record.norm == "sticker" and cell.record.eps == 1 and not run
 
 
@@ -223,12 +229,15 @@ def _build_control(
     consequence: str,
     reason: str = "",
 ) -> StickerControl:
-    """A control on the signs that count; nothing can be told if it broke a rule on any of them."""
+    """A control on the signs that count; unknown if it violated the threat model on any of them."""
     signs = [sign for sign in cell.signs if sign.is_counted]
-    barred = [sign for sign in signs if condition in sign.views["view"].invalid_controls]
-    if barred:
-        told = f"it violated the threat model on {len(barred)} of {format_count(len(signs), 'sign')} ({barred[0].problem})"
-        is_met, reason = None, told
+    invalid_signs = [sign for sign in signs if condition in sign.views["view"].invalid_controls]
+    if invalid_signs:
+        fact = (
+            f"it violated the threat model on {len(invalid_signs)} of {format_count(len(signs), 'sign')} "
+            f"({invalid_signs[0].problem})"
+        )
+        is_met, reason = None, fact
     return StickerControl(
         name=name,
         expected=expected,
@@ -237,7 +246,7 @@ def _build_control(
         consequence=consequence,
         reason=reason,
         misread_rate=compute_misread_rate(signs, condition) if cell.targeted else _UNKNOWN_ESTIMATE,
-        invalid_count=len(barred),
+        invalid_count=len(invalid_signs),
     )
 
 

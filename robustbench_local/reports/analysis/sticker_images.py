@@ -24,7 +24,7 @@ MAX_SIGNS_PER_CELL = 2
 MAX_SIGNS = 16
 """Signs that are shown in all."""
 SIGN_SELECTION_RULE = "the first signs that count, in the order of the data, each in the first views drawn"
-"""How pictures are chosen. Not by looks."""
+"""The rule by which pictures are chosen, independent of their appearance."""
 
 ArraysByName = Mapping[str, npt.NDArray[np.generic]]
 
@@ -61,7 +61,7 @@ class StickerImages:
     """One sign."""
 
     sign: SignResult
-    """Its looks."""
+    """The sign's results over views."""
     label: str
     """Name of its true class."""
     prediction_without_camera: str
@@ -97,16 +97,16 @@ def _build_cell_images(
         return ()
     flat = {row.position: row.adversarial_prediction for row in store.read_outcomes(key)}
     signs = {row.sign.position: row.sign for row in result.rows if row.sign.is_counted}
-    kept = sorted((int(position), place) for place, position in enumerate(arrays["positions"]))
+    stored = sorted((int(position), index) for index, position in enumerate(arrays["positions"]))
     return tuple(
         _build_sign_images(
             evidence,
             result,
             signs[position],
-            {name: values[place] for name, values in arrays.items()},
+            {name: values[index] for name, values in arrays.items()},
             evidence.get_class_name(model, flat[position]),
         )
-        for position, place in [one for one in kept if one[0] in signs][:share]
+        for position, index in [pair for pair in stored if pair[0] in signs][:share]
     )
 
 
@@ -135,22 +135,22 @@ def _build_sign_images(
 def _build_view_image(
     evidence: Evidence,
     result: StickerResult,
-    looks: SignViews,
+    sign_views: SignViews,
     number: int,
     picture: npt.NDArray[np.generic],
 ) -> ViewImage:
     model = result.cell.record.model
-    read, clean = looks.predictions["sticker"][number], looks.predictions["clean"][number]
+    read, clean = sign_views.predictions["sticker"][number], sign_views.predictions["clean"][number]
     hit = mark_successes(
-        looks.predictions["sticker"][number : number + 1], looks.label, result.cell.record.targets
+        sign_views.predictions["sticker"][number : number + 1], sign_views.label, result.cell.record.targets
     )
     return ViewImage(
         pixels=convert_to_rgb(np.asarray(picture, dtype=np.float32) / 255),
         prediction=evidence.get_class_name(model, None if read == NONFINITE_CLASS else int(read)),
-        confidence=float(looks.confidences["sticker"][number]),
+        confidence=float(sign_views.confidences["sticker"][number]),
         is_success=bool(hit[0]),
-        is_correct=bool(read == looks.label),
+        is_correct=bool(read == sign_views.label),
         clean_prediction=evidence.get_class_name(model, None if clean == NONFINITE_CLASS else int(clean)),
-        size_pixels=float(looks.size_pixels[number]),
-        angle_degrees=float(looks.angle_degrees[number]),
+        size_pixels=float(sign_views.size_pixels[number]),
+        angle_degrees=float(sign_views.angle_degrees[number]),
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
     SeverityTable,
@@ -41,20 +42,27 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, round_figure
 
 STICKERS_EXPLANATION = (
-    "One sticker, or one patch beside the sign, for all views of a sign. It is optimized on training views and "
-    "evaluated on held-out views. A view counts if the model classifies the clean sign correctly in that same "
+    "One sticker, or one patch beside the sign, for all views of a sign. It is optimized on training "
+    "views and "
+    "evaluated on held-out views. A view counts if the model classifies the clean sign correctly in that "
+    "same "
     "view: same position, light and noise. The attack succeeds in a view if the sign is misclassified as a "
-    "target or, without targets, as any wrong class. Attack success is the share of such views; n counts views, "
-    "and the interval covers further views of these signs. A sign that is misclassified in more than 5% of its "
-    "clean views is excluded (void). A bin holds the views of one range of distances and one range of angles. "
+    "target or, without targets, as any wrong class. Attack success is the share of such views; n counts "
+    "views, "
+    "and the interval covers further views of these signs. A sign that is misclassified in more than 5% "
+    "of its "
+    "clean views is excluded (void). A bin holds the views of one range of distances and one range of "
+    "angles. "
     "The worst bin is the worst of those with at least 10 views; its interval is corrected for their number "
     "(Bonferroni). A drive-by is one approach to the sign, with one light and one lens: its frames are not "
-    "independent, so their share has no interval. The number of drives with success in at least half of their "
+    "independent, so their share has no interval. The number of drives with success in at least half of "
+    "their "
     "frames has one, over signs."
 )
 """How the numbers of this section are read."""
 SEVERITY_EXPLANATION = (
-    "Expected: the mean over the views that count, with a 95% interval. Worst: the most severe class that any "
+    "Expected: the mean over the views that count, with a 95% interval. Worst: the most severe class that "
+    "any "
     "of them is misclassified as, and how many are."
 )
 """How severities are read."""
@@ -102,7 +110,7 @@ class SignRow:
     """One sign."""
 
     sign: SignResult
-    """Its looks."""
+    """The sign's results over views."""
     attack_success: Estimate
     """Share of its views with the sticker that end as the attacker wants."""
     random_colours_success: Estimate
@@ -185,13 +193,16 @@ class StickerResult:
     @property
     def surface_text(self) -> str:
         """What the sticker may cover, in sentences; empty where the run does not know, and for a patch."""
-        found, area = self.cell.record.surface, self.cell.record.eps
-        if found is None:
+        surface, area = self.cell.record.surface, self.cell.record.eps
+        if surface is None:
             return ""
         part = "all" if area == 1 else f"{100 * area:.3g}%"
-        pixels = f"{found.covered:,.0f} of {found.image_pixels:,} pixels"
-        covers = f"A sticker may cover {part} of the surface: on average {pixels}, {format_percent(found.coverable_share)} of"
-        return f"{covers} the image. The surface is {found.what}."
+        pixels = f"{surface.covered:,.0f} of {surface.image_pixels:,} pixels"
+        covers = (
+            f"A sticker may cover {part} of the surface: on average {pixels}, "
+            f"{format_percent(surface.coverable_share)} of"
+        )
+        return f"{covers} the image. The surface is {surface.what}."
 
     @property
     def worst_severity_text(self) -> str:
@@ -218,8 +229,10 @@ def _build_result(evidence: Evidence, cell: CellResult) -> StickerResult:
     targets, counting = cell.record.targets, [sign for sign in cell.signs if sign.is_counted]
     views = [sign.views["view"] for sign in counting]
     wanted = [
-        looks.confidences["sticker"][looks.clean_correct][looks.mark_successes("sticker", targets)]
-        for looks in views
+        sign_views.confidences["sticker"][sign_views.clean_correct][
+            sign_views.mark_successes("sticker", targets)
+        ]
+        for sign_views in views
     ]
     rule, severity, table = _compute_severity(evidence, cell, views)
     return StickerResult(
@@ -258,9 +271,9 @@ def _compute_severity(
     if table is None or not views:
         return "", None, table
     readings = (
-        (None if read == NONFINITE_CLASS else int(read), looks.label)
-        for looks in views
-        for read in looks.select_predictions("sticker")
+        (None if read == NONFINITE_CLASS else int(read), sign_views.label)
+        for sign_views in views
+        for read in sign_views.select_predictions("sticker")
     )
     return table.rule, compute_severity(table, readings), table
 
@@ -270,35 +283,35 @@ def _build_prediction_shares(
 ) -> tuple[PredictionShare, ...]:
     """Where the views ended, each of them in one row, and the targets together in one more."""
     record = cell.record
-    sizes = sum(int(looks.clean_correct.sum()) for looks in views)
+    sizes = sum(int(sign_views.clean_correct.sum()) for sign_views in views)
 
-    def part(
+    def build_share(
         name: str, marks: Sequence[BoolArray], *, cost: float | None = None, target: bool = True
     ) -> PredictionShare:
-        hits = sum(int(one.sum()) for one in marks)
+        hits = sum(int(array.sum()) for array in marks)
         return PredictionShare(
             name=name, share=compute_clopper_pearson(hits, sizes), severity=cost, is_target=target
         )
 
-    readings = [looks.select_predictions("sticker") for looks in views]
-    labels = [looks.label for looks in views]
+    readings = [sign_views.select_predictions("sticker") for sign_views in views]
+    labels = [sign_views.label for sign_views in views]
     own = [read == label for read, label in zip(readings, labels, strict=True)]
     wanted = [
         mark_successes(read, label, record.targets) for read, label in zip(readings, labels, strict=True)
     ]
     rows = [
-        part(
+        build_share(
             evidence.get_class_name(record.model, target),
             [read == target for read in readings],
             cost=None if table is None else table.get_severity(target, labels[0] if labels else -1),
         )
         for target in record.targets
     ]
-    rows.append(part("any target" if record.targets else "any wrong class", wanted))
+    rows.append(build_share("any target" if record.targets else "any wrong class", wanted))
     if record.targets:
         other = [~(mine | hit) for mine, hit in zip(own, wanted, strict=True)]
-        rows.append(part("another wrong class", other, target=False))
-    rows.append(part("correct class", own, target=False))
+        rows.append(build_share("another wrong class", other, target=False))
+    rows.append(build_share("correct class", own, target=False))
     return tuple(rows)
 
 
@@ -306,7 +319,7 @@ def _build_drive_by(signs: Sequence[SignResult], targets: Sequence[int]) -> Driv
     drives = [sign.views["approach"] for sign in signs if "approach" in sign.views]
     if not drives:
         return None
-    hits = [looks.mark_successes("sticker", targets) for looks in drives]
+    hits = [sign_views.mark_successes("sticker", targets) for sign_views in drives]
     hit, seen = sum(int(marks.sum()) for marks in hits), sum(map(len, hits))
     return DriveBy(
         success_share=hit / seen if seen else math.nan,
@@ -314,14 +327,18 @@ def _build_drive_by(signs: Sequence[SignResult], targets: Sequence[int]) -> Driv
         successful_drives=estimate_share(
             [np.array([2 * marks.sum() >= len(marks) for marks in hits if len(marks)])]
         ),
-        longest_run=max(_find_longest_run(mark_successful_frames(looks, targets)) for looks in drives),
-        frame_count=max(len(looks.clean_correct) for looks in drives),
+        longest_run=max(
+            _find_longest_run(mark_successful_frames(sign_views, targets)) for sign_views in drives
+        ),
+        frame_count=max(len(sign_views.clean_correct) for sign_views in drives),
     )
 
 
-def mark_successful_frames(looks: SignViews, targets: Sequence[int]) -> BoolArray:
+def mark_successful_frames(sign_views: SignViews, targets: Sequence[int]) -> BoolArray:
     """Which frames end as the attacker wants; one in which the clean sign is misclassified does not."""
-    return looks.clean_correct & mark_successes(looks.predictions["sticker"], looks.label, targets)
+    return sign_views.clean_correct & mark_successes(
+        sign_views.predictions["sticker"], sign_views.label, targets
+    )
 
 
 def _find_longest_run(marks: BoolArray) -> int:
@@ -334,19 +351,21 @@ def _find_longest_run(marks: BoolArray) -> int:
 
 
 def _build_sign_row(sign: SignResult, targets: Sequence[int]) -> SignRow:
-    looks = sign.views.get("view")
+    test_views = sign.views.get("view")
 
-    def measured(condition: str) -> Estimate:
+    def compute_success(condition: str) -> Estimate:
         return estimate_share(
-            [looks.mark_successes(condition, targets)] if looks and condition in looks.predictions else []
+            [test_views.mark_successes(condition, targets)]
+            if test_views and condition in test_views.predictions
+            else []
         )
 
     driven = "approach" in sign.views and "sticker" in sign.views["approach"].predictions
     return SignRow(
         sign=sign,
-        attack_success=measured("sticker"),
-        random_colours_success=measured("random-colours"),
-        no_views_success=measured("without-views"),
+        attack_success=compute_success("sticker"),
+        random_colours_success=compute_success("random-colours"),
+        no_views_success=compute_success("without-views"),
         drive_by=_build_drive_by([sign], targets) if driven else None,
     )
 
@@ -354,14 +373,26 @@ def _build_sign_row(sign: SignResult, targets: Sequence[int]) -> SignRow:
 def describe_sticker(result: StickerResult) -> str:
     """The result in a sentence or two, without the last full stop."""
     if not result.counted_signs:
-        return f"void: {format_count(len(result.void_signs), 'sign')}, none classified correctly in enough of its clean views"
+        return (
+            f"void: {format_count(len(result.void_signs), 'sign')}, none classified correctly in enough "
+            f"of its clean views"
+        )
     wanted = "misclassified as a target" if result.cell.targeted else "misread"
     worst = f"; at worst {result.view_map.worst_bin}" if result.view_map.worst_bin else ""
     views = f"{format_estimate(result.attack_success)} of the views of {result.sign_count_text} are {wanted}"
-    most = f"{result.broken_signs} of {format_count(result.counted_signs, 'sign')} in more than half of their views"
+    most = (
+        f"{result.broken_signs} of {format_count(result.counted_signs, 'sign')} in more than half of "
+        f"their views"
+    )
     chance = f"with random colours {format_estimate(result.random_colours_misread_rate)}"
     if not result.cell.targeted:
         return f"{views}, {most}{worst}; {chance}"
-    more = f"In a further {format_estimate(result.other_class_rate)} the sign is misclassified as a class that is not a target"
-    whole = f"not classified as {isolate_direction(result.label_name)}: {format_estimate(result.misread_rate)}, {chance}"
+    more = (
+        f"In a further {format_estimate(result.other_class_rate)} the sign is misclassified as a class "
+        f"that is not a target"
+    )
+    whole = (
+        f"not classified as {isolate_direction(result.label_name)}: "
+        f"{format_estimate(result.misread_rate)}, {chance}"
+    )
     return f"{views}, {most}{worst}. {more}; {whole}"

@@ -71,10 +71,10 @@ def build_view_map(views: Sequence[SignViews], targets: Sequence[int], shape: Se
     """
     if not views:
         return ViewMap(distance_labels=(), angle_labels=(), rows=(), worst_bin=None)
-    distance = np.concatenate([looks.size_pixels[looks.clean_correct] for looks in views])
-    angle = np.concatenate([looks.angle_degrees[looks.clean_correct] for looks in views])
-    hits = np.concatenate([looks.mark_successes("sticker", targets) for looks in views])
-    every = np.concatenate([looks.size_pixels for looks in views])
+    distance = np.concatenate([sign_views.size_pixels[sign_views.clean_correct] for sign_views in views])
+    angle = np.concatenate([sign_views.angle_degrees[sign_views.clean_correct] for sign_views in views])
+    hits = np.concatenate([sign_views.mark_successes("sticker", targets) for sign_views in views])
+    every = np.concatenate([sign_views.size_pixels for sign_views in views])
     edges = np.geomspace(np.floor(every.min()), np.ceil(every.max()), DISTANCE_BINS + 1)
     column = np.clip(np.searchsorted(edges, distance, side="right") - 1, 0, DISTANCE_BINS - 1)
     row = np.searchsorted(np.array(ANGLE_EDGES_DEGREES), angle, side="right") - 1
@@ -125,6 +125,7 @@ def _describe_resolution(shape: Sequence[int], nearest: float) -> str:
     if not 0 < sharpest < nearest:
         return ""
     return (
-        f"The model's images are {side} pixels wide, and a sign fills about {SIGN_SIDE_SHARE:g} of that: from "
+        f"The model's images are {side} pixels wide, and a sign fills about {SIGN_SIDE_SHARE:g} of that: "
+        "from "
         f"{sharpest:g} pixels on, views have the same resolution and differ in perspective only."
     )

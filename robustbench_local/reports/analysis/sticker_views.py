@@ -60,14 +60,12 @@ class SignViews:
         return np.asarray(self.predictions["clean"] == self.label)
 
     def select_predictions(self, condition: str) -> ClassArray:
-        """Classes read in the views in which the clean sign is classified correctly; none if it was not
-        looked at."""
-        found = self.predictions.get(condition)
-        return np.zeros(0, dtype=np.int64) if found is None else found[self.clean_correct]
+        """Predictions in the views in which the clean sign is classified correctly; none without views."""
+        predictions = self.predictions.get(condition)
+        return np.zeros(0, dtype=np.int64) if predictions is None else predictions[self.clean_correct]
 
     def mark_successes(self, condition: str, targets: Collection[int]) -> BoolArray:
-        """Which views ended as the attacker wants, among those in which the clean sign is classified
-        correctly.
+        """Which views are successful, among those in which the clean sign is classified correctly.
 
         Args:
             condition: What the sign has on it.
@@ -121,21 +119,22 @@ def compute_attack_success(signs: Iterable[SignResult], condition: str, targets:
         targets: Classes the attacker wants; empty: any wrong one.
     """
     return estimate_share(
-        looks.mark_successes(condition, targets) for looks in _iterate_views(signs, condition)
+        sign_views.mark_successes(condition, targets) for sign_views in _iterate_views(signs, condition)
     )
 
 
 def compute_misread_rate(signs: Iterable[SignResult], condition: str) -> Estimate:
     """The share of the signs' test views in which they are misclassified."""
     return estimate_share(
-        looks.select_predictions(condition) != looks.label for looks in _iterate_views(signs, condition)
+        sign_views.select_predictions(condition) != sign_views.label
+        for sign_views in _iterate_views(signs, condition)
     )
 
 
 def _iterate_views(signs: Iterable[SignResult], condition: str) -> Iterator[SignViews]:
     """The test views of the signs that were looked at under a condition."""
-    seen = (sign.views["view"] for sign in signs if sign.has_views)
-    return (looks for looks in seen if condition in looks.predictions)
+    all_views = (sign.views["view"] for sign in signs if sign.has_views)
+    return (sign_views for sign_views in all_views if condition in sign_views.predictions)
 
 
 def mark_successes(classes: ClassArray, label: int, targets: Collection[int]) -> BoolArray:
@@ -146,40 +145,40 @@ def mark_successes(classes: ClassArray, label: int, targets: Collection[int]) ->
 
 def estimate_share(marks: Iterable[BoolArray]) -> Estimate:
     """The share of all marks that are true, with its interval; unknown if there are none."""
-    every = list(marks)
-    return compute_clopper_pearson(sum(int(one.sum()) for one in every), sum(len(one) for one in every))
+    arrays = list(marks)
+    return compute_clopper_pearson(sum(int(array.sum()) for array in arrays), sum(map(len, arrays)))
 
 
 def read_signs(
     store: RunStore, record: CellRecord, outcomes: Sequence[OutcomeRecord]
 ) -> tuple[SignResult, ...]:
-    """The looks of a cell, sign by sign; none if the cell is not about views."""
+    """Return the results of a cell, one a sign; none if the cell is not evaluated over views."""
     if record.measure != "views":
         return ()
-    sightings = _group_records(store.read_view_predictions(record.key))
+    predictions = _group_records(store.read_view_predictions(record.key))
     views = {(view.position, view.kind): view for view in store.read_views(record.key)}
-    return tuple(_build_sign(row, sightings, views) for row in outcomes)
+    return tuple(_build_sign(row, predictions, views) for row in outcomes)
 
 
 def _group_records(
     records: Iterable[ViewPredictionsRecord],
 ) -> dict[tuple[int, ViewKind], list[ViewPredictionsRecord]]:
-    found: dict[tuple[int, ViewKind], list[ViewPredictionsRecord]] = {}
+    groups: dict[tuple[int, ViewKind], list[ViewPredictionsRecord]] = {}
     for record in records:
-        found.setdefault((record.position, record.kind), []).append(record)
-    return found
+        groups.setdefault((record.position, record.kind), []).append(record)
+    return groups
 
 
 def _build_sign(
     row: OutcomeRecord,
-    sightings: Mapping[tuple[int, ViewKind], Sequence[ViewPredictionsRecord]],
+    predictions: Mapping[tuple[int, ViewKind], Sequence[ViewPredictionsRecord]],
     views: Mapping[tuple[int, ViewKind], ViewRecord],
 ) -> SignResult:
     kinds: tuple[ViewKind, ...] = ("view", "approach")
-    looks = {
-        kind: _build_views(row.label, sightings[row.position, kind], views[row.position, kind])
+    views_by_kind = {
+        kind: _build_views(row.label, predictions[row.position, kind], views[row.position, kind])
         for kind in kinds
-        if (row.position, kind) in sightings
+        if (row.position, kind) in predictions
     }
     return SignResult(
         image=redact_private_data(row.image),
@@ -188,7 +187,7 @@ def _build_sign(
         status=_find_sign_status(row),
         problem=redact_private_data(row.error),
         broken=row.broken,
-        views=looks,
+        views=views_by_kind,
     )
 
 
@@ -197,13 +196,13 @@ def _find_sign_status(row: OutcomeRecord) -> SignStatus:
     return others.get(row.status, "counted" if row.clean_correct else "clean-wrong")
 
 
-def _build_views(label: int, sightings: Sequence[ViewPredictionsRecord], view: ViewRecord) -> SignViews:
-    seen = [one for one in sightings if one.predictions]
+def _build_views(label: int, records: Sequence[ViewPredictionsRecord], view: ViewRecord) -> SignViews:
+    valid_records = [record for record in records if record.predictions]
     return SignViews(
         label=label,
-        predictions={one.condition: _build_class_array(one.predictions) for one in seen},
-        invalid_controls=frozenset(one.condition for one in sightings if not one.predictions),
-        confidences={one.condition: _build_float_array(one.confidences) for one in seen},
+        predictions={record.condition: _build_class_array(record.predictions) for record in valid_records},
+        invalid_controls=frozenset(record.condition for record in records if not record.predictions),
+        confidences={record.condition: _build_float_array(record.confidences) for record in valid_records},
         size_pixels=_build_float_array(view.distance),
         yaw=_build_float_array(view.yaw),
         pitch=_build_float_array(view.pitch),

@@ -103,11 +103,14 @@ def format_budget(norm: str, eps: float, surface: SurfaceRecord | None = None) -
 
 
 def describe_budget(norm: str, eps: float, surface: SurfaceRecord | None = None) -> str:
-    """What the attacker may do, in words that follow "an attacker may"; arguments as for ``format_budget``."""
+    """What the attacker may do, in words that follow "an attacker may"; arguments as ``format_budget``."""
     if norm == "Linf":
         return f"change every pixel by at most {format_radius(eps)}"
     if norm == "spatial":
-        return f"rotate the image by up to {_format_degrees(eps)} and shift it by up to {_format_shift(eps)} of its side"
+        return (
+            f"rotate the image by up to {_format_degrees(eps)} and shift it by up to {_format_shift(eps)} "
+            f"of its side"
+        )
     if norm == "sticker":
         size = f" ({format_percent(surface.coverable_share)} of the image, on average)" if surface else ""
         return f"put a sticker {_format_surface(norm, eps, surface)}{size}"

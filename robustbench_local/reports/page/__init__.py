@@ -16,14 +16,26 @@ from markupsafe import Markup
 from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases
 from robustbench_local.reports.analysis.example_images import FloatImage, encode_png
 from robustbench_local.reports.analysis.heatmap import HeatMapEntry
-from robustbench_local.reports.analysis.methods import DRAWN_SIGNS_NOTE
+from robustbench_local.reports.analysis.method_descriptions import DRAWN_SIGNS_NOTE
 from robustbench_local.reports.analysis.robustness_curves import list_drawn_models
 from robustbench_local.reports.analysis.run_warnings import is_guessing
-from robustbench_local.reports.formatting import text as words
+from robustbench_local.reports.formatting.text import (
+    EN_DASH,
+    MISSING_TEXT,
+    format_budget,
+    format_count,
+    format_distance,
+    format_duration,
+    format_estimate,
+    format_interval,
+    format_percent,
+    format_radius,
+    format_ratio,
+)
 from robustbench_local.reports.page import charts
 from robustbench_local.reports.sections.report_data import ReportData
 from robustbench_local.reports.sections.section import ShownSection
-from robustbench_local.reports.summary import headline as answer
+from robustbench_local.reports.summary import headline
 
 _WORD_JOINER = "\N{WORD JOINER}"
 _NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
@@ -44,21 +56,21 @@ def create_environment(parts: Sequence[ShownSection] = ()) -> jinja2.Environment
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "budget": words.format_budget,
+        "budget": format_budget,
         "data_uri": encode_data_uri,
-        "distance": words.format_distance,
-        "duration": words.format_duration,
+        "distance": format_distance,
+        "duration": format_duration,
         "entry_text": describe_entry,
-        "estimate": words.format_estimate,
+        "estimate": format_estimate,
         "integer": format_integer,
-        "interval": words.format_interval,
+        "interval": format_interval,
         "per_image": format_per_image,
-        "percent": words.format_percent,
+        "percent": format_percent,
         "position": format_position,
-        "radius": words.format_radius,
-        "ratio": words.format_ratio,
+        "radius": format_radius,
+        "ratio": format_ratio,
         "size": format_size,
-        "with_noun": words.format_count,
+        "with_noun": format_count,
         "yaml": format_yaml,
     }
     return environment
@@ -74,11 +86,11 @@ def render(report_data: ReportData) -> str:
         report_data=report_data,
         parts=parts,
         evidence=evidence,
-        question=answer.describe_question(evidence),
-        answer=protect_intervals(answer.describe_answer(evidence)),
-        eight_bit_answer=protect_intervals(answer.describe_eight_bit_answer(evidence)),
+        question=headline.describe_question(evidence),
+        answer=protect_intervals(headline.describe_answer(evidence)),
+        eight_bit_answer=protect_intervals(headline.describe_eight_bit_answer(evidence)),
         eight_bit_cases={(case.subject, case.threat): case for case in find_eight_bit_cases(evidence)},
-        comparisons=[protect_intervals(sentence) for sentence in answer.describe_comparisons(evidence)],
+        comparisons=[protect_intervals(sentence) for sentence in headline.describe_comparisons(evidence)],
         guessing_models={subject for subject in evidence.subjects if is_guessing(evidence, subject)},
         style_by_model=charts.assign_styles(evidence),
         chart_module=charts,
@@ -106,18 +118,18 @@ def format_position(share: float) -> str:
 
 def format_size(distance: float) -> str:
     """A distance with three digits; a dash where it is not a number."""
-    return f"{distance:.3g}" if math.isfinite(distance) else words.MISSING_TEXT
+    return f"{distance:.3g}" if math.isfinite(distance) else MISSING_TEXT
 
 
 def protect_intervals(text: str) -> str:
     """A sentence whose intervals and numbers of images stay on one line."""
-    intervals = text.replace(words.EN_DASH, f"{_WORD_JOINER}{words.EN_DASH}{_WORD_JOINER}")
+    intervals = text.replace(EN_DASH, f"{_WORD_JOINER}{EN_DASH}{_WORD_JOINER}")
     return intervals.replace(" = ", f"{_NO_BREAK_SPACE}={_NO_BREAK_SPACE}")
 
 
 def format_per_image(total: int, count: int) -> str:
     """A total shared out over images."""
-    return f"{total / count:,.0f}" if count else words.MISSING_TEXT
+    return f"{total / count:,.0f}" if count else MISSING_TEXT
 
 
 def format_integer(number: float) -> str:
@@ -132,5 +144,5 @@ def format_yaml(value: Any) -> str:
 
 def describe_entry(entry: HeatMapEntry) -> str:
     """The text that a pointer resting on an entry of a heat map shows."""
-    share = words.format_estimate(entry.estimate) if entry.estimate.is_known else entry.status_text
+    share = format_estimate(entry.estimate) if entry.estimate.is_known else entry.status_text
     return f"{share}: {entry.reason}" if entry.reason else share

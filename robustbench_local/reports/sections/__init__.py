@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustbench_local.reports.sections.accuracy_bounds import ACCURACY_BOUNDS
-from robustbench_local.reports.sections.attacker_knowledge import ATTACKER_KNOWLEDGE
-from robustbench_local.reports.sections.certified import CERTIFIED
-from robustbench_local.reports.sections.corruptions import CORRUPTIONS
-from robustbench_local.reports.sections.curves import CURVES
-from robustbench_local.reports.sections.distances import DISTANCES
-from robustbench_local.reports.sections.eight_bit import EIGHT_BIT
-from robustbench_local.reports.sections.examples import EXAMPLES
-from robustbench_local.reports.sections.heatmap import HEATMAP
-from robustbench_local.reports.sections.limits import LIMITS
-from robustbench_local.reports.sections.method import METHOD
-from robustbench_local.reports.sections.naive_vs_adaptive import NAIVE_VS_ADAPTIVE
+from robustbench_local.reports.sections.accuracy_bounds_section import ACCURACY_BOUNDS
+from robustbench_local.reports.sections.attacker_knowledge_section import ATTACKER_KNOWLEDGE
+from robustbench_local.reports.sections.certified_section import CERTIFIED
+from robustbench_local.reports.sections.corruptions_section import CORRUPTIONS
+from robustbench_local.reports.sections.curves_section import CURVES
+from robustbench_local.reports.sections.distances_section import DISTANCES
+from robustbench_local.reports.sections.eight_bit_section import EIGHT_BIT
+from robustbench_local.reports.sections.examples_section import EXAMPLES
+from robustbench_local.reports.sections.heatmap_section import HEATMAP
+from robustbench_local.reports.sections.limits_section import LIMITS
+from robustbench_local.reports.sections.method_section import METHOD
+from robustbench_local.reports.sections.naive_vs_adaptive_section import NAIVE_VS_ADAPTIVE
 from robustbench_local.reports.sections.section import Section
-from robustbench_local.reports.sections.stickers import STICKERS
-from robustbench_local.reports.sections.targets import TARGETS
-from robustbench_local.reports.sections.transfers import TRANSFERS
+from robustbench_local.reports.sections.stickers_section import STICKERS
+from robustbench_local.reports.sections.targets_section import TARGETS
+from robustbench_local.reports.sections.transfers_section import TRANSFERS
 
 SECTIONS: tuple[Section[Any], ...] = (
     HEATMAP,

@@ -53,5 +53,5 @@ def read_report_data(store: RunStore) -> ReportData:
         findings=list_findings(evidence),
         gate_report=judge_evidence(evidence),
         sections=SECTIONS,
-        contents={section.anchor: section.build(evidence, store) for section in SECTIONS},
+        contents={section.anchor: section.build_content(evidence, store) for section in SECTIONS},
     )

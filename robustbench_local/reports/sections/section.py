@@ -20,9 +20,9 @@ JsonDict = dict[str, Any]
 class Section(ABC, Generic[Content]):
     """One section: a subclass in a module of its own, with its template beside it.
 
-    ``build`` is called once for a report; every form is made from what it returns. A form that a section
-    does not have is left out: its method is not defined, its template is empty. What is slow to compute
-    belongs into a function of ``analysis/`` that computes it once for the evidence (``compute_once``).
+    A report calls ``build_content`` once and renders every form from its result. A section leaves out the
+    forms that it does not have: it does not define their method, or its template is empty. Slow computations
+    belong in a function of ``analysis/`` that runs once for each evidence (``compute_once``).
     """
 
     anchor: ClassVar[str]
@@ -40,7 +40,7 @@ class Section(ABC, Generic[Content]):
     """Whether its figures are photographs; they come after the drawings."""
 
     @abstractmethod
-    def build(self, evidence: Evidence, store: RunStore) -> Content:
+    def build_content(self, evidence: Evidence, store: RunStore) -> Content:
         """What the section shows; the store is open for what the evidence does not hold, such as images."""
 
     def is_shown(self, content: Content) -> bool:

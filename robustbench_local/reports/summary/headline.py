@@ -57,7 +57,10 @@ def describe_question(evidence: Evidence) -> str:
 def describe_answer(evidence: Evidence) -> str:
     """The answer in one sentence; none while a proof and an attack contradict each other (D25)."""
     if has_blocking_violation(evidence):
-        return "No answer: an attack found adversarial examples inside a certified ball, so one of the two is wrong."
+        return (
+            "No answer: an attack found adversarial examples inside a certified ball, so one of the two "
+            "is wrong."
+        )
     threat = evidence.headline_threat
     if threat is None:
         return _describe_targeted_answer(evidence)
@@ -79,11 +82,13 @@ def describe_comparisons(evidence: Evidence) -> list[str]:
         return []
     pairs = evidence.compare_models(evidence.headline_threat) if evidence.headline_threat else []
     sound = (
-        pair for pair in pairs if not any(is_guessing(evidence, one) for one in (pair.first, pair.second))
+        pair
+        for pair in pairs
+        if not any(is_guessing(evidence, subject) for subject in (pair.first, pair.second))
     )
     stickers = (
-        f"{isolate_direction(str(one.subject))} under {one.cell.label}: {describe_sticker(one)}."
-        for one in build_sticker_results(evidence)
+        f"{isolate_direction(str(result.subject))} under {result.cell.label}: {describe_sticker(result)}."
+        for result in build_sticker_results(evidence)
     )
     return [*(_describe_comparison(pair) for pair in sound), *stickers]
 
@@ -100,18 +105,18 @@ def describe_eight_bit_answer(evidence: Evidence) -> str:
     sound = [case for case in cases if not is_guessing(evidence, case.subject)]
     if sound:
         ranked = sorted(sound, key=lambda case: -case.robust_accuracy.value)
-        told = [(case.subject, case.robust_accuracy) for case in ranked]
+        shares = [(case.subject, case.robust_accuracy) for case in ranked]
         basis = "counting only 8-bit adversarial examples, which are what a deployed classifier sees"
     else:
         cells = select_main_goal_cells(evidence) if evidence.headline_threat is None else []
-        told = [
+        shares = [
             (cell.subject, cell.attack_success_8bit) for cell in cells if cell.attack_success_8bit.is_known
         ]
-        told.sort(key=lambda one: -one[1].value)
+        shares.sort(key=lambda pair: -pair[1].value)
         basis = "counting only 8-bit adversarial examples, which are what a deployed classifier sees"
-    shown = told if len(told) <= MAX_NAMED_MODELS else [told[0], told[-1]]
+    shown = shares if len(shares) <= MAX_NAMED_MODELS else [shares[0], shares[-1]]
     parts = [f"{isolate_direction(str(subject))}: {format_estimate(share)}" for subject, share in shown]
-    between = "" if shown is told else f" (the highest and the lowest of {len(told)})"
+    between = "" if shown is shares else f" (the highest and the lowest of {len(shares)})"
     left_out = sum(case.undecided_count for case in sound)
     without = (
         f"; {format_count(left_out, 'image')} excluded because no attack found an 8-bit image in the ball"
@@ -148,7 +153,10 @@ def _describe_method(rows: Sequence[WorstCase]) -> str:
 def _describe_comparison(pair: ModelComparison) -> str:
     test = pair.comparison
     first, second = isolate_direction(str(pair.first)), isolate_direction(str(pair.second))
-    split = f"{format_count(test.only_first, 'image')} robust only on {first}, {test.only_second:,} only on {second}"
+    split = (
+        f"{format_count(test.only_first, 'image')} robust only on {first}, {test.only_second:,} only on "
+        f"{second}"
+    )
     basis = f"{split} (same {format_count(test.n, 'image')}, exact McNemar {format_p_value(test.p_value)})"
     if test.is_significant():
         return f"{first} is more robust than {second}: {basis}."
@@ -166,16 +174,17 @@ def _describe_targeted_answer(evidence: Evidence) -> str:
 def _describe_sticker_answer(evidence: Evidence) -> str:
     """Where stickers are all that was tried; nothing if none was."""
     results = build_sticker_results(evidence)
-    known = [one for one in results if one.attack_success.is_known]
+    known = [result for result in results if result.attack_success.is_known]
     if results and not known:
         return "No answer: no sign is classified correctly in enough of its clean views."
-    several = len({(one.cell.record.norm, one.cell.record.eps) for one in known}) > 1
-    told = [
-        f"{isolate_direction(str(one.subject))}{_format_sticker_budget(one.cell) if several else ''}, on {one.sign_count_text}: {_format_sticker_shares(one)}"
-        for one in known[:MAX_NAMED_MODELS]
+    several = len({(result.cell.record.norm, result.cell.record.eps) for result in known}) > 1
+    parts = [
+        f"{isolate_direction(str(result.subject))}{_format_sticker_budget(result.cell) if several else ''}, "
+        f"on {result.sign_count_text}: {_format_sticker_shares(result)}"
+        for result in known[:MAX_NAMED_MODELS]
     ]
     basis = "of the simulated views in which the clean sign is classified correctly"
-    return f"{'; '.join(told)}, {basis}; stronger attacks can only raise this." if told else ""
+    return f"{'; '.join(parts)}, {basis}; stronger attacks can only raise this." if parts else ""
 
 
 def _format_sticker_shares(result: StickerResult) -> str:
@@ -192,11 +201,16 @@ def _format_sticker_budget(cell: CellResult) -> str:
 
 def _describe_unattacked_answer(evidence: Evidence) -> str:
     """Where nobody attacked the models themselves: corruptions, if there are any."""
-    maps = [one for one in build_corruption_maps(evidence) if one.mean_row.mean_entry.estimate.is_known]
+    maps = [
+        corruption_map
+        for corruption_map in build_corruption_maps(evidence)
+        if corruption_map.mean_row.mean_entry.estimate.is_known
+    ]
     if maps:
         shown = (
-            f"{isolate_direction(str(one.subject))}: {format_estimate(one.mean_row.mean_entry.estimate)}"
-            for one in maps
+            f"{isolate_direction(str(corruption_map.subject))}: "
+            f"{format_estimate(corruption_map.mean_row.mean_entry.estimate)}"
+            for corruption_map in maps
         )
         basis = (
             f"on average over {format_count(len(maps[0].rows), 'corruption')} and the severities evaluated"
@@ -204,11 +218,11 @@ def _describe_unattacked_answer(evidence: Evidence) -> str:
         return f"{'; '.join(list(shown)[:MAX_NAMED_MODELS])}, {basis}; an adversary can do more damage."
     proven = [cell for cell in evidence.certificate_cells if cell.certified_accuracy.is_known]
     if proven:
-        told = [
+        parts = [
             f"{_format_certificate(cell)}: {format_estimate(cell.certified_accuracy)}"
             for cell in proven[:MAX_NAMED_MODELS]
         ]
-        return f"{'; '.join(told)}, whatever the attack; no attack was run."
+        return f"{'; '.join(parts)}, whatever the attack; no attack was run."
     if any(cell.transferred and cell.is_done for cell in evidence.cells):
         return "Not known: attacks were only transferred from other models, none was run on these models."
     return "Not known yet: no attack has finished."

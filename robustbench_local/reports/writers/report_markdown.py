@@ -8,7 +8,7 @@ from urllib.parse import quote
 from robustbench_local.reports.analysis.run_warnings import FindingLevel
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.sections.report_data import ReportData
-from robustbench_local.reports.summary import headline as answer
+from robustbench_local.reports.summary import headline
 
 _LEVEL_TITLES: tuple[tuple[FindingLevel, str], ...] = (
     ("void", "Invalid"),
@@ -30,15 +30,17 @@ def render_markdown(report_data: ReportData, figures: Sequence[str]) -> str:
     """
     evidence = report_data.evidence
     lines = [
-        f"# {escape_markdown(answer.describe_question(evidence))}",
+        f"# {escape_markdown(headline.describe_question(evidence))}",
         "",
-        f"**{escape_markdown(answer.describe_answer(evidence))}**",
+        f"**{escape_markdown(headline.describe_answer(evidence))}**",
         "",
     ]
-    rounded = answer.describe_eight_bit_answer(evidence)
+    rounded = headline.describe_eight_bit_answer(evidence)
     lines += [escape_markdown(rounded), ""] if rounded else []
     lines += [
-        part for sentence in answer.describe_comparisons(evidence) for part in (escape_markdown(sentence), "")
+        part
+        for sentence in headline.describe_comparisons(evidence)
+        for part in (escape_markdown(sentence), "")
     ]
     for level, title in _LEVEL_TITLES:
         shown = [finding.text for finding in report_data.findings if finding.level == level]
@@ -81,8 +83,10 @@ def _format_figure_title(path: str) -> str:
 
 
 _ACCURACY_EXPLANATION = (
-    "Robust accuracy is computed over all images, including those that are misclassified without attack; attack "
-    "success over the correctly classified images; the worst case image by image. Robust accuracy is an upper "
+    "Robust accuracy is computed over all images, including those that are misclassified without attack; "
+    "attack "
+    "success over the correctly classified images; the worst case image by image. Robust accuracy is an "
+    "upper "
     "bound: a stronger attack can only lower it and raise attack success."
 )
 _INTERVALS_NOTE = (

@@ -14,7 +14,7 @@ from robustbench_local.attacks.core.eight_bit_search import estimate_finishing_c
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.classifier import Classifier
-from robustbench_local.data.labels import describe_class_difference, fit_labels
+from robustbench_local.data.class_labels import describe_class_difference, fit_labels
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel

@@ -197,11 +197,11 @@ def test_verdicts_on_a_random_defense_depend_on_nothing_but_the_image(
 ):
     """Trust invariants V8 and V9: neither batch size, order nor company changes an outcome."""
     wrapper = build_wrapper(name, changes)
-    chosen, threat = data.select(torch.arange(18)), ThreatModel(norm="Linf", eps=eps)
+    chosen, threat = data.select_images(torch.arange(18)), ThreatModel(norm="Linf", eps=eps)
     reference = outcomes(task(wrapper.wrap(linear), chosen, attack, threat), batch_size=8)
     assert 2 <= count_outcomes(reference).broken < count_outcomes(reference).clean_correct
     rows = outcomes(task(wrapper.wrap(linear), chosen, attack, threat), batch_size=5)
     assert verdicts(rows) == verdicts(reference)
     order = torch.randperm(18, generator=torch.Generator().manual_seed(0))[:9]
-    some = verdicts(outcomes(task(wrapper.wrap(linear), chosen.select(order), attack, threat)))
+    some = verdicts(outcomes(task(wrapper.wrap(linear), chosen.select_images(order), attack, threat)))
     assert some == {image: verdicts(reference)[image] for image in some}

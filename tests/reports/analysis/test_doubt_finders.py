@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from robustbench_local.reports.analysis import doubt_finders as doubts_module
+from robustbench_local.reports.analysis import doubt_finders
 from robustbench_local.reports.analysis.doubt_finders import Doubt, doubt_answers, find_doubts
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.analysis.gates import judge_evidence
@@ -25,7 +25,7 @@ def doubting(monkeypatch):
     """A function: from now on, every run is doubted like this; evidence keeps its doubts, a copy has none."""
 
     def doubt(finder):
-        monkeypatch.setattr(doubts_module, "DOUBT_FINDERS", (finder,))
+        monkeypatch.setattr(doubt_finders, "DOUBT_FINDERS", (finder,))
 
     return doubt
 

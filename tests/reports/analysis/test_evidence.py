@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from sample_run import SAMPLE_PLANS, STOP_CLASS
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, build_attack_labels
+from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.family_labels import build_family_labels
 from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
@@ -144,7 +145,7 @@ def test_models_are_compared_on_the_same_images(content):
 def test_labels_of_attacks_stay_distinct():
     names = ("pgd50-linf-8", "pgd50-linf-2", "fgsm-linf-8", "pgd50-linf-8[steps=9]")
     cells = [build_cell_result(cell_record(attack=name), verdicts("hbhw")) for name in names]
-    assert list(build_attack_labels(cells).values()) == [
+    assert list(build_family_labels(cells).values()) == [
         "pgd50-linf-8",
         "pgd50-linf-2",
         "fgsm",

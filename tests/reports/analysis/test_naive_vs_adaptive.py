@@ -16,11 +16,11 @@ from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.analysis.naive_vs_adaptive import build_naive_vs_adaptive
 from robustbench_local.reports.analysis.run_warnings import list_findings
-from robustbench_local.reports.sections.heatmap import HEATMAP
-from robustbench_local.reports.sections.naive_vs_adaptive import NAIVE_VS_ADAPTIVE
+from robustbench_local.reports.sections.heatmap_section import HEATMAP
+from robustbench_local.reports.sections.naive_vs_adaptive_section import NAIVE_VS_ADAPTIVE
 from robustbench_local.reports.sections.report_data import read_report_data
-from robustbench_local.reports.sections.targets import TARGETS
-from robustbench_local.reports.sections.transfers import TRANSFERS
+from robustbench_local.reports.sections.targets_section import TARGETS
+from robustbench_local.reports.sections.transfers_section import TRANSFERS
 from robustbench_local.store import RunStore
 
 STRENGTHS = {"jpeg-75": (0.2, 0.9), "noise-0.1": (0.5, 0.5), "hidden": (0.9, 0.2)}

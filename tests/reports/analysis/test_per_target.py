@@ -25,7 +25,7 @@ from robustbench_local.reports.analysis.per_target import (
     find_goal_parts,
 )
 from robustbench_local.reports.sections.report_data import read_report_data
-from robustbench_local.reports.sections.targets import TARGETS
+from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.summary.headline import describe_answer
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store import RunStore
@@ -195,7 +195,8 @@ def test_without_significance_models_tie_and_a_model_alone_is_compared_with_noth
     one, other = ({str(place): place < hits for place in range(6)} for hits in (1, 0))
     (told,) = describe_success_comparisons({PLAIN: one, TRAINED: other})
     assert told.startswith(
-        "No significant difference between trained and plain: the goal was reached on 0 images only on trained, 1 only"
+        "No significant difference between trained and plain: "
+        "the goal was reached on 0 images only on trained, 1 only"
     )
     (few,) = describe_success_comparisons(
         {PLAIN: dict.fromkeys("abcde", True), TRAINED: dict.fromkeys("abcde", False)}

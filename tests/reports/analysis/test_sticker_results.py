@@ -401,8 +401,9 @@ def test_a_sentence_sums_it_up(tmp_path, results):
     assert "of the views of 3 of 4 signs are misclassified as a target" in text
     assert "of 3 signs in more than half of their views; at worst 100.0%" in text
     first = results[0]
+    rate = format_estimate(first.other_class_rate)
     assert (
-        f"In a further {format_estimate(first.other_class_rate)} the sign is misclassified as a class that is not a target"
+        f"In a further {rate} the sign is misclassified as a class that is not a target"
         in describe_sticker(first)
     )
     assert (

@@ -9,7 +9,7 @@ import pytest
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.targeted_goal import select_main_goal_cells
 from robustbench_local.reports.formatting.text import format_budget, format_estimate
-from robustbench_local.reports.summary import headline as answer
+from robustbench_local.reports.summary import headline
 from robustbench_local.statistics import compute_clopper_pearson
 
 LIMITS = (1, 2, 3)
@@ -45,8 +45,9 @@ def test_every_model_is_named_at_the_largest_radius_and_the_widest_goal(many):
         ("signs-plain", LIMITS),
         ("signs-pgd-at", LIMITS),
     ]
-    told = answer.describe_answer(many)
-    goal = f"Attack success under {format_budget('Linf', 8 / 255)}, Keep right misclassified as one of 3 target classes"
+    told = headline.describe_answer(many)
+    budget = format_budget("Linf", 8 / 255)
+    goal = f"Attack success under {budget}, Keep right misclassified as one of 3 target classes"
     assert told.startswith(
         f"{goal}: signs-plain: {format_estimate(compute_clopper_pearson(7, 10))}; signs-pgd-at: "
     )
@@ -55,7 +56,7 @@ def test_every_model_is_named_at_the_largest_radius_and_the_widest_goal(many):
         in told
     )
     assert told.endswith("stronger attacks can only raise this. 3 other goals and radii follow below.")
-    assert answer.describe_question(many).endswith("change every pixel by at most 8/255?")
+    assert headline.describe_question(many).endswith("change every pixel by at most 8/255?")
 
 
 def test_the_strongest_attack_speaks_for_a_goal_and_the_first_norm_of_the_grid_goes_first(many):
@@ -75,7 +76,7 @@ def test_a_goal_that_all_models_have_met_goes_before_a_harder_one_of_a_single_mo
 
 def test_of_many_models_the_ends_are_named_and_none_is_dropped_in_silence(many):
     cells = tuple(cell(many, f"model-{place}", 8 / 255, (1,), place) for place in range(7))
-    told = answer.describe_answer(replace(many, cells=cells))
+    told = headline.describe_answer(replace(many, cells=cells))
     assert "model-6: " in told
     assert "model-0: " in told
     assert "model-3" not in told

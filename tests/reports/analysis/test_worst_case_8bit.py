@@ -11,7 +11,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
 from robustbench_local.reports.analysis.run_warnings import list_findings
-from robustbench_local.reports.summary import headline as answer
+from robustbench_local.reports.summary import headline
 from robustbench_local.reports.writers.results_json import encode_results
 from robustbench_local.store import CellRecord, OutcomeRecord
 
@@ -63,7 +63,7 @@ def test_what_no_8bit_image_can_show_is_left_out_and_said():
     assert (case.float_success.count, case.float_success.n) == (3, 5)
     notes = [one.text for one in list_findings(found) if one.level == "note"]
     assert any("no attack found an 8-bit image in the ball" in text and "(1 image)" in text for text in notes)
-    assert "1 image excluded" in answer.describe_eight_bit_answer(found)
+    assert "1 image excluded" in headline.describe_eight_bit_answer(found)
     (entry,) = encode_results(found, judge_evidence(found))["worst_case"]
     assert entry["undecided_8bit"] == 1
 
@@ -107,7 +107,7 @@ def test_targeted_attacks_of_one_goal_stand_together_and_transfers_alone():
 
 def test_it_stands_beside_the_headline_with_n_and_interval():
     found = evidence(cell("8fhhw"), cell("fhhhw", "fgsm"))
-    said = answer.describe_eight_bit_answer(found)
+    said = headline.describe_eight_bit_answer(found)
     assert said.startswith("In 8 bits: ")
     assert "60.0" in said
     assert "n = 5" in said
@@ -120,14 +120,14 @@ def test_it_stands_beside_the_headline_with_n_and_interval():
 
 def test_a_targeted_answer_has_its_figure_in_8_bits_too():
     found = evidence(cell("8fhh", goal="targeted", targets=(1,)))
-    assert "25.0" in answer.describe_eight_bit_answer(found)
+    assert "25.0" in headline.describe_eight_bit_answer(found)
 
 
 def test_without_a_ball_nothing_is_rounded_twice():
     fog = {"norm": "spatial", "eps": 30.0, "threat": "spatial-30"}
     found = evidence(replace(cell("88hh", **fog)))
     assert find_eight_bit_cases(found) == ()
-    assert answer.describe_eight_bit_answer(found) == ""
+    assert headline.describe_eight_bit_answer(found) == ""
     (entry,) = encode_results(found, judge_evidence(found))["worst_case"]
     assert entry["robust_accuracy_8bit"] is None
 

@@ -20,7 +20,8 @@ def interval(held, common, unbroken, outside):
     others = {f"o{place}": HELD if place < unbroken else BROKEN for place in range(outside)}
     every = verdicts | others
     worst = WorstCase(
-        subject=EvaluatedModel(model="m", defense="none"), threat=Threat(norm="Linf", eps=0.03, name="linf-8"),
+        subject=EvaluatedModel(model="m", defense="none"),
+        threat=Threat(norm="Linf", eps=0.03, name="linf-8"),
         attacks=("weak", "strong"), missing_attacks=(), attack_labels=("weak", "strong"),
         missing_attack_labels=(), verdicts=verdicts if unbroken else every, any_attack_verdicts=every,
     )  # fmt: skip

@@ -37,7 +37,7 @@ class CellCountSection(Section[int]):
     template = "cell_count.html.j2"
     explanation = "A cell is one attack on one model."
 
-    def build(self, evidence, store):
+    def build_content(self, evidence, store):
         return len(evidence.cells)
 
     def to_markdown(self, content, evidence):

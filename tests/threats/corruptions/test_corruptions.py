@@ -109,8 +109,10 @@ def test_other_numbers_of_channels_are_refused():
 @pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - NOT_ORDERED))
 def test_severities_rise(pictures: Tensor, name: str):
     for scale in ("small", "large"):
-        change = [float((corrupt_images(pictures, name, each, STREAM, scale=scale) - pictures).square().mean())
-                  for each in range(1, 6)]  # fmt: skip
+        change = [
+            float((corrupt_images(pictures, name, severity, STREAM, scale=scale) - pictures).square().mean())
+            for severity in range(1, 6)
+        ]
         assert all(one < two * 1.02 for one, two in itertools.pairwise(change)), change
 
 

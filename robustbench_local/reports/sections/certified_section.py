@@ -35,7 +35,7 @@ class CertifiedSection(Section[tuple[CertifiedGroup, ...]]):
     template = "certified.html.j2"
     explanation = CERTIFIED_EXPLANATION
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[CertifiedGroup, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CertifiedGroup, ...]:
         """The certificates of each norm."""
         return build_certified_groups(evidence)
 
@@ -47,7 +47,7 @@ class CertifiedSection(Section[tuple[CertifiedGroup, ...]]):
         self, content: tuple[CertifiedGroup, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
         """One for each norm that has curves."""
-        from robustbench_local.reports.figures.curves import draw_curves
+        from robustbench_local.reports.figures.curves_figure import draw_curves
 
         for group in content:
             if group.panels:

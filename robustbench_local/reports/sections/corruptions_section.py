@@ -30,7 +30,7 @@ class CorruptionsSection(Section[tuple[CorruptionMap, ...]]):
     link_text = "Corruptions"
     template = "corruptions.html.j2"
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[CorruptionMap, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CorruptionMap, ...]:
         """A map for each model."""
         return build_corruption_maps(evidence)
 

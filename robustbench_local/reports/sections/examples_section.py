@@ -28,7 +28,7 @@ class ExamplesSection(Section[tuple[CellExamples, ...]]):
     has_photographs = True
     example_selection_rule = EXAMPLE_SELECTION_RULE
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[CellExamples, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CellExamples, ...]:
         """Images of each cell that kept any."""
         return tuple(build_cell_examples(store, evidence))
 
@@ -43,7 +43,7 @@ class ExamplesSection(Section[tuple[CellExamples, ...]]):
         self, content: tuple[CellExamples, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
         """One for the run."""
-        from robustbench_local.reports.figures.examples import draw_examples
+        from robustbench_local.reports.figures.examples_figure import draw_examples
 
         yield "examples.png", draw_examples(content, names)
 

@@ -1,4 +1,4 @@
-"""Labels of a run: short names for people, derived from cards, overrides and what the grid calls its entries."""
+"""Labels: short names for people, from cards, overrides and what the grid calls its entries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledAttack:
-    """What the label of an attack or certificate is made of."""
+    """The parts of the label of an attack or certificate."""
 
     identifier: str
     """Its name in results.json."""
@@ -42,20 +42,20 @@ class LabelledAttack:
 
 
 def build_family_labels(attacks: Sequence[LabelledAttack], class_names: Sequence[str]) -> dict[str, str]:
-    """What an attack is called whatever its budget and whatever the attacker knows; arguments as below."""
+    """Build labels of attacks without budget and attacker knowledge; arguments as below."""
     return {one.identifier: _build_base_label(one, class_names) for one in attacks}
 
 
 def build_attack_labels(attacks: Sequence[LabelledAttack], class_names: Sequence[str]) -> dict[str, str]:
-    """A label for each attack, no two of them alike.
+    """Build a label for each attack, all different.
 
     Args:
-        attacks: The attacks and certificates of a run, by different identifiers.
-        class_names: Names of the classes by index, for goals that give indices.
+        attacks: The attacks and certificates of a run, with different identifiers.
+        class_names: Names of the classes by index, for goals that use indices.
 
     Returns:
-        Identifier -> label: the title of the card or the name of the entry, then what the grid changes in
-        the card. Budget, goal and card follow only where labels would be alike without them.
+        Identifier -> label: the title of the card or the name of the entry, then the grid's changes to the
+        card. Budget, goal and card follow only where labels would be equal without them.
     """
     labels = build_family_labels(attacks, class_names)
     norms = {one.identifier: one.card.threat.norm if one.card.threat else None for one in attacks}
@@ -77,10 +77,10 @@ def build_attack_labels(attacks: Sequence[LabelledAttack], class_names: Sequence
 
 
 def build_model_label(model: str, defense: str = "") -> str:
-    """The label of a model with its defense.
+    """Build the label of a model with its defense.
 
     Args:
-        model: What the grid calls the model.
+        model: Name of the model in the grid.
         defense: The label of the defense; empty without one.
     """
     parts = [shorten_text(part, MAX_DISPLAY_NAME_CHARACTERS) for part in (model, defense) if part]
@@ -88,11 +88,11 @@ def build_model_label(model: str, defense: str = "") -> str:
 
 
 def build_defense_label(card: Card, name: str | None = None) -> str:
-    """The label of a defense: the name of its entry, or its card's with what the grid changes.
+    """Build the label of a defense: the name of its entry, or its card's with the grid's changes.
 
     Args:
         card: The defense's card with its overrides.
-        name: What the grid calls the entry.
+        name: Name of the grid's entry.
     """
     if name:
         return name
@@ -100,7 +100,7 @@ def build_defense_label(card: Card, name: str | None = None) -> str:
 
 
 def make_unique(labels: Mapping[Any, str]) -> dict[Any, str]:
-    """The labels, with a number behind those that an earlier one is equal to."""
+    """Append a number to labels that repeat an earlier one."""
     taken: set[str] = set()
     unique = {}
     for key, label in labels.items():
@@ -111,7 +111,7 @@ def make_unique(labels: Mapping[Any, str]) -> dict[Any, str]:
 
 
 def shorten_text(text: str, length: int) -> str:
-    """At most ``length`` characters on one line; an ellipsis stands for what is cut."""
+    """Return at most ``length`` characters on one line; an ellipsis replaces the rest."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1].rstrip() + _ELLIPSIS
 
@@ -125,14 +125,14 @@ def _build_base_label(attack: LabelledAttack, class_names: Sequence[str]) -> str
 
 
 def _get_untitled_name(card: Card) -> str:
-    """The name of a card without its threat model and what the grid changes."""
+    """Return the name of a card without its threat model and the grid's changes."""
     name = card.name.partition("[")[0]
     threat = card.threat.build_threat_model().name if card.threat else ""
     return name.removesuffix(f"-{threat}") or name
 
 
 def _add_to_equal_labels(labels: Mapping[str, str], details: Mapping[str, str]) -> dict[str, str]:
-    """The labels, with their details behind those that are alike, where the details differ."""
+    """Append details to equal labels, where the details differ."""
     count = Counter(labels.values())
     kinds = {
         label: {details[key] for key, other in labels.items() if other == label}
@@ -178,7 +178,7 @@ def _format_value(value: Any) -> str:
 
 
 def _format_goal(card: Card, class_names: Sequence[str]) -> str:
-    """The goal in few words: which classes, or how many of them."""
+    """Format the goal briefly: the classes, or their number."""
     if card.threat is None:
         return ""
     parts = {"from": card.threat.sources, "to": card.threat.targets}
@@ -197,7 +197,7 @@ def _format_classes(word: str, classes: Iterable[ClassEntry], class_names: Seque
 
 
 def _format_budget(card: Card, *, with_norm: bool) -> str:
-    """The budget as it differs between attacks of one title."""
+    """Format the parts of the budget that differ between attacks of one title."""
     if card.threat is None:
         return ""
     norm, eps = card.threat.norm, card.threat.eps

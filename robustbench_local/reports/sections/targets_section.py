@@ -56,7 +56,7 @@ class TargetsSection(Section[TargetedAttacks]):
     explanation = GOALS_EXPLANATION
     pixel_attack_limits = PIXEL_ATTACK_LIMITS
 
-    def build(self, evidence: Evidence, store: RunStore) -> TargetedAttacks:
+    def build_content(self, evidence: Evidence, store: RunStore) -> TargetedAttacks:
         """The matrices are counted from the outcomes of the images."""
         return TargetedAttacks(tuple(build_target_matrices(store, evidence)), build_goal_tables(evidence))
 
@@ -161,7 +161,10 @@ def _render_goals(evidence: Evidence, goals: GoalTable) -> list[str]:
         harms = (format_severity(evidence, harm, subject.model) for harm, subject in pairs)
         rows.append(["severity under the worst attack", "", *harms])
     comparisons = [part for sentence in goals.comparisons for part in (escape_markdown(sentence), "")]
-    title = f"### {escape_markdown(goals.label)}: {escape_markdown(goals.source_names)} misclassified as each target"
+    title = (
+        f"### {escape_markdown(goals.label)}: {escape_markdown(goals.source_names)} misclassified as each "
+        f"target"
+    )
     return [title, "", GOALS_EXPLANATION, "", *render_table(head, rows), "", *comparisons]
 
 

@@ -13,7 +13,7 @@ from robustbench_local.evaluation.execution.progress_listener import ProgressLis
 from robustbench_local.evaluation.grid.card_lookup import find_cards_per_target, find_method_cards
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.options import Options
-from robustbench_local.evaluation.planning.labels import (
+from robustbench_local.evaluation.planning.short_labels import (
     MAX_LABEL_CHARACTERS,
     LabelledAttack,
     build_attack_labels,

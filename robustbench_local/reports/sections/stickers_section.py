@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 _SUMMARY_COLUMNS = (
     "model", "attack success over views", "misclassified", "signs with success in most views",
     "mean confidence in a target", "worst bin", "frames of the drive-by",
-    "drives with success in at least half of their frames", "longest run", "expected severity", "worst prediction",
+    "drives with success in at least half of their frames", "longest run", "expected severity",
+    "worst prediction",
 )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ class StickersSection(Section[Stickers]):
     simulation_limits = SIMULATION_LIMITS
     sign_selection_rule = SIGN_SELECTION_RULE
 
-    def build(self, evidence: Evidence, store: RunStore) -> Stickers:
+    def build_content(self, evidence: Evidence, store: RunStore) -> Stickers:
         """The results, and some pictures of each."""
         results = build_sticker_results(evidence)
         return Stickers(results, build_sticker_images(store, evidence, results))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
-from robustbench_local.reports.analysis.methods import (
+from robustbench_local.reports.analysis.method_descriptions import (
     DRAWN_SIGNS_NOTE,
     MethodDescription,
     build_method_descriptions,
@@ -41,7 +41,7 @@ class MethodSection(Section[tuple[MethodDescription, ...]]):
     template = "method.html.j2"
     drawn_signs_note = DRAWN_SIGNS_NOTE
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[MethodDescription, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[MethodDescription, ...]:
         """Everything that was tried."""
         return build_method_descriptions(evidence)
 

@@ -22,7 +22,7 @@ class AttackerKnowledgeSection(Section[tuple[CellResult, ...]]):
     link_text = "Attacker knowledge"
     template = "attacker_knowledge.html.j2"
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[CellResult, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CellResult, ...]:
         """The cells where somebody attacked who saw what there was: no corruption, no transfer to itself.
 
         Stickers have a section of their own.

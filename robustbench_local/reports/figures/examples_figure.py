@@ -19,17 +19,19 @@ CAPTION_POINTS, CAPTION_WIDTH_INCHES = 7, 1.5
 """Size of what stands above a picture, and the inches that it may take before it runs into its neighbour."""
 
 
-def draw_examples(exhibits: Sequence[CellExamples], names: Mapping[EvaluatedModel, str]) -> Figure:
+def draw_examples(all_examples: Sequence[CellExamples], names: Mapping[EvaluatedModel, str]) -> Figure:
     """One example of each cell: clean, attacked, and the amplified change."""
-    shown = [(exhibit, example) for exhibit in exhibits for example in exhibit.examples[:1]][:MAX_EXAMPLES]
+    shown = [
+        (cell_examples, example) for cell_examples in all_examples for example in cell_examples.examples[:1]
+    ][:MAX_EXAMPLES]
     figure = Figure(figsize=(6.2, 1.45 * len(shown) + 0.3), layout="constrained")
-    for number, (exhibit, example) in enumerate(shown):
+    for number, (cell_examples, example) in enumerate(shown):
         pictures = (example.clean_image, example.adversarial_image, example.difference_image)
         label = select_drawable_text(example.label, "its class")
         captions = [
             label,
             f"classified as {select_drawable_text(example.prediction, 'another class')}",
-            f"change \N{MULTIPLICATION SIGN} {exhibit.amplification}",
+            f"change \N{MULTIPLICATION SIGN} {cell_examples.amplification}",
         ]
         for column, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
             axes = figure.add_subplot(len(shown), 3, 3 * number + column + 1)
@@ -40,8 +42,8 @@ def draw_examples(exhibits: Sequence[CellExamples], names: Mapping[EvaluatedMode
             )
             if column == 0:
                 sides = (
-                    select_drawable_text(exhibit.cell.label, "attack"),
-                    names[exhibit.cell.subject],
+                    select_drawable_text(cell_examples.cell.label, "attack"),
+                    names[cell_examples.cell.subject],
                 )
                 text = "\n".join(fit_text(side, CAPTION_WIDTH_INCHES, CAPTION_POINTS) for side in sides)
                 axes.text(

@@ -28,7 +28,7 @@ class NaiveVsAdaptiveSection(Section[tuple[NaiveVsAdaptive, ...]]):
     template = "naive_vs_adaptive.html.j2"
     explanation = NAIVE_VS_ADAPTIVE_EXPLANATION
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[NaiveVsAdaptive, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[NaiveVsAdaptive, ...]:
         """One for each naive cell."""
         return build_naive_vs_adaptive(evidence)
 

@@ -15,7 +15,7 @@ class LimitsSection(Section[None]):
     link_text = "Limitations"
     template = "limits.html.j2"
 
-    def build(self, evidence: Evidence, store: RunStore) -> None:
+    def build_content(self, evidence: Evidence, store: RunStore) -> None:
         """Nothing: the text is the same for every run."""
 
     def is_shown(self, content: None) -> bool:

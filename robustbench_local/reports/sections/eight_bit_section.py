@@ -25,7 +25,7 @@ class EightBitSection(Section[tuple[EightBitCase, ...]]):
     anchor = "eight-bit"
     explanation = EIGHT_BIT_EXPLANATION
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[EightBitCase, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[EightBitCase, ...]:
         """The cases in which something is known."""
         return tuple(case for case in find_eight_bit_cases(evidence) if case.robust_accuracy.is_known)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from robustbench_local.data.class_labels import fit_labels, resolve_classes
 from robustbench_local.data.dataset import Dataset, as_dataset, build_class_names
-from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
 
 IMAGENET = ("tench", "goldfish", "English springer", *(f"thing {index}" for index in range(3, 1000)))

@@ -22,7 +22,7 @@ class CurvesSection(Section[tuple[CurvePanel, ...]]):
     link_text = "Perturbation budget"
     template = "curves.html.j2"
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[CurvePanel, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CurvePanel, ...]:
         """A panel for each norm and attack that was run at several radii."""
         return build_curve_panels(evidence)
 
@@ -30,7 +30,7 @@ class CurvesSection(Section[tuple[CurvePanel, ...]]):
         self, content: tuple[CurvePanel, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
         """One for each norm."""
-        from robustbench_local.reports.figures.curves import draw_curves
+        from robustbench_local.reports.figures.curves_figure import draw_curves
 
         for norm in dict.fromkeys(panel.norm for panel in content):
             panels = [panel for panel in content if panel.norm == norm]

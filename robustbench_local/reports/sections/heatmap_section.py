@@ -29,7 +29,7 @@ class HeatmapSection(Section[HeatMap]):
     link_text = "Models and attacks"
     template = "heatmap.html.j2"
 
-    def build(self, evidence: Evidence, store: RunStore) -> HeatMap:
+    def build_content(self, evidence: Evidence, store: RunStore) -> HeatMap:
         """Models by attacks."""
         return build_heatmap(evidence)
 
@@ -45,7 +45,7 @@ class HeatmapSection(Section[HeatMap]):
         self, content: HeatMap, names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
         """One for the run."""
-        from robustbench_local.reports.figures.heatmap import draw_heatmap
+        from robustbench_local.reports.figures.heatmap_figure import draw_heatmap
 
         yield "robust-accuracy.png", draw_heatmap(content, names)
 
@@ -67,7 +67,10 @@ def _render_heatmap(heatmap: HeatMap) -> list[str]:
         ]
         for row in heatmap.rows
     )
-    text = "Share of all images that are classified correctly and remain so under attack, with the 95% Clopper-Pearson interval."
+    text = (
+        "Share of all images that are classified correctly and remain so under attack, with the 95% "
+        "Clopper-Pearson interval."
+    )
     if heatmap.has_other_images:
         text += (
             ' An attack with a limit ran on fewer images than the column "clean"; its entry then '

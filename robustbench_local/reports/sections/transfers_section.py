@@ -28,7 +28,7 @@ class TransfersSection(Section[tuple[TransferMatrix, ...]]):
     link_text = "Transfer"
     template = "transfers.html.j2"
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[TransferMatrix, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[TransferMatrix, ...]:
         """One matrix for each attack that was transferred."""
         return build_transfer_matrices(evidence)
 

@@ -27,7 +27,7 @@ class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
     template = "accuracy_bounds.html.j2"
     explanation = ACCURACY_BOUNDS_EXPLANATION
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[RobustAccuracyBounds, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[RobustAccuracyBounds, ...]:
         """One for each model and threat that has both."""
         return build_accuracy_bounds(evidence)
 

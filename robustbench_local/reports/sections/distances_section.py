@@ -32,7 +32,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
     template = "distances.html.j2"
     curve_steps = CURVE_STEPS
 
-    def build(self, evidence: Evidence, store: RunStore) -> tuple[DistanceGroup, ...]:
+    def build_content(self, evidence: Evidence, store: RunStore) -> tuple[DistanceGroup, ...]:
         """The attacks of each threat."""
         return build_distance_groups(evidence)
 
@@ -44,7 +44,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
         self, content: tuple[DistanceGroup, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
         """One for each threat that has curves."""
-        from robustbench_local.reports.figures.curves import draw_curves
+        from robustbench_local.reports.figures.curves_figure import draw_curves
 
         for number, group in enumerate(content, start=1):
             if group.panels:
@@ -67,7 +67,8 @@ def _render_distances(group: DistanceGroup) -> list[str]:
     ]
     rows = (_format_distance_row(distances, group.threat) for distances in group.attack_distances)
     text = (
-        "Quartiles of the distance to the nearest adversarial example, over the correctly classified images. An "
+        "Quartiles of the distance to the nearest adversarial example, over the correctly classified "
+        "images. An "
         "image without one counts as farther than the largest radius."
     )
     goal = ", targeted" if group.targeted else ""

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from sample_stickers import SampleStickers, build_sticker_run
 
-from robustbench_local.reports.analysis.methods import (
+from robustbench_local.reports.analysis.method_descriptions import (
     DRAWN_SIGNS_NOTE,
     build_method_descriptions,
     describe_images,
 )
-from robustbench_local.reports.sections.method import METHOD
+from robustbench_local.reports.sections.method_section import METHOD
 from robustbench_local.reports.sections.report_data import read_report_data
 from robustbench_local.store import RunStore
 
