@@ -36,9 +36,9 @@ class Corruption(Attack):
         stream: RandomStream,  # noqa: ARG002
         masks: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """Nothing to choose: no parameters, (N, 0)."""
+        """Return no parameters, (N, 0): there is nothing to choose."""
         return images.new_zeros(len(images), 0)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
-        """No pass but the harness's."""
+        """Return no passes; only the harness evaluates the images."""
         return (0, 0)

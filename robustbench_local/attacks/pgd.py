@@ -73,25 +73,25 @@ class PGD(EngineAttack):
             raise ConfigError(f"PGD's step_size must be above 0 and finite, got {self.step_size}")
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
-        """See :meth:`EngineAttack.build_engine`; images leave early with ``early_stop`` only."""
+        """See :meth:`EngineAttack.build_engine`; searches end early only with ``early_stop``."""
         return Engine.from_inputs(inputs, early_stop=self.early_stop)
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """A path of every open image from each start."""
+        """Run a path of every unfinished image from each start."""
         for restart in range(self.restarts):
             engine.run(PGDSearch(attack=self, threat=threat), engine.build_items(restart))
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """All steps of all restarts, and the look at each path's last point."""
+        """Return the passes of all steps of all restarts, and of each path's last point."""
         return (self.restarts * (self.steps + 1), self.restarts * self.steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 
     def list_warnings(self, threat: ThreatModel) -> list[str]:
-        """A step size that overshoots the ball, or that cannot cross half of it."""
+        """Warn of a step size that overshoots the ball, or that cannot cross half of it."""
         length = self.get_step_size(threat)
         if threat.eps == 0 or (0.5 * threat.eps / self.steps <= length <= 2 * threat.eps):
             return []
@@ -101,7 +101,7 @@ class PGD(EngineAttack):
         return [f"PGD's {reach}: raise step_size or steps"]
 
     def get_step_size(self, threat: ThreatModel) -> float:
-        """Length of a step in pixel units."""
+        """Return the length of a step in pixel units."""
         return 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
 
 
@@ -125,7 +125,7 @@ class PGDSearch(Search[_PixelBounds]):
         self.attack, self.threat, self.steps = attack, threat, attack.steps
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _PixelBounds:
-        """Random starts, but for a first path that is to begin at the image."""
+        """Start at random points, except for a first path that starts at the image."""
         ball = self.get_ball(front)
         if self.attack.random_start or bool((front.restarts > 0).any()):
             delta = sample_random_start(
@@ -143,14 +143,14 @@ class PGDSearch(Search[_PixelBounds]):
         return _PixelBounds(lower_bounds=low, upper_bounds=high)
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """The attack's loss, steered by the goal."""
+        """Return the attack's loss for the goal."""
         return build_objective(self.attack.loss, self.threat, front.labels)
 
     def step(self, front: ActiveSet, state: _PixelBounds, seen: PointEvaluation) -> Tensor:
-        """One step along the gradient, brought back into the ball."""
+        """Take one step along the gradient, projected into the ball."""
         length = self.attack.get_step_size(self.threat)
         if state.lower_bounds is not None:
-            # from here on in one memory: fresh memory costs more than the sums
+            # in place from this line on: allocation costs more than the arithmetic
             moved = seen.gradient.sign()
             torch.add(front.points, moved, alpha=length, out=moved)
             return torch.clamp(moved, state.lower_bounds, state.upper_bounds, out=moved)

@@ -80,18 +80,18 @@ class Spatial(Attack):
         return best
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """One forward pass a point."""
+        """Return one forward pass per point."""
         points = _GRID_POINTS[0] * _GRID_POINTS[1] * _GRID_POINTS[2] if self.search == "grid" else self.draws
         return (points, 0) if threat.eps else (0, 0)
 
     def _build_search_points(self, threat: ThreatModel, stream: RandomStream) -> Tensor:
-        """The points in the order in which they are tried, (N, points, 3)."""
+        """Return the points in search order, (N, points, 3)."""
         largest = compute_limits(threat)
         if self.search == "random":
             unit = stream.sample_uniform((self.draws, 3), draw="points", device="cpu", low=-1.0, high=1.0)
             return unit * largest
-        # not linspace, whose middle is a hair off zero: the grid contains the image as it is
+        # not linspace, whose middle is not exactly zero: the grid contains the original image
         axes = [[2 * step / (count - 1) - 1 for step in range(count)] for count in _GRID_POINTS]
-        # far points break more images, so they come first and the rest of the grid is spared
+        # distant points succeed on more images, so they come first and the rest of the grid is skipped
         unit = torch.tensor(sorted(itertools.product(*axes), key=lambda at: -sum(abs(value) for value in at)))
         return (unit * largest).expand(len(stream.ids), -1, -1)

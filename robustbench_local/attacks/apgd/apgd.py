@@ -46,11 +46,11 @@ class APGD(EngineAttack):
         check_counts("APGD", steps=self.steps, restarts=self.restarts, draws=self.draws)
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
-        """See :meth:`EngineAttack.build_engine`; over ``draws`` gradients."""
+        """See :meth:`EngineAttack.build_engine`; averages over ``draws`` gradients."""
         return Engine.from_inputs(inputs, early_stop=self.early_stop, eot_samples=self.draws)
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """A path of every open image from each start."""
+        """Run a path of every unfinished image from each start."""
         for restart in range(self.restarts):
             engine.run(
                 build_apgd_search(threat=threat, steps=self.steps, loss=self.loss),
@@ -58,11 +58,11 @@ class APGD(EngineAttack):
             )
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """All steps of all restarts, and the look at each path's last point."""
+        """Return the passes of all steps of all restarts, and of each path's last point."""
         paths = self.restarts * self.draws
         return (paths * (self.steps + 1), paths * self.steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)

@@ -17,17 +17,17 @@ from robustbench_local.threats.lp_ball import compute_norms, compute_steepest_st
 from robustbench_local.threats.threat_model import ThreatModel
 
 _STEPS_PER_BLOCK = 32
-"""Steps whose random numbers are drawn at once."""
+"""Steps per draw of random numbers."""
 _MAX_HELD_NUMBERS = 1 << 18
-"""Random numbers of an image that are held in memory at once."""
+"""Maximum random numbers of an image in memory."""
 _STEPS_PER_SIDEWAYS_QUERY = 10
-"""Every so many steps the sideways move is asked about by itself, to adapt its length."""
+"""Interval in steps at which the sideways move alone is queried, to adapt its length."""
 _SIDEWAYS_RATE, _FORWARD_RATE = 0.5, 0.25
-"""Shares of successes at which the two lengths stay as they are."""
+"""Success rates at which the two step lengths are stable."""
 _SIDEWAYS_GAIN, _FORWARD_GAIN = 0.4, 0.1
-"""How much one answer changes the logarithm of a length."""
+"""Change of the logarithm of a length per query."""
 _MIN_STEP_SHARE, _MAX_STEP_SHARE = 1e-6, 0.5
-"""Lengths stay between these."""
+"""Bounds of the lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Boundary(BallAttack):
             )
 
     def find_candidates(self, inputs: AttackInputs) -> Tensor:
-        """Walk; see :meth:`BallAttack.find_candidates`."""
+        """Run the walk; see :meth:`BallAttack.find_candidates`."""
         images, stream = inputs.images, inputs.stream
         oracle = DecisionOracle(inputs, self.queries)
         walk = _BoundaryWalk(oracle, oracle.find_starting_points(stream), self.sideways, self.forward)
@@ -83,7 +83,7 @@ class Boundary(BallAttack):
         return oracle.build_candidates()
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Its queries, and no backward pass."""
+        """Return its queries, and no backward pass."""
         return (self.queries if threat.eps else 0), 0
 
 
@@ -104,17 +104,17 @@ class _BoundaryWalk:
         self._forward = self._points.new_full((len(rows),), forward)
 
     def select_rows(self, some: Tensor) -> None:
-        """Go on with some of the images, boolean, (M,)."""
+        """Continue with the selected images, boolean, (M,)."""
         if not bool(some.all()):
             self.rows, self._points = self.rows[some], self._points[some]
             self._sideways, self._forward = self._sideways[some], self._forward[some]
 
     def step(self, noise: Tensor, *, query_sideways: bool) -> None:
-        """Propose a step for each image and take it where it succeeds.
+        """Propose a step for each image and accept it if it succeeds.
 
         Args:
             noise: Standard normal numbers, (M, C, H, W).
-            query_sideways: Whether the sideways move is asked about by itself, for one query more.
+            query_sideways: Whether the sideways move is also queried by itself, for one more query.
         """
         originals = self._oracle.images[self.rows]
         beside = self._move_sideways(originals, noise)
@@ -128,7 +128,7 @@ class _BoundaryWalk:
         self._oracle.update_nearest(self.rows[reached], nearer[reached])
 
     def _move_sideways(self, originals: Tensor, noise: Tensor) -> Tensor:
-        """Points as far from the originals as the current ones, a little to the side, in the box."""
+        """Move points sideways at a constant distance from the originals, inside [0, 1]."""
         away = self._points - originals
         distance = compute_norms(away, "L2")
         outward = compute_steepest_step(away, "L2")
@@ -139,5 +139,5 @@ class _BoundaryWalk:
 
 
 def _adapt_lengths(length: Tensor, success: Tensor, rate: float, gain: float) -> Tensor:
-    """Lengths after one more answer: longer after a success, shorter after a failure, steady at the rate."""
+    """Adapt the lengths to one answer: longer after a success, shorter after a failure."""
     return (length * torch.exp(gain * (success.float() - rate))).clamp(_MIN_STEP_SHARE, _MAX_STEP_SHARE)

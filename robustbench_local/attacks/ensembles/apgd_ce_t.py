@@ -25,7 +25,7 @@ class APGDCET(Ensemble):
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
 
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
-        """See :meth:`Ensemble.stages`."""
+        """See :meth:`Ensemble.build_stages`."""
         sparse = threat.norm == "L1"
         return (
             build_apgd_stage("apgd-ce", "ce", restarts=5 if sparse else 1),
@@ -33,5 +33,5 @@ class APGDCET(Ensemble):
         )
 
     def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002
-        """What it leaves out."""
+        """Describe the omitted stages."""
         return "apgd-ce+t is not AutoAttack: FAB-T and Square are left out, so masked gradients go unnoticed"

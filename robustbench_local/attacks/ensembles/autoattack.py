@@ -19,7 +19,7 @@ GRADIENT_STEPS = 100
 SQUARE_STEPS = 5000
 """Steps of Square."""
 RAND_EOT_SAMPLES = 20
-"""Gradients that version ``rand`` averages."""
+"""Gradients averaged by version ``rand``."""
 
 Version = Literal["standard", "plus", "rand"]
 
@@ -51,17 +51,17 @@ class AutoAttack(Ensemble):
 
     @property
     def eot_samples(self) -> int:
-        """Version ``rand`` averages over 20 draws, the others look once; see :attr:`Attack.looks`."""
+        """20 passes for version ``rand``, 1 for the others; see :attr:`Attack.eot_samples`."""
         return RAND_EOT_SAMPLES if self.version == "rand" else 1
 
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
-        """See :meth:`Ensemble.stages`."""
+        """See :meth:`Ensemble.build_stages`."""
         dlr = select_untargeted_loss(threat, num_classes)
         if self.version == "rand":
             return (build_apgd_stage("apgd-ce", "ce"), build_apgd_stage("apgd-dlr", dlr))
         sparse, plus = threat.norm == "L1", self.version == "plus"
         restarts = 5 if sparse or plus else 1
-        # L1 has fewer classes to steer for in the standard version only
+        # only the standard version has fewer target classes under L1
         steered = build_apgd_stage(
             "apgd-t", select_targeted_loss(num_classes), targets=5 if sparse and not plus else 9
         )
@@ -79,7 +79,7 @@ class AutoAttack(Ensemble):
         )
 
     def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:
-        """Below four classes AutoAttack is not quite the standard one; for a targeted goal nor is it."""
+        """Describe differences from the standard version: few classes, or a targeted goal."""
         notes = []
         if classifier.num_classes < 4:
             notes.append(f"with {classifier.num_classes} classes the margin takes the place of the DLR loss")
@@ -89,7 +89,7 @@ class AutoAttack(Ensemble):
 
 
 def build_apgd_stage(name: str, loss: LossName, *, restarts: int = 1, targets: int = 0) -> Stage:
-    """A stage of APGD on a loss."""
+    """Build a stage of APGD on a loss."""
     return Stage(
         name=name,
         build_search=lambda threat: build_apgd_search(
@@ -101,7 +101,7 @@ def build_apgd_stage(name: str, loss: LossName, *, restarts: int = 1, targets: i
 
 
 def build_fab_stage(name: str, *, restarts: int = 1, targets: int = 0) -> Stage:
-    """A stage of FAB."""
+    """Build a stage of FAB."""
     return Stage(
         name=name,
         build_search=lambda threat: FABSearch(threat=threat, steps=GRADIENT_STEPS, name=name),
@@ -111,7 +111,7 @@ def build_fab_stage(name: str, *, restarts: int = 1, targets: int = 0) -> Stage:
 
 
 def select_untargeted_loss(threat: ThreatModel, num_classes: int) -> LossName:
-    """The DLR loss where it is defined, otherwise the margin."""
+    """Return the DLR loss where it is defined, otherwise the margin."""
     return "dlr" if num_classes >= 3 and not threat.targets else "margin"
 
 

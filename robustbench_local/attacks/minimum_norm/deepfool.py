@@ -54,14 +54,14 @@ class DeepFool(MinimumNormAttack):
             raise ConfigError(f"DeepFool's overshoot must be at least 0 and below 1, got {self.overshoot}")
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """Cross the nearest border."""
+        """Cross the nearest decision boundary."""
         search = DeepFoolSearch(
             threat=threat, steps=self.steps, classes=self.classes, overshoot=self.overshoot
         )
         engine.run(search, engine.build_items())
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """All steps towards all classes, and the look at the last point."""
+        """Return the passes of all steps towards all classes, and of the last point."""
         count = min(self.classes, len(threat.targets)) if threat.targets else self.classes
         return self.steps + 1, self.steps * count
 
@@ -88,20 +88,20 @@ class DeepFoolSearch(MinimumNormSearch[_DeepFoolState]):
         self.threat, self.steps, self._classes, self._overshoot = threat, steps, classes, overshoot
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _DeepFoolState:  # noqa: ARG002
-        """At the image."""
+        """Start at the image."""
         return _DeepFoolState(delta=torch.zeros_like(front.points))
 
     def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """As every search for the nearest; any success ends it."""
+        """Score points as in every minimum-norm search; any success ends the path."""
         scores, _ = super().score_points(front, logits)
         return scores, self.has_succeeded(front, logits)
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """How far each of the most likely classes is ahead, (W, T)."""
+        """Return the margins of the most likely classes, (W, T)."""
         return lambda logits: compute_class_leads(logits, front.labels, self.threat, self._classes)
 
     def step(self, front: ActiveSet, state: _DeepFoolState, seen: PointEvaluation) -> Tensor:
-        """To the nearest of the borders, in the linear model of each."""
+        """Step to the nearest of the decision boundaries, each in its linear model."""
         normals = torch.stack(
             [
                 drop_saturated_pixels(select_finite_gradient(each, front), front.points)
@@ -109,7 +109,7 @@ class DeepFoolSearch(MinimumNormSearch[_DeepFoolState]):
             ],
             dim=1,
         )
-        # beyond the border by what counts: on it, where two logits are the same float, no step would follow
+        # beyond the boundary by the margin of a success: on it, with two equal logits, no step would follow
         gaps = seen.losses - compute_target_margin(seen.logits)[:, None]
         chosen, distance = find_nearest_boundary(gaps, normals, self.threat.norm)
         normal = normals[torch.arange(len(chosen), device=chosen.device), chosen]

@@ -74,11 +74,11 @@ class FMN(MinimumNormAttack):
             )
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """One path."""
+        """Run one path."""
         engine.run(_FMNSearch(self, threat), engine.build_items())
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
-        """All steps, and the look at the last point."""
+        """Return the passes of all steps, and of the last point."""
         return self.steps + 1, self.steps
 
 
@@ -99,7 +99,7 @@ class _FMNSearch(MinimumNormSearch[_FMNState]):
         self.attack, self.threat, self.steps = attack, threat, attack.steps
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _FMNState:  # noqa: ARG002
-        """At the image."""
+        """Start at the image."""
         nothing = front.points.new_zeros(len(front))
         return _FMNState(
             radius=nothing,
@@ -108,11 +108,11 @@ class _FMNSearch(MinimumNormSearch[_FMNState]):
         )
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """The log odds of success: 0 near the border, as the paper's difference of logits is."""
+        """Return the log odds of success: 0 near the boundary, as the paper's difference of logits."""
         return build_log_odds_loss(self.threat, front.labels)
 
     def step(self, front: ActiveSet, state: _FMNState, seen: PointEvaluation) -> Tensor:
-        """Steer the radius, and step inside the ball."""
+        """Adapt the radius, and step inside the ball."""
         gradient, norm = (
             drop_saturated_pixels(select_finite_gradient(seen.gradient, front), front.points),
             self.threat.norm,
@@ -122,14 +122,14 @@ class _FMNSearch(MinimumNormSearch[_FMNState]):
             front, self.steps, self.attack.step_size, _LAST_STEP_SHARE * self.attack.step_size
         )
         length = reshape_for_broadcast(share * state.radius, gradient)
-        # under L1 the projection makes the change sparse: a sparse step would choose its pixels too early
+        # under L1 the projection makes the change sparse: a sparse step would select its pixels too early
         moved = front.points + length * compute_steepest_step(gradient, "Linf" if norm == "Linf" else "L2")
         return project_to_box(moved, front.originals, PerImageBalls(norm, state.radius), front.masks)
 
     def _adapt_radius(
         self, front: ActiveSet, state: _FMNState, seen: PointEvaluation, gradient: Tensor
     ) -> None:
-        """Smaller after a success, larger after a failure; before any success, as far as the border seems."""
+        """Shrink the radius after a success, grow it after a failure; at first, estimate it."""
         success = self.has_succeeded(front, seen.logits)
         distance = compute_norms(front.points - front.originals, self.threat.norm)
         state.nearest_distance = torch.where(
@@ -138,7 +138,8 @@ class _FMNSearch(MinimumNormSearch[_FMNState]):
         gamma = anneal_cosine(front, self.steps, self.attack.gamma, _LAST_GAMMA)
         slope = compute_norms(gradient, DUAL_NORMS[self.threat.norm])
         missing = torch.where(slope > 0, torch.nan_to_num(seen.losses).abs() / slope, torch.inf)
-        # a little further than the border seems, or a straight border would be approached for ever
+        # slightly beyond the estimated boundary, or the path would approach a straight boundary without
+        # crossing it
         grown = torch.where(state.nearest_distance.isinf(), distance + missing, state.radius) * (1 + gamma)
         shrunk = torch.minimum(state.radius * (1 - gamma), state.nearest_distance)
         state.radius = torch.where(success, shrunk, grown).minimum(state.max_radius)

@@ -82,6 +82,6 @@ class Patch(EOTAttack):
         return ((best * 255).round() / 255).expand(count, -1, -1, -1).clone()
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """All views of all steps, and the looks that decide what is kept."""
+        """Return the passes of all views of all steps, and of the evaluations for selection."""
         forward, backward = self.estimate_search_cost(self.steps)
         return (self.restarts * forward, self.restarts * backward) if threat.eps else (0, 0)

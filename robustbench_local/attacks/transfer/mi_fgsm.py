@@ -65,7 +65,7 @@ class MIFGSM(BallAttack):
             raise ConfigError(f"{name}'s decay must be at least 0 and finite, got {self.decay}")
 
     def find_candidates(self, inputs: AttackInputs) -> Tensor:
-        """Walk; see :meth:`BallAttack.find_candidates`."""
+        """Run the path; see :meth:`BallAttack.find_candidates`."""
         images, threat, masks = inputs.images, inputs.threat, inputs.masks
         visible = torch.ones_like(images[:, :1]) if masks is None else masks.to(images.dtype)
         stray = (
@@ -82,16 +82,16 @@ class MIFGSM(BallAttack):
         return points
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """One pass each way for a step; the last point is never looked at."""
+        """Return one pass each way per step; the last point is never evaluated."""
         return (self.steps, self.steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 
     def _build_gradient_function(self, inputs: AttackInputs) -> Callable[[Tensor, int], Tensor]:
-        """What the momentum gathers, as a function of the points, (N, C, H, W), and of the step."""
+        """Build the gradient for momentum, as a function of the points, (N, C, H, W), and the step."""
         return lambda points, step: self._compute_gradient(inputs, points, str(step))[0]
 
     def _compute_gradient(
@@ -100,12 +100,12 @@ class MIFGSM(BallAttack):
         points: Tensor,
         draw_name: str,  # noqa: ARG002 - for subclasses
     ) -> tuple[Tensor, Tensor]:
-        """Gradient of what is climbed at the points, and its value, (N,)."""
+        """Compute the gradient of the loss at the points, and its value, (N,)."""
         _, values, gradient = inputs.classifier.compute_gradient(points, self._build_objective(inputs))
         return gradient, values
 
     def _build_objective(self, inputs: AttackInputs) -> Callable[[Tensor], Tensor]:
-        """What is climbed, as a function of the logits."""
+        """Build the loss to maximize, as a function of the logits."""
         if self.loss != "ce":
             return build_objective(self.loss, inputs.threat, inputs.labels)
         targets = inputs.labels.new_tensor(inputs.threat.targets)
@@ -113,7 +113,7 @@ class MIFGSM(BallAttack):
 
 
 def normalize_l1(gradient: Tensor) -> Tensor:
-    """Each row divided by its L1 norm; entries that are NaN or infinite count as zero.
+    """Divide each row by its L1 norm; entries that are NaN or infinite count as zero.
 
     Args:
         gradient: (N, C, H, W).

@@ -36,7 +36,7 @@ class TIFGSM(DIFGSM):
     def _compute_gradient(
         self, inputs: AttackInputs, points: Tensor, draw_name: str
     ) -> tuple[Tensor, Tensor]:
-        """The gradient, smoothed."""
+        """Compute the smoothed gradient."""
         gradient, values = super()._compute_gradient(inputs, points, draw_name)
         return smooth_gradient(gradient, self.kernel_size), values
 
@@ -46,7 +46,7 @@ def smooth_gradient(gradient: Tensor, kernel_size: int) -> Tensor:
 
     Args:
         gradient: (N, C, H, W).
-        kernel_size: Pixels of the kernel's side, odd.
+        kernel_size: Side of the kernel in pixels, odd.
 
     Returns:
         Same shape; beyond the border the gradient counts as zero.

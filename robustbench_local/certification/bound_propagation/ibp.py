@@ -33,5 +33,5 @@ class IBP(BoundCertificate):
         return compute_linear_bounds(bounds, len(graph.nodes) - 1, rows, ball, through_activations=False)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002  the same for every ball
-        """One forward pass, and bounds that take as long as about so many."""
+        """Return one forward pass, and the number of passes that take as long as the bounds."""
         return 16, 0

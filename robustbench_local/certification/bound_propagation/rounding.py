@@ -23,9 +23,9 @@ from robustbench_local.certification.bound_propagation.graph import Node
 from robustbench_local.certification.bound_propagation.operations import Activation, Affine, Sum
 
 _OWN_ERROR_SHARE = 2.0**-40
-"""Relative error that is added for the arithmetic of the bounds, each operation of which is off by 2^-53."""
+"""Relative error added for the arithmetic of the bounds, whose operations have a relative error of 2^-53."""
 _ABSOLUTE_NOISE = 1e-30
-"""Absolute noise of a value: numbers below 1e-38 are lost on the way to zero."""
+"""Absolute noise of a value: numbers below 1e-38 underflow to zero."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class Rounding:
 
     @classmethod
     def from_dtype(cls, dtype: torch.dtype) -> Rounding:
-        """Rounding to a dtype, and of the bounds themselves."""
+        """Return the rounding of a dtype, and of the bounds themselves."""
         limits = torch.finfo(dtype)
         return cls(limits.eps / 2 + _OWN_ERROR_SHARE, limits.max / 2)  # the other half: what rounding adds
 
     def compute_noise(self, node: Node, sizes: list[Tensor]) -> Tensor | None:
-        """Noise of a node's values.
+        """Compute the noise of a node's values.
 
         Args:
-            node: What is computed.
+            node: The node.
             sizes: Largest absolute values of its inputs.
 
         Returns:
-            Shaped like the node's values; None where nothing is rounded.
+            Shaped like the node's values; None if nothing is rounded.
         """
         operation = node.operation
         if isinstance(operation, Affine):

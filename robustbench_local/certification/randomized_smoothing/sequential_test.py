@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 FIRST_LOOK_VOTES = 16
 LOOK_GROWTH_FACTOR = 1.15
-"""A look has so many times the votes of the one before it; what is asked too much stays below 15%."""
+"""Ratio of the votes at consecutive looks; surplus votes stay below 15%."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,10 @@ class ShareClaim:
     max_votes: int
     """Votes at the last look."""
     alpha: float
-    """Probability, at most, that the claim is made although the share is smaller."""
+    """Largest probability that the claim is made although the share is smaller."""
 
     def is_proven(self, hits: Counts, votes: int) -> Flags:
-        """Whether the votes so far prove it; a claim once made stands, whatever comes later.
+        """Return whether the votes so far prove the claim; a proven claim stays proven.
 
         Args:
             hits: How many votes were for the class, (N,).
@@ -56,10 +56,10 @@ class ShareClaim:
         return made | (compute_lower_bounds(hits, votes, self.alpha / 2) >= self.share)
 
     def is_hopeless(self, hits: Counts, votes: int) -> Flags:
-        """Whether more votes are wasted: they cannot prove it any more, or almost certainly would not.
+        """Return whether more votes cannot prove the claim, or almost certainly would not.
 
-        Giving up claims nothing and so costs none of ``alpha``. An image whose share would be enough at the
-        last look is given up with probability at most alpha.
+        Stopping claims nothing and costs none of ``alpha``. An image whose share would be enough at the last
+        look is stopped with probability at most alpha.
 
         Args:
             hits: How many votes were for the class, (N,).
@@ -73,7 +73,7 @@ class ShareClaim:
 
     @cached_property
     def min_hits(self) -> int:
-        """Fewest hits that prove it at the last look; more than ``most`` if nothing can."""
+        """Smallest number of hits that proves the claim at the last look; above ``most`` if none does."""
         low, high = 0, self.max_votes + 1
         while low < high:
             middle = (low + high) // 2
@@ -121,10 +121,10 @@ class SequentialVoteTest:
         )
 
     def add_votes(self, fresh: Counts) -> None:
-        """Take the votes in and let go the images that are decided.
+        """Add votes and close the images that are decided.
 
         Args:
-            fresh: Of the ``next_vote_count`` votes on each open image, how many were for its class, (M,).
+            fresh: Number of the ``next_vote_count`` votes of each open image for its class, (M,).
         """
         self.vote_count += self.next_vote_count
         self._hits[self.open_rows] += fresh
@@ -138,11 +138,11 @@ class SequentialVoteTest:
 
 
 def compute_log_evidence(hits: Counts, votes: int, share: float) -> Floats:
-    """Logarithm of the evidence for a share of at least ``share``: an e-process of every smaller share.
+    """Compute the log evidence for a share of at least ``share``: an e-process of every smaller share.
 
     Args:
         hits: Votes for the class, (N,).
-        votes: Votes in all.
+        votes: Total number of votes.
         share: In (0, 1).
 
     Source: Ville 1939; mixtures of likelihood ratios after Robbins 1970, doi:10.1214/aoms/1177696786.
@@ -152,7 +152,7 @@ def compute_log_evidence(hits: Counts, votes: int, share: float) -> Floats:
 
 
 def _compute_log_mixture(hits: Counts, votes: int, share: float) -> Floats:
-    """Logarithm of the mean likelihood over the shares above ``share``, as a ratio to that of ``share``."""
+    """Compute the log of the mean likelihood over shares above ``share``, relative to ``share``."""
     hits, places = np.unique(hits, return_inverse=True)  # many images, few different counts
     misses = votes - hits
     with np.errstate(divide="ignore"):  # no likelihood at all is no evidence

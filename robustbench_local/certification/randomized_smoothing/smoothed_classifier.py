@@ -52,7 +52,7 @@ class SmoothedClassifier(RandomizedClassifier):
 
     @property
     def identity(self) -> str:
-        """Sigma, and over how many draws it is averaged."""
+        """Sigma, and the numbers of draws."""
         return f"smoothed with sigma {self.sigma!r}, {self.draws} and {self.verdict_draws} draws"
 
     def sample(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
@@ -60,22 +60,23 @@ class SmoothedClassifier(RandomizedClassifier):
         return self.inner(images + self.sigma * numbers.sample_normal(images.shape[1:]))
 
     def pool_samples(self, samples: Tensor) -> Tensor:
-        """The shares of the votes for a verdict, else the logarithm of the mean softmax."""
+        """Return the shares of the votes for a verdict, otherwise the log of the mean softmax."""
         if self._verdict_stream is not None or self.access == "labels":
             return compute_vote_shares(samples)
-        # a class that no draw gives a chance has a very small logarithm, which must not become minus infinity
+        # a class without probability in any draw has a very small logarithm, which must not become minus
+        # infinity
         return samples.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(samples))
 
 
 def compute_vote_shares(samples: Tensor) -> Tensor:
-    """Share of the votes for each class, (N, K), of logits, (D, N, K); NaN where one is not finite."""
+    """Compute each class's share of the votes, (N, K), of logits, (D, N, K); NaN if one is not finite."""
     votes = one_hot(samples.argmax(dim=2), samples.shape[2]).float().mean(dim=0)
     finite = torch.isfinite(samples).all(dim=2).all(dim=0)
     return votes.masked_fill(~finite[:, None], torch.nan)
 
 
 def check_sigma(sigma: float) -> None:
-    """Refuse noise of no size.
+    """Refuse a sigma that is not positive and finite.
 
     Raises:
         ConfigError: If sigma is not above 0 and finite.
@@ -85,10 +86,10 @@ def check_sigma(sigma: float) -> None:
 
 
 def check_deterministic(classifier: Classifier) -> None:
-    """Refuse to count votes of a classifier whose every vote would be a mean over draws of its own.
+    """Refuse to count votes of a stochastic classifier, whose every vote would be a mean over draws.
 
     Raises:
-        ConfigError: If the classifier draws random numbers.
+        ConfigError: If the classifier is stochastic.
     """
     if isinstance(classifier, RandomizedClassifier):
         raise ConfigError(

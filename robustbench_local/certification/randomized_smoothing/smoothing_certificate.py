@@ -71,7 +71,7 @@ class Smoothing(Certificate):
 
     @property
     def error_probability(self) -> float:
-        """Alpha."""
+        """Error probability, alpha."""
         return self.alpha
 
     def certify(
@@ -101,15 +101,16 @@ class Smoothing(Certificate):
         )
 
     def predict(self, classifier: Classifier, images: Tensor, stream: RandomStream) -> list[int | None]:
-        """What the smoothed classifier says, with ``n`` votes.
+        """Return the predictions of the smoothed classifier, with ``n`` votes.
 
         Args:
-            classifier: What :meth:`base` gave, inside ``classifier.evaluation_mode()``.
+            classifier: Result of :meth:`get_base_classifier`, inside ``classifier.evaluation_mode()``.
             images: (N, C, H, W) in [0, 1], on the classifier's device.
             stream: The images' random numbers.
 
         Returns:
-            A class for each image, which is wrong (not the class that most of all possible votes fall on)
+            A class for each image, which is wrong (not the class with the most of all possible votes) with
+            probability at most alpha; None if the votes are not decisive.
             with probability at most alpha; None where the votes do not tell.
 
         Source: Cohen et al. 2019, section 3.2.1, after Hung and Fithian 2019.
@@ -123,11 +124,11 @@ class Smoothing(Certificate):
         return [one if known else None for one, known in zip(best.tolist(), sure.tolist(), strict=True)]
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002 - the most it can be
-        """All votes; a sequential count mostly needs far fewer."""
+        """Return all votes; a sequential count usually needs far fewer."""
         return self.n0 + self.n, 0
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Certificate.check`; also refuses a radius that no votes could prove."""
+        """See :meth:`Certificate.check_support`; also refuses a radius that no votes could prove."""
         super().check_support(threat, classifier)
         if self.largest_radius < threat.eps:
             at_most = f"prove a radius of at most {self.largest_radius:.4g}, not {threat.eps:g}"
@@ -144,15 +145,15 @@ class Smoothing(Certificate):
         check_deterministic(self.get_base_classifier(classifier))
 
     def get_base_classifier(self, classifier: Classifier) -> Classifier:
-        """The classifier that votes: the one within, if it is smoothed already."""
+        """Return the classifier that votes: the wrapped one, if it is already smoothed."""
         return classifier.inner if isinstance(classifier, SmoothedClassifier) else classifier
 
     def get_concern(self, classifier: Classifier) -> Concern:
-        """The classifier itself only if it is smoothed."""
+        """Return the classifier itself as the subject only if it is smoothed."""
         return "model" if isinstance(classifier, SmoothedClassifier) else "smoothed"
 
     def describe_caveats(self) -> str:
-        """What the guarantee is about."""
+        """Describe the subject of the guarantee."""
         stops = ", stopping as soon as the radius is decided" if self.sequential else ""
         return (
             f"holds for the majority vote under Gaussian noise of sigma {self.sigma:g}, for each image with "
@@ -161,14 +162,14 @@ class Smoothing(Certificate):
 
     @property
     def largest_radius(self) -> float:
-        """What would be proven if all votes agreed."""
+        """Radius certified by a unanimous vote."""
         alpha = self.alpha / 2 if self.sequential else self.alpha
         return self.sigma * float(ndtri(compute_lower_bounds(self.n, self.n, alpha)))
 
     def _count_all_votes(
         self, voter: VoteCounter, rows: Tensor, chosen: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
-        """Whose majority is proven, (M,), and the radius of each, float64."""
+        """Return the images with a proven majority, (M,), and the radius of each, float64."""
         del threat  # the radius is what the votes say, whatever was asked
         hits = voter.count_votes(rows, self.n0, self.n).gather(1, chosen[:, None]).squeeze(1)
         share = compute_lower_bounds(hits.numpy(), self.n, self.alpha)
@@ -178,7 +179,7 @@ class Smoothing(Certificate):
     def _count_until_decided(
         self, voter: VoteCounter, rows: Tensor, chosen: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
-        """Whose majority is proven, (M,), and the threat's radius where that is."""
+        """Return the images with a proven majority, (M,), and the threat model's radius where proven."""
         share = float(ndtr(threat.eps / self.sigma))
         poll = SequentialVoteTest(len(rows), share=share, max_votes=self.n, alpha=self.alpha)
         while len(poll.open_rows):

@@ -51,7 +51,7 @@ class AdversarialRecipe(Recipe):
         check_condition(0 <= self.eps_warmup_epochs <= self.epochs, "eps_warmup_epochs must be 0 to epochs")
 
     def compute_eps(self, progress: float) -> float:
-        """The adversary's radius at ``progress`` epochs, in pixel units of [0, 1]."""
+        """Return the adversary's radius at ``progress`` epochs, in pixel units of [0, 1]."""
         return self.threat.eps * compute_warmup_share(progress, self.eps_warmup_epochs)
 
 
@@ -73,15 +73,15 @@ class AdversarialObjective(TrainingObjective, ABC, Generic[RecipeType]):
         self.recipe = recipe
 
     def build_pgd_examples(self, batch: TrainingBatch) -> Tensor:
-        """PGD examples of the batch on the cross-entropy, from a uniform start, at the current radius."""
+        """Build PGD examples on the cross-entropy, from a uniform start, at the current radius."""
         return self._run_pgd(batch, generator=batch.generator)
 
     def build_divergence_examples(self, batch: TrainingBatch, logits: Tensor) -> Tensor:
-        """PGD examples on the divergence from given answers, at the current radius.
+        """Build PGD examples on the divergence from given logits, at the current radius.
 
         Args:
             batch: The step's images.
-            logits: What the examples are to be answered differently from, (N, K), without gradients.
+            logits: The reference logits of the divergence, (N, K), without gradients.
         """
         return self._run_pgd(
             batch,
@@ -103,7 +103,7 @@ class AdversarialObjective(TrainingObjective, ABC, Generic[RecipeType]):
         )
 
     def build_examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """PGD examples at the full radius, from the images themselves: nothing is random here."""
+        """Build PGD examples at the full radius, from the images themselves, without randomness."""
         eps = self.recipe.threat.eps
         return build_linf_examples(
             module, images, labels, eps=eps, steps=VALIDATION_STEPS, step_size=eps / 4, generator=None

@@ -34,12 +34,12 @@ class Augmentation:
     flip: frozenset[int] = frozenset()
 
     def __call__(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Change each image in its own way.
+        """Augment each image independently.
 
         Args:
             images: (N, C, H, W) in [0, 1]; not changed.
             labels: (N,), on the CPU.
-            generator: On the CPU.
+            generator: Random generator on the CPU.
 
         Returns:
             As ``images``.
@@ -71,7 +71,7 @@ def _shift_images(images: Tensor, shift: int, generator: torch.Generator) -> Ten
 
 
 def _sample_gains(images: Tensor, spread: float, generator: torch.Generator) -> Tensor:
-    """One factor an image, from 1 - spread to 1 + spread."""
+    """Draw one factor per image, from 1 - spread to 1 + spread."""
     drawn = 1 + spread * (2 * torch.rand((len(images), 1, 1, 1), generator=generator) - 1)
     return drawn.to(images.device)
 
@@ -87,12 +87,12 @@ def _mirror_images(
 
 
 def _rotate_images(images: Tensor, rotation: float, zoom: float, generator: torch.Generator) -> Tensor:
-    """Each image turned and scaled about its centre."""
+    """Rotate and scale each image about its center."""
     angle, size = 2 * torch.rand((2, len(images)), generator=generator) - 1
     angle, size = angle * math.radians(rotation), 1 + zoom * size
     height, width = images.shape[2:]
     cosine, sine, zero = angle.cos() / size, angle.sin() / size, torch.zeros_like(angle)
-    # The sampling grid has both sides from -1 to 1: turning an oblong image mixes the two scales.
+    # The sampling grid spans -1 to 1 on both sides: rotating a non-square image mixes the two scales.
     rows = [cosine, -sine * height / width, zero, sine * width / height, cosine, zero]
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device)
     grid = nn.functional.affine_grid(matrix, list(images.shape), align_corners=False)
@@ -104,10 +104,10 @@ def _convert_to_grey(images: Tensor) -> Tensor:
 
 
 def _import_transforms() -> Any:
-    """Torchvision's functions on images: it takes seconds to import, and only some recipes need them."""
+    """Import torchvision's image functions on demand: the import takes seconds and few recipes need it."""
     return import_module("torchvision.transforms.v2.functional")
 
 
 def _stretch_contrast(images: Tensor, centre: Tensor, factor: Tensor) -> Tensor:
-    """Moved away from the centre, or towards it."""
+    """Move values away from the center, or towards it."""
     return (centre + factor * (images - centre)).clamp(0, 1)

@@ -91,17 +91,17 @@ class Recipe(ABC):
 
     @abstractmethod
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """What this recipe minimises, for one training."""
+        """Build the loss of this recipe, for one training."""
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """All hyper-parameters, as a card has them."""
+        """All hyperparameters, as on a card."""
         values = asdict(self)
         values.pop("threat", None)
         return values
 
     def build_augmentation(self, class_names: tuple[str, ...]) -> Augmentation:
-        """The changes of a training image, for data with these classes.
+        """Build the augmentation of training images, for data with these classes.
 
         Raises:
             CardError: If ``flip`` names a class that the data does not have.
@@ -124,10 +124,10 @@ class Recipe(ABC):
 
 
 def check_condition(condition: bool, what: str) -> None:
-    """Refuse a recipe.
+    """Refuse a recipe that violates a condition.
 
     Raises:
-        CardError: Saying ``what`` must hold, unless it does.
+        CardError: If the condition is false; the message is ``what``.
     """
     if not condition:
         raise CardError(what, where="recipe")

@@ -36,7 +36,7 @@ class CrownIBP(CertifiedRecipe):
         check_condition(0 <= self.beta <= 1, "beta must be in [0, 1]")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Clean and worst-case cross-entropy by mixed bounds."""
+        """Build clean and worst-case cross-entropy with mixed bounds."""
         return _CrownIBPObjective(context, self)
 
 

@@ -43,7 +43,7 @@ class TemperedTraining(Recipe):
         check_condition(self.temperature >= 1, "temperature must be at least 1")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy at the temperature."""
+        """Build cross-entropy at the temperature."""
         return _TemperedObjective(context, self)
 
 
@@ -66,12 +66,12 @@ class Distillation(TemperedTraining):
     teacher: str = ""
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy with the teacher's probabilities at the temperature."""
+        """Build cross-entropy with the teacher's probabilities at the temperature."""
         return _DistillationObjective(context, self)
 
     @property
     def teacher_recipe(self) -> TemperedTraining:
-        """How the teacher is trained."""
+        """The recipe of the teacher."""
         shared = {one.name: getattr(self, one.name) for one in fields(TemperedTraining)}
         return TemperedTraining(**shared)
 
@@ -79,10 +79,10 @@ class Distillation(TemperedTraining):
 def compute_tempered_loss(
     logits: Tensor, targets: Tensor, temperature: float, smoothing: float = 0
 ) -> Tensor:
-    """Cross-entropy of softened probabilities, times the temperature.
+    """Compute the cross-entropy of softened probabilities, times the temperature.
 
-    Gradients with respect to the logits shrink as 1 / T; the factor gives them the size they have at T = 1,
-    so that a learning rate for ordinary training serves here too.
+    Gradients with respect to the logits shrink as 1 / T. The factor restores their size at T = 1, so that a
+    learning rate for standard training is suitable here too.
 
     Args:
         logits: (N, K).
@@ -149,7 +149,7 @@ class _DistillationObjective(TrainingObjective):
 
     @property
     def _teacher_checkpoint(self) -> Path | None:
-        """Where the teacher's training is saved."""
+        """File of the teacher's training checkpoint."""
         beside = self.context.checkpoint
         return None if beside is None else beside.with_name(f"{beside.name}.teacher")
 
@@ -158,16 +158,16 @@ class _DistillationObjective(TrainingObjective):
         return self._teacher is self._teacher_network
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights of a teacher that was trained here."""
+        """Return the weights of a teacher that was trained in this run."""
         return {"teacher": self._teacher_network.state_dict()} if self._has_trained_teacher else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The teacher as it was, so that it need not be trained again."""
+        """Restore the teacher, so that it is not trained again."""
         if "teacher" in state:
             self._teacher_network.load_state_dict(state["teacher"])
             self._teacher = self._teacher_network.eval().requires_grad_(False)
 
     def remove_temporary_files(self) -> None:
-        """The student's checkpoint has the teacher now, so the teacher's own can go."""
+        """Remove the teacher's checkpoint, which the student's checkpoint now contains."""
         if self._has_trained_teacher and self._teacher_checkpoint is not None:
             self._teacher_checkpoint.unlink(missing_ok=True)

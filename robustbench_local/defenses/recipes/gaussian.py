@@ -25,7 +25,7 @@ class GaussianAugmentation(NoisyRecipe):
     method = "gaussian"
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy on noisy images."""
+        """Build cross-entropy on noisy images."""
         return _GaussianObjective(context, self)
 
 

@@ -22,7 +22,7 @@ class IBPTraining(CertifiedRecipe):
     method = "ibp"
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Clean and worst-case cross-entropy by interval bounds."""
+        """Build clean and worst-case cross-entropy with interval bounds."""
         return _IBPObjective(context, self)
 
 

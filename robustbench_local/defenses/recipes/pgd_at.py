@@ -37,11 +37,11 @@ class PGDTraining(AdversarialRecipe):
 
     @property
     def weight_perturbation(self) -> WeightPerturbation:
-        """What moves the weights while the loss is taken."""
+        """The perturbation of the weights for the loss."""
         return WeightPerturbation(gamma=self.awp_gamma, warmup_epochs=self.awp_warmup_epochs)
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy on PGD examples."""
+        """Build cross-entropy on PGD examples."""
         return _PGDObjective(context, self)
 
 

@@ -48,6 +48,6 @@ class RobustDistillationObjective(AdversarialObjective[RecipeType]):
 
     @torch.no_grad()
     def compute_teacher_logits(self, batch: TrainingBatch) -> Tensor:
-        """The teacher's logits on the clean images, (N, K)."""
+        """Return the teacher's logits on the clean images, (N, K)."""
         logits: Tensor = self._teacher(batch.images)
         return logits

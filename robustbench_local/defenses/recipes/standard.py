@@ -21,7 +21,7 @@ class Standard(Recipe):
     method = "standard"
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy."""
+        """Build cross-entropy."""
         return CrossEntropyObjective(context, self)
 
 
@@ -33,6 +33,6 @@ class CrossEntropyObjective(TrainingObjective):
         self._smoothing = recipe.label_smoothing
 
     def compute_loss(self, batch: TrainingBatch) -> Tensor:
-        """Mean cross-entropy."""
+        """Compute the mean cross-entropy."""
         logits = self.context.module(batch.images)
         return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self._smoothing)

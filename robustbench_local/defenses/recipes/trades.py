@@ -43,11 +43,11 @@ class Trades(AdversarialRecipe):
 
     @property
     def weight_perturbation(self) -> WeightPerturbation:
-        """What moves the weights while the loss is taken."""
+        """The perturbation of the weights for the loss."""
         return WeightPerturbation(gamma=self.awp_gamma, warmup_epochs=self.awp_warmup_epochs)
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy plus weighted divergence."""
+        """Build cross-entropy plus weighted divergence."""
         return _TradesObjective(context, self)
 
 
@@ -70,7 +70,7 @@ class _TradesObjective(AdversarialObjective[Trades]):
         return natural + self.recipe.beta * moved
 
     def _build_trades_examples(self, batch: TrainingBatch) -> Tensor:
-        """The adversary ascends the divergence itself; at the image its gradient is 0, hence the start."""
+        """Maximize the divergence; its gradient is 0 at the image, hence the noisy start."""
         module = self.context.module
         with frozen_evaluation_mode(module), torch.no_grad():
             clean = module(batch.images)

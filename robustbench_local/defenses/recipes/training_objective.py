@@ -80,13 +80,13 @@ class TrainingObjective(ABC):
 
     @abstractmethod
     def compute_loss(self, batch: TrainingBatch) -> Tensor:
-        """What to minimise on this batch, a scalar; the loop does the backward pass and the step.
+        """Return the loss of this batch, a scalar; the loop runs the backward pass and the step.
 
         The module is in training mode.
         """
 
     def build_examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Adversarial images that decide which epoch is best; None: accuracy on clean images does.
+        """Return the adversarial examples that select the best epoch; None selects by clean accuracy.
 
         Args:
             module: The averaged weights, in evaluation mode.
@@ -96,15 +96,15 @@ class TrainingObjective(ABC):
         return None
 
     def is_robust(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
-        """Which images count as robust, (N,) boolean: those that are still right as `examples`.
+        """Return which images are robust, (N,) boolean: correctly classified under `build_examples`.
 
         Args:
-            module: As for `examples`.
-            images: As for `examples`.
+            module: As for `build_examples`.
+            images: As for `build_examples`.
             labels: (N,).
 
         Returns:
-            None where accuracy on clean images decides the epoch.
+            None if clean accuracy selects the epoch.
         """
         examples = self.build_examples(module, images, labels)
         if examples is None:
@@ -114,18 +114,18 @@ class TrainingObjective(ABC):
         return right
 
     def check_collapse(self, images: Tensor, labels: Tensor) -> None:  # noqa: B027 - most have nothing to watch
-        """Look for a collapse after each epoch, on validation images.
+        """Check for a collapse after each epoch, on validation images.
 
         Raises:
-            ModelError: If the training has collapsed and would not come back.
+            ModelError: If the training has collapsed and would not recover.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep of this objective: tensors and numbers."""
+        """Return the state of this objective for a checkpoint: tensors and numbers."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
-        """Go on from what `state` returned."""
+        """Restore the state that `state_dict` returned."""
 
     def remove_temporary_files(self) -> None:  # noqa: B027 - most have nothing to tidy up
-        """What `state` returned is on the disk; files that only served until then can go."""
+        """Remove files that are needed only until the checkpoint with `state_dict` is on disk."""

@@ -23,7 +23,7 @@ class Score:
 
     @property
     def rank(self) -> float:
-        """Early stopping keeps the epoch where this is highest."""
+        """Sort key of early stopping, which selects the epoch with the highest value."""
         return self.clean if self.robust is None else self.robust
 
 

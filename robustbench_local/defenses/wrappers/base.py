@@ -28,17 +28,17 @@ class Wrapper(ABC):
     """
 
     is_random: ClassVar[bool] = False
-    """Whether it draws random numbers. If so, attacks look at the mean over 20 draws."""
+    """Whether it is stochastic. If so, attacks average over 20 draws."""
     gradient_mode: ClassVar[GradientMode | None] = None
-    """How gradients go back through it: ``"exact"``; ``"bpda"``: on the way back it is taken for something
-    smooth (Athalye et al. 2018, arXiv:1802.00420); None: not at all."""
+    """Gradients through it: ``"exact"``; ``"bpda"``: replaced by those of a smooth approximation (Athalye et
+    al. 2018, arXiv:1802.00420); None: blocked."""
 
     @abstractmethod
     def wrap(self, classifier: Classifier) -> Classifier:
-        """The classifier with this defense around it; the given one stays as it is.
+        """Return the classifier behind this defense; the given one is not changed.
 
         Args:
-            classifier: Any classifier; one that gives scores or labels only stays a black box.
+            classifier: Any classifier; access to scores or labels only stays limited.
         """
 
 
@@ -48,7 +48,7 @@ class FixedWrapper(Wrapper):
 
     @abstractmethod
     def transform_images(self, images: Tensor) -> Tensor:
-        """The images that the classifier gets instead.
+        """Return the transformed images for the classifier.
 
         Args:
             images: (N, C, H, W), float32, in [0, 1]; not to be changed.
@@ -75,11 +75,11 @@ class RandomWrapper(Wrapper):
 
     @abstractmethod
     def transform_images(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
-        """The images that the classifier gets instead, in one draw.
+        """Return the transformed images for the classifier, in one draw.
 
         Args:
             images: (N, C, H, W), float32, in [0, 1]; not to be changed.
-            numbers: The random numbers of this draw, a row an image; the only source of randomness.
+            numbers: The random numbers of this draw, one row per image; the only source of randomness.
 
         Returns:
             Same shape. Differentiable if the wrapper has a surrogate.

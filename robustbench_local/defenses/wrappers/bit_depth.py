@@ -38,6 +38,6 @@ class BitDepth(FixedWrapper):
             raise ConfigError(f"bit depth must be from 1 to 8 bits, got {self.bits}")
 
     def transform_images(self, images: Tensor) -> Tensor:
-        """The images in fewer colours."""
+        """Return the images in fewer colors."""
         levels = 2**self.bits - 1
         return apply_straight_through(lambda pixels: (pixels * levels).round() / levels, images)

@@ -37,5 +37,5 @@ class GaussianNoise(RandomWrapper):
             raise ConfigError(f"the noise's sigma must be above 0 and finite, got {self.sigma}")
 
     def transform_images(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
-        """The images under noise, in one draw."""
+        """Return the images under noise, in one draw."""
         return images + self.sigma * numbers.sample_normal(tuple(images.shape[1:])).to(images.dtype)

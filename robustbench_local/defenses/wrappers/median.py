@@ -36,7 +36,7 @@ class MedianBlur(FixedWrapper):
             raise ConfigError(f"the median's window must have an odd side of at least 3, got {self.size}")
 
     def transform_images(self, images: Tensor) -> Tensor:
-        """The blurred images."""
+        """Return the blurred images."""
         count, channels, height, width = images.shape
         if min(height, width) < self.size:
             raise ModelError(
