@@ -32,7 +32,7 @@ def compute_window_sides(
         steps: Number of steps.
         share: Fraction of the image's pixels in the first windows, above 0 and at most 1.
         height: Height of the image, in pixels.
-        width: Likewise.
+        width: Width of the images, in pixels.
         min_side: Smallest side, if the image is large enough.
         odd: Whether sides are odd numbers, if the image is large enough.
         rescale: Whether the schedule, made for 10,000 steps, is scaled to ``steps``.
@@ -183,7 +183,7 @@ def build_tiled_patterns(signs: Tensor, orientations: Tensor, height: int, width
         orientations: Index of each tile's pattern of :func:`build_bump_patterns`, 0 or 1, (N, down, across)
             int64.
         height: Height of the images.
-        width: Likewise.
+        width: Width of the images, in pixels.
         power: As in :func:`build_bump_patterns`.
 
     Returns:

@@ -62,7 +62,7 @@ def perturb_weights(
     result's outputs reach its parameters as if they had been moved.
 
     Args:
-        module: In training mode.
+        module: The network, in training mode.
         gamma: Length of the move as a fraction of the norm of the layer's weights.
         loss: Maps a network to a scalar.
 

@@ -170,8 +170,7 @@ def build_teacher_loader(
     allow_code: bool = False,
     num_classes: int | None = None,
 ) -> Callable[[str], nn.Module]:
-    """Return the loader of a distillation's teacher: a shipped network, a weights file, or a source of
-    models.
+    """Return a loader of a teacher: a shipped network, a weights file, or a source of models.
 
     Args:
         device: Device of the teacher.

@@ -37,8 +37,7 @@ class Learner:
         self._trainable = [one for one in module.parameters() if one.requires_grad]
 
     def step(self, batch: TrainingBatch) -> Tensor:
-        """Take one step of the optimizer; return the loss, NaN if a gradient of the weights was not finite.
-        """
+        """Take one step of the optimizer; return the loss, NaN after a non-finite weight gradient."""
         self.module.train()
         with torch.autocast(
             batch.images.device.type, dtype=torch.bfloat16, enabled=self._uses_mixed_precision

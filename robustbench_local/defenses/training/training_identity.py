@@ -31,8 +31,7 @@ def describe_training(
     seed: int,
     teacher: Callable[[str], nn.Module],
 ) -> dict[str, str]:
-    """Return the identity that a checkpoint of this training has to match, keyed by the words of error
-    messages.
+    """Return the identity that a checkpoint has to match, keyed by the words of error messages.
 
     The version comes first: a checkpoint from before it was stored is refused for its age, not for its
     network. Files come before the network built from them, because they are more informative.
