@@ -1,4 +1,4 @@
-"""Attacks: one a file, found by name, each a frozen dataclass behind the contract of ``base``."""
+"""Attacks: one per file, looked up by name, each a frozen dataclass with the interface of ``base``."""
 
 from __future__ import annotations
 
@@ -46,20 +46,19 @@ ATTACKS: OpenRegistry[Attack] = OpenRegistry(
     },
     group="attacks",
 )
-"""Our attacks by name, and those from outside; besides these, ``torchattacks:NAME`` names any attack of that
+"""Attacks by name, with those of other packages; ``torchattacks:NAME`` also names any attack of that
 library."""
 
 
 def make_attack(name: str, given: Mapping[str, Any] | None = None) -> Attack:
-    """Build an attack from its name and hyper-parameters, as a card or a grid file gives them.
+    """Build an attack from its name and hyperparameters, as on a card or in a grid file.
 
     Args:
         name: A name in ``ATTACKS``, or ``torchattacks:NAME``.
-        given: Hyper-parameters; numbers may be fractions such as ``"2/255"``. The rest keep their
-            defaults.
+        given: Hyperparameters; numbers may be fractions such as ``"2/255"``. All others have their defaults.
 
     Raises:
-        ConfigError: If the name, a parameter or a value is wrong.
+        ConfigError: If the name, a parameter or a value is invalid.
     """
     given = given or {}
     if name.startswith(TORCHATTACKS_PREFIX):
@@ -68,7 +67,7 @@ def make_attack(name: str, given: Mapping[str, Any] | None = None) -> Attack:
 
 
 def list_parameter_names(name: str) -> tuple[str, ...]:
-    """The hyper-parameters that an attack takes, by name.
+    """Return the hyperparameters of an attack, by name.
 
     Raises:
         ConfigError: If there is no such attack.
@@ -79,14 +78,14 @@ def list_parameter_names(name: str) -> tuple[str, ...]:
 
 
 def expand_attack_card(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
-    """The variants of an attack's card that a grid file asks for: one for each eps.
+    """Build the variants of an attack's card that a grid file requests, one for each eps.
 
     Args:
         card: An attack's card.
-        overrides: Keys of its threat model (``eps`` may be a list) and hyper-parameters.
+        overrides: Keys of its threat model (``eps`` may be a list) and hyperparameters.
 
     Raises:
-        ConfigError: If a key is unknown or a value impossible.
+        ConfigError: If a key is unknown or a value invalid.
     """
     cards = catalogue.expand_card(card, overrides, parameters=list_parameter_names(card.method))
     for variant in cards:

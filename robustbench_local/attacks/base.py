@@ -1,4 +1,4 @@
-"""What an attack is: hyper-parameters, declared capabilities, and ``perturb``."""
+"""The interface of an attack: hyperparameters, declared capabilities, and ``perturb``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 _ACCESS_ORDER: tuple[Access, ...] = ("labels", "scores", "gradients")
 _CALL_OPTIONS = ("norm", "eps", "epsilon", "epsilons", "targets", "sources", "seed", "device", "batch_size")
-"""What belongs to the call of an attack and not to its hyper-parameters."""
+"""Arguments of an attack's call that are not hyperparameters."""
 _ATTACKS_BY_ACCESS: dict[Access, str] = {"labels": "hopskipjump or boundary", "scores": "square or spsa"}
-"""Attacks for a model that gives no more."""
+"""Attacks for a model with limited access."""
 
 Knowledge = Literal["white-box", "scores", "labels", "transfer", "naive"]
-"""What the attacker sees of the classifier; ``"transfer"``: nothing, only of another one; ``"naive"``: all
-but its defense."""
+"""Access of the attacker to the classifier; ``"transfer"``: none, only to a surrogate; ``"naive"``: full,
+except to its defense."""
 Measure = Literal["ball", "distance", "views"]
 
 
 class AttackType(ABCMeta):
-    """The type of attack classes: a parameter that an attack does not have is refused in one line."""
+    """The metaclass of attacks: an unknown parameter raises an error of one line."""
 
     def __call__(cls, *values: Any, **parameters: Any) -> Any:
         """Make an attack.
@@ -53,7 +53,7 @@ class AttackType(ABCMeta):
 
 @dataclass(frozen=True)
 class AttackInputs:
-    """What ``perturb`` was given."""
+    """The arguments of ``perturb``."""
 
     classifier: Classifier
     images: Tensor
@@ -65,7 +65,7 @@ class AttackInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(metaclass=AttackType):
-    """A frozen set of hyper-parameters; ``repr`` is the whole configuration.
+    """A frozen set of hyperparameters; ``repr`` is the whole configuration.
 
     An attack is called with a classifier, images and labels, and returns adversarial examples:
 
@@ -77,49 +77,48 @@ class Attack(metaclass=AttackType):
         >>> adversarial.shape == data.images.shape
         True
 
-    A subclass is a frozen, keyword-only dataclass that declares what it can do and writes ``perturb``. It
-    proposes; the harness (evaluation/harness/verify.py) judges.
+    A subclass is a frozen, keyword-only dataclass that declares its capabilities and implements ``perturb``.
+    It proposes candidates; the harness (evaluation/harness/verify.py) verifies them.
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2"})
-    """Norms it can respect."""
+    """Supported norms."""
     goals: ClassVar[frozenset[str]] = frozenset({"untargeted", "targeted"})
-    """Goals it can pursue; ``targeted`` means any set of targets unless ``check_support`` says
-    otherwise."""
+    """Supported goals; ``targeted`` means any set of targets unless ``check_support`` says otherwise."""
     regions: ClassVar[frozenset[str]] = frozenset({"image"})
-    """Regions it can stay in."""
+    """Supported regions."""
     access: ClassVar[Access] = "gradients"
-    """What it needs of the classifier."""
+    """Access to the classifier that it needs."""
     per_image: ClassVar[bool] = True
-    """Whether an image's result is independent of its batch. If not, the harness hands over fixed groups."""
+    """Whether an image's result is independent of its batch. If not, the harness passes fixed groups."""
     uses_engine: ClassVar[bool] = False
-    """Whether it runs on the engine, which never gives the classifier more than its batch size at a time,
-    however many images are handed over."""
+    """Whether it runs on the engine, which never passes more than a batch to the classifier at a time, for
+    any number of images."""
     group_size: ClassVar[int] = 128
-    """Size of those groups for images of 32 px, in the order of the data set; fewer of larger images."""
+    """Size of those groups for images of 32 px, in the order of the data set; smaller for larger images."""
     measure: ClassVar[Measure] = "ball"
-    """``"ball"``: any success inside the ball ends the search. ``"distance"``: it looks for the nearest
-    success, so that robust accuracy can be read off at every radius up to the threat model's. ``"views"``:
-    one object for many views of an image, judged over other views."""
+    """``"ball"``: any success inside the ball ends the search. ``"distance"``: the attack searches for the
+    nearest success, which gives robust accuracy at every radius up to the threat model's. ``"views"``: one
+    object for many views of an image, evaluated on other views."""
 
     def __call__(self, classifier: Any, images: Any, labels: Any, **options: Any) -> Any:
-        """Adversarial examples for some images; see :func:`robustbench_local.attack`.
+        """Generate adversarial examples for a batch of images; see :func:`robustbench_local.attack`.
 
         Args:
             classifier: A classifier or a network.
             images: (N, C, H, W) in [0, 1].
             labels: True classes, (N,).
-            **options: The threat model, ``norm`` and ``eps``, and what else that function takes.
+            **options: The threat model, ``norm`` and ``eps``, and other arguments of that function.
 
         Returns:
             ``AdversarialExamples(images, success)``.
         """
-        # looked up when it is called: the package's front door lies floors above the attacks
+        # imported at call time: the package's public functions depend on the attacks
         package = import_module(__name__.partition(".")[0])
         return package.attack(classifier, images, labels, self, **options)
 
     def __str__(self) -> str:
-        """The name with the parameters that differ from their defaults; ``repr`` has all of them."""
+        """Return the name with the parameters that differ from their defaults; ``repr`` has all of them."""
         changed = [
             f"{parameter.name}={value!r}"
             for parameter in fields(self)
@@ -129,20 +128,20 @@ class Attack(metaclass=AttackType):
 
     @property
     def knowledge(self) -> Knowledge:
-        """What it sees of the classifier."""
+        """Access of the attacker to the classifier."""
         return "white-box" if self.access == "gradients" else self.access
 
     @property
     def queries(self) -> int | None:
-        """Most forward passes it may spend on an image, enforced by the classifier; None: no such limit."""
+        """Maximum forward passes per image, enforced by the classifier; None means no limit."""
         return None
 
     @property
     def eot_samples(self) -> int:
-        """Passes that are averaged for one look, for models that draw random numbers in their forward.
+        """Passes averaged per evaluation, for models whose forward pass is random.
 
-        A :class:`~robustbench_local.classifier.stochastic.RandomizedClassifier` averages itself and is looked
-        at once.
+        A :class:`~robustbench_local.classifier.stochastic.RandomizedClassifier` averages by itself and is
+        evaluated once.
         """
         return 1
 
@@ -156,40 +155,42 @@ class Attack(metaclass=AttackType):
         stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
-        """Propose adversarial images.
+        """Propose adversarial examples.
 
         Args:
-            classifier: Inside ``classifier.evaluation_mode()``. Pass ``rows`` to it whenever the images it is
-                given are not the first ones, so that passes are counted for the right image.
-            images: (N, C, H, W) in [0, 1], on the classifier's device; left untouched.
+            classifier: Inside ``classifier.evaluation_mode()``. Pass ``rows`` to it whenever its images are
+                not the first ones, so that passes are counted for the right image.
+            images: (N, C, H, W) in [0, 1], on the classifier's device; not modified.
             labels: True classes, (N,).
             threat: Budget, goal and region.
-            stream: The only source of randomness, one stream an image.
-            masks: (N, 1, H, W) boolean, where the threat's region is ``"mask"``.
+            stream: The only source of randomness, one stream per image.
+            masks: (N, 1, H, W) boolean, if the threat model's region is ``"mask"``.
 
         Returns:
-            Candidates, same shape and dtype: inside [0, 1] and within ``threat.eps`` of ``images``. Where no
+            Candidates, same shape and dtype: inside [0, 1] and within ``threat.eps`` of ``images``. Without a
+            norm (``spatial``, ``corruption``): the transformation's parameters, (N, P), which the harness
+            applies itself; see ``threats/transformations.py``.
             norm bounds the change (``spatial``, ``corruption``): the transformation's parameters, (N, P),
             which the harness applies itself; see ``threats/transformations.py``.
         """
 
     @abstractmethod
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Forward and backward passes an image at most, for the plan.
+        """Return the maximum forward and backward passes per image, for the plan.
 
         Args:
-            threat: The threat model; no attack spends anything at eps 0.
+            threat: The threat model; at eps 0 every attack costs nothing.
 
         Returns:
             (forward, backward).
         """
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """Find out before any work whether the attack can run.
+        """Check before any work that the attack can run.
 
         Args:
             threat: Budget, goal and region.
-            classifier: What is to be attacked.
+            classifier: The classifier to attack.
 
         Raises:
             ThreatError: If the attack does not support the norm, goal or region, or a target does not exist.
@@ -217,22 +218,22 @@ class Attack(metaclass=AttackType):
             )
 
     def list_warnings(self, threat: ThreatModel) -> list[str]:  # noqa: ARG002 - for subclasses
-        """What is allowed but probably not meant, one line each."""
+        """Return warnings about allowed but probably unintended settings, one line each."""
         return []
 
     def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002 - for subclasses
-        """The one line that a reader of the results has to know, or nothing."""
+        """Return one line of caveats for a reader of the results, or an empty string."""
         return ""
 
 
 def _get_default(parameter: Field[Any]) -> Any:
-    """A field's default value; `MISSING` if it has none."""
+    """Return a field's default value; `MISSING` if it has none."""
     return parameter.default if parameter.default_factory is MISSING else parameter.default_factory()
 
 
 @dataclass(frozen=True, kw_only=True)
 class BallAttack(Attack):
-    """An attack inside a norm's ball around each image; a subclass writes ``find_candidates``."""
+    """An attack inside an Lp ball around each image; a subclass implements ``find_candidates``."""
 
     @final
     def perturb(
@@ -244,7 +245,7 @@ class BallAttack(Attack):
         stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
-        """See :meth:`Attack.perturb`; the images themselves where there are none or the ball is a point."""
+        """See :meth:`Attack.perturb`; returns the originals for an empty batch or at eps 0."""
         masks = require_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
@@ -252,16 +253,16 @@ class BallAttack(Attack):
 
     @abstractmethod
     def find_candidates(self, inputs: AttackInputs) -> Tensor:
-        """The candidates that ``perturb`` returns.
+        """Find the candidates that ``perturb`` returns.
 
         Args:
-            inputs: What ``perturb`` was given: at least one image, an eps above 0, and the masks only where
-                the threat's region is ``"mask"``.
+            inputs: Arguments of ``perturb``: at least one image, an eps above 0, and masks only if the threat
+                model's region is ``"mask"``.
         """
 
 
 def require_masks(threat: ThreatModel, masks: Tensor | None) -> Tensor | None:
-    """The masks if the threat's region is ``"mask"``, otherwise None.
+    """Return the masks if the threat model's region is ``"mask"``, otherwise None.
 
     Raises:
         ThreatError: If they are needed and missing.

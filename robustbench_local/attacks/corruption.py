@@ -1,4 +1,4 @@
-"""Common corruptions as an attack without an attacker: one corruption, drawn once for each image."""
+"""Common corruptions, drawn once for each image, without an adversary."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from robustbench_local.threats.threat_model import ThreatModel
 class Corruption(Attack):
     """The corruption that the threat model names, at its severity.
 
-    Nobody searches for a weak spot, so the accuracy is that of an average case: what weather, sensors and
-    processing do. The harness corrupts the images itself; see ``threats/transformations.py``.
+    There is no worst-case search, so the accuracy is that of an average case: the effect of weather, sensors
+    and image processing. The harness corrupts the images itself; see ``threats/transformations.py``.
 
     Source: Hendrycks & Dietterich 2019, arXiv:1903.12261.
     """
@@ -36,9 +36,9 @@ class Corruption(Attack):
         stream: RandomStream,  # noqa: ARG002
         masks: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """Nothing to choose: no parameters, (N, 0)."""
+        """Return no parameters, (N, 0): there is nothing to choose."""
         return images.new_zeros(len(images), 0)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
-        """No pass but the harness's."""
+        """Return no passes; only the harness evaluates the images."""
         return (0, 0)

@@ -16,7 +16,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(BallAttack):
-    """Fast gradient sign method, and its L2 form; a baseline, never a robustness claim.
+    """Fast gradient sign method, and its L2 form; a baseline attack, not evidence of robustness.
 
     Args:
         loss: ``"ce"``, ``"margin"`` or ``"dlr"``; towards the target set if the goal is targeted.
@@ -43,10 +43,10 @@ class FGSM(BallAttack):
         return project_to_box(images + threat.eps * direction, images, threat, masks)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """One pass each way."""
+        """Return one pass each way."""
         return (1, 1) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)

@@ -1,4 +1,4 @@
-"""PGD: many small steps along the gradient, each brought back into the ball, from several starts."""
+"""PGD: small steps along the gradient, each projected into the ball, from several starting points."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from robustbench_local.threats.threat_model import ThreatModel
 class PGD(EngineAttack):
     """Projected gradient descent on the loss, keeping the best point of every path.
 
-    An image leaves the search as soon as a point on its path is confirmed adversarial, and only images
-    that survive a restart see the next one. A pixel whose gradient is zero or not a number stands still.
+    The search for an image ends as soon as a point of a path is confirmed adversarial, and a restart runs
+    only on images without a success. A pixel whose gradient is zero or not a number does not move.
 
     Args:
         steps: Steps in each restart, at least 1.
-        step_size: Length of a step in pixel units of [0, 1], in the threat model's norm; by default
-            2.5 * eps / steps, which reaches the border of the ball from anywhere inside.
-        restarts: Paths for an image, at least 1.
+        step_size: Length of a step in pixel units of [0, 1], in the threat model's norm; by default 2.5 * eps
+            / steps, which reaches the boundary of the ball from any point inside.
+        restarts: Paths per image, at least 1.
         random_start: Whether the first path starts at a point drawn uniformly from the ball, as all later
-            ones do; otherwise it starts at the image itself.
+            paths do; otherwise it starts at the image itself.
         loss: ``"ce"``, ``"margin"`` or ``"dlr"``; towards the target set if the goal is targeted.
-        early_stop: Whether an image leaves with its first success. Without it every path is walked to its
-            end, at full cost, and the point of the largest margin comes back.
+        early_stop: Whether the search for an image ends with its first success. Otherwise every path runs all
+            its steps, at full cost, and the result is the point of the largest margin.
 
     Raises:
         ConfigError: If a number is out of range or the loss unknown.
@@ -73,25 +73,25 @@ class PGD(EngineAttack):
             raise ConfigError(f"PGD's step_size must be above 0 and finite, got {self.step_size}")
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
-        """See :meth:`EngineAttack.build_engine`; images leave early with ``early_stop`` only."""
+        """See :meth:`EngineAttack.build_engine`; searches end early only with ``early_stop``."""
         return Engine.from_inputs(inputs, early_stop=self.early_stop)
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """A path of every open image from each start."""
+        """Run a path of every unfinished image from each start."""
         for restart in range(self.restarts):
             engine.run(PGDSearch(attack=self, threat=threat), engine.build_items(restart))
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """All steps of all restarts, and the look at each path's last point."""
+        """Return the passes of all steps of all restarts, and of each path's last point."""
         return (self.restarts * (self.steps + 1), self.restarts * self.steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 
     def list_warnings(self, threat: ThreatModel) -> list[str]:
-        """A step size that overshoots the ball, or that cannot cross half of it."""
+        """Warn of a step size that overshoots the ball, or that cannot cross half of it."""
         length = self.get_step_size(threat)
         if threat.eps == 0 or (0.5 * threat.eps / self.steps <= length <= 2 * threat.eps):
             return []
@@ -101,13 +101,13 @@ class PGD(EngineAttack):
         return [f"PGD's {reach}: raise step_size or steps"]
 
     def get_step_size(self, threat: ThreatModel) -> float:
-        """Length of a step in pixel units."""
+        """Return the length of a step in pixel units."""
         return 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
 
 
 @dataclass(kw_only=True)
 class _PixelBounds(TensorTable):
-    """Where pixels may go under Linf; None under the other norms."""
+    """The bounds of the pixels under Linf; None under the other norms."""
 
     lower_bounds: Tensor | None
     upper_bounds: Tensor | None
@@ -117,7 +117,7 @@ class PGDSearch(Search[_PixelBounds]):
     """PGD's paths on the engine.
 
     Args:
-        attack: The hyper-parameters.
+        attack: The hyperparameters.
         threat: Budget, goal and region.
     """
 
@@ -125,7 +125,7 @@ class PGDSearch(Search[_PixelBounds]):
         self.attack, self.threat, self.steps = attack, threat, attack.steps
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _PixelBounds:
-        """Random starts, but for a first path that is to begin at the image."""
+        """Start at random points, except for a first path that starts at the image."""
         ball = self.get_ball(front)
         if self.attack.random_start or bool((front.restarts > 0).any()):
             delta = sample_random_start(
@@ -143,14 +143,14 @@ class PGDSearch(Search[_PixelBounds]):
         return _PixelBounds(lower_bounds=low, upper_bounds=high)
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """The attack's loss, steered by the goal."""
+        """Return the attack's loss for the goal."""
         return build_objective(self.attack.loss, self.threat, front.labels)
 
     def step(self, front: ActiveSet, state: _PixelBounds, seen: PointEvaluation) -> Tensor:
-        """One step along the gradient, brought back into the ball."""
+        """Take one step along the gradient, projected into the ball."""
         length = self.attack.get_step_size(self.threat)
         if state.lower_bounds is not None:
-            # from here on in one memory: fresh memory costs more than the sums
+            # in place from this line on: allocation costs more than the arithmetic
             moved = seen.gradient.sign()
             torch.add(front.points, moved, alpha=length, out=moved)
             return torch.clamp(moved, state.lower_bounds, state.upper_bounds, out=moved)

@@ -1,4 +1,4 @@
-"""Spatial attack: the rotation and translation that a classifier reads worst."""
+"""Spatial attack: the rotation and translation that are worst for the classifier."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ _GRID_POINTS = (31, 5, 5)
 class Spatial(Attack):
     """Search over rotations and translations by forward passes alone.
 
-    An image is done at its first confirmed success; otherwise its worst point by margin is returned. What it
-    returns are parameters, which the harness applies; see ``threats/transformations.py``.
+    The search for an image ends with its first confirmed success; otherwise the result is the worst point by
+    margin. The results are transformation parameters, which the harness applies; see
+    ``threats/transformations.py``.
 
     Args:
         search: ``"grid"``: all points of a grid of 31 angles, 5 shifts across and 5 down. ``"random"``: the
@@ -35,7 +36,7 @@ class Spatial(Attack):
         draws: Points of the random search.
 
     Raises:
-        ConfigError: If there is not one point to draw.
+        ConfigError: If ``draws`` is below 1.
 
     Source: Engstrom et al. 2019, arXiv:1712.02779, section 3 (worst-of-10 and grid search).
     """
@@ -79,18 +80,18 @@ class Spatial(Attack):
         return best
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """One forward pass a point."""
+        """Return one forward pass per point."""
         points = _GRID_POINTS[0] * _GRID_POINTS[1] * _GRID_POINTS[2] if self.search == "grid" else self.draws
         return (points, 0) if threat.eps else (0, 0)
 
     def _build_search_points(self, threat: ThreatModel, stream: RandomStream) -> Tensor:
-        """The points in the order in which they are tried, (N, points, 3)."""
+        """Return the points in search order, (N, points, 3)."""
         largest = compute_limits(threat)
         if self.search == "random":
             unit = stream.sample_uniform((self.draws, 3), draw="points", device="cpu", low=-1.0, high=1.0)
             return unit * largest
-        # not linspace, whose middle is a hair off zero: the grid contains the image as it is
+        # not linspace, whose middle is not exactly zero: the grid contains the original image
         axes = [[2 * step / (count - 1) - 1 for step in range(count)] for count in _GRID_POINTS]
-        # far points break more images, so they come first and the rest of the grid is spared
+        # distant points succeed on more images, so they come first and the rest of the grid is skipped
         unit = torch.tensor(sorted(itertools.product(*axes), key=lambda at: -sum(abs(value) for value in at)))
         return (unit * largest).expand(len(stream.ids), -1, -1)

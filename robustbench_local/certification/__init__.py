@@ -1,4 +1,4 @@
-"""Certificates: one method a file, each a frozen dataclass behind the contract of ``base``."""
+"""Certificates: one method per file, each a frozen dataclass with the interface of ``base``."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ CERTIFICATES: OpenRegistry[Certificate] = OpenRegistry(
     },
     group="certificates",
 )
-"""Methods of the cards of kind ``certificate``."""
+"""Certification methods by the ``method`` of a card."""
 
 
 def make_certificate(name: str, given: Mapping[str, Any] | None = None) -> Certificate:
-    """Build a certificate from its name and hyper-parameters, as a card or a grid file gives them.
+    """Build a certificate from its name and hyperparameters, as on a card or in a grid file.
 
     Args:
         name: A name in ``CERTIFICATES``.
-        given: Hyper-parameters; the rest keep their defaults.
+        given: Hyperparameters; all others have their defaults.
 
     Raises:
-        ConfigError: If the name, a parameter or a value is wrong.
+        ConfigError: If the name, a parameter or a value is invalid.
     """
     return build_dataclass(CERTIFICATES[name], given or {}, where=f"certificate {name!r}")
 
 
 def expand_certificate_card(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
-    """The variants of a certificate's card that a grid file asks for: one for each eps.
+    """Build the variants of a certificate's card that a grid file requests, one for each eps.
 
     Args:
         card: A certificate's card.
-        overrides: Keys of its threat model (``eps`` may be a list) and hyper-parameters.
+        overrides: Keys of its threat model (``eps`` may be a list) and hyperparameters.
 
     Raises:
-        ConfigError: If a key is unknown or a value impossible.
+        ConfigError: If a key is unknown or a value invalid.
     """
     cards = catalogue.expand_card(card, overrides, parameters=list_parameter_names(CERTIFICATES[card.method]))
     for variant in cards:

@@ -1,1 +1,1 @@
-"""Defenses: how a model is made harder to fool; each is a card in ``defenses/`` and a recipe here."""
+"""Defenses: methods that make a model more robust; each has a card in ``defenses/`` and a class here."""

@@ -1,1 +1,1 @@
-"""Attacks of other libraries behind our contract."""
+"""Attacks of other libraries behind the interface of this package."""

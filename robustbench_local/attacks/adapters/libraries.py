@@ -1,7 +1,7 @@
-"""Other libraries' attacks behind our contract: AutoAttack as published, and any attack of torchattacks.
+"""Attacks of other libraries: AutoAttack as published, and any attack of torchattacks.
 
-Both draw random numbers for a whole batch from torch's global generator. So the harness gives them fixed
-groups of images, each group has a seed of its own, and the global generators are put back afterwards.
+Both draw random numbers for a whole batch from torch's global generator. The harness therefore gives them
+fixed groups of images, seeds each group separately and restores the global generators afterwards.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ _INSTALL_COMMAND = format_install_command("torchattacks")
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceAutoAttack(BallAttack):
-    """AutoAttack as its authors published it, run by ``pyautoattack``: what our own is checked against.
+    """AutoAttack as its authors published it, run by ``pyautoattack``: the reference for ``AutoAttack``.
 
-    APGD on the cross-entropy, targeted APGD on the DLR loss, targeted FAB and Square, each on the images
-    that the ones before left standing. With fewer than ten classes every other class is a target. The
-    targeted DLR loss needs four classes: with three, untargeted DLR takes its place, with two, nothing does.
+    APGD on the cross-entropy, targeted APGD on the DLR loss, targeted FAB and Square; each stage attacks the
+    images that all earlier stages failed on. With fewer than ten classes every other class is a target. The
+    targeted DLR loss needs four classes: with three, untargeted DLR replaces it; with two, the stage is
+    dropped.
 
     Args:
         version: ``"standard"``.
@@ -74,7 +75,7 @@ class ReferenceAutoAttack(BallAttack):
         return guard.replace_nonfinite_candidates(candidates)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """What an image that survives everything costs, with ten or more classes; most of it is Square."""
+        """Return the cost of an image that survives every stage, for ten or more classes."""
         if threat.eps == 0:
             return (0, 0)
         apgd, fab, square = 101, 200, 5001
@@ -82,7 +83,7 @@ class ReferenceAutoAttack(BallAttack):
         return (apgd * paths + fab * 9 + square + 50, apgd * paths + fab // 2 * 9)
 
     def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002
-        """Below four classes AutoAttack is not quite the standard one."""
+        """Describe the stages that differ from the standard version with fewer than four classes."""
         if classifier.num_classes >= 4:
             return ""
         stages = ", ".join(_list_stages(classifier.num_classes))
@@ -91,12 +92,12 @@ class ReferenceAutoAttack(BallAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class TorchattacksAttack(BallAttack):
-    """An attack of torchattacks, by its class name there, with its own keyword parameters.
+    """An attack of torchattacks, given by its class name there and its keyword parameters.
 
     Args:
         name: Class name, such as ``"PGD"``.
-        parameters: Keyword arguments of that class. Norm, radius, number of classes and seed are not among
-            them: they come from the threat model, the classifier and the run.
+        parameters: Keyword arguments of that class, except norm, radius, number of classes and seed, which
+            come from the threat model, the classifier and the run.
 
     Raises:
         ConfigError: If torchattacks is not installed, or has no such attack or parameter.
@@ -147,7 +148,7 @@ class TorchattacksAttack(BallAttack):
         return candidates if self._takes_eps else project_to_box(candidates, images, threat)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """A guess from the number of steps or queries: torchattacks does not say what an attack costs."""
+        """Estimate the cost from the number of steps or queries; torchattacks does not state it."""
         values = {key: parameter.default for key, parameter in _read_signature(self.name).items()} | dict(
             self.parameters
         )
@@ -157,7 +158,7 @@ class TorchattacksAttack(BallAttack):
         return (steps, 0 if "n_queries" in values else steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check_support`; also what this attack of torchattacks cannot do."""
+        """See :meth:`Attack.check_support`; also checks the limits of this attack of torchattacks."""
         super().check_support(threat, classifier)
         norms = _list_norms(self.name)
         if threat.norm not in norms:
@@ -186,14 +187,14 @@ class TorchattacksAttack(BallAttack):
             )
 
     def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002
-        """Known faults of the attack, and what is done when it has no radius."""
+        """Describe known faults of the attack, and the handling of an attack without a radius."""
         notes = [_KNOWN_FAULTS[self.name]] if self.name in _KNOWN_FAULTS else []
         if not self._takes_eps:
             notes.append("it has no radius of its own, so what it found was projected onto the ball")
         return f"torchattacks: {'; '.join(notes)}" if notes else ""
 
     def list_parameter_names(self) -> tuple[str, ...]:
-        """The keyword parameters that a card may set."""
+        """Return the keyword parameters that a card may set."""
         return tuple(key for key in _read_signature(self.name) if key not in _RESERVED_PARAMETERS)
 
     @property
@@ -201,7 +202,7 @@ class TorchattacksAttack(BallAttack):
         return bool({"eps", "max_epsilon"} & set(_read_signature(self.name)))
 
     def _build_attack(self, model: nn.Module, classifier: Classifier, threat: ThreatModel, seed: int) -> Any:
-        """The torchattacks object for this model, threat model and seed."""
+        """Build the torchattacks object for this model, threat model and seed."""
         decided = {
             "eps": threat.eps,
             "max_epsilon": threat.eps,
@@ -229,22 +230,22 @@ _KNOWN_FAULTS: Mapping[str, str] = {
 
 
 def _count_apgd_targets(threat: ThreatModel) -> int:
-    """Target classes of the targeted APGD in the standard version."""
+    """Return the number of target classes of the targeted APGD in the standard version."""
     return 5 if threat.norm == "L1" else 9
 
 
 def _list_stages(num_classes: int) -> tuple[str, ...]:
-    """The attacks of the standard version that are defined for this many classes."""
+    """Return the attacks of the standard version that are defined for this number of classes."""
     if num_classes >= 4:
         return ("apgd-ce", "apgd-t", "fab-t", "square")
     return ("apgd-ce", "apgd-dlr", "fab-t", "square") if num_classes == 3 else ("apgd-ce", "fab-t", "square")
 
 
 def _wrap_classifier(classifier: Classifier, images: Tensor, threat: ThreatModel) -> FiniteLogits:
-    """The classifier as other libraries get it.
+    """Wrap the classifier for other libraries.
 
     Raises:
-        ModelError: If it gives no gradients, which those libraries would say in torch's words.
+        ModelError: If it gives no gradients; the libraries would fail with a message of torch.
     """
     classifier.compute_gradient(images[:1], lambda logits: logits.sum(dim=1))
     return FiniteLogits(classifier.as_module(images), images, threat, classifier.num_classes)
@@ -260,7 +261,7 @@ def _import_torchattacks() -> Any:
 
 
 def _read_signature(name: str) -> Mapping[str, inspect.Parameter]:
-    """The keyword parameters of an attack of torchattacks.
+    """Return the keyword parameters of an attack of torchattacks.
 
     Raises:
         ConfigError: If it is not installed or has no such attack.
@@ -274,7 +275,7 @@ def _read_signature(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def _list_norms(name: str) -> tuple[str, ...]:
-    """The norms that an attack of torchattacks can respect, of those we have."""
+    """Return the norms of this package that an attack of torchattacks supports."""
     if name in _UNSUPPORTED_NORM_ATTACKS:
         return ()
     if "norm" in _read_signature(name) or name in {"VANILA", "GN"}:
@@ -283,7 +284,7 @@ def _list_norms(name: str) -> tuple[str, ...]:
 
 
 def _is_same_type(value: Any, default: Any) -> bool:
-    """Whether a value may stand where the default stands."""
+    """Return whether a value has the type of the default."""
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(default, bool)
     if isinstance(default, float):

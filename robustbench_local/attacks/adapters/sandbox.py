@@ -1,4 +1,4 @@
-"""What keeps other libraries' attacks from spoiling their surroundings: NaN, global seeds, logs, tracing."""
+"""Isolation of other libraries' attacks: NaN, global seeds, log handlers and tracing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 
 class FiniteLogits(nn.Module):
-    """A classifier whose answer is always finite, that remembers where it was not.
+    """A classifier that always returns finite logits and records the points where the model did not.
 
-    NaN logits count as success elsewhere, and put NaN into the pixels of the next step. Here such a row
-    becomes a tie, and the point is kept if it is inside the ball: an answer that is not finite is what the
-    harness calls broken.
+    Other libraries count NaN logits as a success, and NaN reaches the pixels of their next step. Here such a
+    row becomes a tie. The point is stored if it is inside the ball, because the harness counts non-finite
+    logits as an invalid prediction.
 
     Args:
         model: Images (N, C, H, W) to logits (N, K).
@@ -39,7 +39,7 @@ class FiniteLogits(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, (N, K); N may be 0, which Square asks for once no image is left to fool."""
+        """Return logits, (N, K); N may be 0, as Square queries once no image is left to attack."""
         if len(images) == 0:
             return images.new_zeros(0, self._num_classes)
         logits: Tensor = self.model(images)
@@ -53,7 +53,7 @@ class FiniteLogits(nn.Module):
         return torch.where(finite[:, None], logits, 0.0)
 
     def replace_nonfinite_candidates(self, candidates: Tensor) -> Tensor:
-        """The candidates, with the remembered points in place of what the attack made of such images."""
+        """Replace the candidates of images with non-finite logits by the stored points."""
         finite = torch.isfinite(candidates).flatten(1).all(dim=1).view(-1, 1, 1, 1)
         settled = torch.where(finite, candidates, self._originals).to(self._originals.dtype)
         for row, point in self._nonfinite_points.items():
@@ -63,7 +63,7 @@ class FiniteLogits(nn.Module):
 
 @contextmanager
 def seed_global_generators(seed: int) -> Iterator[None]:
-    """Every global generator seeded while open, and put back afterwards.
+    """Seed every global generator inside the context, and restore them afterwards.
 
     Args:
         seed: At least 0 and below 2**32, NumPy's limit.
@@ -80,10 +80,10 @@ def seed_global_generators(seed: int) -> Iterator[None]:
 
 @contextmanager
 def silence_autoattack() -> Iterator[None]:
-    """Pyautoattack without its log and without the two checks that the harness does better.
+    """Run pyautoattack without its log and without two checks that the harness does itself.
 
-    ``check_dynamic`` switches off whatever debugger or coverage measurement is running and, since it counts
-    in a dictionary that is never reset, calls every model dynamic after the first one that is.
+    ``check_dynamic`` disables any running debugger or coverage measurement. It also counts in a dictionary
+    that is never reset, so that it reports every model after the first dynamic one as dynamic.
     """
     checks, logger = import_module("pyautoattack.checks"), logging.getLogger("auto-attack")
     before = {name: getattr(checks, name) for name in ("check_dynamic", "check_randomized")}

@@ -1,4 +1,4 @@
-"""APGD: PGD with momentum whose step size falls by what the path shows, with nothing to tune."""
+"""APGD: PGD with momentum and a step size that adapts to the progress of the path; nothing to tune."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(EngineAttack):
-    """Auto-PGD, without early stopping unless a success is confirmed.
+    """Auto-PGD, with early stopping only on a confirmed success.
 
     Args:
         steps: Steps in each restart, at least 1.
-        restarts: Paths for an image, at least 1, each from a random start.
+        restarts: Paths per image, at least 1, each from a random start.
         loss: ``"ce"``, ``"dlr"`` or ``"margin"``; towards the target set if the goal is targeted.
-        draws: Gradients that are averaged for one step, for classifiers that draw random numbers.
-        early_stop: Whether an image leaves with its first success.
+        draws: Gradients averaged per step, for stochastic classifiers.
+        early_stop: Whether the search for an image ends with its first success.
 
     Raises:
         ConfigError: If a number is out of range or the loss unknown.
@@ -46,11 +46,11 @@ class APGD(EngineAttack):
         check_counts("APGD", steps=self.steps, restarts=self.restarts, draws=self.draws)
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
-        """See :meth:`EngineAttack.build_engine`; over ``draws`` gradients."""
+        """See :meth:`EngineAttack.build_engine`; averages over ``draws`` gradients."""
         return Engine.from_inputs(inputs, early_stop=self.early_stop, eot_samples=self.draws)
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """A path of every open image from each start."""
+        """Run a path of every unfinished image from each start."""
         for restart in range(self.restarts):
             engine.run(
                 build_apgd_search(threat=threat, steps=self.steps, loss=self.loss),
@@ -58,11 +58,11 @@ class APGD(EngineAttack):
             )
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """All steps of all restarts, and the look at each path's last point."""
+        """Return the passes of all steps of all restarts, and of each path's last point."""
         paths = self.restarts * self.draws
         return (paths * (self.steps + 1), paths * self.steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)

@@ -1,4 +1,4 @@
-"""APGD under L1: sparse steps that adapt to the path, in a ball that shrinks to the threat model's."""
+"""APGD under L1: adaptive sparse steps in a ball that shrinks to the threat model's radius."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from robustbench_local.threats.lp_ball import PerImageBalls, merge_rows, project
 from robustbench_local.threats.threat_model import ThreatModel
 
 RADIUS_PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
-"""Radii, in units of the threat model's, and the share of the steps that is spent at each."""
+"""Radii, in units of the threat model's radius, and the fraction of the steps spent at each."""
 SPARSITY_FACTOR = 1.5
-"""A step moves this many times fewer pixels than the best point has changed."""
+"""Ratio of the pixels changed in the best point to the pixels that a step moves."""
 STEP_DIVISOR = 1.5
-"""What a step's length is divided by at a review."""
+"""Divisor of the step length at a checkpoint."""
 MIN_STEP_SHARE = 0.1
-"""Share of the radius below which no step falls."""
+"""Minimum step length, as a fraction of the radius."""
 RESTART_SPARSITY_SHARE = 0.95
-"""Where the best point's changed pixels have fallen below this share, steps start again at full length."""
+"""Fraction of changed pixels in the best point below which the step length is reset."""
 REVIEW_INTERVAL_SHARE = 0.04
-"""Share of a phase's steps between two reviews."""
+"""Fraction of a phase's steps between two checkpoints."""
 
 
 @dataclass(kw_only=True)
 class APGDL1State(TensorTable):
-    """What APGD under L1 remembers of each item."""
+    """The state of APGD under L1, one row per item."""
 
     max_loss_points: Tensor
     """(W, C, H, W): the point of the highest loss in this phase."""
     max_loss_gradient: Tensor
     """(W, C, H, W): the gradient there."""
     max_loss: Tensor
-    """(W,): that loss; -inf before the phase's first look."""
+    """(W,): that loss; -inf before the first evaluation of the phase."""
     changed_count: Tensor
-    """(W,): pixel values that the top differed in from the original at the last review."""
+    """(W,): pixel values changed in the best point at the last checkpoint."""
     step_length: Tensor
     """(W,): L1 norm of a step."""
 
 
 class APGDL1Search(Search[APGDL1State]):
-    """APGD's paths on the engine, for L1. Points outside the threat model's ball never count as success.
+    """APGD under L1 on the engine. Points outside the threat model's ball never count as success.
 
     Args:
         threat: Budget, goal and region.
-        steps: Steps of a path, of which two lead from one radius to the next.
-        loss: What to climb; towards the item's target if it has one.
+        steps: Steps of a path; two of them move from one radius to the next.
+        loss: Loss to maximize; towards the item's target if it has one.
         name: Name of the stage.
 
     Source: Croce & Hein 2021, arXiv:2103.01208, section 3 and appendix A.
@@ -64,7 +64,7 @@ class APGDL1Search(Search[APGDL1State]):
         self._schedule = APGDL1Schedule.from_steps(steps)
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> APGDL1State:
-        """Noise, projected onto the first ball, which leaves it sparse."""
+        """Start from noise projected onto the first ball, which makes it sparse."""
         device = front.points.device
         noise = stream.sample_normal(tuple(front.points.shape[1:]), draw=draws, device=device)
         reach = self._compute_radius(front, front.age)
@@ -78,15 +78,15 @@ class APGDL1Search(Search[APGDL1State]):
         )
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """The loss, towards each item's own class if it has one, else as the goal says."""
+        """Return the loss, towards each item's target class if it has one, otherwise for the goal."""
         return build_objective(self._loss_name, self.threat, front.labels, front.targets)
 
     def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Only points inside the threat model's ball count."""
+        """Score points; only points inside the threat model's ball count as success."""
         return score_points_in_ball(front, logits, self.threat, self.get_ball(front))
 
     def step(self, front: ActiveSet, state: APGDL1State, seen: PointEvaluation) -> Tensor:
-        """Move along the largest entries of the gradient, or take the best point into the next ball."""
+        """Move along the largest entries of the gradient, or project the best point into the next ball."""
         gradient = _select_finite_gradient(front, seen.gradient)
         _record_losses(front, state, seen.losses, gradient)
         reach = self._compute_radius(front, front.age)
@@ -111,7 +111,7 @@ class APGDL1Search(Search[APGDL1State]):
         return moved
 
     def _compute_radius(self, front: ActiveSet, age: Tensor) -> Tensor:
-        """Radius of the ball that each item is in at an age, (W,)."""
+        """Return the radius of each item's ball at an age, (W,)."""
         factors = self._schedule.radius_factors[age].to(front.points.device, front.points.dtype)
         return factors * self.get_ball(front).eps
 
@@ -121,18 +121,18 @@ class APGDL1Search(Search[APGDL1State]):
 
 @dataclass(frozen=True, kw_only=True)
 class APGDL1Schedule:
-    """What happens at which age, (steps + 1,) each."""
+    """The radius and checkpoint events by age, (steps + 1,) each."""
 
     radius_factors: Tensor
-    """Radius of the ball, in units of the threat model's."""
+    """Radius of the ball, in units of the threat model's radius."""
     ends_phase: Tensor
     """Whether the step leads to the next ball."""
     is_review: Tensor
-    """Whether sparsity and length are reviewed before the step."""
+    """Whether sparsity and step length are adapted before the step."""
 
     @classmethod
     def from_steps(cls, steps: int) -> APGDL1Schedule:
-        """The schedule of a path; with fewer than four steps, all of them are in the last ball."""
+        """Build the schedule of a path; with fewer than four steps, all of them are in the last ball."""
         lengths = [int(share * steps) for _, share in RADIUS_PHASES[:-1]]
         lengths.append(steps + 1 - sum(lengths))
         factors = [
@@ -152,19 +152,19 @@ class APGDL1Schedule:
 
 
 def _select_finite_gradient(front: ActiveSet, gradient: Tensor) -> Tensor:
-    """The gradient inside the masks; zero, which stands still, for items where it is not finite."""
+    """Return the gradient inside the masks; zero for items where it is not finite."""
     gradient = gradient if front.masks is None else gradient * front.masks
     usable = torch.isfinite(gradient.flatten(1).sum(dim=1))
     return gradient.masked_fill(~reshape_for_broadcast(usable, gradient), 0.0)
 
 
 def _count_changed_pixels(points: Tensor, front: ActiveSet) -> Tensor:
-    """How many pixel values differ from the original, (W,)."""
+    """Count the pixel values that differ from the original, (W,)."""
     return (points - front.originals).sign_().abs_().flatten(1).sum(dim=1)
 
 
 def _record_losses(front: ActiveSet, state: APGDL1State, losses: Tensor, gradient: Tensor) -> None:
-    """Note the point if its loss is the highest of the phase; a loss that is no number is none."""
+    """Record the point if its loss is the highest of the phase; a loss that is not a number is ignored."""
     losses = torch.where(torch.isnan(losses), -torch.inf, losses)
     higher = losses > state.max_loss
     state.max_loss_points = merge_rows(higher, front.points, state.max_loss_points)
@@ -173,7 +173,7 @@ def _record_losses(front: ActiveSet, state: APGDL1State, losses: Tensor, gradien
 
 
 def _review_step_length(front: ActiveSet, state: APGDL1State, reach: Tensor, due: Tensor) -> Tensor:
-    """Set sparsity and length by what the best point has become; says which items go back to it, (W,)."""
+    """Adapt sparsity and step length to the best point; return which items return to it, (W,)."""
     changed = _count_changed_pixels(state.max_loss_points, front)
     sparser = changed < RESTART_SPARSITY_SHARE * state.changed_count
     shorter = (state.step_length / STEP_DIVISOR).maximum(MIN_STEP_SHARE * reach)
@@ -183,7 +183,7 @@ def _review_step_length(front: ActiveSet, state: APGDL1State, reach: Tensor, due
 
 
 def _compute_sparse_step(gradient: Tensor, state: APGDL1State) -> Tensor:
-    """Equal moves of the pixel values with the largest gradients."""
+    """Return equal moves of the pixel values with the largest gradients."""
     flat = gradient.flatten(1)
     size = flat.abs()
     count = (state.changed_count / SPARSITY_FACTOR).round().clamp_min(1)[:, None]

@@ -1,4 +1,4 @@
-"""APGD's path under Linf and L2: steps with momentum, of a length that is halved where they get nowhere."""
+"""APGD under Linf and L2: steps with momentum whose length is halved when progress stalls."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from robustbench_local.threats.lp_ball import (
 from robustbench_local.threats.threat_model import ThreatModel
 
 MOMENTUM = 0.75
-"""Share of the plain step in a step; the rest repeats the last move (alpha in the paper)."""
+"""Weight of the gradient step; the rest is the previous move (alpha in the paper)."""
 MIN_RISE_SHARE = 0.75
-"""A step size is kept while the loss rises in this share of the steps (rho in the paper)."""
+"""Fraction of steps with a rising loss at which the step size stays (rho in the paper)."""
 
 
 @dataclass(kw_only=True)
 class APGDState(TensorTable):
-    """What APGD remembers of each item."""
+    """The state of APGD, one row per item."""
 
     previous_points: Tensor
-    """(W, C, H, W): the point before the present one."""
+    """(W, C, H, W): the previous point."""
     max_loss_points: Tensor
     """(W, C, H, W): the point of the highest loss."""
     max_loss_direction: Tensor
-    """(W, C, H, W): the direction of the gradient there, which is finite whatever the gradient is."""
+    """(W, C, H, W): the direction of the gradient there, finite even if the gradient is not."""
     max_loss: Tensor
-    """(W,): that loss; -inf before the first look."""
+    """(W,): that loss; -inf before the first evaluation."""
     last_loss: Tensor
-    """(W,): the loss at the last look."""
+    """(W,): the loss at the last evaluation."""
     rise_count: Tensor
-    """(W,): steps since the last checkpoint after which the loss was higher than before."""
+    """(W,): steps since the last checkpoint that increased the loss."""
     step_size: Tensor
     """(W,) in pixel units."""
     checkpoint_loss: Tensor
@@ -51,18 +51,18 @@ class APGDState(TensorTable):
     was_halved: Tensor
     """(W,) boolean: whether the step size was halved there."""
     lower_bounds: Tensor | None
-    """(W, C, H, W): where pixels may go under Linf; None under L2."""
+    """(W, C, H, W): lower bounds of the pixels under Linf; None under L2."""
     upper_bounds: Tensor | None
     """See ``lower_bounds``."""
 
 
 class APGDSearch(Search[APGDState]):
-    """APGD's paths on the engine, for Linf and L2.
+    """APGD under Linf and L2 on the engine.
 
     Args:
         threat: Budget, goal and region.
         steps: Steps of a path.
-        loss: What to climb; towards the item's target if it has one.
+        loss: Loss to maximize; towards the item's target if it has one.
         name: Name of the stage.
     """
 
@@ -72,7 +72,7 @@ class APGDSearch(Search[APGDState]):
         self._checkpoint_ages = frozenset(self._checkpoint_spans.nonzero().flatten().tolist())
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> APGDState:
-        """A random start of full length."""
+        """Start at random points at the full radius."""
         ball = self.get_ball(front)
         low, high = None, None
         front.points = draw_sphere_starts(front, stream, draws, ball)
@@ -94,11 +94,11 @@ class APGDSearch(Search[APGDState]):
         )
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """The loss, towards each item's own class if it has one, else as the goal says."""
+        """Return the loss, towards each item's target class if it has one, otherwise for the goal."""
         return build_objective(self._loss_name, self.threat, front.labels, front.targets)
 
     def step(self, front: ActiveSet, state: APGDState, seen: PointEvaluation) -> Tensor:
-        """Remember what was seen, review the step size where it is time, and move with momentum."""
+        """Record the evaluation, adapt the step size at checkpoints, and move with momentum."""
         gradient = seen.gradient
         if front.masks is not None and self.threat.norm != "Linf":
             gradient = gradient * front.masks
@@ -112,7 +112,7 @@ class APGDSearch(Search[APGDState]):
     def _review_step_size(
         self, front: ActiveSet, state: APGDState, direction: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """At a checkpoint: halve the step size of paths that got nowhere, which go back to their top."""
+        """At a checkpoint, halve the step size of stalled paths and return them to their best point."""
         youngest, oldest = front.get_age_range()
         if not self._checkpoint_ages.intersection(range(youngest, oldest + 1)):
             return front.points, direction
@@ -132,9 +132,9 @@ class APGDSearch(Search[APGDState]):
         )
 
     def _move_points(self, front: ActiveSet, state: APGDState, points: Tensor, direction: Tensor) -> Tensor:
-        """The plain step, and three quarters of it with a quarter of the last move; the first has none."""
+        """Take three quarters of the gradient step and a quarter of the last move, if there is one."""
         length = reshape_for_broadcast(state.step_size, points)
-        # in memory that nobody needs any more: fresh memory costs more than the sums
+        # reuse memory that is no longer needed: allocation costs more than the arithmetic
         plain = torch.addcmul(points, direction, length, out=direction)
         some_fresh = front.get_age_range()[0] == 0
         if state.lower_bounds is not None:
@@ -154,7 +154,7 @@ class APGDSearch(Search[APGDState]):
 
 
 def compute_checkpoint_spans(steps: int) -> Tensor:
-    """After how many steps the step size is reviewed.
+    """Return the number of steps between checkpoints of the step size.
 
     Args:
         steps: Steps of a path.
@@ -174,13 +174,13 @@ def compute_checkpoint_spans(steps: int) -> Tensor:
 
 
 def _record_losses(front: ActiveSet, state: APGDState, losses: Tensor, direction: Tensor) -> None:
-    """Note the loss, and the point if it is the highest so far; a loss that is no number is none."""
+    """Record the loss, and the point if it is the highest so far; a loss that is not a number is ignored."""
     losses = losses.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     higher = losses > state.max_loss
     merge_rows(higher, front.points, state.max_loss_points, out=state.max_loss_points)
     merge_rows(higher, direction, state.max_loss_direction, out=state.max_loss_direction)
     state.max_loss = torch.where(higher, losses, state.max_loss)
-    # before the first step there was nothing to rise from: last_loss is +inf then
+    # before the first step there is no previous loss: last_loss is +inf
     state.rise_count = state.rise_count + (losses > state.last_loss)
     state.last_loss = losses
     if front.get_age_range()[0] == 0:

@@ -1,4 +1,4 @@
-"""Which search APGD is under which norm."""
+"""The APGD search for each norm."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 
 def build_apgd_search(*, threat: ThreatModel, steps: int, loss: LossName, name: str = "apgd") -> Search[Any]:
-    """APGD's search for the threat model's norm.
+    """Build APGD's search for the threat model's norm.
 
     Args:
         threat: Budget, goal and region.
         steps: Steps of a path.
-        loss: What to climb; towards the item's target if it has one.
+        loss: Loss to maximize; towards the item's target if it has one.
         name: Name of the stage.
     """
     search = APGDL1Search if threat.norm == "L1" else APGDSearch

@@ -15,16 +15,16 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class APGDT(EngineAttack):
-    """Targeted Auto-PGD: a path towards each of the most likely classes, side by side.
+    """Targeted Auto-PGD: one path towards each of the most likely classes, side by side.
 
-    Any success that the goal counts ends an image, whichever class it was steered for. Below 4 classes the
-    targeted DLR loss is undefined, and the margin takes its place.
+    The search for an image ends with any success that the goal accepts, whatever the target of the path. With
+    fewer than 4 classes the targeted DLR loss is undefined, and the margin replaces it.
 
     Args:
         steps: Steps of a path, at least 1.
         restarts: Paths towards each class, at least 1.
-        targets: Most classes an image, at least 1: the most likely other ones on the clean image, or those of
-            a targeted goal.
+        targets: Maximum number of target classes per image, at least 1: the most likely other classes on the
+            clean image, or the classes of a targeted goal.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -44,7 +44,7 @@ class APGDT(EngineAttack):
         check_counts("APGDT", steps=self.steps, restarts=self.restarts, targets=self.targets)
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """Paths of every open image towards each of its classes, side by side."""
+        """Run paths of every unfinished image towards each of its target classes, side by side."""
         targets = rank_targets(engine, threat, self.targets)
         loss = select_targeted_loss(engine.classifier.num_classes)
         for restart in range(self.restarts):
@@ -52,11 +52,11 @@ class APGDT(EngineAttack):
             engine.run(search, engine.build_items(restart, targets=targets))
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """A look to rank the classes, then all steps of all paths and a look at each path's last point."""
+        """Return the passes of the ranking, of all steps of all paths and of each path's last point."""
         paths = self.restarts * min(self.targets, len(threat.targets) or self.targets)
         return (1 + paths * (self.steps + 1), paths * self.steps) if threat.eps else (0, 0)
 
 
 def select_targeted_loss(num_classes: int) -> LossName:
-    """The targeted DLR loss where it is defined, otherwise the margin."""
+    """Return the targeted DLR loss where it is defined, otherwise the margin."""
     return "dlr" if num_classes >= 4 else "margin"

@@ -1,1 +1,1 @@
-"""Black-box attacks: from scores or labels alone."""
+"""Black-box attacks, from scores or labels alone."""

@@ -1,4 +1,4 @@
-"""What label-only attacks share: yes or no for a point, a first success, and the way to the border."""
+"""Common parts of label-only attacks: decision oracle, first success, line search to the boundary."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadcast
 
 MIN_QUERIES = 100
-"""Below this a label-only attack finds a first success and little else."""
+"""Minimum queries; with fewer, a label-only attack finds little more than a first success."""
 _POINTS_PER_CALL = 64
-"""Points that a call may hold where the batch has fewer images and the classifier has no batch size."""
+"""Maximum points per call if the batch has fewer images and the classifier has no batch size."""
 _START_IMAGES_PER_TRY = 8
-"""Random images that are tried at once for a first success."""
+"""Random images per attempt to find a first success."""
 _START_NOISE_SIDES = (None, 1, 2, 4, 8)
-"""Coarseness of those images in turn, None for independent pixels: a class that noise does not show may be
-shown by a plain colour or a few patches."""
+"""Coarseness of those images in order of the attempts, None for independent pixels. A uniform color or a few
+patches may reach classes that noise does not."""
 _OVERSHOOT_SHARE = 1e-4
-"""Share of its distance that a result is moved beyond the border. There, another batch shape does not turn
-the verdict."""
+"""Relative distance by which a result is moved beyond the boundary, so that another batch shape does not
+change the verdict."""
 
 
 def check_queries(name: str, queries: int) -> None:
-    """Refuse a budget that no label-only attack can work with.
+    """Refuse a query budget that is too small for a label-only attack.
 
     Raises:
         ConfigError: If it is too small.
@@ -40,17 +40,18 @@ def check_queries(name: str, queries: int) -> None:
 
 
 class DecisionOracle:
-    """The nearest success of each image so far, and what is left of its queries.
+    """The nearest success of each image so far, and its remaining queries.
 
     Args:
-        inputs: What the attack was given. The classifier is asked for labels only: whether a point reaches
-            the goal. The threat model says which norm measures distances, and the largest one that counts.
-        queries: Most queries an image may spend; less where the classifier's meter says so.
+        inputs: Arguments of the attack. The classifier is queried for labels only: whether a point reaches
+            the goal. The threat model gives the norm of the distances and the largest distance that counts.
+        queries: Maximum queries per image; fewer if the classifier's query limit is lower.
 
     Attributes:
-        queries_left: Queries that images may still spend, (N,), the one for the last check set aside.
-        points: The nearest success of each image, (N, C, H, W); the original where there is none.
-        distances: Its distance, (N,); infinite where there is none.
+        queries_left: Remaining queries of each image, (N,), without the one reserved for the final
+            verification.
+        points: The nearest success of each image, (N, C, H, W); the original where none is known.
+        distances: Its distance, (N,); infinite where none is known.
     """
 
     def __init__(self, inputs: AttackInputs, queries: int) -> None:
@@ -64,16 +65,16 @@ class DecisionOracle:
         allowed = classifier.queries_left(torch.arange(len(images), device=images.device))
         if allowed is not None:
             self.queries_left = torch.minimum(self.queries_left, allowed.to(labels.device) - 1)
-        # fp32 cannot tell apart points that are nearer to each other than a millionth of their distance
+        # float32 cannot resolve points closer to each other than a millionth of their distance
         tolerance = min(max(images[0].numel() ** -1.5, 1e-6), 1e-3)
         self.bisection_steps = math.ceil(-math.log2(tolerance))
         """Queries that `to_border` spends on an image."""
 
     def query_success(self, rows: Tensor, points: Tensor) -> Tensor:
-        """Whether points reach the goal; one query each, which the caller knows the image has left.
+        """Return whether points reach the goal, for one query each; the caller checks that queries are left.
 
         Args:
-            rows: Which image each point belongs to, (M,); an image may be there several times.
+            rows: Image index of each point, (M,), possibly repeated.
             points: (M, C, H, W) in [0, 1].
 
         Returns:
@@ -88,24 +89,24 @@ class DecisionOracle:
         return torch.cat([rows.new_zeros(0, dtype=torch.bool), *answers])
 
     def update_nearest(self, rows: Tensor, points: Tensor) -> None:
-        """Keep successes that are nearer than what is known; no image may be there twice."""
+        """Store successes that are nearer than the known ones; each image at most once."""
         distances = self.compute_distances(rows, points)
         nearer = distances < self.distances[rows]
         self.points[rows[nearer]] = points[nearer]
         self.distances[rows[nearer]] = distances[nearer]
 
     def compute_distances(self, rows: Tensor, points: Tensor) -> Tensor:
-        """Distance of points from their originals, (M,), in the threat model's norm."""
+        """Return the distance of points from their originals, (M,), in the threat model's norm."""
         return compute_norms(points - self.images[rows], self._threat.norm)
 
     def find_starting_points(self, stream: RandomStream) -> Tensor:
-        """Find a first success for each image: itself, else random images, blended with it up to the border.
+        """Find a first success for each image: itself, or a random image blended with it up to the boundary.
 
         Args:
             stream: The images' random numbers.
 
         Returns:
-            Rows of the images that have one which can be brought nearer, (M,).
+            Indices of the images with a success at a distance above zero, (M,).
         """
         waiting = (self.queries_left > 0).nonzero().flatten()
         already = self.query_success(waiting, self.images[waiting])
@@ -129,14 +130,14 @@ class DecisionOracle:
         return rows.sort().values
 
     def bisect_to_boundary(self, rows: Tensor, points: Tensor) -> Tensor:
-        """Halve the way between the originals and successes until they are almost at the border.
+        """Bisect between the originals and successes until they are close to the decision boundary.
 
         Args:
-            rows: Which images, (M,), none of them twice.
+            rows: Indices of the images, (M,), without repetition.
             points: Successes, (M, C, H, W).
 
         Returns:
-            Successes, at most as far away; an image whose queries run out stays where it got to.
+            Successes at no larger distance; an image without queries stops at its current point.
         """
         originals = self.images[rows]
         low, high = points.new_zeros(len(rows)), points.new_ones(len(rows))
@@ -155,7 +156,7 @@ class DecisionOracle:
         return nearest
 
     def build_candidates(self) -> Tensor:
-        """The nearest successes, a hair beyond the border where that holds; originals where none counts."""
+        """Return the nearest successes, slightly beyond the boundary if possible; originals otherwise."""
         counts = self.distances <= self._threat.eps
         rows = (counts & (self.distances > 0) & (self.queries_left >= 0)).nonzero().flatten()
         if len(rows):
@@ -168,7 +169,7 @@ class DecisionOracle:
         return torch.where(reshape_for_broadcast(counts, self.images), self.points, self.images)
 
     def _draw_random_images(self, stream: RandomStream, attempt: int) -> Tensor:
-        """Random images of one coarseness, (M, _TRIES, C, H, W)."""
+        """Draw random images of one coarseness, (M, _TRIES, C, H, W)."""
         channels, height, width = self.images.shape[1:]
         side = _START_NOISE_SIDES[attempt % len(_START_NOISE_SIDES)]
         size = (height, width) if side is None else (min(side, height), min(side, width))
@@ -179,11 +180,11 @@ class DecisionOracle:
         )
 
     def _interpolate_points(self, originals: Tensor, points: Tensor, share: Tensor) -> Tensor:
-        """Points at a share, (M,), of the distance: on the line, or for Linf in the cube of that radius."""
+        """Return points at a fraction, (M,), of the distance: on the line, or for Linf in the cube."""
         if self._threat.norm == "Linf":
             reach = reshape_for_broadcast(share * compute_norms(points - originals, "Linf"), points)
             blended = torch.clamp(points, originals - reach, originals + reach)
         else:
             blended = originals + reshape_for_broadcast(share, points) * (points - originals)
-        # a share of 1 is the point that was asked about, to the bit
+        # a fraction of 1 is exactly the queried point
         return torch.where(reshape_for_broadcast(share, points) == 1, points, blended.clamp(0.0, 1.0))

@@ -1,4 +1,4 @@
-"""The Boundary attack: a random walk along the decision border, towards the original."""
+"""The Boundary attack: a random walk along the decision boundary, towards the original."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from robustbench_local.threats.lp_ball import compute_norms, compute_steepest_st
 from robustbench_local.threats.threat_model import ThreatModel
 
 _STEPS_PER_BLOCK = 32
-"""Steps whose random numbers are drawn at once."""
+"""Steps per draw of random numbers."""
 _MAX_HELD_NUMBERS = 1 << 18
-"""Random numbers of an image that are held in memory at once."""
+"""Maximum random numbers of an image in memory."""
 _STEPS_PER_SIDEWAYS_QUERY = 10
-"""Every so many steps the sideways move is asked about by itself, to adapt its length."""
+"""Interval in steps at which the sideways move alone is queried, to adapt its length."""
 _SIDEWAYS_RATE, _FORWARD_RATE = 0.5, 0.25
-"""Shares of successes at which the two lengths stay as they are."""
+"""Success rates at which the two step lengths are stable."""
 _SIDEWAYS_GAIN, _FORWARD_GAIN = 0.4, 0.1
-"""How much one answer changes the logarithm of a length."""
+"""Change of the logarithm of a length per query."""
 _MIN_STEP_SHARE, _MAX_STEP_SHARE = 1e-6, 0.5
-"""Lengths stay between these."""
+"""Bounds of the lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary(BallAttack):
-    """The nearest adversarial example that a random walk along the border finds.
+    """A random walk along the decision boundary; the result is the nearest adversarial example on it.
 
-    From a random image with the wrong label, blended with the original up to the border, each step moves
-    sideways on the sphere around the original and then forward to the original, and is taken if the label
-    is still wrong. Both lengths are shares of the distance and adapt to how often steps succeed. An image
-    leaves when its queries are spent.
+    The walk starts at a random misclassified image, blended with the original up to the decision boundary.
+    Each step moves sideways on the sphere around the original and then forward to the original. It is
+    accepted if the point is still misclassified. Both step lengths are fractions of the distance and adapt to
+    the acceptance rate. The search for an image ends when its queries are used up.
 
     Args:
-        queries: Most queries for an image, at least 100.
-        sideways: First length of the move on the sphere, between 0 and 1.
-        forward: First length of the move to the original, between 0 and 1.
+        queries: Maximum queries per image, at least 100.
+        sideways: Initial length of the move on the sphere, between 0 and 1.
+        forward: Initial length of the move to the original, between 0 and 1.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -67,7 +67,7 @@ class Boundary(BallAttack):
             )
 
     def find_candidates(self, inputs: AttackInputs) -> Tensor:
-        """Walk; see :meth:`BallAttack.find_candidates`."""
+        """Run the walk; see :meth:`BallAttack.find_candidates`."""
         images, stream = inputs.images, inputs.stream
         oracle = DecisionOracle(inputs, self.queries)
         walk = _BoundaryWalk(oracle, oracle.find_starting_points(stream), self.sideways, self.forward)
@@ -83,18 +83,18 @@ class Boundary(BallAttack):
         return oracle.build_candidates()
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Its queries, and no backward pass."""
+        """Return its queries, and no backward pass."""
         return (self.queries if threat.eps else 0), 0
 
 
 class _BoundaryWalk:
-    """Where each image's walk is, and how long its steps are.
+    """The current point and step lengths of each image's walk.
 
     Args:
-        oracle: Answers whether a point reaches the goal.
-        rows: Images that walk, (M,), each from its nearest success.
-        sideways: First length of the move on the sphere.
-        forward: First length of the move to the original.
+        oracle: Decides whether a point reaches the goal.
+        rows: Indices of the images, (M,); each walk starts at the nearest known success.
+        sideways: Initial length of the move on the sphere.
+        forward: Initial length of the move to the original.
     """
 
     def __init__(self, oracle: DecisionOracle, rows: Tensor, sideways: float, forward: float) -> None:
@@ -104,17 +104,17 @@ class _BoundaryWalk:
         self._forward = self._points.new_full((len(rows),), forward)
 
     def select_rows(self, some: Tensor) -> None:
-        """Go on with some of the images, boolean, (M,)."""
+        """Continue with the selected images, boolean, (M,)."""
         if not bool(some.all()):
             self.rows, self._points = self.rows[some], self._points[some]
             self._sideways, self._forward = self._sideways[some], self._forward[some]
 
     def step(self, noise: Tensor, *, query_sideways: bool) -> None:
-        """Propose a step for each image and take it where it succeeds.
+        """Propose a step for each image and accept it if it succeeds.
 
         Args:
             noise: Standard normal numbers, (M, C, H, W).
-            query_sideways: Whether the sideways move is asked about by itself, for one query more.
+            query_sideways: Whether the sideways move is also queried by itself, for one more query.
         """
         originals = self._oracle.images[self.rows]
         beside = self._move_sideways(originals, noise)
@@ -128,7 +128,7 @@ class _BoundaryWalk:
         self._oracle.update_nearest(self.rows[reached], nearer[reached])
 
     def _move_sideways(self, originals: Tensor, noise: Tensor) -> Tensor:
-        """Points as far from the originals as the current ones, a little to the side, in the box."""
+        """Move points sideways at a constant distance from the originals, inside [0, 1]."""
         away = self._points - originals
         distance = compute_norms(away, "L2")
         outward = compute_steepest_step(away, "L2")
@@ -139,5 +139,5 @@ class _BoundaryWalk:
 
 
 def _adapt_lengths(length: Tensor, success: Tensor, rate: float, gain: float) -> Tensor:
-    """Lengths after one more answer: longer after a success, shorter after a failure, steady at the rate."""
+    """Adapt the lengths to one answer: longer after a success, shorter after a failure."""
     return (length * torch.exp(gain * (success.float() - rate))).clamp(_MIN_STEP_SHARE, _MAX_STEP_SHARE)

@@ -1,4 +1,4 @@
-"""HopSkipJump: estimate the normal of the decision border from labels alone, step along it, return to it."""
+"""HopSkipJump: estimate the boundary's normal from labels, step along it, return to the boundary."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from robustbench_local.threats.lp_ball import compute_norms, compute_steepest_st
 from robustbench_local.threats.threat_model import ThreatModel
 
 _MIN_PROBES = 10
-"""An estimate from fewer is not worth the step."""
+"""Minimum samples of an estimate."""
 _MAX_STEP_HALVINGS = 10
-"""Most halvings of a step that overshoots."""
+"""Maximum halvings of a step that overshoots."""
 _PROBE_RADIUS_SHARE = 0.01
-"""Distance of the random points from the current one, as a share of its own distance from the original. The
-paper's 1 / (number of pixel values) drowns in the rounding of float32, and of services that take 8 bits."""
+"""Distance of the random points from the current point, as a fraction of its distance from the original. The
+paper's 1 / (number of pixel values) is below the rounding error of float32 and of 8-bit services."""
 _PROBES_PER_BLOCK = 100
-"""Most random points that are drawn at once for an image; it names the draws, so it decides the numbers."""
+"""Maximum random points per draw of an image; it names the draws, so it determines the random numbers."""
 _MAX_HELD_NUMBERS = 1 << 22
-"""Random numbers that are held in memory at once."""
+"""Maximum random numbers in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump(BallAttack):
-    """The nearest adversarial example that can be found from labels alone.
+    """A search for the nearest adversarial example from labels alone.
 
-    From a random image with the wrong label, blended with the original up to the border between right and
-    wrong, each round asks about random points around the current one, takes the mean of those on the wrong
-    side against the others for the border's normal, steps along it, and goes back to the border. An image
-    leaves when its queries are spent.
+    The search starts at a random misclassified image, blended with the original up to the decision boundary.
+    Each round queries random points around the current one. The difference of the means of misclassified and
+    correctly classified points estimates the boundary's normal. The round steps along it and returns to the
+    boundary. The search for an image ends when its queries are used up.
 
     Args:
-        queries: Most queries for an image, at least 100.
+        queries: Maximum queries per image, at least 100.
         probes: Random points in the first round; round t has sqrt(t) times as many.
 
     Raises:
@@ -68,7 +68,7 @@ class HopSkipJump(BallAttack):
         rows = oracle.find_starting_points(stream)
         points = oracle.points[rows]
         for round_ in itertools.count(1):
-            # what comes after the estimate is set aside, so that no round is cut off in the middle
+            # queries of the steps after the estimate are reserved, so that no round is cut off
             affordable = oracle.queries_left[rows] - oracle.bisection_steps - _MAX_STEP_HALVINGS
             able = affordable >= _MIN_PROBES
             rows, points = rows[able], points[able]
@@ -83,20 +83,20 @@ class HopSkipJump(BallAttack):
         return oracle.build_candidates()
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Its queries, and no backward pass."""
+        """Return its queries, and no backward pass."""
         return (self.queries if threat.eps else 0), 0
 
 
 def _estimate_normals(
     oracle: DecisionOracle, rows: Tensor, points: Tensor, probes: Tensor, stream: RandomStream, round_: int
 ) -> Tensor:
-    """Directions of the border's normals at points, towards the goal, (M, C, H, W), of any length.
+    """Estimate the boundary's normals at points, towards the goal, (M, C, H, W), of any length.
 
     Args:
-        oracle: Answers whether a point reaches the goal.
-        rows: Which images, (M,).
-        points: Points at the border, (M, C, H, W).
-        probes: How many random points each image gets, (M,).
+        oracle: Decides whether a point reaches the goal.
+        rows: Indices of the images, (M,).
+        points: Points at the decision boundary, (M, C, H, W).
+        probes: Number of random points of each image, (M,).
         stream: The random numbers of these images.
         round_: Name of the draw.
     """
@@ -120,7 +120,7 @@ def _estimate_normals_in_memory(
     round_: int,
     block: int,
 ) -> Tensor:
-    """`_estimate_normals` for as many images as fit into memory, ``block`` probes of each at a time."""
+    """Run `_estimate_normals` for images that fit into memory, ``block`` probes of each at a time."""
     here = points[:, None]
     distance = compute_norms(points - oracle.images[rows], "L2")
     radius = _expand_over_pixels(
@@ -143,19 +143,20 @@ def _estimate_normals_in_memory(
         plain += moved.sum(dim=1)
         balance += answers.sum(dim=1)
     mean = balance / probes
-    # the mean answer is the baseline that lowers the variance; where all answers agree it would leave nothing
+    # the mean answer is the baseline that reduces the variance; where all answers agree, the estimate would
+    # be zero
     return signed - reshape_for_broadcast(torch.where(mean.abs() < 1, mean, 0.0), points) * plain
 
 
 def _expand_over_pixels(values: Tensor) -> Tensor:
-    """(M, B) values shaped to broadcast over the pixels of (M, B, C, H, W)."""
+    """Reshape values, (M, B), to broadcast over the pixels of (M, B, C, H, W)."""
     return values[..., None, None, None]
 
 
 def _step_along_normals(
     oracle: DecisionOracle, rows: Tensor, points: Tensor, directions: Tensor, round_: int
 ) -> Tensor:
-    """Points moved along the directions by distance / sqrt(round), halved until they reach the goal."""
+    """Move points along the directions by distance / sqrt(round), halved until they reach the goal."""
     length = oracle.compute_distances(rows, points) / math.sqrt(round_)
     result = points.clone()
     waiting = torch.arange(len(rows), device=rows.device)

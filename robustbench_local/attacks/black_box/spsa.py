@@ -1,4 +1,4 @@
-"""SPSA: PGD whose gradient is guessed from the scores at random points on either side of the image."""
+"""SPSA: PGD on a gradient estimated from the scores at random points on either side of the image."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ from robustbench_local.threats.lp_ball import project_to_box, reshape_for_broadc
 from robustbench_local.threats.threat_model import ThreatModel
 
 _ADAM_BETA_1, _ADAM_BETA_2 = 0.9, 0.999
-"""How much of the running means of the gradient and of its square a step keeps (Adam's betas)."""
+"""Decay of the running means of the gradient and of its square (Adam's betas)."""
 _ADAM_EPSILON = 1e-8
 _SIGNS_PER_NUMBER = 24
-"""Random signs that one random number holds."""
+"""Random signs per random number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SPSA(EngineAttack):
     """Simultaneous perturbation stochastic approximation: Adam on a gradient estimated from scores alone.
 
-    At each step the margin is looked at on both sides of the image, along directions of random signs. The
-    differences, each along its direction, average to the gradient. An image leaves with its first confirmed
-    success.
+    Each step evaluates the margin on both sides of the image, along directions of random signs. The
+    differences, each times its direction, average to the gradient. The search for an image ends with its
+    first confirmed success.
 
     Args:
-        steps: Steps for an image, at least 1.
-        samples: Points that are looked at for one step, even: half of them directions, half their mirror
-            images.
-        delta: How far from the image they lie in each pixel, in pixel units of [0, 1]. Beyond black and white
-            they stop, so that the model sees images only.
+        steps: Steps per image, at least 1.
+        samples: Points evaluated per step, even: half of them directions, half their mirror images.
+        delta: Distance of the samples from the image in each pixel, in pixel units of [0, 1]. Samples are
+            clipped to [0, 1], so that the model sees valid images only.
         step_size: Adam's learning rate, in pixel units of [0, 1].
 
     Raises:
@@ -70,22 +69,22 @@ class SPSA(EngineAttack):
 
     @property
     def queries(self) -> int:
-        """All samples of all steps, a look at the image before each step, and one at the last point."""
+        """All samples of all steps, one evaluation before each step, and one of the last point."""
         return self.steps * (self.samples + 1) + 1
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """One walk of every image."""
+        """Run one path of every image."""
         search = SPSASearch(
             attack=self, threat=threat, classifier=engine.classifier, batch_size=engine.batch_size
         )
         engine.run(search, engine.build_items())
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Its queries, and no backward pass."""
+        """Return its queries, and no backward pass."""
         return (self.queries, 0) if threat.eps else (0, 0)
 
     def list_warnings(self, threat: ThreatModel) -> list[str]:
-        """Steps that together do not cross half the ball."""
+        """Warn of steps that together do not cross half the ball."""
         reach = self.steps * self.step_size
         if threat.norm != "Linf" or 2 * reach >= threat.eps:
             return []
@@ -96,10 +95,10 @@ class SPSA(EngineAttack):
 
 @dataclass(kw_only=True)
 class SPSAState(TensorTable):
-    """Adam's memory."""
+    """The state of Adam, one row per item."""
 
     stream_keys: Tensor
-    """(W,): what opens each item's stream of directions."""
+    """(W,): seed of each item's stream of directions."""
     gradient_mean: Tensor
     """(W, C, H, W): running mean of the gradient."""
     squared_gradient_mean: Tensor
@@ -107,13 +106,13 @@ class SPSAState(TensorTable):
 
 
 class SPSASearch(Search[SPSAState]):
-    """SPSA's paths on the engine.
+    """SPSA on the engine.
 
     Args:
-        attack: The hyper-parameters.
+        attack: The hyperparameters.
         threat: Budget, goal and region.
-        classifier: What the samples are shown to, besides the points that the engine looks at.
-        size: How many of them at a time.
+        classifier: Evaluates the samples, in addition to the points that the engine evaluates.
+        size: Samples per forward pass.
     """
 
     def __init__(self, *, attack: SPSA, threat: ThreatModel, classifier: Classifier, batch_size: int) -> None:
@@ -121,13 +120,13 @@ class SPSASearch(Search[SPSAState]):
         self._classifier, self._batch_size = classifier, batch_size
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> SPSAState:
-        """At the images themselves."""
+        """Start at the images themselves."""
         nothing = torch.zeros_like(front.points)
         keys = stream.compute_keys([f"{draw}/signs" for draw in draws], front.points.device)
         return SPSAState(stream_keys=keys, gradient_mean=nothing, squared_gradient_mean=nothing)
 
     def step(self, front: ActiveSet, state: SPSAState, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - only forward passes
-        """A step of Adam along the estimate, brought back into the ball."""
+        """Take a step of Adam along the estimate, projected into the ball."""
         gradient = self._estimate_gradient(front, state)
         state.gradient_mean = torch.lerp(gradient, state.gradient_mean, _ADAM_BETA_1)
         state.squared_gradient_mean = torch.lerp(
@@ -140,7 +139,7 @@ class SPSASearch(Search[SPSAState]):
         return project_to_box(moved, front.originals, self.get_ball(front))
 
     def _estimate_gradient(self, front: ActiveSet, state: SPSAState) -> Tensor:
-        """The gradient of the margin, (W, C, H, W), from samples on both sides of each point."""
+        """Estimate the gradient of the margin, (W, C, H, W), from samples on both sides of each point."""
         total = torch.zeros_like(front.points)
         directions = self.attack.samples // 2
         at_once = max(1, self._batch_size // (2 * len(front)))
@@ -151,13 +150,13 @@ class SPSASearch(Search[SPSAState]):
                 self._compute_margins(front, (front.points[:, None] + shift * signs).clamp_(0.0, 1.0))
                 for shift in (self.attack.delta, -self.attack.delta)
             ]
-            # a sample whose answer is not finite says nothing about the slope
+            # a sample with non-finite logits carries no information about the gradient
             rise = torch.nan_to_num(sides[0] - sides[1], nan=0.0, posinf=0.0, neginf=0.0)
             total += torch.einsum("wd,wdchi->wchi", rise, signs)
         return total / (2 * self.attack.delta * directions)
 
     def _compute_margins(self, front: ActiveSet, samples: Tensor) -> Tensor:
-        """The margin of every sample, (W, D), of (W, D, C, H, W)."""
+        """Compute the margin of every sample, (W, D), of (W, D, C, H, W)."""
         count = samples.shape[1]
         rows, labels = (each.repeat_interleave(count) for each in (front.rows, front.labels))
         pieces = (torch.split(each, self._batch_size) for each in (samples.flatten(0, 1), rows))
@@ -165,7 +164,7 @@ class SPSASearch(Search[SPSAState]):
         return build_objective("margin", self.threat, labels)(logits).view(-1, count)
 
     def _draw_signs(self, front: ActiveSet, state: SPSAState, first: int, count: int) -> Tensor:
-        """Directions of each item's present step, -1 or 1, (W, D, C, H, W): ``count`` from ``first`` on."""
+        """Draw the directions of each item's step, -1 or 1, (W, D, C, H, W): ``count`` from ``first`` on."""
         shape, device = front.points.shape[1:], state.stream_keys.device
         words = math.ceil(shape.numel() / _SIGNS_PER_NUMBER)
         start = (front.age * (self.attack.samples // 2) + first).to(device) * words

@@ -1,1 +1,1 @@
-"""The engine under the attacks, and what their searches share."""
+"""The engine of the attacks, and the common parts of their searches."""

@@ -1,4 +1,4 @@
-"""The borders between the classes, as far as gradients show them."""
+"""The decision boundaries between the classes, in the linear approximation of the classifier."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import ThreatModel, is_target
 
 DUAL_NORMS = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
-"""The norm that a gradient is measured in where steps are measured in another one."""
+"""Dual norm of the gradient for each norm of the steps."""
 
 
 def compute_class_leads(logits: Tensor, labels: Tensor, threat: ThreatModel, count: int) -> Tensor:
-    """How far classes that the attacker wants are ahead of those that are not wanted, (N, T).
+    """Return the margins of target classes over all other classes, (N, T).
 
     Args:
         logits: (N, K).
         labels: True classes, (N,).
-        threat: Its goal decides what is wanted: every class but the label, or the targets but the label.
-        count: T at most: those of the largest logits.
+        threat: Its goal gives the target classes: every class but the label, or the targets except the label.
+        count: Maximum T; the classes with the largest logits are selected.
 
     Returns:
-        Each wanted class's logit minus the largest unwanted one, -inf where fewer than T are wanted.
+        Each target class's logit minus the largest logit of the other classes, -inf if there are fewer than T
+        target classes.
     """
     everything = torch.arange(logits.shape[1], device=logits.device)
     listed = is_target(everything, threat.targets) if threat.targets else torch.ones_like(everything) > 0
@@ -33,15 +34,16 @@ def compute_class_leads(logits: Tensor, labels: Tensor, threat: ThreatModel, cou
 
 
 def find_nearest_boundary(leads: Tensor, normals: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-    """Which border is nearest if the classifier is linear and there is no box.
+    """Find the nearest decision boundary of the linearized classifier, without box constraints.
 
     Args:
-        leads: The lead of T classes, (N, T).
-        normals: Its gradients, finite, (N, T, C, H, W).
-        norm: What distances are measured in.
+        leads: The margins of T classes, (N, T).
+        normals: Their gradients, finite, (N, T, C, H, W).
+        norm: Norm of the distances.
 
     Returns:
-        Which of the T classes it is, (N,), and the distance to its border, (N,), infinite where none is seen.
+        Index of the nearest class among T, (N,), and the distance to its boundary, (N,), infinite if there is
+        none.
     """
     slopes = compute_norms(normals.flatten(0, 1), DUAL_NORMS[norm]).view_as(leads)
     distances = torch.where((slopes > 0) & leads.isfinite(), leads.abs() / slopes, torch.inf)

@@ -1,9 +1,9 @@
-"""From a success that barely succeeds to one that lasts: as an 8-bit image, and beyond floating-point noise.
+"""The search from a success of small margin to an 8-bit image with a clear margin.
 
-An attack stops at its first success, and an attack for the nearest image ends on the border by design.
-Neither says whether the ball holds an 8-bit image that succeeds, which is all that a deployed classifier
-sees. This search starts where the attack stopped. Every point that it looks at is an 8-bit image inside the
-ball, so that one pass serves the gradient and the look for success.
+An attack stops at its first success, and a minimum-norm attack ends on the decision boundary by design.
+Neither shows whether the ball contains an adversarial 8-bit image, which is all that a deployed classifier
+sees. This search starts at the point where the attack stopped. Every point that it evaluates is an 8-bit
+image inside the ball, so that one pass serves both the gradient and the success check.
 """
 
 from __future__ import annotations
@@ -27,33 +27,34 @@ from robustbench_local.threats.lp_ball import (
 from robustbench_local.threats.threat_model import ThreatModel
 
 GRADIENT_STEPS = 10
-"""Steps along the gradient; the last point is looked at too."""
+"""Steps along the gradient; the last point is evaluated too."""
 TRIES_WITHOUT_GRADIENTS = 8
-"""Points that are looked at without gradients, the extrapolation included, where there are no gradients."""
+"""Points evaluated without gradients, with the extrapolation, if the attack has no gradients."""
 TRIES_WITH_GRADIENTS = 4
-"""The same where there are."""
+"""The same if the attack has gradients."""
 _FIRST_STEP_SHARE = 0.5
-"""Length of the first step as a share of the radius."""
+"""Length of the first step as a fraction of the radius."""
 _STEP_DECAY_FACTOR = 0.8
-"""Each step is so much shorter than the one before."""
+"""Ratio of the lengths of consecutive steps."""
 _EXTRAPOLATION_FACTOR = 4.0
-"""An extrapolated Linf change is so many times as long before it is cut off at the radius: a pixel that
-changed by a quarter of what the most changed one did gets there."""
+"""Factor of an extrapolated Linf change before it is clipped at the radius: pixels with at least a quarter of
+the largest change reach the radius."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishingSearch:
-    """What a search needs to know, whatever the images.
+    """The settings of the search, the same for all images.
 
     Args:
-        classifier: What the attack worked on, inside ``classifier.evaluation_mode()``.
+        classifier: The attacked classifier, inside ``classifier.evaluation_mode()``.
         threat: A ball, and the goal.
-        access: What the attack uses of the classifier.
-        clear: Share of the logits' range that the margin of a success has to exceed; with access ``"labels"``
-            nobody sees a margin, and any success will do.
-        draws: Passes that are averaged for one look.
-        blind: Whether the attacker cannot see the classifier that judges (a transfer): then nothing says when
-            to stop, and the point of the largest margin after all steps is the answer.
+        access: The access that the attack needs: labels, scores or gradients.
+        clear: Fraction of the logits' range that the margin of a success has to exceed; with access
+            ``"labels"`` the margin is unknown and any success is enough.
+        draws: Passes averaged per evaluation.
+        blind: Whether the attacker has no access to the classifier that decides the verdict (a transfer
+            attack): then no stopping criterion exists, and the result is the point of the largest margin
+            after all steps.
     """
 
     classifier: Classifier
@@ -75,20 +76,22 @@ class FinishingSearch:
         queries_left: Tensor | None = None,
         masks: Tensor | None = None,
     ) -> Tensor:
-        """Look for successes that last.
+        """Search for successes with a clear margin.
 
         Args:
             originals: (N, C, H, W) in [0, 1].
             labels: True classes, (N,).
             candidates: Successes inside the ball, same shape.
             stream: The images' random numbers.
-            rows: (N,) int64: which image of the open meter each is.
-            in_8bit: (N,) boolean: the images that are to be 8-bit images; the others only need the margin.
-            queries_left: (N,) int64: looks that each image may still spend; None: no limit.
+            rows: (N,) int64: index of each image in the active pass counter.
+            in_8bit: (N,) boolean: the images whose result has to be an 8-bit image; the others only need the
+                margin.
+            queries_left: (N,) int64: remaining queries of each image; None means no limit.
             masks: (N, 1, H, W) boolean, or None.
 
         Returns:
-            Same shape, inside the ball, the box and the mask: a success with a clear margin; where there was
+            Same shape, inside the ball, [0, 1] and the mask: a success with a clear margin; otherwise the
+            success of the largest margin; otherwise the candidate.
             none, the success of the largest margin, and the candidate where no point succeeded.
         """
         size = self.classifier.settings.batch_size or compute_default_batch_size(originals)
@@ -111,13 +114,13 @@ class FinishingSearch:
 
 
 def estimate_finishing_cost(access: Access) -> tuple[int, int]:
-    """Looks and gradients that an image costs at most, (forward, backward)."""
+    """Return the maximum evaluations and gradients per image, (forward, backward)."""
     climb = GRADIENT_STEPS if access == "gradients" else 0
     return _count_tries(access) + climb + (1 if climb else 0), climb
 
 
 class _ActiveImages:
-    """The images under way: what is known of each, and the best point so far."""
+    """The active images: the state of each, and its best point so far."""
 
     def __init__(
         self,
@@ -138,12 +141,13 @@ class _ActiveImages:
         self._stream, self._queries_left = stream, left
         self._rounded_candidates = self._round_points(candidates, torch.arange(len(rows), device=rows.device))
         self._best = candidates.clone()
-        # without a look at the judge, the most promising point is handed in, else only what succeeds
+        # without access to the evaluated classifier, the most promising point is returned, otherwise only a
+        # success
         self._margins = originals.new_full((len(rows),), -torch.inf if search.is_blind else 0.0)
         self._done = torch.zeros_like(rows, dtype=torch.bool)
 
     def run(self) -> Tensor:
-        """The extrapolation, the climb where gradients may be used, and tries at random."""
+        """Run the extrapolation, the gradient ascent if gradients are allowed, and random trials."""
         self._evaluate_try(0)
         if self._search.access == "gradients":
             self._ascend_margin()
@@ -152,12 +156,12 @@ class _ActiveImages:
         return self._best
 
     def _find_unfinished_rows(self) -> Tensor:
-        """The images that still search and have a query left, int64."""
+        """Return the images that are still active and have a query left, int64."""
         able = ~self._done if self._queries_left is None else ~self._done & (self._queries_left > 0)
         return able.nonzero().flatten()
 
     def _ascend_margin(self) -> None:
-        """Steps along the gradient of the margin, each taken where the rounded point is."""
+        """Take steps along the gradient of the margin, each from the rounded point."""
         index = self._find_unfinished_rows()
         points = self._candidates[index]
         for step in range(GRADIENT_STEPS):
@@ -169,14 +173,14 @@ class _ActiveImages:
             length = self._threat.eps * _FIRST_STEP_SHARE * _STEP_DECAY_FACTOR**step
             moved = points + length * compute_steepest_step(gradient, self._threat.norm)
             moved = self._project_points(moved, index)
-            # what the gradient does not move would be looked at again and again
+            # points that the gradient does not move would be evaluated repeatedly
             going = ~self._done[index] & (moved != points).flatten(1).any(dim=1)
             index, points = index[going], moved[going]
         rounded_points = self._round_points(points, index)
         self._evaluate_points(index, rounded_points)
 
     def _evaluate_try(self, number: int) -> None:
-        """Look at a point between the candidate and the ball's border, or at one beside it."""
+        """Evaluate a point between the candidate and the ball's surface, or a random one beside it."""
         index = self._find_unfinished_rows()
         if len(index) == 0:
             return
@@ -192,7 +196,7 @@ class _ActiveImages:
             tremble = stream.sample_uniform(
                 shape, draw=f"finish/{number}/level", device=device, low=-0.5, high=0.5
             )
-            # a pixel is rounded up as often as it is near to the level above
+            # stochastic rounding: the probability to round up is the distance from the lower level
             tremble = tremble / 255 * reshape_for_broadcast(self._in_8bit[index], originals)
             points = torch.lerp(candidates, beyond, share) + tremble
             points = torch.where(candidates == originals, originals, points)
@@ -206,12 +210,12 @@ class _ActiveImages:
         return project_to_box(points, self._originals[index], self._threat, masks)
 
     def _round_points(self, points: Tensor, index: Tensor) -> Tensor:
-        """The points as they are looked at: as 8-bit images inside the ball, where that is wanted."""
+        """Round points to 8-bit images inside the ball, where requested."""
         rounded, _ = round_to_8bit(points, self._originals[index], self._threat)
         return torch.where(reshape_for_broadcast(self._in_8bit[index], points), rounded, points)
 
     def _evaluate_points(self, index: Tensor, rounded_points: Tensor) -> None:
-        """Look at points without their gradients."""
+        """Evaluate points without gradients."""
         if len(index):
             draws = [
                 self._classifier(rounded_points, self._rows[index]) for _ in range(self._search.eot_samples)
@@ -221,7 +225,7 @@ class _ActiveImages:
             self._update_best_points(index, rounded_points, torch.stack(draws).mean(dim=0))
 
     def _compute_gradient(self, rounded_points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and the gradient of the margin, inside the mask."""
+        """Compute logits and the gradient of the margin, inside the mask."""
         climbed = build_objective("margin", self._threat, self._labels[index])
         seen = [
             self._classifier.compute_gradient(rounded_points, climbed, self._rows[index])
@@ -232,7 +236,7 @@ class _ActiveImages:
         return logits, gradient if self._masks is None else gradient * self._masks[index]
 
     def _update_best_points(self, index: Tensor, rounded_points: Tensor, logits: Tensor) -> None:
-        """Keep points that are better than what is known, and see whose search is over."""
+        """Store points that are better than the known ones, and end finished searches."""
         margins, _ = evaluate_goal(logits, self._labels[index], self._threat)
         low, high = logits.aminmax(dim=1)
         share = 0.0 if self._search.access == "labels" else self._search.clear_margin_share
@@ -248,7 +252,7 @@ def _count_tries(access: Access) -> int:
 
 
 def _extrapolate_change(change: Tensor, threat: ThreatModel) -> Tensor:
-    """The change made as long as the ball allows: to its corner under Linf, else to its border."""
+    """Extend the change to the ball's limit: to its corner under Linf, otherwise to its surface."""
     size = reshape_for_broadcast(compute_norms(change, threat.norm), change)
     factor = threat.eps / size.clamp_min(torch.finfo(change.dtype).tiny)
     if threat.norm == "Linf":

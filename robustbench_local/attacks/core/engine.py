@@ -1,9 +1,9 @@
-"""The engine under the attacks: many searches at once, none longer than it has to be.
+"""The engine of the attacks: many searches side by side, each ended as early as possible.
 
-Work items (an image, a restart, perhaps a target class or a radius) wait in a queue. As many as the
-classifier takes at a time are under way. All of them see one forward pass a step, which serves the loss and
-the look for success. An item leaves when a success is confirmed, for itself or for another item of its
-image, or when its steps are used up, and the next one takes its place.
+Work items (an image, a restart, perhaps a target class or a radius) wait in a queue. As many items as fit
+into a batch of the classifier are active. All of them share one forward pass per step, which serves both the
+loss and the success check. An item ends when a success is confirmed, for itself or for another item of its
+image, or when its steps are used up. The next item in the queue takes its place.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import RandomStream
 
 PIXEL_VALUES_PER_BATCH = 128 * 3 * 32 * 32
-"""Pixel values in a batch when nobody says otherwise: 128 images of 32 px."""
+"""Pixel values in a default batch: 128 images of 32 px."""
 _REFILL_SHARE = 0.75
-"""A batch is filled up when it has shrunk to this share: each time costs a copy of what is under way."""
+"""Fraction of the batch size below which a batch is refilled; each refill copies the active items."""
 _LOOKAHEAD_BATCH_SHARE = 0.5
-"""Points that are looked at ahead of their time fill a batch to this share of its size."""
+"""Fraction of the batch size that points evaluated ahead may fill."""
 _MIN_LOOKAHEAD_POINTS = 8
-"""So many of each item have to fit in there: a batch that is not small costs by its images, those that are
-looked at in vain included."""
+"""Minimum points per item for evaluation ahead. In larger batches the cost grows with the number of images,
+so that discarded evaluations would not be free."""
 _STEPS_BETWEEN_SYNCS = 8
-"""On a GPU the host asks only so often which items are done: asking waits for the queue to run dry."""
+"""Steps between checks for finished items on a GPU; each check waits for the device's queue."""
 
 
 class Engine:
-    """Runs searches on a batch of images and keeps the best point of each.
+    """Runs searches on a batch of images and stores the best point of each image.
 
     Args:
         classifier: Inside ``classifier.evaluation_mode()``.
-        images: (N, C, H, W) in [0, 1], left untouched.
+        images: (N, C, H, W) in [0, 1], not modified.
         labels: True classes, (N,).
         stream: The images' random numbers.
         masks: (N, 1, H, W) boolean, or None.
         early_stop: Whether an item ends with its first confirmed success, and its image with it.
-        eot_samples: Passes that are averaged for one look, for classifiers that draw random numbers
-            themselves (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
-        force_float32: Whether to look in float32 whatever the classifier allows: the decision boundary itself
-            is at stake.
+        eot_samples: Passes averaged per evaluation, for stochastic classifiers (expectation over
+            transformation, Athalye et al. 2018, arXiv:1707.07397).
+        force_float32: Whether to compute in float32 even if the classifier allows a lower precision, as a
+            search for the decision boundary itself needs.
 
     Attributes:
         points: (N, C, H, W): the best point of each image so far; the original if there is none.
-        scores: (N,): how good it is.
-        finished: (N,) boolean: the images that need no more work.
+        scores: (N,): the score of that point.
+        finished: (N,) boolean: images whose search has ended.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Engine:
         eot_samples: int = 1,
         force_float32: bool = False,
     ) -> Engine:
-        """An engine for what an attack was given; the other arguments as for the class."""
+        """Build an engine for the arguments of an attack; all others as for the class."""
         return cls(
             inputs.classifier,
             inputs.images,
@@ -99,20 +99,20 @@ class Engine:
         )
 
     def find_unfinished_rows(self) -> Tensor:
-        """Rows of the images that still need work, ascending, int64."""
+        """Return the indices of the unfinished images, ascending, int64."""
         return (~self.finished).nonzero().flatten()
 
     def build_items(
         self, restart: int = 0, targets: Tensor | None = None, eps: Tensor | None = None
     ) -> WorkItems:
-        """Work items for the open images.
+        """Build work items for the unfinished images.
 
         Args:
-            restart: Number of the path.
-            targets: (N, T) classes to steer for, the most promising first: an item for each; None: one item
-                an image. All images' first targets stand before any second one, which most images are
-                then spared.
-            eps: (N,) radii; None: the threat model's.
+            restart: Index of the path.
+            targets: (N, T) target classes, the most promising first, with one item for each; None: one item
+                per image. The first targets of all images precede the second ones, which are skipped for most
+                images.
+            eps: (N,) radii; None: the threat model's radius.
         """
         rows = self.find_unfinished_rows()
         wanted = None
@@ -123,14 +123,14 @@ class Engine:
         return WorkItems(rows=rows, restarts=torch.full_like(rows, restart), targets=wanted, eps=radii)
 
     def run(self, search: Search[State], items: WorkItems) -> None:
-        """Search until every item has left; ``points``, ``scores`` and ``found`` say what came of it.
+        """Search until every item has ended; results are in ``points``, ``scores`` and ``finished``.
 
         Args:
-            search: How to search.
-            items: What to search, in this order.
+            search: The search.
+            items: Items to search, in this order.
         """
         if self.classifier.settings.compile_steps:
-            # every search of a kind shares the compiled code; sizes vary as items come and go
+            # all searches of a class share the compiled code; sizes vary as items start and end
             search.step = torch.compile(search.step, dynamic=True)  # type: ignore[method-assign]
         front: ActiveSet | None = None
         clock = 0
@@ -146,7 +146,7 @@ class Engine:
     def _refill_batch(
         self, search: Search[State], front: ActiveSet | None, items: WorkItems
     ) -> tuple[ActiveSet | None, WorkItems]:
-        """Let waiting items in if there is room; those of images that are done never start."""
+        """Start waiting items if the batch has space; items of finished images never start."""
         under_way = 0 if front is None else len(front)
         if len(items) == 0 or under_way > _REFILL_SHARE * self.batch_size:
             return front, items
@@ -179,7 +179,7 @@ class Engine:
         return front
 
     def _evaluate_and_step(self, search: Search[State], front: ActiveSet, ask: bool) -> ActiveSet | None:
-        """One look at every point, and one step of the items that go on."""
+        """Evaluate every point, and take one step of the items that continue."""
         with self._select_precision():
             seen = self._evaluate_ahead(search, front)
         self._update_best_points(search, front, seen.logits)
@@ -195,9 +195,9 @@ class Engine:
         return front
 
     def _evaluate_ahead(self, search: Search[State], front: ActiveSet) -> PointEvaluation:
-        """See the present points; or several of each item at once, and go on to the first that helps.
+        """Evaluate the current points, or several points of each item up to the first improvement.
 
-        Which that is has to be known: a wait for the device, once for several steps.
+        Finding the first improvement waits for the device, once for several steps.
         """
         room = int(_LOOKAHEAD_BATCH_SHARE * self.batch_size) // len(front)
         counts = search.count_lookahead(front, room) if room >= _MIN_LOOKAHEAD_POINTS else None
@@ -225,7 +225,7 @@ class Engine:
     def _remove_finished(
         self, front: ActiveSet, seen: PointEvaluation
     ) -> tuple[ActiveSet, PointEvaluation] | None:
-        """Take in what the leaving items found, and go on with the others, if any, and all siblings' luck."""
+        """Collect the results of ended items, and drop them and the other items of their images."""
         self._collect_results(front, (front.done | self.finished[front.rows]).nonzero().flatten())
         staying = ~self.finished[front.rows]
         self._has_new_results = False
@@ -239,7 +239,7 @@ class Engine:
         return front.select_rows(index), PointEvaluation(logits=logits, losses=losses, gradient=gradient)
 
     def _retire_exhausted(self, search: Search[State], front: ActiveSet) -> ActiveSet | None:
-        """Look at the last points of the items whose steps are used up, and let them go."""
+        """Evaluate the last points of the items whose steps are used up, and remove them."""
         youngest, oldest = front.get_age_range()
         if oldest < search.steps:
             return front
@@ -251,13 +251,13 @@ class Engine:
         return None if leaving is front else front.select_rows((~over).nonzero().flatten())
 
     def _update_best_points(self, search: Search[State], front: ActiveSet, logits: Tensor) -> None:
-        """Keep each point that is better than what its item knows."""
+        """Store each point that is better than the best point of its item."""
         scores, done = search.score_points(front, logits)
         search.update_best_points(front, scores)
         front.done = front.done | done
 
     def _collect_results(self, front: ActiveSet, leaving: Tensor) -> None:
-        """Bring the best points of leaving items, (L,) int64, home: the best of each image's items."""
+        """Store the best points of ended items, (L,) int64: the best of each image's items."""
         rows, scores = front.rows[leaving], front.best_scores[leaving]
         best = self.scores.scatter_reduce(0, rows, scores, "amax")
         winners = ((scores == best[rows]) & (best[rows] > self.scores[rows])).nonzero().flatten()
@@ -268,7 +268,7 @@ class Engine:
             self._has_new_results = True  # for their siblings
 
     def _select_precision(self) -> AbstractContextManager[object]:
-        """The arithmetic of a look: float32, or bf16 where the user accepts to miss breaks for speed."""
+        """Return the precision of an evaluation: float32, or bf16, which trades successes for speed."""
         return (
             torch.autocast(self.images.device.type, dtype=torch.bfloat16)
             if self._uses_bf16
@@ -276,7 +276,7 @@ class Engine:
         )
 
     def _confirm_in_float32(self, search: Search[State], front: ActiveSet) -> None:
-        """Before anything is dropped: what bf16 takes for a success has to be one in float32."""
+        """Confirm successes found in bf16 in float32 before their items end."""
         if not self._uses_bf16 or not bool(front.done.any()):
             return
         index = front.done.nonzero().flatten()
@@ -284,7 +284,7 @@ class Engine:
         claimed.points = claimed.best_points
         scores, really = search.score_points(claimed, self._compute_logits(claimed))
         front.done[index] = really
-        # a point that failed must not outshine the next one: bf16 and float32 scores do not compare
+        # a failed point must not score above the next one: bf16 and float32 scores are not comparable
         front.best_scores[index] = torch.where(really, scores, -torch.inf)
 
     def _evaluate_points(self, search: Search[State], front: ActiveSet) -> PointEvaluation:
@@ -310,7 +310,7 @@ class Engine:
 
 
 def compute_default_batch_size(images: Tensor) -> int:
-    """A batch size that keeps the working set about the same for every image size, (N, C, H, W)."""
+    """Return a batch size that keeps memory use similar for every image size, (N, C, H, W)."""
     pixels = max(1, images[0].numel() if len(images) else 1)
     return max(2, min(256, PIXEL_VALUES_PER_BATCH // pixels))
 

@@ -1,4 +1,4 @@
-"""What every attack shares that searches inside a ball on the engine."""
+"""The base class of attacks that search inside a ball on the engine."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class EngineAttack(BallAttack):
-    """An attack whose searches run on one engine; a subclass writes ``run_searches``."""
+    """An attack whose searches run on one engine; a subclass implements ``run_searches``."""
 
     def find_candidates(self, inputs: AttackInputs) -> Tensor:
-        """Run the searches and return what came of them; see :meth:`BallAttack.find_candidates`."""
+        """Run the searches and return their results; see :meth:`BallAttack.find_candidates`."""
         engine = self.build_engine(inputs)
         self.run_searches(engine, inputs.threat)
         return self.select_candidates(engine, inputs.threat)
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
-        """The engine; an image leaves it with its first confirmed success."""
+        """Build the engine; the search for an image ends with its first confirmed success."""
         return Engine.from_inputs(inputs)
 
     @abstractmethod
@@ -31,5 +31,5 @@ class EngineAttack(BallAttack):
         """Run the attack's searches on the engine, one after another."""
 
     def select_candidates(self, engine: Engine, threat: ThreatModel) -> Tensor:  # noqa: ARG002 - for subclasses
-        """The candidates, (N, C, H, W): the best point of each image."""
+        """Return the candidates, (N, C, H, W): the best point of each image."""
         return engine.points

@@ -1,8 +1,8 @@
-"""The smallest step inside the box that takes an image to a hyperplane, in three norms, without sorting.
+"""The projection of an image onto a hyperplane inside [0, 1], in three norms, without sorting.
 
-Along the hyperplane's normal, every pixel can only move until it is black or white. How far the pixels go is
-decided by one number a row (a common length under Linf, a common factor under L2, a threshold on the normal's
-entries under L1), which solves a piecewise linear equation.
+Along the hyperplane's normal, every pixel can move only until it is 0 or 1. One number per row decides how
+far the pixels move (a common length under Linf, a common factor under L2, a threshold on the normal's entries
+under L1). It solves a piecewise linear equation.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from torch import Tensor
 from robustbench_local.attacks.core.top_mass import select_top_mass
 
 _MAX_NEWTON_STEPS = 32
-"""Most steps of Newton's method; four or so solve a row of a thousand entries."""
+"""Maximum steps of Newton's method; about four solve a row of a thousand entries."""
 
 
 def compute_hyperplane_step(points: Tensor, normals: Tensor, gaps: Tensor, norm: str) -> Tensor:
-    """The smallest change d with gap + <normal, d> = 0 and point + d inside [0, 1].
+    """Compute the smallest change d with gap + <normal, d> = 0 and point + d inside [0, 1].
 
     Args:
         points: (N, D) in [0, 1].
         normals: (N, D), finite.
         gaps: The linear function's value at each point, (N,), finite.
-        norm: ``"Linf"``, ``"L2"`` or ``"L1"``: what is small.
+        norm: Norm to minimize: ``"Linf"``, ``"L2"`` or ``"L1"``.
 
     Returns:
-        (N, D), exact up to rounding. Where the box does not reach the hyperplane: to its nearest corner.
+        (N, D), exact up to rounding. If the hyperplane does not intersect the box: the change to the nearest
+        corner.
 
     Source: Croce & Hein 2020, arXiv:1907.02044, section 2.2 and appendix A, solved there by sorting.
     """
     directions = normals.sign().mul_(-gaps.sign()[:, None])
     room = directions.clamp_min(0).addcmul_(directions, points, value=-1)
-    # a pixel without room plays no part, whatever its weight
+    # a pixel that cannot move has no influence, whatever its weight
     weights = normals.abs().mul_(room.sign())
     need = gaps.abs()[:, None]
     if norm == "Linf":
         return directions.mul_(torch.minimum(_solve_water_level(weights, None, room, need), room))
-    # the largest weight is made 1, so that the squares of tiny gradients do not vanish
+    # scaled to a largest weight of 1, so that the squares of tiny gradients do not vanish
     scale = weights.amax(dim=1, keepdim=True)
     scale = torch.where(scale > 0, scale, 1.0)
     weights, need = weights.div_(scale), need / scale
@@ -48,18 +49,18 @@ def compute_hyperplane_step(points: Tensor, normals: Tensor, gaps: Tensor, norm:
 
 
 def _solve_water_level(weights: Tensor, rates: Tensor | None, room: Tensor, need: Tensor) -> Tensor:
-    """The level t, (N, 1), at which sum(weights * min(t * rates, room)) is ``need``, if there is one.
+    """Solve sum(weights * min(t * rates, room)) = ``need`` for the level t, (N, 1), if there is one.
 
     ``rates`` None: all 1.
 
-    The sum is concave in t, so that Newton's method climbs to the solution from below and meets it exactly
-    after finitely many steps.
+    The sum is concave in t, so that Newton's method approaches the solution from below and reaches it after
+    finitely many steps.
     """
     load = weights * room
     slopes = weights if rates is None else weights * rates
     slope = slopes.sum(dim=1, keepdim=True)
     level, full = torch.zeros_like(need), torch.zeros_like(need)
-    # two tables for everything: new ones in each step would take longer than the arithmetic
+    # two buffers for everything: allocation in each step would take longer than the arithmetic
     closed, part = torch.empty_like(room), torch.empty_like(room)
     for _ in range(_MAX_NEWTON_STEPS):
         higher = torch.where(slope > 0, (need - full) / slope, level).maximum(level)
@@ -74,7 +75,7 @@ def _solve_water_level(weights: Tensor, rates: Tensor | None, room: Tensor, need
 
 
 def _fill_largest_weights(weights: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """How far each pixel goes, (N, D), if the heaviest go first and as far as they can."""
+    """Return the move of each pixel, (N, D), if the largest weights move first and as far as possible."""
     cut = select_top_mass(weights, weights * room, need)
     step = cut.mass_low - cut.mass_high
     share = torch.where(step > 0, (need - cut.mass_high) / step, 0.0).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Judging searches that leave the ball on their way: only points inside it count."""
+"""The success check of searches that leave the ball: only points inside the ball count."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from robustbench_local.threats.lp_ball import LpBall, compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
 RADIUS_SLACK_SHARES = {"Linf": 1e-6, "L2": 8e-6, "L1": 8e-6}
-"""Share of the radius that rounding may add: more than projections do, less than the harness allows."""
+"""Relative tolerance of the radius for rounding: more than projections need, less than the harness allows."""
 
 
 def score_points_in_ball(
     front: ActiveSet, logits: Tensor, threat: ThreatModel, ball: LpBall
 ) -> tuple[Tensor, Tensor]:
-    """The margin of success of points inside the ball, and whether they are confirmed adversarial.
+    """Return the success margin of points inside the ball, and whether they are confirmed adversarial.
 
     Args:
         front: The items.
-        logits: The classifier's answer on their points, (W, K).
+        logits: The classifier's logits at their points, (W, K).
         threat: The goal.
-        ball: What to stay inside, around each item's original.
+        ball: The ball around each item's original.
 
     Returns:
-        As ``Search.judge``; points outside score -inf.
+        As ``Search.score_points``; points outside score -inf.
     """
     inside = compute_norms(front.points - front.originals, ball.norm) <= ball.eps * (
         1 + RADIUS_SLACK_SHARES[ball.norm]

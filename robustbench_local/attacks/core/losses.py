@@ -1,4 +1,4 @@
-"""What an attacker climbs: (N, K) logits and (N,) labels to (N,) losses. Larger is better for the attacker.
+"""Attack losses: (N, K) logits and (N,) labels to (N,) losses. Attacks maximize them.
 
 Source: cross-entropy as in Madry et al. 2018, arXiv:1706.06083; margin as f_6 of Carlini & Wagner 2017,
 arXiv:1608.04644, on raw logits; DLR and targeted DLR, Croce & Hein 2020, arXiv:2003.01690, eqs. 6 and 7.
@@ -14,29 +14,29 @@ _MIN_GAP = 1e-12
 
 
 def compute_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the label, (N,), at least 0; its gradient vanishes where the softmax saturates."""
+    """Compute the cross-entropy of the label, (N,), at least 0; its gradient can saturate to 0."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def compute_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """The largest other logit minus the label's, (N,); above 0 when another class is read."""
+    """Compute the largest other logit minus the label's, (N,); above 0 if the image is misclassified."""
     own = logits.gather(1, labels[:, None]).squeeze(1)
     return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1) - own
 
 
 def compute_dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """Difference of logits ratio, (N,): the margin over the gap between first and third logit; K >= 3."""
+    """Compute the difference of logits ratio, (N,): the margin over first minus third logit; K >= 3."""
     ordered = logits.topk(3, dim=1).values
     return compute_margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + _MIN_GAP)
 
 
 def compute_targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """DLR towards one target class an image, (N,); needs K >= 4.
+    """Compute the DLR towards one target class per image, (N,); needs K >= 4.
 
     Args:
         logits: (N, K).
         labels: True classes, (N,).
-        targets: The class wanted for each image, (N,).
+        targets: The target class of each image, (N,).
 
     Returns:
         The target's logit minus the label's, over the first minus the mean of the third and fourth.
@@ -49,17 +49,17 @@ def compute_targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Ten
 
 
 def compute_cross_entropy_to_target(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log of the probability of one target class an image, (N,), at most 0; targets (N,)."""
+    """Compute the log probability of one target class per image, (N,), at most 0; targets (N,)."""
     return -F.cross_entropy(logits, targets, reduction="none")
 
 
 def compute_margin_to_target(logits: Tensor, targets: Tensor) -> Tensor:
-    """The logit of one target class an image minus the largest other one, (N,); targets (N,)."""
+    """Compute the logit of one target class per image minus the largest other one, (N,); targets (N,)."""
     return -compute_margin(logits, targets)
 
 
 def compute_margin_to_target_set(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """The largest logit in the target set minus the largest outside it, (N,); above 0 on success.
+    """Compute the largest logit in the target set minus the largest outside, (N,); above 0 on success.
 
     Args:
         logits: (N, K).
@@ -67,7 +67,7 @@ def compute_margin_to_target_set(logits: Tensor, labels: Tensor, targets: Tensor
         targets: The target set, (T,), the same for all images.
 
     Returns:
-        Above 0 exactly where the class read is a target and not the label (trust invariant V7).
+        Above 0 exactly if the predicted class is a target and not the label (trust invariant V7).
     """
     wanted = _mask_target_set(logits, labels, targets)
     inside = logits.masked_fill(~wanted, -torch.inf).amax(dim=1)
@@ -75,25 +75,25 @@ def compute_margin_to_target_set(logits: Tensor, labels: Tensor, targets: Tensor
 
 
 def compute_cross_entropy_to_target_set(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Log of the probability of the whole target set, (N,), at most 0; arguments as above."""
+    """Compute the log probability of the whole target set, (N,), at most 0; arguments as above."""
     wanted = _mask_target_set(logits, labels, targets)
     return logits.masked_fill(~wanted, -torch.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
 
 
 def compute_log_odds(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Log of the odds of reaching the attacker's goal, (N,): cross-entropy without its saturation.
+    """Compute the log odds of reaching the attacker's goal, (N,): cross-entropy without its saturation.
 
-    ``compute_cross_entropy`` and ``compute_cross_entropy_to_target_set`` are monotone functions of it, so its
-    gradient points where theirs does, but does not vanish where the softmax is sure. For attacks that take
-    the gradient's direction only.
+    ``compute_cross_entropy`` and ``compute_cross_entropy_to_target_set`` are monotone functions of it. Its
+    gradient has the same direction as theirs, but does not vanish if the softmax saturates. It is for attacks
+    that use only the gradient's direction.
 
     Args:
         logits: (N, K).
         labels: True classes, (N,).
-        targets: The target set, (T,); empty: every class but the label is wanted.
+        targets: The target set, (T,); empty: every class but the label.
 
     Returns:
-        Above 0 where the wanted classes together have more than half of the probability.
+        Above 0 if the target classes together have more than half of the probability.
     """
     wanted = _mask_target_set(
         logits, labels, targets if len(targets) else torch.arange(logits.shape[1], device=logits.device)
@@ -103,7 +103,7 @@ def compute_log_odds(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 
 def _mask_target_set(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """(N, K) boolean: the target set, each row without the row's label."""
+    """Return the target set, (N, K) boolean, each row without the row's label."""
     wanted = torch.zeros_like(logits, dtype=torch.bool)
     wanted[:, targets] = True
     return wanted.scatter(1, labels[:, None], value=False)

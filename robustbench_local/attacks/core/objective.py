@@ -1,4 +1,4 @@
-"""What an attacker climbs, and when it has arrived: shared by the gradient attacks."""
+"""The loss an attack maximizes and its success criterion, shared by the gradient attacks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.threats.threat_model import ThreatModel
 
 LossName = Literal["ce", "margin", "dlr"]
-"""Cross-entropy, margin of the raw logits, difference of logits ratio."""
+"""Losses: cross-entropy, margin of the raw logits, difference of logits ratio."""
 
 CONFIRMED_MARGIN_SHARE = 1e-5
-"""An image leaves the search when its margin exceeds this share of the logits' range: below it, another batch
-shape may turn the verdict."""
+"""Margin, as a fraction of the logits' range, at which the search for an image ends; below it, another batch
+shape may change the verdict."""
 
 
 def check_loss(name: str) -> None:
@@ -31,10 +31,10 @@ def check_loss(name: str) -> None:
 
 
 def check_counts(name: str, **counts: int) -> None:
-    """Refuse hyper-parameters that count something and are below 1.
+    """Refuse count hyperparameters below 1.
 
     Raises:
-        ConfigError: Naming the first.
+        ConfigError: If one is below 1; names the first.
     """
     for key, value in counts.items():
         if value < 1:
@@ -62,13 +62,13 @@ def check_loss_defined(name: LossName, threat: ThreatModel, num_classes: int) ->
 def build_objective(
     name: LossName, threat: ThreatModel, labels: Tensor, image_targets: Tensor | None = None
 ) -> Callable[[Tensor], Tensor]:
-    """The loss to climb: logits (N, K) to (N,), larger is better for the attacker.
+    """Build the loss to maximize: logits (N, K) to (N,).
 
     Args:
-        name: Which loss.
-        threat: Its goal decides between leaving the label and reaching a target.
+        name: Name of the loss.
+        threat: Its goal: away from the label or towards a target.
         labels: True classes, (N,).
-        image_targets: One class an image to steer for, (N,), whatever the goal is; None: the goal decides.
+        image_targets: One target class per image, (N,), for any goal; None: the threat model's goal.
 
     Returns:
         A function of the logits alone.
@@ -96,20 +96,22 @@ def build_objective(
 
 
 def evaluate_goal(logits: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
-    """How far images are beyond the attacker's goal, and which of them can leave the search.
+    """Return the success margins of images, and which of their searches can end.
 
     Args:
-        logits: The classifier's answer, (N, K).
+        logits: The classifier's logits, (N, K).
         labels: True classes, (N,).
         threat: Its goal.
 
     Returns:
-        Margins in logits, (N,): above 0 on success, infinite where a logit is not finite, which the harness
+        Margins in logits, (N,): above 0 on success, infinite if a logit is not finite, which the harness
+        counts as misclassified; and (N,) boolean: the success is beyond floating-point noise, since the
+        margin exceeds a hundred-thousandth of the logits' range, or the logits are not finite.
         counts as broken; and (N,) boolean: the success is beyond floating-point noise, since the margin
         exceeds a hundred-thousandth of the logits' range, or the logits are not finite.
     """
     low, high = logits.aminmax(dim=1)
-    # few operations, since every step pays for them: no multiple of what is not finite is 0, which turns its
+    # few operations, since every step pays for them. A non-finite value times zero is NaN: it turns the
     # margin into NaN, and NaN is not below the bound
     margins = build_objective("margin", threat, labels)(logits).add_(low, alpha=0).add_(high, alpha=0)
     done = (margins <= (high - low).mul_(CONFIRMED_MARGIN_SHARE)).logical_not_()
@@ -117,5 +119,5 @@ def evaluate_goal(logits: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[
 
 
 def compute_success_margin(logits: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-    """The margins of :func:`judged`, (N,)."""
+    """Return the margins of :func:`evaluate_goal`, (N,)."""
     return evaluate_goal(logits, labels, threat)[0]

@@ -1,4 +1,4 @@
-"""Random starts at a fixed distance from the originals."""
+"""Random starting points at a fixed distance from the originals."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from robustbench_local.threats.lp_ball import (
 
 
 def draw_sphere_starts(front: ActiveSet, stream: RandomStream, draws: list[str], ball: LpBall) -> Tensor:
-    """Random points whose distance from the original, box aside, is the ball's radius.
+    """Draw random points at the ball's radius from the original, before clipping to [0, 1].
 
     Args:
         front: New items.
-        stream: Random numbers, a row for each item.
-        draws: Name of each item's draw.
+        stream: Random numbers, one row per item.
+        draws: Names of the items' draws.
         ball: Norm and radius.
 
     Returns:
-        (W, C, H, W), in ball and box, changed inside the masks only.
+        (W, C, H, W), in the ball and in [0, 1], changed inside the masks only.
     """
     shape, device = tuple(front.points.shape[1:]), front.points.device
     delta = sample_random_start(stream, shape, ball, draw=draws, device=device, masks=front.masks)

@@ -1,4 +1,4 @@
-"""Which classes a targeted attack steers each image for: the most likely ones first."""
+"""The target classes of a targeted attack, ranked by likelihood for each image."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 
 def rank_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
-    """Target classes of each image, the most likely on the clean image first.
+    """Rank the target classes of each image, the most likely on the clean image first.
 
-    Spends a forward pass on each image that is still open.
+    It takes a forward pass for each unfinished image.
 
     Args:
-        engine: Its open images are looked at; the rows of the others hold no information.
-        threat: A targeted goal's own targets are the only candidates; otherwise every class but the label.
-        count: Most targets an image.
+        engine: Its unfinished images are evaluated; the rows of the others are meaningless.
+        threat: The targets of a targeted goal are the only candidates; otherwise every class but the label.
+        count: Maximum targets per image.
 
     Returns:
-        (N, T) int64 for ``Engine.build_items``; T is ``count``,
+        (N, T) int64 for ``Engine.build_items``; T is ``count``, or less if there are fewer candidates.
         or less where there are fewer candidates.
     """
     ranked = torch.zeros_like(engine.labels)[:, None].repeat(1, _count_targets(threat, engine, count))
@@ -33,14 +33,14 @@ def rank_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
 
 
 def rank_classes(logits: Tensor, labels: Tensor, threat: ThreatModel, count: int) -> Tensor:
-    """The classes that an attacker may steer for, by falling logit, (N, count).
+    """Return the possible target classes by descending logit, (N, count).
 
     Args:
-        logits: (N, K); a logit that is no number counts as 0.
-        labels: True classes, (N,), which are never steered for.
+        logits: (N, K); NaN counts as 0.
+        labels: True classes, (N,), which are never targets.
         threat: Its targets, if it has any, are the only candidates.
         count: At most the number of candidates. An image whose label is among the targets has one candidate
-            less; its most likely one then stands twice.
+            less; its most likely candidate is then repeated.
     """
     allowed = torch.ones_like(logits, dtype=torch.bool)
     if threat.targets:

@@ -1,4 +1,4 @@
-"""The largest entries of a row that together have a given mass, without sorting."""
+"""The largest entries of a row that together reach a given mass, without sorting."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 _MAX_ROUNDS = 32
-"""Most rounds of a selection; eight or so settle a row of a thousand entries."""
+"""Maximum rounds of a selection; about eight are enough for a row of a thousand entries."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopMassCut:
-    """Where a row is cut, a value or mass a row, (N, 1).
+    """The cut of each row, one value or mass per row, (N, 1).
 
-    Entries above ``high`` are in. Those above ``low`` and up to ``high``, equal in value, are the ones that
-    the cut goes through: all of them would be too much.
+    Entries above ``high`` are included. Entries above ``low`` and up to ``high`` all have the same value; the
+    cut goes through them, because including all of them would exceed the mass.
     """
 
     low: Tensor
@@ -28,22 +28,22 @@ class TopMassCut:
 
 
 def select_top_mass(values: Tensor, masses: Tensor, target_mass: Tensor) -> TopMassCut:
-    """Cut each row where its largest entries together have the mass that is wanted.
+    """Cut each row where its largest entries together reach the target mass.
 
-    The cut is looked for between two values, at the mean of the entries that are still between them, weighted
-    by mass, so that a round costs a few sums and no order is needed.
+    The search for the cut narrows an interval of values. Each round splits it at the mass-weighted mean of
+    the entries inside, so that a round costs a few sums and needs no sorting.
 
     Args:
         values: (N, D), at least 0; entries of value 0 are never selected.
         masses: (N, D), at least 0.
-        target_mass: (N, 1). A row that has no more than that keeps ``low`` at 0 and ``high`` at infinity.
+        target_mass: (N, 1). A row with no more mass than that keeps ``low`` at 0 and ``high`` at infinity.
 
     Returns:
-        The cuts; on a GPU, where nobody asks whether all rows have settled, after a fixed number of rounds.
+        The cuts; on a GPU after a fixed number of rounds, without a check that all rows have converged.
     """
     products = values * masses
     low, high = torch.zeros_like(target_mass), torch.full_like(target_mass, torch.inf)
-    # two tables for everything: new ones in each round would take longer than the arithmetic
+    # two buffers for everything: allocation in each round would take longer than the arithmetic
     above, part = values.sign(), torch.empty_like(values)
     mass_low, sum_low = _dot_rows(masses, above, part), _dot_rows(products, above, part)
     mass_high, sum_high = torch.zeros_like(target_mass), torch.zeros_like(target_mass)
@@ -62,5 +62,5 @@ def select_top_mass(values: Tensor, masses: Tensor, target_mass: Tensor) -> TopM
 
 
 def _dot_rows(left: Tensor, right: Tensor, scratch: Tensor) -> Tensor:
-    """Inner products of the rows, (N, 1); ``scratch``, (N, D), is written over."""
+    """Compute the inner products of the rows, (N, 1); ``scratch``, (N, D), is overwritten."""
     return torch.mul(left, right, out=scratch).sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The search for the weight between two terms of a loss, each item for itself."""
+"""The search for the weight between two terms of a loss, separately for each item."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _RAISE_FACTOR = 10.0
 
 @dataclass(kw_only=True)
 class TradeOffWeight(TensorTable):
-    """A weight and what is known about it: raised tenfold until it suffices, then halved into."""
+    """The weight of each item and its bounds: increased tenfold until the first success, then bisected."""
 
     value: Tensor
     """(W,)."""
     low: Tensor
-    """(W,): the largest that did not suffice."""
+    """(W,): the largest insufficient weight."""
     high: Tensor
-    """(W,): the smallest that did; infinite before."""
+    """(W,): the smallest sufficient weight; infinite if none is known."""
     has_sufficed: Tensor
-    """(W,) boolean: whether the present one has sufficed."""
+    """(W,) boolean: whether the current weight is sufficient."""
 
     def advance_weight(self, is_over: Tensor) -> None:
-        """Go on to the next weight where ``is_over``, (W,), boolean."""
+        """Move to the next weight where ``is_over``, (W,), boolean."""
         self.low = torch.where(is_over & ~self.has_sufficed, self.value, self.low)
         self.high = torch.where(is_over & self.has_sufficed, self.value, self.high)
         middle = torch.where(self.high.isinf(), _RAISE_FACTOR * self.value, (self.low + self.high) / 2)
@@ -35,7 +35,7 @@ class TradeOffWeight(TensorTable):
 
 
 def build_unit_weight(front: ActiveSet) -> TradeOffWeight:
-    """A weight of 1 for each item, before anything is known."""
+    """Return a weight of 1 for each item, without bounds."""
     nothing = front.points.new_zeros(len(front))
     return TradeOffWeight(
         value=nothing + 1.0, low=nothing, high=nothing + torch.inf, has_sufficed=nothing > 0
@@ -43,12 +43,12 @@ def build_unit_weight(front: ActiveSet) -> TradeOffWeight:
 
 
 def set_first_weight(weight: TradeOffWeight, front: ActiveSet, factor: float, unit: Tensor) -> None:
-    """Give new items their first weight.
+    """Set the first weight of new items.
 
     Args:
-        weight: Of all items.
-        front: Says which of them are new.
-        factor: The first weight in units.
+        weight: The weights of all items.
+        front: The items; those of age 0 are new.
+        factor: The first weight in units of ``unit``.
         unit: (W,): the unit of each item.
     """
     if front.get_age_range()[0] == 0:

@@ -1,4 +1,4 @@
-"""Flat work items: tables of tensors that share their rows, so that a search is written for all at once."""
+"""Work items as flat tables: tensors that share their rows, so that a step covers all items at once."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch import Tensor
 
 @dataclass(kw_only=True)
 class TensorTable:
-    """A table: every field is a tensor with one row an item, another table, or None."""
+    """A table: each field is a tensor with one row per item, another table, or None."""
 
     def select_rows(self, index: Tensor) -> Self:
-        """The items at ``index``, int64, in its order."""
+        """Return the items at ``index``, int64, in its order."""
         return replace(
             self, **{name: _select_rows(getattr(self, name), index) for name in self.__dataclass_fields__}
         )
 
     def append_rows(self, other: Self) -> Self:
-        """These items, and behind them those of ``other``."""
+        """Return these items, followed by those of ``other``."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__}
         return replace(self, **{name: _append_rows(*pair) for name, pair in pairs.items()})
 
 
 @dataclass(kw_only=True)
 class WorkItems(TensorTable):
-    """What is to be searched: an image, the number of the path, perhaps a class or a radius of its own."""
+    """The items to search: an image, the index of the path, and optionally a target class or a radius."""
 
     rows: Tensor
-    """(W,) int64: which image of the batch."""
+    """(W,) int64: index of the image in the batch."""
     restarts: Tensor
-    """(W,) int64: number of the path, part of the name of its random draws."""
+    """(W,) int64: index of the path, part of the names of its random draws."""
     targets: Tensor | None = None
-    """(W,) int64: the class that this item steers for; None: whatever the goal allows."""
+    """(W,) int64: target class of the item; None: any class that the goal allows."""
     eps: Tensor | None = None
-    """(W,) radius of this item's ball; None: the threat model's."""
+    """(W,) radius of the item's ball; None: the threat model's radius."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -44,7 +44,7 @@ class WorkItems(TensorTable):
 
 @dataclass(kw_only=True)
 class ActiveSet(WorkItems):
-    """The items under way."""
+    """The items that are being searched."""
 
     originals: Tensor
     """(W, C, H, W)."""
@@ -53,50 +53,50 @@ class ActiveSet(WorkItems):
     masks: Tensor | None
     """(W, 1, H, W) boolean, or None."""
     points: Tensor
-    """(W, C, H, W): where each item is."""
+    """(W, C, H, W): the current point of each item."""
     age: Tensor
-    """(W,) int64, on the CPU: steps taken, which is known without asking the device. Only `grow` and `leap`
-    change it."""
+    """(W,) int64, on the CPU: number of steps, known without a device sync. Only `increment_ages` and
+    `advance_ages` change it."""
     best_points: Tensor
-    """(W, C, H, W): the best point seen."""
+    """(W, C, H, W): the best point so far."""
     best_scores: Tensor
-    """(W,): how good it is; -inf before the first look."""
+    """(W,): its score; -inf before the first evaluation."""
     done: Tensor
-    """(W,) boolean: has reached what it was looking for."""
+    """(W,) boolean: whether the item has reached its goal."""
     state: TensorTable
-    """What the search keeps for each item."""
+    """The search's state of each item."""
 
     def __post_init__(self) -> None:
         self._age_range: tuple[int, int] | None = None
 
     def get_age_range(self) -> tuple[int, int]:
-        """The lowest and the highest age."""
+        """Return the lowest and the highest age."""
         if self._age_range is None:
             self._age_range = compute_age_range(self.age)
         return self._age_range
 
     def increment_ages(self) -> None:
-        """Every item is a step older."""
+        """Increase the age of every item by one step."""
         youngest, oldest = self.get_age_range()
         self.age += 1
         self._age_range = youngest + 1, oldest + 1
 
     def advance_ages(self, steps: Tensor) -> None:
-        """Each item is so many steps older, (W,) int64 on the CPU."""
+        """Increase the age of each item by a number of steps, (W,) int64 on the CPU."""
         self.age = self.age + steps
         self._age_range = None
 
 
 @dataclass(kw_only=True)
 class Lookahead(TensorTable):
-    """Where items will be some steps ahead."""
+    """The predicted states of items several steps ahead."""
 
     points: Tensor
     """(M, C, H, W)."""
 
 
 def compute_age_range(ages: Tensor) -> tuple[int, int]:
-    """The lowest and the highest age, (W,) int64 on the CPU."""
+    """Return the lowest and the highest age, (W,) int64 on the CPU."""
     youngest, oldest = ages.aminmax()
     return int(youngest), int(oldest)
 

@@ -1,4 +1,4 @@
-"""APGD-CE and APGD-T: AutoAttack's two gradient attacks alone, for a quick answer."""
+"""APGD-CE and APGD-T: the two gradient attacks of AutoAttack alone, for a quick estimate."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class APGDCET(Ensemble):
-    """The first two stages of the standard AutoAttack: not AutoAttack, and never called so.
+    """The first two stages of the standard AutoAttack; its results are not AutoAttack results.
 
-    On networks whose gradients are sound it finds nearly all that AutoAttack finds at a tenth of the passes;
-    it has nothing to say about networks whose gradients are masked.
+    On networks without gradient masking it finds nearly all successes of AutoAttack at a tenth of the passes.
+    It is no evidence for networks with gradient masking.
 
     Source: Croce & Hein 2020, arXiv:2003.01690, section 5.
     """
@@ -25,7 +25,7 @@ class APGDCET(Ensemble):
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
 
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
-        """See :meth:`Ensemble.stages`."""
+        """See :meth:`Ensemble.build_stages`."""
         sparse = threat.norm == "L1"
         return (
             build_apgd_stage("apgd-ce", "ce", restarts=5 if sparse else 1),
@@ -33,5 +33,5 @@ class APGDCET(Ensemble):
         )
 
     def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002
-        """What it leaves out."""
+        """Describe the omitted stages."""
         return "apgd-ce+t is not AutoAttack: FAB-T and Square are left out, so masked gradients go unnoticed"

@@ -1,4 +1,4 @@
-"""AutoAttack: the ensemble that the field reports, verdict for verdict, on our engine."""
+"""AutoAttack: the standard ensemble, with the verdicts of the published version, on the engine."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ GRADIENT_STEPS = 100
 SQUARE_STEPS = 5000
 """Steps of Square."""
 RAND_EOT_SAMPLES = 20
-"""Gradients that version ``rand`` averages."""
+"""Gradients averaged by version ``rand``."""
 
 Version = Literal["standard", "plus", "rand"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(Ensemble):
-    """AutoAttack, its stages written from their papers.
+    """AutoAttack, with its stages implemented from the papers.
 
-    An image leaves with the first success that is confirmed, all its other paths with it; all target
-    classes of an image are tried side by side; every image draws its own random numbers. So verdicts depend
-    neither on the batch size nor on which other images are evaluated.
+    All searches for an image end with its first confirmed success. All target classes of an image are tried
+    side by side, and every image draws its own random numbers. Verdicts therefore depend neither on the batch
+    size nor on the other images of the evaluation.
 
-    ``standard`` is APGD on the cross-entropy, APGD on the targeted DLR loss, targeted FAB and Square, as the
-    field reports it. ``plus`` adds APGD on the DLR loss and untargeted FAB (here with the boundary to the
-    runner-up class), with 5 restarts. ``rand`` is for classifiers that draw random numbers: APGD on both
-    losses, each gradient averaged over 20 draws. Where the DLR loss is undefined, below 3 classes (4 with a
-    target), the margin takes its place. A targeted goal keeps the stages and steers for the goal's classes.
+    ``standard`` is APGD on the cross-entropy, APGD on the targeted DLR loss, targeted FAB and Square, the
+    version commonly reported. ``plus`` adds APGD on the DLR loss and untargeted FAB (here with the boundary
+    to the runner-up class), with 5 restarts. ``rand`` is for stochastic classifiers: APGD on both losses,
+    each gradient averaged over 20 draws. Where the DLR loss is undefined, with fewer than 3 classes (4 with a
+    target), the margin replaces it. With a targeted goal the stages are the same and the targets are the
+    goal's classes.
 
     Args:
         version: ``"standard"``, ``"plus"`` or ``"rand"``.
@@ -50,17 +51,17 @@ class AutoAttack(Ensemble):
 
     @property
     def eot_samples(self) -> int:
-        """Version ``rand`` averages over 20 draws, the others look once; see :attr:`Attack.looks`."""
+        """20 passes for version ``rand``, 1 for the others; see :attr:`Attack.eot_samples`."""
         return RAND_EOT_SAMPLES if self.version == "rand" else 1
 
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
-        """See :meth:`Ensemble.stages`."""
+        """See :meth:`Ensemble.build_stages`."""
         dlr = select_untargeted_loss(threat, num_classes)
         if self.version == "rand":
             return (build_apgd_stage("apgd-ce", "ce"), build_apgd_stage("apgd-dlr", dlr))
         sparse, plus = threat.norm == "L1", self.version == "plus"
         restarts = 5 if sparse or plus else 1
-        # L1 has fewer classes to steer for in the standard version only
+        # only the standard version has fewer target classes under L1
         steered = build_apgd_stage(
             "apgd-t", select_targeted_loss(num_classes), targets=5 if sparse and not plus else 9
         )
@@ -78,7 +79,7 @@ class AutoAttack(Ensemble):
         )
 
     def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:
-        """Below four classes AutoAttack is not quite the standard one; for a targeted goal nor is it."""
+        """Describe differences from the standard version: few classes, or a targeted goal."""
         notes = []
         if classifier.num_classes < 4:
             notes.append(f"with {classifier.num_classes} classes the margin takes the place of the DLR loss")
@@ -88,7 +89,7 @@ class AutoAttack(Ensemble):
 
 
 def build_apgd_stage(name: str, loss: LossName, *, restarts: int = 1, targets: int = 0) -> Stage:
-    """A stage of APGD on a loss."""
+    """Build a stage of APGD on a loss."""
     return Stage(
         name=name,
         build_search=lambda threat: build_apgd_search(
@@ -100,7 +101,7 @@ def build_apgd_stage(name: str, loss: LossName, *, restarts: int = 1, targets: i
 
 
 def build_fab_stage(name: str, *, restarts: int = 1, targets: int = 0) -> Stage:
-    """A stage of FAB."""
+    """Build a stage of FAB."""
     return Stage(
         name=name,
         build_search=lambda threat: FABSearch(threat=threat, steps=GRADIENT_STEPS, name=name),
@@ -110,7 +111,7 @@ def build_fab_stage(name: str, *, restarts: int = 1, targets: int = 0) -> Stage:
 
 
 def select_untargeted_loss(threat: ThreatModel, num_classes: int) -> LossName:
-    """The DLR loss where it is defined, otherwise the margin."""
+    """Return the DLR loss where it is defined, otherwise the margin."""
     return "dlr" if num_classes >= 3 and not threat.targets else "margin"
 
 

@@ -1,4 +1,4 @@
-"""Ensembles: attacks one after another, each on the images that the ones before left standing."""
+"""Ensembles: attacks in sequence, each on the images that all earlier attacks failed on."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ class Stage:
     """One attack of an ensemble."""
 
     name: str
-    """What it is called in results."""
+    """Name in results."""
     build_search: Callable[[ThreatModel], Search[Any]]
-    """Makes its search."""
+    """Builds its search."""
     restarts: int = 1
-    """Paths, each on what the one before left standing."""
+    """Paths per image, each on the images without a success so far."""
     targets: int = 0
-    """Most classes that each image is steered for, all at once; 0: it is steered for none."""
+    """Maximum target classes per image, all at once; 0: no target classes."""
     uses_gradients: bool = True
     """Whether it needs gradients."""
 
 
 class Ensemble(EngineAttack):
-    """Stages on one engine: an image that falls is spared all that follows."""
+    """Stages on one engine: an image with a confirmed success skips all later stages."""
 
     uses_engine: ClassVar[bool] = True
 
     @abstractmethod
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
-        """The stages in their order, cheap and strong ones first.
+        """Return the stages in order, cheap and strong ones first.
 
         Args:
             threat: Budget and goal.
@@ -49,12 +49,12 @@ class Ensemble(EngineAttack):
         """
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
-        """See :meth:`EngineAttack.build_engine`; a classifier that averages itself is not averaged again."""
+        """See :meth:`EngineAttack.build_engine`; a stochastic wrapper is not averaged again."""
         averages_itself = passes_per_query(inputs.classifier)[0] > 1
         return Engine.from_inputs(inputs, eot_samples=1 if averages_itself else self.eot_samples)
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """The stages in their order, until no image is open."""
+        """Run the stages in order, until every image is finished."""
         stages = self.build_stages(threat, engine.classifier.num_classes)
         most = max(stage.targets for stage in stages)
         ranked: Tensor | None = None
@@ -70,7 +70,7 @@ class Ensemble(EngineAttack):
             engine.classifier.record_stage((engine.finished & ~before).nonzero().flatten(), stage.name)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """The most that an image costs which survives everything, with ten or more classes."""
+        """Return the cost of an image that survives all stages, with ten or more classes."""
         if threat.eps == 0:
             return (0, 0)
         forward = backward = 0

@@ -1,1 +1,1 @@
-"""Minimum-norm attacks: the nearest adversarial example, and curves over the radius."""
+"""Minimum-norm attacks: the nearest adversarial example, and robustness curves over the radius."""

@@ -1,4 +1,4 @@
-"""What every attack shares that looks for the nearest adversarial image rather than for any inside a ball."""
+"""The base class of attacks that search for the nearest adversarial example instead of any one in a ball."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadca
 from robustbench_local.threats.threat_model import ThreatModel
 
 _RADIUS_SLACK_SHARE = 1e-6
-"""Share by which rounding may lengthen a perturbation that was brought back to the radius."""
+"""Relative tolerance for the rounding of a perturbation projected to the radius."""
 _CONFIRMATION_PASSES = 2
-"""Looks at the candidates as the harness will see them: all images at once."""
+"""Evaluations of the candidates as in the harness: all images at once."""
 _EXTENSION_SHARE = 1e-3
-"""Share by which a candidate is lengthened whose success turns with the shape of the batch."""
+"""Relative extension of a candidate whose success depends on the shape of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MinimumNormAttack(EngineAttack):
-    """An attack whose candidate is the nearest success it can find, and the original if that is too far.
+    """An attack whose candidate is the nearest success, or the original if that is outside the ball.
 
-    A subclass writes ``run_searches`` and says what that costs in ``estimate_search_cost``; what it finds is
+    A subclass implements ``run_searches``, and ``estimate_search_cost`` for its cost; its results are
     refined.
     """
 
@@ -38,7 +38,7 @@ class MinimumNormAttack(EngineAttack):
     measure: ClassVar[Measure] = "distance"
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
-        """See :meth:`EngineAttack.build_engine`; in float32, for the decision boundary itself is at stake."""
+        """See :meth:`EngineAttack.build_engine`; in float32, as the decision boundary is the target."""
         return Engine.from_inputs(inputs, force_float32=True)
 
     @abstractmethod
@@ -46,16 +46,16 @@ class MinimumNormAttack(EngineAttack):
         """Run searches on the engine, all of them a ``MinimumNormSearch``."""
 
     def select_candidates(self, engine: Engine, threat: ThreatModel) -> Tensor:
-        """The refined successes inside the ball; the original where there is none."""
+        """Return the refined successes inside the ball; the original if there is none."""
         refine_successes(engine, threat)
         return _confirm_candidates(engine, threat)
 
     @abstractmethod
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Forward and backward passes of ``run_searches`` an image at most."""
+        """Return the maximum forward and backward passes of ``run_searches`` per image."""
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """The search's passes, the refinement's, and the last looks."""
+        """Return the passes of the search, of the refinement and of the last evaluations."""
         if threat.eps == 0:
             return 0, 0
         search, refinement = self.estimate_search_cost(threat), estimate_refinement_cost(threat)
@@ -63,7 +63,7 @@ class MinimumNormAttack(EngineAttack):
 
 
 def _confirm_candidates(engine: Engine, threat: ThreatModel) -> Tensor:
-    """The nearest success of each image that holds; the original where there is none inside the ball."""
+    """Return the nearest confirmed success of each image; the original if there is none inside the ball."""
     candidates, success = engine.points, engine.scores > 0
     for _ in range(_CONFIRMATION_PASSES):
         logits = engine.classifier(candidates)

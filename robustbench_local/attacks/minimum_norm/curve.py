@@ -1,4 +1,4 @@
-"""Curves over the radius: the smallest radius of a list at which each image breaks, by dividing the list."""
+"""Robustness curves: the smallest radius of a list at which an attack on each image succeeds."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ from robustbench_local.threats.lp_ball import (
 from robustbench_local.threats.threat_model import ThreatModel
 
 RADIUS_SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
-"""Radii below the threat model's, as shares of it, if none are given."""
+"""Default radii, as fractions of the threat model's radius."""
 _PATH_LENGTH_RADII = 2.5
-"""All steps together are so many radii long."""
+"""Total length of all steps, in radii."""
 _RADIUS_MARGIN_SHARE = 1e-6
-"""Balls are smaller by this share, and by a tenth of it in pixel units: rounding leads to no point beyond."""
+"""Relative shrinkage of the balls, plus a tenth of it in pixel units, so that rounding never leads
+outside."""
 
 
 Count = TypeVar("Count", int, Tensor)
@@ -49,15 +50,16 @@ Count = TypeVar("Count", int, Tensor)
 
 @dataclass(frozen=True, kw_only=True)
 class Curve(EngineAttack):
-    """PGD at radii of a list, dividing the list for each image, so that it is one radius that comes out.
+    """PGD at the radii of a list, bisected for each image down to a single radius.
 
-    A success at one radius counts at all larger ones, so the curve cannot rise, and a success that lies
-    nearer than it had to rules out radii at once. After a failure the next, larger radius begins where that
-    path came closest; after a success, the next, smaller one begins at that point brought back into its ball.
+    A success at one radius counts at all larger radii, so the curve is monotone. A success at a smaller
+    distance than its radius rules out several radii at once. After a failure, the path at the next, larger
+    radius starts at the best point of the failed path. After a success, the path at the next, smaller radius
+    starts at that point, projected into the smaller ball.
 
     Args:
-        radii: In pixel units of [0, 1]; those of at least the threat model's eps are passed over, for the
-            threat model's own is always the last. By default 1/32, 1/16, 1/8, 3/16, 1/4, 3/8 and 1/2 of it.
+        radii: In pixel units of [0, 1]. Radii of at least the threat model's eps are skipped: eps itself is
+            always the last radius. By default 1/32, 1/16, 1/8, 3/16, 1/4, 3/8 and 1/2 of eps.
         steps: Steps of a path, at least 1; each is 2.5 * radius / steps long.
         restarts: Paths at each radius, at least 1.
         loss: ``"ce"``, ``"margin"`` or ``"dlr"``.
@@ -84,21 +86,21 @@ class Curve(EngineAttack):
             raise ConfigError(f"Curve's radii must be above 0 and finite, got {list(self.radii or ())}")
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """Paths at radii of the list, which each image's answers divide."""
+        """Run paths at radii of the list, which each image's results bisect."""
         self._bisect_radii(engine, threat)
 
     def select_candidates(self, engine: Engine, threat: ThreatModel) -> Tensor:  # noqa: ARG002
-        """The success at the smallest radius; the original where there is none."""
+        """Return the success at the smallest radius; the original if there is none."""
         success = engine.scores > 0
         return torch.where(reshape_for_broadcast(success, engine.images), engine.points, engine.images)
 
     def list_radii(self, threat: ThreatModel) -> tuple[float, ...]:
-        """The radii that are asked about, ascending, the threat model's last."""
+        """Return the radii of the search, ascending, the threat model's radius last."""
         given = (share * threat.eps for share in RADIUS_SHARES) if self.radii is None else self.radii
         return (*sorted({radius for radius in given if radius < threat.eps}), threat.eps)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """All paths at as many radii as dividing the list can take."""
+        """Return the passes of all paths at the maximum number of radii of the bisection."""
         if threat.eps == 0:
             return 0, 0
         gap, paths = len(self.list_radii(threat)), 0
@@ -107,12 +109,12 @@ class Curve(EngineAttack):
         return paths * (self.steps + 1), paths * self.steps
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 
     def _bisect_radii(self, engine: Engine, threat: ThreatModel) -> None:
-        """Go on until no radius is left between those that hold and those that do not."""
+        """Run paths until no radius is left between successful and unsuccessful ones."""
         ladder = torch.tensor(self.list_radii(threat), device=engine.images.device)
         held = torch.zeros(len(engine.images), dtype=torch.int64, device=engine.images.device)
         broken = torch.full_like(
@@ -131,19 +133,19 @@ class Curve(EngineAttack):
 
 
 def _find_smallest_radius(engine: Engine, ladder: Tensor, norm: str) -> Tensor:
-    """Place of the smallest radius that the nearest success of each image is within, (N,)."""
+    """Return the index of the smallest radius that contains each image's nearest success, (N,)."""
     distance = compute_norms(engine.points - engine.images, norm)
     place = torch.searchsorted(ladder, distance)
     return torch.where(engine.scores > 0, place, len(ladder))
 
 
 def _split_gap(gap: Count) -> Count:
-    """Three quarters of the way: a success takes a few steps, a failure all of them."""
+    """Return three quarters of the gap: a success takes a few steps, a failure all of them."""
     return 3 * gap // 4
 
 
 class _CurveSearch(Search[TensorTable]):
-    """PGD's paths, each in a ball of its own."""
+    """PGD paths, each in a ball of its own radius."""
 
     name = "curve"
 
@@ -151,7 +153,7 @@ class _CurveSearch(Search[TensorTable]):
         self.attack, self.threat, self.engine, self.steps = attack, threat, engine, attack.steps
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> TensorTable:
-        """First paths where another radius led to, if any has been tried; all others at random."""
+        """Start first paths at the results of other radii, if any; all others at random."""
         shape, ball = tuple(front.points.shape[1:]), self.get_ball(front)
         delta = sample_random_start(
             stream, shape, ball, draw=draws, device=front.points.device, masks=front.masks
@@ -164,17 +166,17 @@ class _CurveSearch(Search[TensorTable]):
         return TensorTable()
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """The attack's loss, steered by the goal."""
+        """Return the attack's loss for the goal."""
         return build_objective(self.attack.loss, self.threat, front.labels)
 
     def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Successes score the inverse of their distance and end the path, others their margin."""
+        """Score successes by the inverse of their distance, which end the path, others by their margin."""
         margins, reached = evaluate_goal(logits, front.labels, self.threat)
         distance = compute_norms(front.points - front.originals, self.threat.norm)
         return torch.where(reached, 1 / distance, margins.clamp_max(0)), reached
 
     def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002
-        """One step in proportion to the item's radius, brought back into its ball."""
+        """Take one step in proportion to the item's radius, projected into its ball."""
         ball = self.get_ball(front)
         gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
         length = broadcast_radius(ball, gradient) * (_PATH_LENGTH_RADII / self.steps)

@@ -1,4 +1,4 @@
-"""C&W: distance and margin in one loss, minimised in a space without a box; their weights are searched."""
+"""C&W: distance and margin in one unconstrained loss; the weight of the margin is searched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from robustbench_local.threats.lp_ball import reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
 _TANH_MARGIN_SHARE = 0.01
-"""Black and white start so far inside the box, in the range of tanh: at its very ends nothing can move."""
+"""Offset of 0 and 1 from the limits of tanh, where the gradient vanishes."""
 _ADAM_BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-8
 
@@ -35,15 +35,15 @@ _ADAM_EPSILON = 1e-8
 class CW(MinimumNormAttack):
     """Carlini and Wagner's attack for L2: squared distance plus c times the missing margin of the raw logits.
 
-    Pixels are ``(tanh(w) + 1) / 2``, which keeps them in the box, and w is found with Adam. Each image has a
-    search for c of its own, in units that its classifier's scale drops out of: at c = 1 the loss of a linear
-    classifier has its minimum just on the border.
+    Pixels are ``(tanh(w) + 1) / 2``, which keeps them in [0, 1], and Adam minimizes over w. The search for c
+    is separate for each image. The unit of c cancels the classifier's scale: at c = 1 the loss of a linear
+    classifier has its minimum on the decision boundary.
 
     Args:
         steps: Steps for each c, at least 1.
-        searches: Values of c that are tried, at least 1.
+        searches: Number of values of c, at least 1.
         learning_rate: Adam's, above 0.
-        c: The first c, above 0; tenfold until a success, then halved into.
+        c: The first c, above 0; increased tenfold until a success, then bisected.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -64,18 +64,18 @@ class CW(MinimumNormAttack):
             raise ConfigError(f"CW's learning_rate and c must be above 0, got {self.learning_rate}, {self.c}")
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """All searches for c, one after another."""
+        """Run all searches for c, one after another."""
         engine.run(_CWSearch(self, threat), engine.build_items())
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
-        """All steps of all searches, and the look at the last point."""
+        """Return the passes of all steps of all searches, and of the last point."""
         steps = self.steps * self.searches
         return steps + 1, steps
 
 
 @dataclass(kw_only=True)
 class _CWState(TensorTable):
-    """Where each item is in the space without a box, and Adam's memory."""
+    """The unconstrained variable w of each item, and the state of Adam."""
 
     tanh_variables: Tensor
     """(W, C, H, W)."""
@@ -93,7 +93,7 @@ class _CWSearch(MinimumNormSearch[_CWState]):
         self.steps = attack.steps * attack.searches
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _CWState:  # noqa: ARG002
-        """At the image; what is seen there sets the unit of c."""
+        """Start at the image; its evaluation sets the unit of c."""
         return _CWState(
             tanh_variables=_map_to_tanh_space(front.originals),
             gradient_mean=torch.zeros_like(front.points),
@@ -102,11 +102,11 @@ class _CWSearch(MinimumNormSearch[_CWState]):
         )
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """The margin of the raw logits."""
+        """Return the margin of the raw logits."""
         return build_objective("margin", self.threat, front.labels)
 
     def step(self, front: ActiveSet, state: _CWState, seen: PointEvaluation) -> Tensor:
-        """One step of Adam; after the last one for a c, the next c from the start again."""
+        """Take one step of Adam; after the last step for a c, restart with the next c."""
         gradient, success = (
             select_finite_gradient(seen.gradient, front),
             self.has_succeeded(front, seen.logits),
@@ -145,12 +145,12 @@ class _CWSearch(MinimumNormSearch[_CWState]):
 
 
 def _map_to_tanh_space(images: Tensor) -> Tensor:
-    """The variables of images, a hair inside the box."""
+    """Map images to the unconstrained variable, slightly inside the box."""
     return torch.atanh((2 * images - 1) * (1 - _TANH_MARGIN_SHARE))
 
 
 def _compute_linear_weight(seen: PointEvaluation, gradient: Tensor) -> Tensor:
-    """The c beyond which a linear classifier is beaten, (W,): 2 * margin / slope**2."""
+    """Return the c beyond which the attack on a linear classifier succeeds, (W,): 2 * margin / slope**2."""
     slope = gradient.flatten(1).double().square().sum(dim=1)
     unit = 2 * seen.losses.double().abs() / slope
     return torch.where(unit.isfinite() & (unit > 0), unit, 1.0).to(gradient)

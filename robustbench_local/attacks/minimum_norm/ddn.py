@@ -1,4 +1,4 @@
-"""DDN: along the gradient on a sphere that shrinks after every success and grows after every failure."""
+"""DDN: gradient steps on a sphere whose radius shrinks after each success and grows after each failure."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from robustbench_local.threats.lp_ball import compute_norms, compute_steepest_st
 from robustbench_local.threats.threat_model import ThreatModel
 
 _STEP_SHARES = (1.0, 0.01)
-"""Length of the first and of the last step as a share of the radius (alpha in the paper)."""
+"""Length of the first and of the last step as a fraction of the radius (alpha in the paper)."""
 _LAST_GAMMA = 0.005
 _FIRST_RADIUS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DDN(MinimumNormAttack):
-    """Decoupled direction and norm: the gradient says where to, success or failure how far.
+    """Decoupled direction and norm: the gradient gives the direction, success or failure the radius.
 
-    Two things differ from the paper, where gamma is .05 throughout and steps are in pixel units: the radius
-    changes fast at first and little in the end, and a step is a share of it. Distances come out up to a tenth
-    shorter on networks whose gradients mislead, the same on others. Pixels that could only leave the box are
-    passed over.
+    Two things differ from the paper, where gamma is .05 throughout and steps are in pixel units. The radius
+    changes fast at first and slowly at the end, and a step is a fraction of the radius. Distances are up to a
+    tenth shorter on networks with misleading gradients and the same on others. Pixels that could only leave
+    [0, 1] do not move.
 
     Args:
         steps: Steps, at least 1.
-        gamma: Share by which the radius changes in the first step, between 0 and 1; falls to .005.
+        gamma: Relative change of the radius in the first step, between 0 and 1; falls to .005.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -63,17 +63,17 @@ class DDN(MinimumNormAttack):
             raise ConfigError(f"DDN's gamma must be between 0 and 1, got {self.gamma}")
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """One path."""
+        """Run one path."""
         engine.run(_DDNSearch(self, threat), engine.build_items())
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
-        """All steps, and the look at the last point."""
+        """Return the passes of all steps, and of the last point."""
         return self.steps + 1, self.steps
 
 
 @dataclass(kw_only=True)
 class _DDNState(TensorTable):
-    """Where each item goes next."""
+    """The next point of each item."""
 
     radius: Tensor
     """(W,)."""
@@ -86,16 +86,16 @@ class _DDNSearch(MinimumNormSearch[_DDNState]):
         self.attack, self.threat, self.steps = attack, threat, attack.steps
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _DDNState:  # noqa: ARG002
-        """At the image."""
+        """Start at the image."""
         first = front.points.new_full((len(front),), _FIRST_RADIUS)
         return _DDNState(radius=first, max_radius=compute_search_radius(front, self.threat))
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """Cross-entropy, but for a monotone function of it."""
+        """Return a monotone function of the cross-entropy."""
         return build_log_odds_loss(self.threat, front.labels)
 
     def step(self, front: ActiveSet, state: _DDNState, seen: PointEvaluation) -> Tensor:
-        """A step along the gradient, and from there to the sphere."""
+        """Step along the gradient, and from there to the sphere."""
         gamma = anneal_cosine(front, self.steps, self.attack.gamma, _LAST_GAMMA)
         change = torch.where(self.has_succeeded(front, seen.logits), 1 - gamma, 1 + gamma)
         state.radius = (state.radius * change).minimum(state.max_radius)

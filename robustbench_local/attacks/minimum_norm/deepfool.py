@@ -1,4 +1,4 @@
-"""DeepFool: step after step to the nearest border of a classifier that is linear as far as one can see."""
+"""DeepFool: repeated steps to the nearest decision boundary of the linearized classifier."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(MinimumNormAttack):
-    """Steps to the nearest of the borders to other classes, until one is crossed.
+    """Steps to the nearest decision boundary of another class, until one is crossed.
 
-    The steps are those of a world without black and white; each point is then brought back into the box.
+    The steps ignore the limits of the pixel range; each point is then clipped to [0, 1].
 
     Args:
-        steps: Steps at most, at least 1.
-        classes: Other classes whose borders are looked at in each step, those of the largest logits; each
-            costs a backward pass.
-        overshoot: Share by which each step goes beyond the border, at least 0.
+        steps: Maximum number of steps, at least 1.
+        classes: Number of other classes whose boundaries are considered in each step, those with the largest
+            logits; each costs a backward pass.
+        overshoot: Relative length by which each step goes beyond the boundary, at least 0.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -54,21 +54,21 @@ class DeepFool(MinimumNormAttack):
             raise ConfigError(f"DeepFool's overshoot must be at least 0 and below 1, got {self.overshoot}")
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """Cross the nearest border."""
+        """Cross the nearest decision boundary."""
         search = DeepFoolSearch(
             threat=threat, steps=self.steps, classes=self.classes, overshoot=self.overshoot
         )
         engine.run(search, engine.build_items())
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """All steps towards all classes, and the look at the last point."""
+        """Return the passes of all steps towards all classes, and of the last point."""
         count = min(self.classes, len(threat.targets)) if threat.targets else self.classes
         return self.steps + 1, self.steps * count
 
 
 @dataclass(kw_only=True)
 class _DeepFoolState(TensorTable):
-    """What the steps add up to, overshoot aside."""
+    """The sum of the steps, without overshoot."""
 
     delta: Tensor
     """(W, C, H, W)."""
@@ -79,29 +79,29 @@ class DeepFoolSearch(MinimumNormSearch[_DeepFoolState]):
 
     Args:
         threat: Norm and goal.
-        steps: Steps at most.
-        classes: Classes that are looked at.
-        overshoot: Share by which steps are lengthened.
+        steps: Maximum number of steps.
+        classes: Number of other classes considered.
+        overshoot: Relative lengthening of the steps.
     """
 
     def __init__(self, *, threat: ThreatModel, steps: int, classes: int, overshoot: float) -> None:
         self.threat, self.steps, self._classes, self._overshoot = threat, steps, classes, overshoot
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _DeepFoolState:  # noqa: ARG002
-        """At the image."""
+        """Start at the image."""
         return _DeepFoolState(delta=torch.zeros_like(front.points))
 
     def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """As every search for the nearest; any success ends it."""
+        """Score points as in every minimum-norm search; any success ends the path."""
         scores, _ = super().score_points(front, logits)
         return scores, self.has_succeeded(front, logits)
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """How far each of the most likely classes is ahead, (W, T)."""
+        """Return the margins of the most likely classes, (W, T)."""
         return lambda logits: compute_class_leads(logits, front.labels, self.threat, self._classes)
 
     def step(self, front: ActiveSet, state: _DeepFoolState, seen: PointEvaluation) -> Tensor:
-        """To the nearest of the borders, in the linear model of each."""
+        """Step to the nearest of the decision boundaries, each in its linear model."""
         normals = torch.stack(
             [
                 drop_saturated_pixels(select_finite_gradient(each, front), front.points)
@@ -109,7 +109,7 @@ class DeepFoolSearch(MinimumNormSearch[_DeepFoolState]):
             ],
             dim=1,
         )
-        # beyond the border by what counts: on it, where two logits are the same float, no step would follow
+        # beyond the boundary by the margin of a success: on it, with two equal logits, no step would follow
         gaps = seen.losses - compute_target_margin(seen.logits)[:, None]
         chosen, distance = find_nearest_boundary(gaps, normals, self.threat.norm)
         normal = normals[torch.arange(len(chosen), device=chosen.device), chosen]

@@ -1,4 +1,4 @@
-"""EAD: C&W's loss with the L1 norm beside the squared L2 norm, so that few pixels change."""
+"""EAD: the loss of C&W plus the L1 norm, so that few pixels change."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class EAD(MinimumNormAttack):
-    """The elastic-net attack, by iterated shrinkage and thresholding; keeps the success nearest in L1.
+    """The elastic-net attack, by iterative shrinkage-thresholding; returns the success nearest in L1.
 
     Args:
         steps: Steps for each c, at least 1.
-        searches: Values of c that are tried, at least 1.
-        beta: How much each pixel's change shrinks in a step, above 0.
-        learning_rate: Length of the first step, above 0; falls as a square root to 0.
-        c: The first c, above 0; tenfold until a success, then halved into. Its unit is the weight at which
-            the pixel of the largest gradient begins to move.
+        searches: Number of values of c, at least 1.
+        beta: Shrinkage of each pixel's change in a step, above 0.
+        learning_rate: Length of the first step, above 0; decays to 0 as a square root.
+        c: The first c, above 0; increased tenfold until a success, then bisected. Its unit is the weight at
+            which the pixel of the largest gradient begins to move.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -63,18 +63,18 @@ class EAD(MinimumNormAttack):
             raise ConfigError(f"EAD's beta, learning_rate and c must be above 0, got {values}")
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """All searches for c, one after another."""
+        """Run all searches for c, one after another."""
         engine.run(_EADSearch(self, threat), engine.build_items())
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
-        """All steps of all searches, and the look at the last point."""
+        """Return the passes of all steps of all searches, and of the last point."""
         steps = self.steps * self.searches
         return steps + 1, steps
 
 
 @dataclass(kw_only=True)
 class _EADState(TensorTable):
-    """What each item is about to try."""
+    """The next point of each item."""
 
     weight: TradeOffWeight
     """The search for c."""
@@ -86,15 +86,15 @@ class _EADSearch(MinimumNormSearch[_EADState]):
         self.steps = attack.steps * attack.searches
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _EADState:  # noqa: ARG002
-        """At the image; what is seen there sets the unit of c."""
+        """Start at the image; its evaluation sets the unit of c."""
         return _EADState(weight=build_unit_weight(front))
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """The margin of the raw logits."""
+        """Return the margin of the raw logits."""
         return build_objective("margin", self.threat, front.labels)
 
     def step(self, front: ActiveSet, state: _EADState, seen: PointEvaluation) -> Tensor:
-        """Down the smooth terms, and every change nearer to 0; after the last step for a c, the next c."""
+        """Descend the smooth terms and shrink every change; after the last step for a c, take the next c."""
         gradient, success = (
             select_finite_gradient(seen.gradient, front),
             self.has_succeeded(front, seen.logits),
@@ -112,6 +112,6 @@ class _EADSearch(MinimumNormSearch[_EADState]):
         return (front.originals + shrunk.masked_fill(reshape_for_broadcast(over, shrunk), 0)).clamp(0, 1)
 
     def _compute_moving_weight(self, front: ActiveSet, gradient: Tensor) -> Tensor:
-        """The c at which the first pixel outgrows the shrinkage, (W,)."""
+        """Return the c at which the first pixel exceeds the shrinkage, (W,)."""
         largest = compute_norms(drop_saturated_pixels(gradient, front.points), "Linf")
         return torch.where(largest > 0, self.attack.beta / self.attack.learning_rate / largest, 1.0)

@@ -1,4 +1,4 @@
-"""FAB: walk along the decision boundary towards the image, with no step size to tune."""
+"""FAB: projections onto the linearized decision boundary, biased towards the image; no step size to tune."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from robustbench_local.threats.lp_ball import PerImageBalls, compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
 ALPHA_MAX = 0.1
-"""Most weight of the step that starts at the original (alpha_max in the paper)."""
+"""Maximum weight of the step that starts at the original (alpha_max in the paper)."""
 OVERSHOOT = 1.05
-"""A step goes this far beyond the linear boundary (eta in the paper)."""
+"""Relative overshoot beyond the linear boundary (eta in the paper)."""
 KEPT_DISTANCE_SHARE = 0.9
-"""Share of its distance from the original that a success keeps (beta in the paper)."""
+"""Fraction of its distance from the original at which a success continues (beta in the paper)."""
 STEP_FACTORS = {"Linf": 1.0, "L2": 1.0, "L1": 1.5}
-"""Looks for a step of the paper's. The steps that only draw a success back are made up for under L1, where a
-step moves few pixels and the walk is the longest; under the others they cost nothing that can be measured."""
+"""Evaluations per step of the paper. The steps that only move a success back are compensated under L1, where
+a step moves few pixels and the path is the longest; under the other norms they have no measurable cost."""
 _MIN_STEP = 1e-8
-"""Shortest step that counts, in pixel units."""
+"""Minimum step length, in pixel units."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FAB(EngineAttack):
     """Targeted FAB: the fast adaptive boundary attack towards each of the most likely classes.
 
-    It looks for the nearest point of a class and knows no radius; an image leaves the search as soon as a
-    point inside the threat model's ball is confirmed adversarial.
+    It searches for the nearest point of a class and does not use the radius. The search for an image ends as
+    soon as a point inside the threat model's ball is confirmed adversarial.
 
     Args:
         steps: Steps towards each class in each restart, at least 1; half as many again under L1.
         restarts: Paths towards each class, at least 1. The first starts at the image itself, later ones at a
-            random point half a radius away.
-        targets: Most classes an image, at least 1.
+            random point at half the radius.
+        targets: Maximum number of target classes per image, at least 1.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -68,7 +68,7 @@ class FAB(EngineAttack):
         check_counts("FAB", steps=self.steps, restarts=self.restarts, targets=self.targets)
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """Walks of every open image towards each of its classes, side by side."""
+        """Run paths of every unfinished image towards each of its target classes, side by side."""
         targets = rank_targets(engine, threat, self.targets)
         for restart in range(self.restarts):
             engine.run(
@@ -76,22 +76,23 @@ class FAB(EngineAttack):
             )
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """A look to rank the classes, then all steps of all paths and a look at each path's last point."""
+        """Return the passes of the ranking, of all steps of all paths and of each path's last point."""
         paths = self.restarts * min(self.targets, len(threat.targets) or self.targets)
         search_steps = FABSearch(threat=threat, steps=self.steps).steps
         return (1 + paths * (search_steps + 1), paths * search_steps) if threat.eps else (0, 0)
 
 
 class FABSearch(Search[TensorTable]):
-    """FAB's paths on the engine, towards the item's target; without one, towards the runner-up.
+    """FAB's paths on the engine, towards the item's target; without a target, towards the runner-up class.
 
-    One look a step serves the linear model of the boundary and the check for success. The paper checks each
-    point and, if it is a success, looks again where it is drawn back to, for the next model; all other points
-    it looks at twice in the same place. Here a step that draws a success back is a step like any other.
+    One pass per step serves both the linear model of the boundary and the success check. The paper checks
+    each point. For a success it makes a second pass at the point moved back towards the original, which gives
+    the next linear model; all other points it evaluates twice in the same place. Here moving a success back
+    is a step like any other.
 
     Args:
         threat: Budget, goal and region.
-        steps: Steps of a path, as the paper counts them.
+        steps: Steps of a path, counted as in the paper.
         name: Name of the stage.
     """
 
@@ -100,7 +101,7 @@ class FABSearch(Search[TensorTable]):
         self.steps = math.ceil(STEP_FACTORS[threat.norm] * steps)
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> TensorTable:
-        """First paths start at the image, later ones half a radius away."""
+        """Start first paths at the image, later ones at half the radius."""
         again = front.restarts > 0
         if bool(again.any()):
             ball = self.get_ball(front)
@@ -109,7 +110,7 @@ class FABSearch(Search[TensorTable]):
         return TensorTable()
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """How far the logit of the class steered for is above the label's."""
+        """Return the logit of the target class minus the label's."""
         labels, targets = front.labels, front.targets
         if targets is None:
             return lambda logits: compute_margin(logits, labels)
@@ -117,11 +118,11 @@ class FABSearch(Search[TensorTable]):
         return lambda logits: logits.gather(1, pair).mul(logits.new_tensor([1.0, -1.0])).sum(dim=1)
 
     def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Only points inside the ball count."""
+        """Score points; only points inside the ball count as success."""
         return score_points_in_ball(front, logits, self.threat, self.get_ball(front))
 
     def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - it remembers nothing
-        """A success is drawn back; from anywhere else, a step over the linear model of the boundary."""
+        """Move a success back towards the original; from any other point, step over the linear boundary."""
         norm = self.threat.norm
         originals = front.originals.flatten(1)
         away = front.points.flatten(1) - originals
@@ -144,7 +145,7 @@ class FABSearch(Search[TensorTable]):
 
 
 def _compute_linear_model(front: ActiveSet, seen: PointEvaluation) -> tuple[Tensor, Tensor]:
-    """Gradient, (W, D), and value, (W,), of the loss; both 0, which stands still, where one is not finite."""
+    """Return the gradient, (W, D), and value, (W,), of the loss; both 0 if either is not finite."""
     gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
     gradient = gradient.flatten(1)
     usable = torch.isfinite(gradient.sum(dim=1) + seen.losses)

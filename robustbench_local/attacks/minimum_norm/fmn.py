@@ -1,4 +1,4 @@
-"""FMN: projected gradient steps in a ball whose radius is steered towards the border, in three norms."""
+"""FMN: gradient steps in a ball whose radius is steered towards the decision boundary, in three norms."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ _LAST_STEP_SHARE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class FMN(MinimumNormAttack):
-    """Fast minimum-norm: PGD's step in a ball that shrinks after a success and grows after a failure.
+    """Fast minimum-norm attack: PGD steps in a ball that shrinks after a success and grows after a failure.
 
-    A step is a share of the present radius, along the gradient's sign (Linf) or direction (L2, L1), so that
-    neither the number of pixels nor their scale plays a part; pixels that could only leave the box are passed
-    over.
+    A step is a fraction of the current radius, along the gradient's sign (Linf) or direction (L2, L1), so
+    that it does not depend on the number or the scale of the pixels. Pixels that could only leave [0, 1] do
+    not move.
 
     Args:
         steps: Steps, at least 1.
-        gamma: Share by which the radius changes in the first step, between 0 and 1; falls to .001.
-        step_size: Length of the first step as a share of the radius, above 0; falls to a hundredth of it.
-            With this default and gamma's, medians are smaller than with the paper's .05 and 1 on networks
-            whose gradients mislead, and the same on others.
+        gamma: Relative change of the radius in the first step, between 0 and 1; falls to .001.
+        step_size: Length of the first step as a fraction of the radius, above 0; falls to a hundredth of it.
+            With the defaults of this class, median distances are smaller than with the paper's .05 and 1 on
+            networks with misleading gradients and the same on others.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -74,17 +74,17 @@ class FMN(MinimumNormAttack):
             )
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """One path."""
+        """Run one path."""
         engine.run(_FMNSearch(self, threat), engine.build_items())
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
-        """All steps, and the look at the last point."""
+        """Return the passes of all steps, and of the last point."""
         return self.steps + 1, self.steps
 
 
 @dataclass(kw_only=True)
 class _FMNState(TensorTable):
-    """How far each item may go."""
+    """The current radius of each item."""
 
     radius: Tensor
     """(W,)."""
@@ -99,7 +99,7 @@ class _FMNSearch(MinimumNormSearch[_FMNState]):
         self.attack, self.threat, self.steps = attack, threat, attack.steps
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _FMNState:  # noqa: ARG002
-        """At the image."""
+        """Start at the image."""
         nothing = front.points.new_zeros(len(front))
         return _FMNState(
             radius=nothing,
@@ -108,11 +108,11 @@ class _FMNSearch(MinimumNormSearch[_FMNState]):
         )
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """The log odds of success: 0 near the border, as the paper's difference of logits is."""
+        """Return the log odds of success: 0 near the boundary, as the paper's difference of logits."""
         return build_log_odds_loss(self.threat, front.labels)
 
     def step(self, front: ActiveSet, state: _FMNState, seen: PointEvaluation) -> Tensor:
-        """Steer the radius, and step inside the ball."""
+        """Adapt the radius, and step inside the ball."""
         gradient, norm = (
             drop_saturated_pixels(select_finite_gradient(seen.gradient, front), front.points),
             self.threat.norm,
@@ -122,14 +122,14 @@ class _FMNSearch(MinimumNormSearch[_FMNState]):
             front, self.steps, self.attack.step_size, _LAST_STEP_SHARE * self.attack.step_size
         )
         length = reshape_for_broadcast(share * state.radius, gradient)
-        # under L1 the projection makes the change sparse: a sparse step would choose its pixels too early
+        # under L1 the projection makes the change sparse: a sparse step would select its pixels too early
         moved = front.points + length * compute_steepest_step(gradient, "Linf" if norm == "Linf" else "L2")
         return project_to_box(moved, front.originals, PerImageBalls(norm, state.radius), front.masks)
 
     def _adapt_radius(
         self, front: ActiveSet, state: _FMNState, seen: PointEvaluation, gradient: Tensor
     ) -> None:
-        """Smaller after a success, larger after a failure; before any success, as far as the border seems."""
+        """Shrink the radius after a success, grow it after a failure; at first, estimate it."""
         success = self.has_succeeded(front, seen.logits)
         distance = compute_norms(front.points - front.originals, self.threat.norm)
         state.nearest_distance = torch.where(
@@ -138,7 +138,8 @@ class _FMNSearch(MinimumNormSearch[_FMNState]):
         gamma = anneal_cosine(front, self.steps, self.attack.gamma, _LAST_GAMMA)
         slope = compute_norms(gradient, DUAL_NORMS[self.threat.norm])
         missing = torch.where(slope > 0, torch.nan_to_num(seen.losses).abs() / slope, torch.inf)
-        # a little further than the border seems, or a straight border would be approached for ever
+        # slightly beyond the estimated boundary, or the path would approach a straight boundary without
+        # crossing it
         grown = torch.where(state.nearest_distance.isinf(), distance + missing, state.radius) * (1 + gamma)
         shrunk = torch.minimum(state.radius * (1 - gamma), state.nearest_distance)
         state.radius = torch.where(success, shrunk, grown).minimum(state.max_radius)

@@ -1,4 +1,4 @@
-"""The last stretch of an attack for the nearest image: from a success to the nearest one beside it."""
+"""The refinement of a minimum-norm attack: from a success to the nearest success around it."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadca
 from robustbench_local.threats.threat_model import ThreatModel
 
 BOUNDARY_STEPS = 8
-"""Steps along a border, each a forward and a backward pass; the last point is looked at too."""
+"""Steps along a boundary, each a forward and a backward pass; the last point is evaluated too."""
 BISECTION_STEPS = 6
-"""Looks of a bisection, each a forward pass."""
+"""Evaluations of a bisection, each a forward pass."""
 SWITCH_STEPS = 2
-"""Looks at the borders of several classes."""
+"""Evaluations of the boundaries of several classes."""
 MAX_SWITCH_CLASSES = 9
-"""How many classes those are at most, each a backward pass."""
+"""Maximum number of those classes, each a backward pass."""
 _ROUNDING_SHARE = 1e-7
-"""Rounding of the sums behind a logit, as a share of the norms of what is multiplied."""
+"""Rounding error of the sums behind a logit, relative to the norms of the factors."""
 
 
 def refine_successes(engine: Engine, threat: ThreatModel) -> None:
-    """Bring the successes that the engine holds nearer: along a line, to a nearer border, and along it.
+    """Move the engine's successes nearer: along a line, to a nearer boundary, and along it.
 
     Args:
-        engine: After searches that were all a ``MinimumNormSearch``.
+        engine: An engine whose searches were all a ``MinimumNormSearch``.
         threat: Norm and goal.
     """
     engine.run(_BisectionSearch(engine, threat), build_refinement_items(engine))
@@ -49,13 +49,13 @@ def refine_successes(engine: Engine, threat: ThreatModel) -> None:
 
 
 def estimate_refinement_cost(threat: ThreatModel) -> tuple[int, int]:
-    """Forward and backward passes of ``refine_successes`` an image at most."""
+    """Return the maximum forward and backward passes of ``refine_successes`` per image."""
     classes = min(MAX_SWITCH_CLASSES, len(threat.targets)) if threat.targets else MAX_SWITCH_CLASSES
     return BISECTION_STEPS + SWITCH_STEPS + 1 + BOUNDARY_STEPS + 1, SWITCH_STEPS * classes + BOUNDARY_STEPS
 
 
 class _BoundarySwitchSearch(MinimumNormSearch[TensorTable]):
-    """To the border that is nearest to the original, whichever class is behind it, seen from the success."""
+    """Steps to the decision boundary nearest to the original, of any class, linearized at the success."""
 
     name = "switch"
     steps = SWITCH_STEPS
@@ -64,16 +64,16 @@ class _BoundarySwitchSearch(MinimumNormSearch[TensorTable]):
         self.engine, self.threat = engine, threat
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> TensorTable:  # noqa: ARG002
-        """At the best point of each image."""
+        """Start at the best point of each image."""
         front.points = self.engine.points[front.rows]
         return TensorTable()
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """How far each of the most likely classes is ahead, (W, T)."""
+        """Return the margins of the most likely classes, (W, T)."""
         return lambda logits: compute_class_leads(logits, front.labels, self.threat, MAX_SWITCH_CLASSES)
 
     def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002
-        """To the nearest of the borders from the original."""
+        """Step from the original to the nearest of the decision boundaries."""
         original, here, norm = front.originals.flatten(1), front.points.flatten(1), self.threat.norm
         normals = [select_finite_gradient(each, front).flatten(1) for each in seen.gradient.unbind(dim=1)]
         way = original - here
@@ -91,18 +91,18 @@ class _BoundarySwitchSearch(MinimumNormSearch[TensorTable]):
 
 @dataclass(kw_only=True)
 class _BisectionState(TensorTable):
-    """Where on the line from the original to a success the border lies."""
+    """The bracket of the decision boundary on the line from the original to a success."""
 
     change: Tensor
     """(W, C, H, W): the whole line."""
     low: Tensor
-    """(W,): share of the line that ends before the border."""
+    """(W,): fraction of the line at an unsuccessful point."""
     high: Tensor
-    """(W,): share that ends beyond it."""
+    """(W,): fraction of the line at a success."""
 
 
 class _BisectionSearch(MinimumNormSearch[_BisectionState]):
-    """Halving of the line between the original and a success."""
+    """Bisection of the line between the original and a success."""
 
     name = "bisection"
     steps = BISECTION_STEPS - 1
@@ -111,14 +111,14 @@ class _BisectionSearch(MinimumNormSearch[_BisectionState]):
         self.engine, self.threat = engine, threat
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _BisectionState:  # noqa: ARG002
-        """In the middle."""
+        """Start in the middle."""
         change = self.engine.points[front.rows] - front.originals
         front.points = front.originals + change / 2
         nothing = change.new_zeros(len(front))
         return _BisectionState(change=change, low=nothing, high=nothing + 1.0)
 
     def step(self, front: ActiveSet, state: _BisectionState, seen: PointEvaluation) -> Tensor:
-        """In the middle of the half that the border is in."""
+        """Move to the middle of the half that contains the boundary."""
         beyond, middle = self.has_succeeded(front, seen.logits), (state.low + state.high) / 2
         state.low, state.high = (
             torch.where(beyond, state.low, middle),
@@ -131,7 +131,7 @@ class _BisectionSearch(MinimumNormSearch[_BisectionState]):
 
 @dataclass(kw_only=True)
 class _RefinementState(TensorTable):
-    """The nearest success so far, and how the classifier looks there."""
+    """The nearest success so far, and the classifier's linear model there."""
 
     points: Tensor
     """(W, C, H, W)."""
@@ -140,17 +140,17 @@ class _RefinementState(TensorTable):
     margin: Tensor
     """(W,)."""
     distance: Tensor
-    """(W,); infinite before the first look."""
+    """(W,); infinite before the first evaluation."""
     step_share: Tensor
-    """(W,) in (0, 1]: how much of the way to the linear model's answer a trial goes."""
+    """(W,) in (0, 1]: fraction of the distance to the linear model's solution that a trial goes."""
 
 
 class _RefinementSearch(MinimumNormSearch[_RefinementState]):
-    """Trials between two points of the border as the gradient draws it.
+    """Trial points between two points of the linearized decision boundary.
 
-    One is the border's point nearest to the success in hand, where the linear model is to be trusted most;
-    the other is the one nearest to the original, which is the answer if the classifier is linear. A trial
-    that is a success and nearer becomes the success in hand; after a failure the next one is half as bold.
+    One is the boundary point nearest to the current success, where the linear model is most accurate. The
+    other is the one nearest to the original, which is exact for a linear classifier. A trial that succeeds at
+    a smaller distance becomes the current success; after a failure the next trial goes half as far.
 
     Source: the combination of both projections follows Croce & Hein 2020, arXiv:1907.02044, eq. 8.
     """
@@ -161,7 +161,7 @@ class _RefinementSearch(MinimumNormSearch[_RefinementState]):
         self.engine, self.threat, self.steps = engine, threat, steps
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _RefinementState:  # noqa: ARG002
-        """At the best point of each image."""
+        """Start at the best point of each image."""
         front.points = self.engine.points[front.rows]
         nothing = front.points.new_zeros(len(front))
         return _RefinementState(
@@ -173,14 +173,14 @@ class _RefinementSearch(MinimumNormSearch[_RefinementState]):
         )
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
-        """The margin, which is 0 on the border."""
+        """Return the margin, which is 0 on the boundary."""
         return build_objective("margin", self.threat, front.labels)
 
     def step(self, front: ActiveSet, state: _RefinementState, seen: PointEvaluation) -> Tensor:
-        """Take the trial or not, and try again."""
+        """Accept or reject the trial, and propose the next one."""
         self._accept_trials(front, state, seen)
         original, base, normal = (part.flatten(1) for part in (front.originals, state.points, state.gradient))
-        # a failure may be due to rounding alone: the next trial also goes further beyond the border
+        # a failure may be due to rounding alone: the next trial also goes further beyond the boundary
         aim = _compute_safe_margin(seen, normal, base, 1 / state.step_share - 1)
         from_original = state.margin - aim + ((original - base) * normal).sum(dim=1)
         norm = self.threat.norm
@@ -203,13 +203,14 @@ class _RefinementSearch(MinimumNormSearch[_RefinementState]):
 def _compute_safe_margin(
     seen: PointEvaluation, normals: Tensor, points: Tensor, rounding_factor: float | Tensor
 ) -> Tensor:
-    """The margin to aim at, (W,): as little as will still be one in another batch.
+    """Return the margin to aim at, (W,): the smallest that is still a success in another batch.
 
     Args:
-        seen: The logits say how much counts as a success.
+        seen: The evaluation; its logits set the margin of a success.
         normals: Gradients of the margin, (W, D).
-        points: Where they were taken, (W, D).
-        rounding_factor: Room for the rounding of the sums behind a logit, in units of what is usual, or (W,).
+        points: Points of the gradients, (W, D).
+        rounding_factor: Reserve for the rounding of the sums behind a logit, in units of the usual error, or
+            (W,).
     """
     rounding: Tensor = torch.linalg.vector_norm(normals, dim=1) * torch.linalg.vector_norm(points, dim=1)
     return compute_target_margin(seen.logits) + rounding_factor * _ROUNDING_SHARE * rounding

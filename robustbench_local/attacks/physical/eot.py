@@ -1,7 +1,7 @@
-"""Expectation over transformation: one object, optimised over many views of it at once.
+"""Expectation over transformation: one object, optimized over many views of it at once.
 
-What stickers and patches share: the loss averaged over fresh views in every step, terms for print, and the
-best point kept by views that no step has seen.
+The common part of stickers and patches: the loss averaged over fresh views in every step, terms for
+printability, and the best object selected on held-out views.
 
 Source: Athalye et al. 2018, arXiv:1707.07397, section 2.
 """
@@ -36,14 +36,14 @@ from robustbench_local.threats.physical.views import ViewRange, Views, build_pla
 from robustbench_local.threats.threat_model import ThreatModel
 
 EVALUATION_COUNT = 12
-"""Looks at the views that decide which point is kept, evenly over the steps, the last one included."""
+"""Evaluations on the selection views, evenly over the steps, the last one included."""
 EVALUATION_VIEWS_FACTOR = 2
-"""Views of such a look, in views of a step."""
+"""Views of such an evaluation, as a multiple of the views of a step."""
 _ADAM_BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-12
-"""Keeps pixels without any slope where they are."""
+"""Keeps pixels with zero gradient in place."""
 LAST_LEARNING_RATE_SHARE = 0.1
-"""Adam's last step size over its first."""
+"""Ratio of Adam's last step size to its first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +52,14 @@ class EOTAttack(Attack):
 
     Args:
         steps: Steps of each restart.
-        views: Views of each sign in a step; 0: the object is optimised on the signs as they are, without a
-            camera, which is the control for what the views are worth.
+        views: Views of each sign per step. With 0 the object is optimized on the signs as they are, without a
+            camera: the control that shows the effect of the views.
         learning_rate: Adam's first step size in pixel units of [0, 1]; it falls to a tenth along a cosine.
         loss: ``"margin"``, ``"ce"`` or ``"dlr"``; towards the target set if the goal is targeted.
         tv: Weight of the total variation.
-        nps: Weight of the distance to printable colours.
-        restarts: Searches from other colours, of which the best is kept.
-        ranges: What the views are drawn from.
+        nps: Weight of the distance to printable colors.
+        restarts: Searches from different initial colors; the best result is returned.
+        ranges: Ranges of the parameters of the views.
 
     Raises:
         ConfigError: If a number is out of range or the loss unknown.
@@ -89,19 +89,19 @@ class EOTAttack(Attack):
             )
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 
     def estimate_search_cost(self, steps: int) -> tuple[int, int]:
-        """Forward and backward passes an image of one search of so many steps."""
+        """Return the forward and backward passes per image of one search of this number of steps."""
         each, look = (self.views, EVALUATION_VIEWS_FACTOR * self.views) if self.views else (1, 1)
         return steps * each + len(_list_evaluation_steps(steps)) * look, steps * each
 
 
 @dataclass(frozen=True, kw_only=True)
 class EOTInputs:
-    """The signs that an object is optimised for, and who reads them."""
+    """The signs that an object is optimized for, and the classifier that reads them."""
 
     classifier: Classifier
     images: Tensor
@@ -113,15 +113,15 @@ class EOTInputs:
     threat: ThreatModel
     stream: RandomStream
     rows: Tensor
-    """Which image of the open meter each sign is, (N,)."""
+    """Index of each sign's image in the active pass counter, (N,)."""
 
     def split_by_batch(self, views: int) -> list[EOTInputs]:
-        """The signs in groups whose views fit into a batch, each at least one sign."""
+        """Split the signs into groups whose views fit into a batch, each at least one sign."""
         size = max(1, self._get_batch_size() // max(views, 1))
         return [self._select_signs(slice(start, start + size)) for start in range(0, len(self.images), size)]
 
     def render_photographs(self, objects: Tensor, views: Views | None) -> Tensor:
-        """What the classifier is shown of the signs with an object, (N, V, C, H, W).
+        """Render the signs with an object as the classifier sees them, (N, V, C, H, W).
 
         Args:
             objects: As for :func:`compose <robustbench_local.threats.physical.scene.compose>`.
@@ -138,11 +138,11 @@ class EOTInputs:
     def evaluate_photographs(
         self, photographs: Tensor, evaluate: Callable[[Tensor, Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """What ``ask`` makes of photographs, labels and rows, batch by batch.
+        """Apply ``evaluate`` to photographs, labels and rows, batch by batch.
 
         Args:
             photographs: (N, V, C, H, W).
-            evaluate: Takes (B, C, H, W), (B,) and (B,); leads its result with B.
+            evaluate: Takes (B, C, H, W), (B,) and (B,); its result has B as first dimension.
         """
         labels, rows = (each.repeat_interleave(photographs.shape[1]) for each in (self.labels, self.rows))
         flat, size = photographs.flatten(0, 1), self._get_batch_size()
@@ -154,11 +154,11 @@ class EOTInputs:
         return answered.view(*photographs.shape[:2], *answered.shape[1:])
 
     def _get_batch_size(self) -> int:
-        """How many images the classifier is given at once."""
+        """Return the number of images per call of the classifier."""
         return self.classifier.settings.batch_size or max(1, PIXEL_VALUES_PER_BATCH // self.images[0].numel())
 
     def _select_signs(self, signs: slice) -> EOTInputs:
-        """Some of the signs."""
+        """Return a subset of the signs."""
         tensors = {name: getattr(self, name)[signs] for name in ("images", "labels", "surfaces", "rows")}
         places = range(len(self.images))[signs]
         return replace(self, **tensors, stream=self.stream.select_images(list(places)))
@@ -174,19 +174,20 @@ def optimize_colours(
     draw_name: str,
     steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """Optimise colours.
+    """Optimize colors.
 
     Args:
-        attack: The hyper-parameters.
+        attack: The hyperparameters.
         inputs: The signs.
-        start: First colours in [0, 1], (G, C, h, w): one object a sign, G = N, or one for all, G = 1.
-        build_objects: From colours to the objects as the attack returns them, (N, ...).
-        penalty: From colours to what they cost beside the loss, (G,).
+        start: Initial colors in [0, 1], (G, C, h, w): one object per sign, G = N, or one for all, G = 1.
+        build_objects: From colors to the objects that the attack returns, (N, ...).
+        penalty: From colors to their penalty in addition to the loss, (G,).
         draw_name: Name of the random draws.
-        steps: How many.
+        steps: Number of steps.
 
     Returns:
-        The best colours and their scores, (G,): the share of views that end as the
+        The best colors and their scores, (G,): the share of held-out views that reach the attacker's goal,
+        and a small term for the mean margin.
         attacker wants, among views that no step has seen, and a hair for how far beyond the border they are.
     """
     device, groups = start.device, len(start)
@@ -213,7 +214,7 @@ def optimize_colours(
 
 
 def _list_evaluation_steps(steps: int) -> set[int]:
-    """After which steps it is looked whether the point is the best so far."""
+    """Return the steps after which the current point is compared with the best so far."""
     return {round(steps * (look + 1) / EVALUATION_COUNT) for look in range(EVALUATION_COUNT)} - {0}
 
 
@@ -225,7 +226,7 @@ def _compute_gradient(
     penalty: Callable[[Tensor], Tensor],
     views: Views | None,
 ) -> Tensor:
-    """Gradient by the colours of what is to fall: the penalty less the mean loss over the views."""
+    """Compute the gradient with respect to the colors of the penalty minus the mean loss over the views."""
 
     def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         loss = build_objective(attack.loss, setting.threat, labels)
@@ -241,14 +242,14 @@ def _compute_gradient(
 
 
 def _score_objects(setting: EOTInputs, found: Tensor, views: Views | None) -> Tensor:
-    """Share of the views that end as the attacker wants, and a hair for the mean margin, (N,)."""
+    """Return the share of views that reach the attacker's goal, plus a small margin term, (N,)."""
 
     def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         return compute_success_margin(setting.classifier(shots, rows), labels, setting.threat)
 
     with torch.no_grad():
         margins = setting.evaluate_photographs(setting.render_photographs(found, views), ask)
-    # an answer that is not finite is no reading, so that no judge counts it
+    # non-finite logits are not a prediction, so that the harness does not count them
     margins = margins.masked_fill(margins == torch.inf, -torch.inf)
     return (margins > 0).float().mean(dim=1) + 1e-3 * margins.atan().mean(dim=1)
 
@@ -256,7 +257,7 @@ def _score_objects(setting: EOTInputs, found: Tensor, views: Views | None) -> Te
 def _apply_adam_step(
     colours: Tensor, slope: Tensor, moments: Tensor, rate: float, step: int, steps: int
 ) -> Tensor:
-    """One step of Adam down the slope, inside [0, 1]; the moments are brought up to date in place.
+    """Apply one step of Adam to descend the gradient, inside [0, 1]; the moments are updated in place.
 
     Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1; the rate falls as in Loshchilov & Hutter 2017,
     arXiv:1608.03983.

@@ -1,4 +1,4 @@
-"""Adversarial patch: one square for all images, put up beside whatever is seen."""
+"""Adversarial patch: one square for all images, placed beside the sign."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class Patch(EOTAttack):
-    """A universal patch: the same colours for all images of a group, at a place that every view draws anew.
+    """A universal patch: the same colors for all images of a group, at a position that every view draws anew.
 
-    It stands at the border of the frame and behind the sign, of which it hides nothing.
+    It lies at the border of the frame and behind the sign, so that it never covers the sign.
 
     Source: Brown et al. 2017, arXiv:1712.09665.
     """
@@ -82,6 +82,6 @@ class Patch(EOTAttack):
         return ((best * 255).round() / 255).expand(count, -1, -1, -1).clone()
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """All views of all steps, and the looks that decide what is kept."""
+        """Return the passes of all views of all steps, and of the evaluations for selection."""
         forward, backward = self.estimate_search_cost(self.steps)
         return (self.restarts * forward, self.restarts * backward) if threat.eps else (0, 0)

@@ -25,15 +25,15 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class Sticker(EOTAttack):
-    """Robust physical perturbation: colours that turn the reading from wherever the sign is seen.
+    """Robust physical perturbation: colors that change the prediction in as many views as possible.
 
-    Unless it is a poster, a first pass changes the whole surface under an L1 weight, and the sticker goes
-    where most of that is. Rectangles are also tried in a few plain layouts, for a few steps each, and every
-    sign goes on with those that turn most views.
+    Unless the sticker is a poster, a first pass changes the whole surface under an L1 weight, and the sticker
+    goes where the change is largest. Rectangles are also tried in a few fixed layouts, for a few steps each;
+    every sign continues with the layout that is misclassified in the most views.
 
     Args:
         place_steps: Steps of that first pass.
-        layout_steps: Steps for each place of rectangles that is tried.
+        layout_steps: Steps for each layout of rectangles.
         l1: Weight of the first pass on the mean change of the surface's pixels.
 
     Raises:
@@ -65,7 +65,7 @@ class Sticker(EOTAttack):
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`. Returns the signs with their stickers, without a camera.
 
-        Outside its sticker every sign keeps its bits.
+        Outside its sticker every sign is unchanged bit for bit.
         """
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
@@ -81,7 +81,7 @@ class Sticker(EOTAttack):
         return torch.cat([self._optimize_stickers(group) for group in setting.split_by_batch(self.views)])
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """All views of all steps, the looks that decide what is kept, and the pass that finds the place."""
+        """Return the passes of all views of all steps, of the selection, and of the position search."""
         if not threat.eps:
             return (0, 0)
         searches = [self.steps] * self.restarts
@@ -93,7 +93,7 @@ class Sticker(EOTAttack):
         return sum(forward for forward, _ in passes), sum(backward for _, backward in passes)
 
     def _optimize_stickers(self, setting: EOTInputs) -> Tensor:
-        """The best of the restarts for a group of signs."""
+        """Return the best of the restarts for a group of signs."""
         images = setting.images
         mask, start = self._choose_masks(setting)
         best, scores = images, images.new_full((len(images),), -torch.inf)
@@ -106,7 +106,7 @@ class Sticker(EOTAttack):
         return torch.where(mask, (stuck * 255).round() / 255, images)
 
     def _choose_masks(self, setting: EOTInputs) -> tuple[Tensor, Tensor]:
-        """Where each sign's sticker goes, (N, 1, H, W), and the colours to begin with, (N or 1, C, H, W)."""
+        """Return the mask of each sign's sticker, (N, 1, H, W), and the initial colors, (N or 1, C, H, W)."""
         surfaces, threat, start = setting.surfaces, setting.threat, self._draw_colours(setting, 0)
         first = build_sticker_mask(surfaces, threat, pixel_worth=self._compute_pixel_importance(setting))
         if threat.transformation != "rectangles":
@@ -122,7 +122,7 @@ class Sticker(EOTAttack):
         return masks[best, signs], colours[best, signs]
 
     def _draw_colours(self, setting: EOTInputs, restart: int) -> Tensor:
-        """Random colours to begin with."""
+        """Draw random initial colors."""
         images = setting.images
         return setting.stream.sample_uniform(
             images.shape[1:], draw=f"colours {restart}", device=images.device
@@ -131,7 +131,7 @@ class Sticker(EOTAttack):
     def _optimize_colours(
         self, setting: EOTInputs, mask: Tensor, start: Tensor, draw: str, steps: int
     ) -> tuple[Tensor, Tensor]:
-        """Optimise the colours inside a mask; the best ones and their scores."""
+        """Optimize the colors inside a mask; return the best ones and their scores."""
         images = setting.images
 
         def stuck(colours: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Sticker(EOTAttack):
         return optimize_colours(self, setting, start, stuck, print_cost, draw_name=draw, steps=steps)
 
     def _compute_pixel_importance(self, setting: EOTInputs) -> Tensor | None:
-        """How much each pixel changes when that is dear, (N, 1, H, W); None for a poster."""
+        """Return the change of each pixel under an L1 penalty, (N, 1, H, W); None for a poster."""
         if setting.threat.transformation == "poster":
             return None
         images, surfaces = setting.images, setting.surfaces

@@ -1,4 +1,4 @@
-"""What Square paints: one colour under Linf, bumps under L2 and L1 that spend what the ball allows."""
+"""The perturbations of Square: one color under Linf, bumps that use the whole budget under L2 and L1."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ _MIN_NORM = 1e-30
 
 @dataclass(kw_only=True)
 class SquareProposals:
-    """What proposals are painted into, a row each."""
+    """The points that proposals modify, one row each."""
 
     points: Tensor
-    """(M, C, H, W): best points, and the proposals in them afterwards."""
+    """(M, C, H, W): best points; afterwards with the proposals."""
     originals: Tensor
     """(M, C, H, W)."""
     ball: PerImageBalls | ThreatModel
     """Around each."""
     windows: Tensor
-    """The windows, as in `Squares`."""
+    """The windows, as in `SquareState`."""
     colours: Tensor
     """(M, C)."""
     budget: Tensor
     """(M,): as in `Squares`."""
     used_budget: Tensor
-    """(M,): that of the best points, and of the proposals afterwards; stays as it is under Linf."""
+    """(M,): budget used by the best points, and afterwards by the proposals; unchanged under Linf."""
 
 
 def perturb_linf_windows(proposals: SquareProposals, where: Tensor) -> None:
-    """Linf: one colour a channel, at the border of the ball; ``where`` as in `paint_bumps`."""
+    """Linf: set one color per channel, at the limit of the ball; ``where`` as in `perturb_lp_windows`."""
     pixels = proposals.originals.flatten(1).gather(1, where)
     pixels.view(len(pixels), proposals.colours.shape[1], -1).add_(proposals.colours[:, :, None])
     proposals.points.flatten(1).scatter_(1, where, pixels.clamp_(0.0, 1.0))
@@ -49,14 +49,14 @@ def perturb_lp_windows(
     power: int,
     project_whole_image: bool,
 ) -> None:
-    """L2 and L1: wipe the second window; its change, and what was not spent, goes into the first.
+    """L2 and L1: clear the second window; move its change and the unused budget into the first.
 
     Args:
-        canvas: What is painted into.
-        windows: Two for each row.
-        pixel_positions: Their places, (M, positions).
+        canvas: The points to modify.
+        windows: The windows, two per row.
+        pixel_positions: Positions of their pixels, (M, positions).
         power: 2 for L2, 1 for L1.
-        project_whole_image: Whether what the ball does not allow is taken from the whole image.
+        project_whole_image: Whether the excess over the ball is removed from the whole image.
     """
     colours, half = canvas.colours, pixel_positions.shape[1] // 2
     channels, points = colours.shape[1], canvas.points.flatten(1)
@@ -86,15 +86,15 @@ def perturb_lp_windows(
 
 
 def raise_to_power(delta: Tensor, power: int) -> Tensor:
-    """Absolute values, squared if ``power`` is 2."""
+    """Return absolute values, squared if ``power`` is 2."""
     return delta * delta if power == 2 else delta.abs()
 
 
 def compute_root(sums: Tensor, power: int) -> Tensor:
-    """The norm that belongs to a sum of raised values, never 0."""
+    """Return the norm of a sum of raised values, never 0."""
     return (sums.sqrt() if power == 2 else sums).clamp_min(_MIN_NORM)
 
 
 def compute_used_budget(delta: Tensor, power: int) -> Tensor:
-    """Sum of the raised values of whole images, (N,)."""
+    """Return the sum of the raised values of whole images, (N,)."""
     return raise_to_power(delta.flatten(1), power).sum(dim=1)

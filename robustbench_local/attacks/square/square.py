@@ -1,4 +1,4 @@
-"""Square: random squares, kept where they help; only the scores of the classifier are needed."""
+"""Square: random square perturbations, accepted if they increase the loss; it uses scores only."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ from robustbench_local.threats.lp_ball import (
 from robustbench_local.threats.threat_model import ThreatModel
 
 _STEPS_PER_BLOCK = 64
-"""Steps whose random numbers are drawn at once."""
+"""Steps per draw of random numbers."""
 _HALF_ULP = 2.0**-25
-"""How far rounding moves a pixel at most."""
+"""Maximum rounding error of a pixel."""
 _SCORE_NOISE_SHARE = 1e-5
-"""A negative score has to rise by this share: many windows change nothing but the rounding of the logits, and
-that is another one in another batch."""
+"""Minimum relative increase of a negative score: many windows change only the rounding of the logits, which
+differs in another batch."""
 _LOOKAHEAD_SHARE = 0.5
-"""Proposals are looked at together for this share of an item's mean way from one that helped to the next: on
-two signs a sixth of the passes, and every sixth look in vain (5,000 steps)."""
+"""Proposals evaluated together, as a fraction of an item's mean distance between accepted proposals; on two
+signs this saves five sixths of the passes and discards every sixth evaluation (5,000 steps)."""
 _MAX_LOOKAHEAD_POINTS = 16
 _LOOKAHEAD_BUDGET_SHARE = 0.25
-"""An item stops looking ahead when so large a share of its steps was in vain."""
+"""Fraction of discarded evaluations in an item's steps at which it stops evaluating ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Square(EngineAttack):
-    """Square attack: random search with windows that shrink, on the margin of the raw scores.
+    """Square attack: random search with shrinking windows, on the margin of the raw scores.
 
     Args:
-        queries: Most forward passes for an image, all restarts together; each has an equal share.
-        p: Share of the image's pixels in the first windows, above 0 and at most 1.
-        restarts: Searches for an image, at least 1.
-        rescale: Whether the windows' schedule, made for 10,000 queries, is stretched or shrunk to the queries
-            of a restart, as the first paper has it; AutoAttack takes it as it is.
+        queries: Maximum forward passes per image over all restarts, divided equally between them.
+        p: Fraction of the image's pixels in the first windows, above 0 and at most 1.
+        restarts: Searches per image, at least 1.
+        rescale: Whether the schedule of the windows, made for 10,000 queries, is scaled to the queries of a
+            restart, as in the first paper; AutoAttack does not scale it.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -90,29 +90,29 @@ class Square(EngineAttack):
             raise ConfigError(f"Square's p must be above 0 and at most 1, got {self.p}")
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """A search of every open image for each restart."""
-        # the look at the start is a query too
+        """Run a search of every unfinished image for each restart."""
+        # the evaluation of the start is a query too
         steps = self.queries // self.restarts - 1
         for restart in range(self.restarts):
             search = SquareSearch(threat=threat, steps=steps, p=self.p, rescale=self.rescale)
             engine.run(search, engine.build_items(restart))
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Its queries, and no backward pass."""
+        """Return its queries, and no backward pass."""
         return (self.queries // self.restarts * self.restarts, 0) if threat.eps else (0, 0)
 
 
 class SquareSearch(Search[SquareState]):
-    """Square's search on the engine. A proposal is painted into the present points, and wiped if rejected.
+    """Square's search on the engine. A proposal is written into the current points, and undone if rejected.
 
     Args:
         threat: Budget, goal and region.
-        steps: Proposals for an item.
-        p: Share of the image's pixels in the first windows.
-        rescale: Whether the windows' schedule is stretched or shrunk to ``steps``.
-        ahead: Whether to look at several proposals of an item in one pass. They are the same and are accepted
-            in the same order as without: what was looked at beyond one that helped counts for nothing. It
-            costs at most ``lookahead_budget`` looks: it is not for a classifier whose queries are counted.
+        steps: Proposals per item.
+        p: Fraction of the image's pixels in the first windows.
+        rescale: Whether the schedule of the windows is scaled to ``steps``.
+        ahead: Whether to evaluate several proposals of an item in one pass. Proposals and their order of
+            acceptance do not change: evaluations after an accepted proposal are discarded. This costs at most
+            ``lookahead_budget`` evaluations, so it is not for a classifier whose queries are counted.
         name: Name of the stage.
     """
 
@@ -137,7 +137,7 @@ class SquareSearch(Search[SquareState]):
         self._cached_positions: tuple[Tensor, Tensor] | None = None
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> SquareState:
-        """Stripes of random colours under Linf, tiles under L2 and L1."""
+        """Start with stripes of random colors under Linf, with tiles under L2 and L1."""
         channels, height, width = front.points.shape[1:]
         self._projects_whole_image = self.threat.norm == "L1" and channels > 1
         smallest, odd = (3, True) if self._power else (1, False)
@@ -165,7 +165,7 @@ class SquareSearch(Search[SquareState]):
         )
 
     def count_lookahead(self, front: ActiveSet, most: int) -> Tensor | None:
-        """The more, the rarer a proposal of the item has helped so far; never beyond its block of numbers."""
+        """Return more points the lower the item's acceptance rate; never beyond its block."""
         state: SquareState = front.state  # type: ignore[assignment]  # begin made it
         if not self.lookahead_budget or not front.get_age_range()[0]:
             return None
@@ -177,7 +177,7 @@ class SquareSearch(Search[SquareState]):
         return counts if bool((counts > 1).any()) else None
 
     def build_lookahead(self, front: ActiveSet, of: Tensor, offsets: Tensor) -> SquareLookahead:
-        """Paint proposals into the best points, each as if all before it had been wiped."""
+        """Write proposals into the best points, each as if all before it had been rejected."""
         state: SquareState = front.state  # type: ignore[assignment]  # begin made it
         ages = front.age[of] - 1 + offsets
         windows = self._build_windows(front, ages, *compute_age_range(ages))
@@ -200,7 +200,7 @@ class SquareSearch(Search[SquareState]):
         )
 
     def advance_items(self, front: ActiveSet, there: Lookahead, vain: Tensor) -> None:
-        """Take over the proposals that are shown now."""
+        """Update the state to the proposals in the current points."""
         state: SquareState = front.state  # type: ignore[assignment]  # begin made it
         state.wasted_count = state.wasted_count + vain
         reached: SquareLookahead = there  # type: ignore[assignment]  # build_lookahead made it
@@ -208,11 +208,11 @@ class SquareSearch(Search[SquareState]):
         self._cached_positions = state.windows, reached.pixel_positions
 
     def is_improvement(self, scores: Tensor, best_scores: Tensor) -> Tensor:
-        """Whether the score rises by more than rounding."""
+        """Return whether the score rises by more than rounding."""
         return scores * (1 + _SCORE_NOISE_SHARE) > best_scores
 
     def update_best_points(self, front: ActiveSet, scores: Tensor) -> None:
-        """Accept the proposals that raise the score and wipe the others, in their windows if that will do."""
+        """Accept the proposals that raise the score and undo the others, inside their windows if possible."""
         state: SquareState = front.state  # type: ignore[assignment]  # begin made it
         better = self.is_improvement(scores, front.best_scores)
         if self.lookahead_budget:
@@ -231,7 +231,7 @@ class SquareSearch(Search[SquareState]):
         best.scatter_(1, where, kept)
 
     def step(self, front: ActiveSet, state: SquareState, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - keep has judged
-        """The next proposals, painted into the points."""
+        """Write the next proposals into the points."""
         youngest, oldest = front.get_age_range()
         colours = self._advance_block(front, state, youngest, oldest)
         canvas = SquareProposals(
@@ -248,7 +248,7 @@ class SquareSearch(Search[SquareState]):
         return canvas.points
 
     def _apply_proposals(self, canvas: SquareProposals, windows: Windows) -> Tensor:
-        """Paint each item's proposal; returns where it is, as positions in an image's memory."""
+        """Apply each item's proposal; return its positions in the image's memory."""
         where = windows.locate_pixels(canvas.windows[:, : self._window_count])
         if self._power:
             perturb_lp_windows(
@@ -259,7 +259,7 @@ class SquareSearch(Search[SquareState]):
         return where
 
     def _locate_proposals(self, front: ActiveSet, state: SquareState) -> Tensor:
-        """Where the proposals are: `step` knew, unless items have come or gone since."""
+        """Return the positions of the proposals, recomputed if items have started or ended since `step`."""
         if self._cached_positions is not None and self._cached_positions[0] is state.windows:
             return self._cached_positions[1]
         before = (front.age - 1).clamp_min(0)
@@ -269,7 +269,7 @@ class SquareSearch(Search[SquareState]):
         )
 
     def _build_windows(self, front: ActiveSet, ages: Tensor, youngest: int, oldest: int) -> Windows:
-        """The windows of the steps at these ages."""
+        """Build the windows of the steps at these ages."""
         shape, device = tuple(front.points.shape[1:]), front.points.device
         smallest, largest = self._window_sides[oldest], self._window_sides[youngest]
         if smallest == largest:  # sides only fall
@@ -280,14 +280,14 @@ class SquareSearch(Search[SquareState]):
         return Windows(tuple(known), shape, device, _move_index(which, front.points))
 
     def _start_from_stripes(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> Tensor:
-        """Vertical stripes, one pixel wide."""
+        """Start from vertical stripes, one pixel wide."""
         channels, _, width = front.points.shape[1:]
         colours = stream.sample_uniform((channels, 1, width), draw=draws, device=front.points.device) - 0.5
         reach = broadcast_radius(self.get_ball(front), front.points)
         return (front.originals + _compute_signs(colours) * reach).clamp_(0.0, 1.0)
 
     def _start_from_tiles(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> Tensor:
-        """Bumps all over, as high as the ball allows."""
+        """Start from bumps over the whole image, as high as the ball allows."""
         channels, height, width = front.points.shape[1:]
         _, down, across = compute_tile_grid(height, width)
         numbers = (
@@ -303,7 +303,7 @@ class SquareSearch(Search[SquareState]):
         )
 
     def _compute_budget(self, front: ActiveSet) -> Tensor:
-        """What ``used_budget`` may grow to, with room for the rounding of every pixel under L2 and L1."""
+        """Return the limit of ``used_budget``, with a reserve for rounding under L2 and L1."""
         reach = torch.as_tensor(self.get_ball(front).eps, dtype=torch.float32, device=front.points.device)
         if not self._power:
             return reach
@@ -311,7 +311,7 @@ class SquareSearch(Search[SquareState]):
         return raise_to_power((reach - room).clamp_min(0), self._power)
 
     def _advance_block(self, front: ActiveSet, state: SquareState, youngest: int, oldest: int) -> Tensor:
-        """Go on to the next entry of each item's block, drawing blocks as needed; its colours, (W, C)."""
+        """Advance each item in its block, drawing blocks as needed; return its colors, (W, C)."""
         if youngest == oldest:
             slot = youngest % _STEPS_PER_BLOCK
             if slot == 0:
@@ -328,7 +328,7 @@ class SquareSearch(Search[SquareState]):
         return state.block_colours[rows, slots]
 
     def _draw_block(self, front: ActiveSet, state: SquareState, rows: Tensor) -> None:
-        """Draw a block for some rows, (M,) int64 on the CPU, and sum up exactly what they spent."""
+        """Draw a block for some rows, (M,) int64 on the CPU, and recompute their used budget exactly."""
         channels, height, width = front.points.shape[1:]
         numbers = 2 * self._window_count + channels + (1 if self._power else 0)
         ages, device = front.age[rows], state.stream_keys.device
@@ -359,10 +359,10 @@ class SquareSearch(Search[SquareState]):
 
 
 def _move_index(index: Tensor, like: Tensor) -> Tensor:
-    """An index of the CPU's where ``like`` is, without waiting for the device."""
+    """Move an index of the CPU to the device of ``like``, without waiting for it."""
     return index.to(like.device, non_blocking=True)
 
 
 def _compute_signs(numbers: Tensor) -> Tensor:
-    """-1 or 1, also where a number is 0."""
+    """Return -1 or 1, also for 0."""
     return torch.where(numbers < 0, -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Square windows of images: how large they are, where their pixels lie, and what is painted into them."""
+"""Square windows of images: their sizes, the positions of their pixels, and writing into them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 _SCHEDULE_STEPS = 10_000
-"""Steps of the schedule as the paper gives it."""
+"""Steps of the paper's schedule."""
 _HALVING_STEPS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""After these steps the share of the image that is changed at once halves."""
+"""Steps after which the fraction of the image changed at once is halved."""
 _TILES_PER_SIDE = 5
-"""Tiles along the shorter side of an image where a search under L2 or L1 begins."""
+"""Tiles along the shorter side of an image at the start of a search under L2 or L1."""
 
 
 def compute_window_sides(
@@ -26,16 +26,16 @@ def compute_window_sides(
     odd: bool = False,
     rescale: bool = False,
 ) -> list[int]:
-    """The side of the window at each step, falling.
+    """Return the side of the window at each step, non-increasing.
 
     Args:
-        steps: How many there are.
-        share: Share of the image's pixels in the first windows, above 0 and at most 1.
-        height: Of the image, in pixels.
-        width: Likewise.
-        min_side: Smallest side, where the image has room for it.
-        odd: Whether sides are odd numbers, where the image has room for it.
-        rescale: Whether the schedule, made for 10,000 steps, is stretched or shrunk to ``steps``.
+        steps: Number of steps.
+        share: Fraction of the image's pixels in the first windows, above 0 and at most 1.
+        height: Height of the image, in pixels.
+        width: Width of the images, in pixels.
+        min_side: Smallest side, if the image is large enough.
+        odd: Whether sides are odd numbers, if the image is large enough.
+        rescale: Whether the schedule, made for 10,000 steps, is scaled to ``steps``.
 
     Returns:
         ``steps`` numbers, each at most the shorter side of the image.
@@ -56,10 +56,10 @@ def compute_window_sides(
 
 @lru_cache(maxsize=64)
 def build_bump_patterns(side: int, power: int) -> Tensor:
-    """What is painted under L2 and L1: a bump beside a dent, each highest in the middle of its half.
+    """Build the patterns of L2 and L1: a bump beside a dent, each highest in the middle of its half.
 
     Args:
-        side: Of the window.
+        side: Side of the window.
         power: 2 for L2, 1 for L1: the sum of the absolute values to this power is 1.
 
     Returns:
@@ -76,7 +76,7 @@ def build_bump_patterns(side: int, power: int) -> Tensor:
 
 
 def _build_nested_rectangles(height: int, width: int, power: int) -> Tensor:
-    """Nested rectangles, piled up, (height, width), of unit norm: the smaller, the higher."""
+    """Build a stack of nested rectangles, (height, width), of unit norm: the smaller, the higher."""
     down, right = torch.arange(height) - height // 2, torch.arange(width) - width // 2
     ring = torch.maximum(down.abs()[:, None], right.abs())
     levels = 1.0 / torch.arange(1, max(height, width) // 2 + 2) ** (4.0 if power == 1 else 2.0)
@@ -85,17 +85,17 @@ def _build_nested_rectangles(height: int, width: int, power: int) -> Tensor:
 
 
 class Windows:
-    """One window or several in each image of a batch, as positions in the image's memory.
+    """One or several windows in each image of a batch, as positions in the image's memory.
 
-    Where sides differ, the smaller windows are as long as the largest in memory: their last line and their
-    last column stand there several times. So values that belong to pixels can be computed, read and written
-    for all at once; only sums have to leave the copies out, which `sums` does.
+    If sides differ, the smaller windows are as long as the largest in memory: their last row and column are
+    repeated. Values of pixels can thus be computed, read and written for all windows at once; only sums have
+    to leave the copies out, as `sums` does.
 
     Args:
-        sides: The sides that windows have, ascending, without repetition.
+        sides: The distinct side lengths, ascending.
         shape: (C, H, W) of an image.
-        device: Where the images are.
-        which: Which of the sides each image's windows have, (W,) int64; None: there is one side only.
+        device: Device of the images.
+        which: Index of the side length of each image's windows, (W,) int64; None if there is only one.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Windows:
             self._offsets = self._offsets[side_indices]
 
     def locate_pixels(self, corners: Tensor) -> Tensor:
-        """Where their pixels are in the images, each (C, H, W) flattened.
+        """Return the positions of their pixels in the images, each (C, H, W) flattened.
 
         Args:
             corners: Upper left pixels of V windows in each image, counted within a channel, (W, V) int64.
@@ -123,7 +123,7 @@ class Windows:
         return (corners[:, :, None] + offsets).flatten(1)
 
     def sum_channels(self, values: Tensor) -> Tensor:
-        """Sum of each channel of each window, (W, V * C), of values (W, V * C * side * side)."""
+        """Sum each channel of each window, (W, V * C), of values (W, V * C * side * side)."""
         by_channel = values.view(len(values), -1, self._sides[-1] ** 2)
         if self._side_indices is not None:
             by_channel = (
@@ -132,14 +132,14 @@ class Windows:
         return by_channel.sum(dim=2)
 
     def select_patterns(self, turned: Tensor, power: int) -> Tensor:
-        """The pattern of each image, (W, side * side); ``turned`` says which of the two of :func:`bumps`."""
+        """Return each image's pattern, (W, side * side), of the two of :func:`build_bump_patterns`."""
         patterns = _build_stored_patterns(self._sides, power, self._device)
         return patterns[0, turned] if self._side_indices is None else patterns[self._side_indices, turned]
 
 
 @lru_cache(maxsize=64)
 def _compute_pixel_offsets(sides: tuple[int, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Distance of the pixels from the upper left one in memory, (len(sides), C * largest * largest)."""
+    """Return the pixels' memory offsets from the upper left one, (len(sides), C * largest * largest)."""
     channels, height, width = shape
     planes = torch.arange(channels)[:, None, None] * (height * width)
     tables = [
@@ -151,39 +151,40 @@ def _compute_pixel_offsets(sides: tuple[int, ...], shape: tuple[int, ...], devic
 
 @lru_cache(maxsize=64)
 def _build_pixel_mask(sides: tuple[int, ...], device: torch.device) -> Tensor:
-    """1 for the pixels and 0 for the copies, (len(sides), largest * largest)."""
+    """Return 1 for the pixels and 0 for the copies, (len(sides), largest * largest)."""
     lines = [(torch.arange(sides[-1]) < side).float() for side in sides]
     return torch.stack([(line[:, None] * line).flatten() for line in lines]).to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=64)
 def _build_stored_patterns(sides: tuple[int, ...], power: int, device: torch.device) -> Tensor:
-    """Both :func:`bumps` of each side, (len(sides), 2, largest * largest)."""
+    """Return both :func:`build_bump_patterns` of each side, (len(sides), 2, largest * largest)."""
     lines = [(side, _build_stored_positions(sides[-1])(side)) for side in sides]
     patterns = [build_bump_patterns(side, power)[:, line][:, :, line].flatten(1) for side, line in lines]
     return torch.stack(patterns).to(device, non_blocking=True)
 
 
 def _build_stored_positions(largest: int) -> Callable[[int], Tensor]:
-    """Positions along a window that is stored with ``largest`` of them: the last is repeated."""
+    """Return positions along a window that is stored with ``largest`` of them: the last is repeated."""
     return lambda side: torch.arange(largest).clamp_max(side - 1)
 
 
 def compute_tile_grid(height: int, width: int) -> tuple[int, int, int]:
-    """The tiles that an image is covered with to begin with: their side, and how many down and across."""
+    """Return the tiles that initially cover an image: their side, and their number down and across."""
     side = max(min(height, width) // _TILES_PER_SIDE, 1)
     return side, height // side, width // side
 
 
 def build_tiled_patterns(signs: Tensor, orientations: Tensor, height: int, width: int, power: int) -> Tensor:
-    """Images covered with bumps, one a tile; a margin that is too small for a tile stays empty.
+    """Build images covered with bumps, one per tile; a margin too small for a tile stays empty.
 
     Args:
         signs: -1 or 1 for each tile, (N, C, down, across).
-        orientations: Which of the two :func:`bumps` a tile has, 0 or 1, (N, down, across) int64.
-        height: Of the images.
-        width: Likewise.
-        power: As in :func:`bumps`.
+        orientations: Index of each tile's pattern of :func:`build_bump_patterns`, 0 or 1, (N, down, across)
+            int64.
+        height: Height of the images.
+        width: Width of the images, in pixels.
+        power: As in :func:`build_bump_patterns`.
 
     Returns:
         (N, C, height, width).

@@ -1,4 +1,4 @@
-"""DI-FGSM: the gradient is taken on a copy of the image that is now and then shrunk and moved."""
+"""DI-FGSM: the gradient is computed on a copy of the image that is randomly resized and padded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from robustbench_local.errors import ConfigError
 class DIFGSM(MIFGSM):
     """Diverse inputs with momentum: M-DI2-FGSM of the paper; ``decay: 0`` gives its DI2-FGSM.
 
-    At every step, each image by itself and with the given probability, is resized to a random smaller size
-    (bilinear) and padded with zeros at a random place to the size it had. The paper's canvas is larger than
-    the image, 330 pixels for 299; here the image becomes smaller in the same proportion, so that networks
-    of a fixed size can be attacked.
+    At every step, each image is independently resized, with the given probability, to a random smaller size
+    (bilinear) and padded with zeros at a random position to its original size. The paper's canvas is larger
+    than the image, 330 pixels for 299; here the image becomes smaller in the same proportion, so that
+    networks of a fixed input size can be attacked.
 
     Args:
-        probability: How likely a step sees the resized image, in [0, 1]; at 0 this is MI-FGSM.
-        resize: Smallest size, as a share of the side, in (0, 1].
+        probability: Probability that a step uses the resized image, in [0, 1]; at 0 this is MI-FGSM.
+        resize: Smallest size, as a fraction of the side, in (0, 1].
 
     Source: Xie et al. 2019, arXiv:1803.06978, section 3.3 and algorithm 1.
     """
@@ -42,9 +42,9 @@ class DIFGSM(MIFGSM):
     def _compute_gradient(
         self, inputs: AttackInputs, points: Tensor, draw_name: str
     ) -> tuple[Tensor, Tensor]:
-        """The gradient through the resizing, a linear map: forth by its matrices, back by the transposed.
+        """Compute the gradient through the resizing, a linear map: matrices forwards, transposed backwards.
 
-        The clamp only takes off rounding: the way back is as if it were not there.
+        The clamp only removes rounding errors and is ignored in the backward direction.
         """
         if self.probability == 0:
             return super()._compute_gradient(inputs, points, draw_name)
@@ -54,7 +54,7 @@ class DIFGSM(MIFGSM):
         return down.mT @ gradient @ across, values
 
     def _draw_resize_matrices(self, inputs: AttackInputs, draw_name: str) -> tuple[Tensor, Tensor]:
-        """Matrices for the columns and the rows of each image, (N, 1, H, H) and (N, 1, W, W)."""
+        """Draw matrices for the columns and the rows of each image, (N, 1, H, H) and (N, 1, W, W)."""
         device = inputs.images.device
         coin, size, top, left = inputs.stream.sample_uniform(
             (4,), draw=f"{draw_name}/resize", device=device
@@ -71,11 +71,11 @@ class DIFGSM(MIFGSM):
 
 
 def build_resize_matrices(pixels: Tensor, start: Tensor, side: int) -> Tensor:
-    """Matrices that resize a row of ``side`` pixels bilinearly and put it, padded with zeros, somewhere.
+    """Build matrices that resize a row of ``side`` pixels bilinearly and place it, padded with zeros.
 
     Args:
         pixels: (N,), whole numbers: the new length, 1 to ``side``.
-        start: (N,), whole numbers: where the resized row begins, 0 to ``side - pixels``.
+        start: (N,), whole numbers: start of the resized row, 0 to ``side - pixels``.
         side: Length of the row, before and after.
 
     Returns:
@@ -90,5 +90,5 @@ def build_resize_matrices(pixels: Tensor, start: Tensor, side: int) -> Tensor:
 
 
 def _scale_to_integer(share: Tensor, count: Tensor) -> Tensor:
-    """A whole number from 0 to ``count - 1``, from a uniform one in [0, 1)."""
+    """Map a uniform number in [0, 1) to a whole number from 0 to ``count - 1``."""
     return torch.minimum((share * count).floor(), count - 1)

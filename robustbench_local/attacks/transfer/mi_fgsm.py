@@ -1,4 +1,4 @@
-"""MI-FGSM: steps along a running sum of gradients; the base of the attacks made to be transferred."""
+"""MI-FGSM: steps along an accumulated gradient; the base class of the transfer attacks."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from robustbench_local.threats.threat_model import ThreatModel
 class MIFGSM(BallAttack):
     """Momentum iterative FGSM, and its L2 form.
 
-    Every image walks the whole path and its last point is returned, fooled or not: what transfers is the
-    end of the path, not the first point across this classifier's border. The cross-entropy is climbed
-    through its log-odds: the same direction, without the zero gradient of a saturated softmax. An image
-    whose gradients have all been zero or not finite takes its steps in a random direction of its own.
+    Every path runs all its steps and its last point is returned, misclassified or not: the end of the path
+    transfers, not the first point across the surrogate's decision boundary. The cross-entropy is maximized
+    through its log-odds: the same direction, without the zero gradient of a saturated softmax. If all
+    gradients of an image have been zero or not finite, it takes its steps in a random direction.
 
     Args:
         steps: Steps, at least 1.
         step_size: Length of a step in pixel units of [0, 1], in the threat model's norm; by default
             eps / steps, as in the paper.
-        decay: Share of the running sum that is kept from step to step, the paper's mu, at least 0.
+        decay: Decay factor of the accumulated gradient, the paper's mu, at least 0.
         loss: ``"ce"``, ``"margin"`` or ``"dlr"``; towards the target set if the goal is targeted.
 
     Raises:
@@ -65,7 +65,7 @@ class MIFGSM(BallAttack):
             raise ConfigError(f"{name}'s decay must be at least 0 and finite, got {self.decay}")
 
     def find_candidates(self, inputs: AttackInputs) -> Tensor:
-        """Walk; see :meth:`BallAttack.find_candidates`."""
+        """Run the path; see :meth:`BallAttack.find_candidates`."""
         images, threat, masks = inputs.images, inputs.threat, inputs.masks
         visible = torch.ones_like(images[:, :1]) if masks is None else masks.to(images.dtype)
         stray = (
@@ -82,16 +82,16 @@ class MIFGSM(BallAttack):
         return points
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """One pass each way for a step; the last point is never looked at."""
+        """Return one pass each way per step; the last point is never evaluated."""
         return (self.steps, self.steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 
     def _build_gradient_function(self, inputs: AttackInputs) -> Callable[[Tensor, int], Tensor]:
-        """What the momentum gathers, as a function of the points, (N, C, H, W), and of the step."""
+        """Build the gradient for momentum, as a function of the points, (N, C, H, W), and the step."""
         return lambda points, step: self._compute_gradient(inputs, points, str(step))[0]
 
     def _compute_gradient(
@@ -100,12 +100,12 @@ class MIFGSM(BallAttack):
         points: Tensor,
         draw_name: str,  # noqa: ARG002 - for subclasses
     ) -> tuple[Tensor, Tensor]:
-        """Gradient of what is climbed at the points, and its value, (N,)."""
+        """Compute the gradient of the loss at the points, and its value, (N,)."""
         _, values, gradient = inputs.classifier.compute_gradient(points, self._build_objective(inputs))
         return gradient, values
 
     def _build_objective(self, inputs: AttackInputs) -> Callable[[Tensor], Tensor]:
-        """What is climbed, as a function of the logits."""
+        """Build the loss to maximize, as a function of the logits."""
         if self.loss != "ce":
             return build_objective(self.loss, inputs.threat, inputs.labels)
         targets = inputs.labels.new_tensor(inputs.threat.targets)
@@ -113,7 +113,7 @@ class MIFGSM(BallAttack):
 
 
 def normalize_l1(gradient: Tensor) -> Tensor:
-    """Each row divided by its L1 norm; entries that are NaN or infinite count as zero.
+    """Divide each row by its L1 norm; entries that are NaN or infinite count as zero.
 
     Args:
         gradient: (N, C, H, W).

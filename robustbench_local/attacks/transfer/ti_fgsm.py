@@ -1,4 +1,4 @@
-"""TI-FGSM: the gradient is smoothed, as if it were averaged over shifted copies of the image."""
+"""TI-FGSM: the gradient is smoothed, which approximates the average over shifted copies of the image."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class TIFGSM(DIFGSM):
     """Translation-invariant gradients with momentum; with ``probability: 0.5`` this is the paper's TI-DIM.
 
     Args:
-        kernel_size: Pixels of the Gaussian kernel's side, odd; at 1 nothing is smoothed. Its standard
-            deviation is a third of its radius. The paper has 15 for images of 299 pixels.
+        kernel_size: Side of the Gaussian kernel in pixels, odd; 1 means no smoothing. Its standard deviation
+            is a third of its radius. The paper uses 15 for images of 299 pixels.
 
     Source: Dong et al. 2019, arXiv:1904.02884, section 3.2.
     """
@@ -36,7 +36,7 @@ class TIFGSM(DIFGSM):
     def _compute_gradient(
         self, inputs: AttackInputs, points: Tensor, draw_name: str
     ) -> tuple[Tensor, Tensor]:
-        """The gradient, smoothed."""
+        """Compute the smoothed gradient."""
         gradient, values = super()._compute_gradient(inputs, points, draw_name)
         return smooth_gradient(gradient, self.kernel_size), values
 
@@ -46,7 +46,7 @@ def smooth_gradient(gradient: Tensor, kernel_size: int) -> Tensor:
 
     Args:
         gradient: (N, C, H, W).
-        kernel_size: Pixels of the kernel's side, odd.
+        kernel_size: Side of the kernel in pixels, odd.
 
     Returns:
         Same shape; beyond the border the gradient counts as zero.

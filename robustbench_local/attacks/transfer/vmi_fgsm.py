@@ -1,4 +1,4 @@
-"""VMI-FGSM: each gradient is corrected by how those around the previous point differed from its own."""
+"""VMI-FGSM: each gradient is corrected by the mean gradient around the previous point."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _MAX_LOG_RATIO = 40.0
 class VMIFGSM(TIFGSM):
     """Variance-tuned momentum; with ``probability`` and ``kernel_size`` also the paper's VMI-DI and VMI-TI.
 
-    Neighbours are brought back into [0, 1], since a classifier is only asked about images. The last step's
-    neighbours would serve no further step and are not looked at.
+    Neighbors are clipped to [0, 1], since a classifier is only queried with valid images. The last step has
+    no next step, so its neighbors are not evaluated.
 
     Args:
-        neighbours: Points drawn around each point of the path, the paper's N; at 0 this is MI-FGSM.
+        neighbours: Points sampled around each point of the path, the paper's N; at 0 this is MI-FGSM.
         beta: Radius of the neighbourhood as a multiple of eps, in the threat model's norm, above 0.
 
     Source: Wang & He 2021, arXiv:2103.15571, definition 1 and algorithm 1.
@@ -47,12 +47,12 @@ class VMIFGSM(TIFGSM):
             raise ConfigError(f"VMIFGSM's beta must be above 0 and finite, got {self.beta}")
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """The path, and the neighbours of all its points but the last."""
+        """Return the passes of the path, and of the neighbors of all its points but the last."""
         passes = self.steps + (self.steps - 1) * self.neighbours
         return (passes, passes) if threat.eps else (0, 0)
 
     def _build_gradient_function(self, inputs: AttackInputs) -> Callable[[Tensor, int], Tensor]:
-        """The gradient plus the variance at the previous point, relative to the weight at this one."""
+        """Build the gradient plus the variance at the previous point, relative to the current weight."""
         variance = torch.zeros_like(inputs.images)
         before = torch.zeros(len(inputs.images), device=inputs.images.device)
 
@@ -70,7 +70,7 @@ class VMIFGSM(TIFGSM):
     def _estimate_variance(
         self, inputs: AttackInputs, points: Tensor, step: int, here: Tensor, weight: Tensor
     ) -> Tensor:
-        """Mean difference of the gradients at random neighbours from the one here; NaN counts as none."""
+        """Estimate the mean difference of the neighbors' gradients from the point's; NaN counts as 0."""
         ball = replace(inputs.threat, eps=self.beta * inputs.threat.eps)
         shape, device = tuple(points.shape[1:]), points.device
         total = torch.zeros_like(points)
@@ -86,12 +86,12 @@ class VMIFGSM(TIFGSM):
         return total / self.neighbours
 
     def _compute_log_weight(self, inputs: AttackInputs, values: Tensor) -> Tensor:
-        """Natural logarithm of the slope of the loss along what is climbed."""
+        """Return the natural logarithm of the slope of the loss with respect to the objective."""
         if self.loss != "ce":
             return torch.zeros_like(values)
         return F.logsigmoid(-values if inputs.threat.targets else values)
 
 
 def _scale_rows(gradient: Tensor, log_factor: Tensor) -> Tensor:
-    """Each row times its factor, (N,), given by its natural logarithm."""
+    """Multiply each row by its factor, (N,), given by its natural logarithm."""
     return gradient * reshape_for_broadcast(log_factor.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp(), gradient)

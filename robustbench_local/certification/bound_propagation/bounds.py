@@ -1,8 +1,8 @@
 """Bounds of a network's logits and margins over balls of images: IBP, CROWN-IBP and CROWN.
 
-These functions take any module (see `graph.trace`) or, to trace only once, its graph. Those for training
-are differentiable in the network's parameters and compute in the dtype of the images; they take arithmetic
-to be exact. `certified_margins` is for proofs: it computes in float64 and covers rounding.
+These functions take any module (see `graph.trace`) or its graph, which avoids tracing it again. The functions
+for training are differentiable in the network's parameters, compute in the dtype of the images and assume
+exact arithmetic. `certified_margins` is for certificates: it computes in float64 and covers rounding.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ Network = nn.Module | Graph
 
 
 def compute_ibp_bounds(network: Network, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Interval bounds of the logits.
+    """Compute interval bounds of the logits.
 
     Args:
-        network: A module, or its graph (`graph.trace`), which saves tracing at every call. Batch norm uses
-            its running statistics and dropout does nothing, in training mode as well.
-        lower: Least values of the pixels that the network is given, (N, C, H, W): normalised ones, where
-            the network expects them so.
-        upper: Largest values.
+        network: A module, or its graph (`graph.trace`), which avoids tracing at every call. Batch norm uses
+            its running statistics and dropout is the identity, in training mode as well.
+        lower: Lower bounds of the network's input, (N, C, H, W), normalized if the network expects that.
+        upper: Upper bounds of the network's input.
 
     Returns:
-        Least and largest logits, (N, K) each; differentiable in parameters and pixels.
+        Lower and upper bounds of the logits, (N, K) each; differentiable in parameters and pixels.
 
     Raises:
         ModelError: If a layer is not supported.
@@ -39,12 +38,12 @@ def compute_ibp_bounds(network: Network, lower: Tensor, upper: Tensor) -> tuple[
 
 
 def compute_ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
-    """Lower bounds of the label's logit minus each other one, the last linear layers merged into it.
+    """Compute lower bounds of the label's logit minus each other one, merged with the last linear layers.
 
     Args:
-        network: As for `ibp_bounds`.
-        lower: As for `ibp_bounds`.
-        upper: As for `ibp_bounds`.
+        network: As for `compute_ibp_bounds`.
+        lower: As for `compute_ibp_bounds`.
+        upper: As for `compute_ibp_bounds`.
         labels: (N,).
 
     Returns:
@@ -57,7 +56,7 @@ def compute_ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: 
 
 
 def compute_crown_ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
-    """As `ibp_margins`, by one backward pass of linear bounds over interval bounds.
+    """As `compute_ibp_margins`, by one backward pass of linear bounds over interval bounds.
 
     Source: Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks"
     (CROWN-IBP), arXiv:1906.06316, Sec. 3.
@@ -85,12 +84,12 @@ def _compute_margins(
 
 
 def list_other_classes(labels: Tensor, classes: int) -> Tensor:
-    """Every class but the label, ascending, (N, K - 1)."""
+    """Return every class but the label, ascending, (N, K - 1)."""
     every = torch.arange(classes - 1, device=labels.device)[None, :]
     return every + (every >= labels[:, None]).long()
 
 
 def build_margin_rows(labels: Tensor, classes: int) -> Tensor:
-    """Coefficients of the margins in the logits, (N, K - 1, K): 1 at the label, -1 at another class."""
+    """Return the margins' coefficients in the logits, (N, K - 1, K): 1 at the label, -1 at another class."""
     unit = torch.eye(classes, device=labels.device)
     return unit[labels][:, None] - unit[list_other_classes(labels, classes)]

@@ -1,4 +1,4 @@
-"""What the certificates by bounds share: from a classifier and its images to margins that are proven."""
+"""The base class of certificates by bounds: from a classifier and its images to certified margins."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 LINF_SLACK = 1e-6
 RELATIVE_SLACK = 1e-5
-"""What the ball is widened by: at least as much as the harness lets an attack leave it."""
+"""Widening of the ball, at least the tolerance that the harness grants to attacks."""
 
 _LOGIT_TOLERANCE_SHARE = 1e-4
-"""Share of the largest logit by which the classifier and its graph may differ on the same images."""
+"""Tolerance, relative to the largest logit, between the classifier and its graph."""
 _MAX_ROWS_BYTES = 64 * 2**20
-"""Memory for the margins' coefficients at the widest place of the network."""
+"""Memory for the margins' coefficients at the widest layer of the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoundCertificate(Certificate):
-    """Proves margins by bounds that hold for the whole ball and for the rounded arithmetic.
+    """Certifies margins by bounds that hold for the whole ball and for the rounded arithmetic.
 
-    What is guaranteed: for every image that is verified, every image of the ball inside [0, 1] is read as the
-    label by the classifier in evaluation mode, as it computes: from float32 images to float32 logits, in
-    float32, float64 or both between, whatever the order in which products are added up. Half precision is
-    refused. Not covered are float32 arithmetics with other errors: TF32 and convolutions by transforms
+    Guarantee: for every certified image, the classifier in evaluation mode predicts the label on every image
+    of the ball inside [0, 1]. This covers the classifier's own arithmetic: from float32 images to float32
+    logits, in float32, float64 or a mixture of both, whatever the order of summation. Half precision is
+    refused. Float32 arithmetic with other errors is not covered: TF32 and convolutions by transforms
     (Winograd, FFT). The bounds are computed in float64; see `rounding`.
     """
 
@@ -51,13 +51,13 @@ class BoundCertificate(Certificate):
 
     @abstractmethod
     def compute_margins(self, graph: Graph, ball: InputRegion, rows: Tensor, rounding: Rounding) -> Tensor:
-        """Lower bounds of functions of the logits.
+        """Compute lower bounds of functions of the logits.
 
         Args:
             graph: The network on images in [0, 1].
-            ball: N images' neighbourhoods, in float64.
+            ball: Neighborhoods of N images, in float64.
             rows: The functions' coefficients, (N, M, K).
-            rounding: Of the network's arithmetic, to be covered.
+            rounding: Rounding of the network's arithmetic, to be covered.
 
         Returns:
             (N, M), float64.
@@ -71,7 +71,7 @@ class BoundCertificate(Certificate):
         threat: ThreatModel,
         stream: RandomStream,  # noqa: ARG002  nothing is drawn
     ) -> CertifiedBatch:
-        """See :meth:`Certificate.certify`; images that are misread as they are need no bounds."""
+        """See :meth:`Certificate.certify`; misclassified images need no bounds."""
         with torch.no_grad():
             logits = classifier(images)
             predictions = logits.argmax(dim=1)
@@ -93,16 +93,16 @@ class BoundCertificate(Certificate):
         )
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Certificate.check`; names a layer that has no bounds."""
+        """See :meth:`Certificate.check_support`; the error names a layer without bounds."""
         super().check_support(threat, classifier)
         check_layers(_get_plain_module(classifier), classifier.name)
 
 
 def build_network_graph(classifier: Classifier, images: Tensor) -> Graph:
-    """A classifier as a graph from images in [0, 1] to the logits that it gives, which are float32.
+    """Convert a classifier to a graph from images in [0, 1] to its float32 logits.
 
     Raises:
-        ModelError: If it is no plain module, resizes its images, or has a layer or precision without bounds.
+        ModelError: If it is wrapped, resizes its images, or has a layer or precision without bounds.
     """
     module = _get_plain_module(classifier)
     size = tuple(images.shape[-2:])
@@ -120,7 +120,7 @@ def build_network_graph(classifier: Classifier, images: Tensor) -> Graph:
 
 
 def build_input_region(images: Tensor, threat: ThreatModel) -> InputRegion:
-    """What an attack may make of images, as the harness measures it, in float64."""
+    """Return the threat model's set of images, as the harness measures it, in float64."""
     images = images.double()
     if threat.norm == "Linf":
         eps = threat.eps + LINF_SLACK
@@ -129,7 +129,7 @@ def build_input_region(images: Tensor, threat: ThreatModel) -> InputRegion:
 
 
 def _get_plain_module(classifier: Classifier) -> torch.nn.Module:
-    """The network, where there is nothing around it that bounds do not know."""
+    """Return the network, if nothing without bounds is around it."""
     module = classifier.module
     if type(classifier) is not Classifier or module is None or classifier.output is not None:
         raise ModelError(
@@ -143,7 +143,7 @@ def _get_plain_module(classifier: Classifier) -> torch.nn.Module:
 
 def _build_normalization(normalization: Normalization) -> Affine:
     def read(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # the numbers that the classifier computes with are these, rounded to float32
+        # the classifier computes with these numbers rounded to float32
         mean, std = (
             broadcast_channels(torch.tensor(part, dtype=torch.float32), like) for part in normalization
         )
@@ -153,7 +153,7 @@ def _build_normalization(normalization: Normalization) -> Affine:
 
 
 def _check_agreement(graph: Graph, images: Tensor, logits: Tensor, name: str) -> None:
-    """Refuse a graph that does not compute what the classifier does."""
+    """Refuse a graph whose logits differ from the classifier's."""
     scale = float(logits.abs().amax()) + 1.0
     if not torch.allclose(
         graph(images.double()), logits.double(), rtol=0.0, atol=_LOGIT_TOLERANCE_SHARE * scale

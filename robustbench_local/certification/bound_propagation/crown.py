@@ -1,6 +1,6 @@
-"""CROWN: linear bounds with intervals that are themselves improved by linear bounds.
+"""CROWN: linear bounds whose intermediate intervals are themselves improved by linear bounds.
 
-Source: Zhang et al. 2018, arXiv:1811.00866; optimised slopes: Xu et al. 2021, "Fast and complete"
+Source: Zhang et al. 2018, arXiv:1811.00866; optimized slopes: Xu et al. 2021, "Fast and complete"
 (alpha-CROWN), arXiv:2011.13824, Sec. 3.1.
 """
 
@@ -26,21 +26,23 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 
 _MAX_ROWS_BYTES = 64 * 2**20
-"""Memory for the coefficients of the functions that are bounded together."""
+"""Memory for the coefficients of functions bounded together."""
 _FIRST_SLOPE_STEP = 0.25
-"""First change of a slope, which lies in [0, 1]; later ones shrink along a straight line."""
+"""First change of a slope, which is in [0, 1]; later changes decrease linearly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CROWN(BoundCertificate):
     """Linear bounds from the margins back to the pixels.
 
-    Cheap bounds come first and settle what they can: intervals, then linear bounds, then optimised slopes.
+    Cheap bounds come first and decide as many images as possible: intervals, then linear bounds, then
+    optimized slopes.
 
     Attributes:
-        intermediate: What bounds the inputs of activations: ``"crown"``, or ``"ibp"``, which is faster by
-            the width of the network, and enough for networks trained with it.
-        steps: Gradient steps on the slopes of lower lines, for margins that are not proven without.
+        intermediate: Method for the bounds of the activations' inputs: ``"crown"``, or ``"ibp"``, which is
+            faster by a factor of the network's width and tight enough for networks trained with it.
+        steps: Gradient steps on the slopes of the lower bounds, for margins that are not certified without
+            them.
     """
 
     intermediate: Literal["crown", "ibp"] = "crown"
@@ -75,22 +77,22 @@ class CROWN(BoundCertificate):
         return found
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002  the same for every ball
-        """One forward pass, and bounds that take as long as about so many on small networks."""
+        """Return one forward pass, and the equivalent passes of the bounds on small networks."""
         return (5000 if self.intermediate == "crown" else 300) + 200 * self.steps, 0
 
 
 def _find_unproven_rows(margins: Tensor) -> Tensor:
-    """Images of which a margin is not above 0, by their place in the batch."""
+    """Return the batch indices of images with a margin that is not above 0."""
     return (margins.amin(dim=1) <= 0).nonzero().flatten()
 
 
 def compute_crown_bounds(graph: Graph, ball: InputRegion, rounding: Rounding | None) -> Bounds:
-    """Bounds of every node, those that activations read improved by linear bounds.
+    """Compute bounds of every node; linear bounds improve those of the activations' inputs.
 
     Args:
         graph: The network.
         ball: Where the images are.
-        rounding: Of the network's arithmetic.
+        rounding: Rounding of the network's arithmetic.
     """
     exact = _find_exact_nodes(graph) if isinstance(ball, BoxRegion) else frozenset[int]()
 
@@ -101,7 +103,7 @@ def compute_crown_bounds(graph: Graph, ball: InputRegion, rounding: Rounding | N
 
 
 def _find_exact_nodes(graph: Graph) -> frozenset[int]:
-    """Nodes whose interval is exact for a box of images: affine maps, one of which mixes at most."""
+    """Return nodes whose interval is exact for a box of images: affine maps, at most one of them mixing."""
     mixed: list[int] = []
     for node in graph.nodes:
         if isinstance(node.operation, Activation) or len(node.inputs) > 1:
@@ -113,11 +115,11 @@ def _find_exact_nodes(graph: Graph) -> frozenset[int]:
 
 
 def _improve_interval(bounds: Bounds, place: int, found: Interval, ball: InputRegion) -> Interval:
-    """The interval where its values may have either sign, by linear bounds; the rest needs no better one."""
+    """Improve the interval by linear bounds for values of either sign; all others need none."""
     lower, upper = found.lower.flatten(1), found.upper.flatten(1)
     unstable = (lower < 0) & (upper > 0)
     most = int(unstable.sum(dim=1).amax())
-    # images have different numbers of such values: what is left over repeats stable ones, and is not used
+    # images have different numbers of such values: padding repeats stable ones, which are not used
     order = unstable.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
     better_lower, better_upper = lower.clone(), upper.clone()
     known = Bounds(bounds.graph, bounds.rounding, [*bounds.intervals, found], bounds.noise)
@@ -141,12 +143,12 @@ def _count_functions_per_chunk(graph: Graph, images: int, like: Tensor) -> int:
 
 
 def optimize_slopes(bounds: Bounds, rows: Tensor, ball: InputRegion, steps: int) -> Tensor:
-    """Lower bounds of linear functions of the logits, the slopes of lower lines chosen by gradient steps.
+    """Compute lower bounds of linear functions of the logits, with slopes optimized by gradient steps.
 
-    Any slope in its range gives a bound that holds, so that the best of all steps is one.
+    Any slope in its range gives a valid bound, so the best of all steps is valid.
 
     Args:
-        bounds: Of all nodes.
+        bounds: Bounds of all nodes.
         rows: (N, M, K).
         ball: Where the images are.
         steps: Gradient steps.
@@ -169,7 +171,7 @@ def optimize_slopes(bounds: Bounds, rows: Tensor, ball: InputRegion, steps: int)
 
 
 def _build_starting_slopes(bounds: Bounds, functions: int) -> tuple[dict[int, Tensor], dict[int, float]]:
-    """Slopes for each image, function and value, to be changed; and their least value."""
+    """Return initial slopes for each image, function and value, to be optimized, and their minimum."""
     slopes, ranges = {}, {}
     for here, node in enumerate(bounds.graph.nodes):
         if isinstance(node.operation, Activation):

@@ -1,4 +1,4 @@
-"""A network as a list of operations that bounds know, found by tracing its ``forward``."""
+"""A network as a list of operations with known bounds, obtained by tracing its ``forward``."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from robustbench_local.classifier.foreign_errors import extract_first_line, is_o
 from robustbench_local.errors import ModelError
 
 _LOGIT_TOLERANCE_SHARE = 1e-4
-"""Share of the largest logit by which the graph and the module may differ on the same images."""
+"""Tolerance, relative to the largest logit, between the graph and the module."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operation at its place.
+    """One operation of a graph.
 
     Args:
-        name: The module's name, or what the trace calls it.
-        operation: What is done.
-        inputs: Earlier nodes whose values it takes, by their position in the graph.
-        shape: Of its values for one image.
+        name: Name of the module, or of the node in the trace.
+        operation: The operation.
+        inputs: Positions in the graph of the earlier nodes whose values it takes.
+        shape: Shape of its values for one image.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Node:
 
 
 class Graph:
-    """A network's operations in the order in which they are computed; the last one gives the logits.
+    """The operations of a network in order of computation; the last one gives the logits.
 
-    The parameters stay those of the module: what changes there changes here. Batch norm uses its running
-    statistics and dropout does nothing, whatever mode the module is in.
+    The graph shares the parameters of the module: a change there changes the graph. Batch norm uses its
+    running statistics and dropout is the identity, in any mode of the module.
 
     Args:
-        nodes: The operations; the first is the `Entry`.
+        nodes: The operations; the first is the `InputNode`.
     """
 
     def __init__(self, nodes: list[Node]) -> None:
@@ -70,11 +70,11 @@ class Graph:
 
     @property
     def shape(self) -> Shape:
-        """(C, H, W) of the images."""
+        """Shape (C, H, W) of the images."""
         return self.nodes[0].shape
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits, in the dtype of the images, (N, C, H, W)."""
+        """Return logits, in the dtype of the images, (N, C, H, W)."""
         values: list[Tensor] = []
         for node in self.nodes:
             given = [values[place] for place in node.inputs]
@@ -82,7 +82,7 @@ class Graph:
         return values[-1]
 
     def prepend_affine(self, operation: Affine) -> Graph:
-        """This network with an affine map in front, such as a normalisation."""
+        """Return this network with an affine map in front, such as a normalization."""
         shifted = [
             Node(node.name, node.operation, tuple(place + 1 for place in node.inputs), node.shape)
             for node in self.nodes[1:]
@@ -91,19 +91,19 @@ class Graph:
 
 
 def trace_network(module: nn.Module, shape: Shape, *, name: str = "model") -> Graph:
-    """Read a module's operations.
+    """Convert a module to its operations by tracing.
 
     Args:
-        module: Any module whose ``forward`` takes images and uses the operations that bounds know:
-            convolution, linear layer, batch norm, average pools, ReLU, leaky ReLU, flatten, sums, constants.
+        module: Any module whose ``forward`` takes images and uses supported operations: convolution, linear
+            layer, batch norm, average pools, ReLU, leaky ReLU, flatten, sums, constants.
         shape: (C, H, W) of its images.
-        name: What to call it in messages.
+        name: Name of the module in messages.
 
     Returns:
         The graph, which shares the module's parameters.
 
     Raises:
-        ModelError: Naming the layer that is not supported, or why the ``forward`` cannot be traced.
+        ModelError: If a layer is not supported or the ``forward`` cannot be traced; the message names it.
     """
     modes = [(each, each.training) for each in module.modules()]
     module.eval()
@@ -118,10 +118,10 @@ def trace_network(module: nn.Module, shape: Shape, *, name: str = "model") -> Gr
 
 
 def check_layers(module: nn.Module, name: str) -> None:
-    """Find out, without knowing the images' shape, whether images meet something that has no bounds.
+    """Check, without the images' shape, that all operations on images are supported.
 
     Raises:
-        ModelError: Naming the first layer, function or method, or why the ``forward`` cannot be traced.
+        ModelError: If a layer, function or method is not supported or the ``forward`` cannot be traced.
     """
     images: set[fx.Node] = set()
     for node in _trace_module(module, name).nodes:
@@ -163,7 +163,7 @@ def _build_error(node: fx.Node, error: UnsupportedNodeError, name: str) -> Model
 
 
 class _GraphReader:
-    """Walks through a trace, computing a sample beside it: shapes and constants are then known."""
+    """Walks through a trace and evaluates a sample alongside, so that shapes and constants are known."""
 
     def __init__(self, module: nn.Module, sample: Tensor) -> None:
         self.module, self.sample = module, sample
@@ -209,7 +209,7 @@ class _GraphReader:
         self._node_indices[node] = self._append_node(Node(name, found, inputs, shape))
 
     def _build_operation(self, node: fx.Node, value: Tensor, sources: list[fx.Node]) -> Operation | None:
-        """What a node does to the images; None if it leaves values and shape alone."""
+        """Return the operation of a node on the images; None if it leaves values and shape unchanged."""
         named = any(each in self._node_indices for each in node.kwargs.values() if isinstance(each, fx.Node))
         if named or set(_list_image_arguments(node, self._node_indices)) != set(sources):
             raise UnsupportedNodeError("takes images as a keyword or in a list", "pass them by position")
@@ -245,7 +245,7 @@ class _GraphReader:
             ) from error
 
     def _expand_value(self, node: fx.Node) -> Any:
-        """The value of a node for a sample of more images, as far as its shape goes."""
+        """Return a node's value for a sample of more images, if only its shape matters."""
         value = self._values[node]
         return (
             value[:1].expand(len(self.sample) + 1, *value.shape[1:]) if node in self._node_indices else value
@@ -265,19 +265,19 @@ class _GraphReader:
 
 
 def _list_image_arguments(node: fx.Node, places: dict[fx.Node, int]) -> list[fx.Node]:
-    """The arguments that depend on the images, in order; twice if the same is added to itself."""
+    """Return the arguments that depend on the images, in order; twice for a sum with itself."""
     return [each for each in node.args if isinstance(each, fx.Node) and each in places]
 
 
 def _build_sample(module: nn.Module, shape: Shape) -> Tensor:
-    """Two images of noise that is always the same, where the module computes."""
+    """Return two images of constant noise, on the module's device."""
     noise = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
     parameter = next((each for each in module.parameters() if each.is_floating_point()), noise)
     return noise.to(parameter)
 
 
 def _check_agreement(graph: Graph, module: nn.Module, name: str) -> None:
-    """Refuse a trace that misses something, such as a value changed in place, a hook or autocast."""
+    """Refuse a trace that misses an effect, such as an in-place change, a hook or autocast."""
     images = _build_sample(module, graph.shape)
     with DtypeRecorder() as watch:
         expected = module(images)
@@ -293,7 +293,7 @@ def _check_agreement(graph: Graph, module: nn.Module, name: str) -> None:
 
 
 def _describe_location(node: fx.Node) -> str:
-    """The module, or the function and the module that it stands in."""
+    """Return the module, or the function and the module that contains it."""
     if node.op == "call_module":
         return str(node.target)
     stack = node.meta.get("nn_module_stack") or {}

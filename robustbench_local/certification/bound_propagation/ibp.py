@@ -21,10 +21,10 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class IBP(BoundCertificate):
-    """Boxes through the network, the linear layers after the last activation merged with the margins.
+    """Interval bounds of the margins, with the layers after the last activation merged into the margins.
 
-    Costs a few forward passes, and proves something only about networks that were trained for it. An L2 ball
-    is replaced by the box around it.
+    It costs a few forward passes, and is tight enough only for networks that were trained with it. An L2 ball
+    is replaced by its bounding box.
     """
 
     def compute_margins(self, graph: Graph, ball: InputRegion, rows: Tensor, rounding: Rounding) -> Tensor:
@@ -33,5 +33,5 @@ class IBP(BoundCertificate):
         return compute_linear_bounds(bounds, len(graph.nodes) - 1, rows, ball, through_activations=False)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002  the same for every ball
-        """One forward pass, and bounds that take as long as about so many."""
+        """Return one forward pass, and the number of passes that take as long as the bounds."""
         return 16, 0

@@ -1,4 +1,4 @@
-"""The sets of images that bounds start from, and the least value of a linear function on them."""
+"""The sets of images that bounds start from, and the minimum of a linear function over them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class InputRegion(Protocol):
         """The smallest box around it, (N, C, H, W)."""
 
     def select_images(self, index: Tensor) -> InputRegion:
-        """The sets around some of the images."""
+        """Return the sets around some of the images."""
 
     def compute_lower_bounds(self, rows: Tensor) -> Tensor:
-        """Lower bounds of linear functions.
+        """Compute lower bounds of linear functions.
 
         Args:
             rows: Their coefficients, (N, M, C, H, W).
@@ -34,16 +34,16 @@ class InputRegion(Protocol):
 
 @dataclass(frozen=True)
 class BoxRegion:
-    """Images between two images; what remains of a Linf ball inside [0, 1] is one."""
+    """The images between two images, such as a Linf ball intersected with [0, 1]."""
 
     box: Interval
 
     def select_images(self, index: Tensor) -> BoxRegion:
-        """The boxes of some of the images."""
+        """Return the boxes of some of the images."""
         return BoxRegion(self.box.select_images(index))
 
     def compute_lower_bounds(self, rows: Tensor) -> Tensor:
-        """The exact minimum: each pixel goes to the end that its coefficient points away from."""
+        """Compute the exact minimum: each pixel at the end given by the sign of its coefficient."""
         centre, radius = self.box.centre.flatten(1), self.box.radius.flatten(1)
         flat = rows.flatten(2)
         return (flat @ centre[:, :, None] - flat.abs() @ radius[:, :, None]).squeeze(2)
@@ -51,10 +51,10 @@ class BoxRegion:
 
 @dataclass(frozen=True)
 class L2Region:
-    """An L2 ball, as far as it lies in [0, 1].
+    """An L2 ball intersected with [0, 1].
 
     Args:
-        images: Centres, (N, C, H, W), in [0, 1].
+        images: Centers, (N, C, H, W), in [0, 1].
         eps: Radius, above 0.
     """
 
@@ -63,20 +63,20 @@ class L2Region:
 
     @property
     def box(self) -> Interval:
-        """Every pixel may move by the whole radius, inside [0, 1]."""
+        """The box in which every pixel moves by at most the radius, inside [0, 1]."""
         lower, upper = (self.images - self.eps).clamp_min(0), (self.images + self.eps).clamp_max(1)
         return Interval.from_bounds(lower, upper)
 
     def select_images(self, index: Tensor) -> L2Region:
-        """The balls around some of the images."""
+        """Return the balls around some of the images."""
         return L2Region(self.images[index], self.eps)
 
     def compute_lower_bounds(self, rows: Tensor) -> Tensor:
-        """A lower bound that is never below that of the whole ball.
+        """Compute a lower bound that is never below that of the whole ball.
 
-        With a price p on the squared length, min a d over the ball and the box is at least
-        min over the box of a d + p/2 (|d|^2 - eps^2), for any p >= 0 (weak duality); that minimum is taken
-        pixel by pixel. The price |a| / eps is the right one where the box does not matter.
+        With a multiplier p on the squared length, min a d over the ball and the box is at least min over the
+        box of a d + p/2 (|d|^2 - eps^2), for any p >= 0 (weak duality). That minimum separates over the
+        pixels. The multiplier |a| / eps is optimal if the box is not active.
         """
         centre, flat = self.images.flatten(1)[:, None], rows.flatten(2)
         price = flat.norm(dim=2, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny) / self.eps

@@ -24,7 +24,7 @@ from robustbench_local.certification.bound_propagation.rounding import Rounding
 
 @dataclass(frozen=True)
 class Interval:
-    """A box for each image, as the centres and half widths that linear layers need.
+    """A box for each image, as the centers and half widths that linear layers need.
 
     Args:
         centre: (N, ...).
@@ -36,38 +36,38 @@ class Interval:
 
     @classmethod
     def from_bounds(cls, lower: Tensor, upper: Tensor) -> Interval:
-        """From least and largest values."""
+        """Build an interval from lower and upper bounds."""
         return cls((lower + upper) / 2, (upper - lower) / 2)
 
     @cached_property
     def lower(self) -> Tensor:
-        """Least values."""
+        """Lower bounds."""
         return self.centre - self.radius
 
     @cached_property
     def upper(self) -> Tensor:
-        """Largest values."""
+        """Upper bounds."""
         return self.centre + self.radius
 
     @property
     def magnitude(self) -> Tensor:
-        """Largest absolute value."""
+        """Largest absolute values."""
         return self.centre.abs() + self.radius
 
     def select_images(self, index: Tensor) -> Interval:
-        """The boxes of some of the images."""
+        """Return the boxes of some of the images."""
         return Interval(self.centre[index], self.radius[index])
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the values at every node of a graph cannot leave.
+    """The bounds of the values at every node of a graph.
 
     Args:
         graph: The network.
-        rounding: How its arithmetic rounds; None: it is taken to be exact.
-        intervals: One a node, as far as they are known.
-        noise: How far rounding moves each node's values; None where it does not.
+        rounding: Rounding of its arithmetic; None assumes exact arithmetic.
+        intervals: One per node, or None if not yet known.
+        noise: Largest rounding error of each node's values; None where there is none.
     """
 
     graph: Graph
@@ -76,7 +76,7 @@ class Bounds:
     noise: list[Tensor | None] = field(default_factory=list)
 
     def select_images(self, index: Tensor) -> Bounds:
-        """The bounds for some of the images."""
+        """Return the bounds for some of the images."""
         noise = [None if each is None else each[index] for each in self.noise]
         return Bounds(
             self.graph, self.rounding, [each.select_images(index) for each in self.intervals], noise
@@ -84,7 +84,7 @@ class Bounds:
 
 
 TightenInterval = Callable[[Bounds, int, Interval], Interval]
-"""Improves the interval of a node that an activation reads, given the bounds before it."""
+"""A function that improves the interval of an activation's input, given the bounds before it."""
 
 
 def propagate(
@@ -99,11 +99,11 @@ def propagate(
     Args:
         graph: The network.
         input_interval: The images' box, (N, C, H, W), in the dtype to compute in; differentiable.
-        rounding: How the network's arithmetic rounds, to be covered; None to leave it out (training).
-        tighten: What else to do for nodes that activations read.
+        rounding: Rounding of the network's arithmetic, to be covered; None to ignore it (training).
+        tighten: Improves the intervals of the activations' inputs; None to use them unchanged.
 
     Returns:
-        Bounds of every node; the last are those of the logits.
+        Bounds of every node; the last ones are those of the logits.
     """
     bounds = Bounds(graph, rounding)
     read = {node.inputs[0] for node in graph.nodes if isinstance(node.operation, Activation)}
@@ -121,7 +121,7 @@ def propagate(
 
 
 def _propagate_node(node: Node, given: list[Interval]) -> Interval:
-    """The interval of a node's values in exact arithmetic."""
+    """Return the interval of a node's values in exact arithmetic."""
     operation, first = node.operation, given[0]
     if isinstance(operation, Affine):
         centre = operation.apply_linear(first.centre)

@@ -1,4 +1,4 @@
-"""Which operation a layer, function or method of a traced network is."""
+"""The mapping from layers, functions and methods of a traced network to operations."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _NodeReader = Callable[[fx.Node, NodeContext], Operation | None]
 
 
 def is_supported(node: fx.Node, module: nn.Module) -> bool:
-    """Whether a node's layer, function or method has bounds; a few settings of some are refused later."""
+    """Return whether a node's layer, function or method has bounds; some settings are refused later."""
     if node.op == "call_module":
         return type(module.get_submodule(str(node.target))) in _LAYERS
     return node.target in (_METHODS if node.op == "call_method" else _FUNCTIONS)
 
 
 def build_operation(node: fx.Node, place: NodeContext) -> Operation | None:
-    """The operation of a node that depends on the images; None if it leaves values and shape alone.
+    """Return the operation of a node that depends on the images; None for the identity.
 
     Raises:
-        Unsupported: If there are no bounds for it.
+        UnsupportedNodeError: If there are no bounds for it.
     """
     if not is_supported(node, place.module):
         raise UnsupportedNodeError.from_node(node, place.module)
@@ -110,7 +110,7 @@ def _build_batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, source: Shape, tar
 def _build_averaging(
     source: Shape, target: Shape, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
 ) -> Operation:
-    """An average pool is a convolution of each channel with equal weights."""
+    """Build average pooling as a convolution of each channel with equal weights."""
     weight = torch.full((source[0], 1, *kernel), 1.0 / (kernel[0] * kernel[1]), dtype=torch.float64)
     return Convolution(lambda: weight, lambda: None, stride, padding, (1, 1), source[0], source, target)
 
@@ -191,7 +191,7 @@ def _read_shapes(node: fx.Node, place: NodeContext) -> tuple[Shape, Shape]:
 def _wrap_shape_builder(
     make: Callable[[Any, Shape, Shape], Operation | None],
 ) -> Callable[[fx.Node, NodeContext], Operation | None]:
-    """A function that needs the shapes only."""
+    """Wrap a function that needs the shapes only."""
     return lambda node, place: make(None, *_read_shapes(node, place))
 
 
@@ -220,7 +220,7 @@ def _read_mean(node: fx.Node, place: NodeContext) -> Operation | None:
 
 
 def _read_option(node: fx.Node, place: NodeContext, name: str, default: Any) -> Any:
-    """The second argument of a function, or the one of that name."""
+    """Return the second argument of a function, or the one of that name."""
     return place.read_constants(node.kwargs.get(name, node.args[1] if len(node.args) > 1 else default))
 
 
@@ -233,7 +233,7 @@ def _build_arithmetic_reader(kind: str) -> _NodeReader:
 
 
 def _read_arithmetic(kind: str, node: fx.Node, place: NodeContext) -> Operation:
-    """A sum or difference of two places, or anything of a place and a constant."""
+    """Read a sum or difference of two nodes, or any arithmetic of a node and a constant."""
     if node.kwargs or len(node.args) != 2:
         raise UnsupportedNodeError(f"is {kind} with other arguments than two", "write it out")
     first, second = node.args
@@ -254,7 +254,7 @@ def _read_arithmetic(kind: str, node: fx.Node, place: NodeContext) -> Operation:
 
 
 def _check_constant_shape(kind: str, constant: Shape, node: fx.Node, place: NodeContext) -> None:
-    """Refuse a constant that gives values another shape, or each image of a batch a number of its own."""
+    """Refuse a constant that changes the shape of values, or that differs between images of a batch."""
     source = next(place.get_shape(each) for each in node.all_input_nodes if each in place.image_nodes)
     same = tuple(_get_result(node, place).shape[1:]) == source
     if not same or (len(constant) > len(source) and constant[0] != 1):

@@ -1,7 +1,7 @@
 """Linear bounds carried backwards through a network.
 
-A linear function of some node's values is rewritten, step by step, as one of earlier nodes' values that is
-never larger, until it is one of the pixels, where its minimum is known.
+A linear function of a node's values is replaced, step by step, by a lower bound that is linear in the values
+of earlier nodes. At the pixels the minimum of the function is known.
 
 Source: Zhang et al. 2018, "Efficient neural network robustness certification with general activation
 functions" (CROWN), arXiv:1811.00866, Thm. 3.2.
@@ -26,10 +26,11 @@ from robustbench_local.certification.bound_propagation.operations import (
 from robustbench_local.classifier.pass_counter import record_finished_pass
 
 _PIXEL_ROUNDING_SHARE = 2.0**-40
-"""Noise of a pixel, for rounding in the last product with the pixels: a sum of up to thousands in float64."""
+"""Noise of a pixel, for rounding in the last product with the pixels: a sum of up to thousands of terms in
+float64."""
 
 Slopes = Mapping[int, Tensor]
-"""Slopes of the lower lines of activations, by node: (N, 1 or M, ...), in [slope of the activation, 1]."""
+"""Slopes of the lower bounds of activations, by node: (N, 1 or M, ...), in [slope of the activation, 1]."""
 
 
 def compute_linear_bounds(
@@ -41,16 +42,17 @@ def compute_linear_bounds(
     slopes: Slopes | None = None,
     through_activations: bool = True,
 ) -> Tensor:
-    """Lower bounds of linear functions of a node's values.
+    """Compute lower bounds of linear functions of a node's values.
 
     Args:
-        bounds: Of all nodes before it.
+        bounds: Bounds of all nodes before it.
         node_index: The node.
         rows: Coefficients of M functions for each image, (N, M, ...), shaped like the node's values.
         ball: Where the images are.
-        slopes: Lower lines of activations; by default the better of 0 and 1 (Sec. 3.3 of the paper).
-        through_activations: False stops at activations and takes their intervals instead: interval
-            bounds, but with the linear layers after the last activation merged.
+        slopes: Slopes of the lower bounds of activations; by default the better of 0 and 1 (Sec. 3.3 of the
+            paper).
+        through_activations: False stops at activations and uses their intervals instead: interval bounds, but
+            with the linear layers after the last activation merged.
 
     Returns:
         (N, M), differentiable.
@@ -98,7 +100,7 @@ def compute_linear_bounds(
 
 
 def choose_default_slopes(operation: Activation, interval: Interval) -> Tensor:
-    """Slopes of the lower lines that leave the smaller area: 1 where more of the interval is positive."""
+    """Return the slopes of lower bounds with the smaller area: 1 if more of the interval is positive."""
     steep = interval.upper > -interval.lower
     return torch.where(steep, 1.0, operation.slope).to(interval.lower)
 
@@ -106,10 +108,10 @@ def choose_default_slopes(operation: Activation, interval: Interval) -> Tensor:
 def _relax_activation(
     operation: Activation, interval: Interval, rows: Tensor, slopes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Rows before an activation, and the constants that come with them.
+    """Return the rows before an activation, and the constants that come with them.
 
-    Above, the activation lies under the line through its ends; below, over a line through the origin.
-    Positive coefficients need the line below, negative ones the line above.
+    The upper bound is the line through the ends of the activation on the interval; the lower bound is a line
+    through the origin. Positive coefficients need the lower line, negative ones the upper line.
     """
     lower, upper = interval.lower[:, None], interval.upper[:, None]
     unstable = (lower < 0) & (upper > 0)
@@ -124,7 +126,7 @@ def _relax_activation(
 
 
 def _dot_rows(rows: Tensor, values: Tensor) -> Tensor:
-    """Products of rows, (N, M, ...), with values, (N, ...): (N, M)."""
+    """Compute the products of rows, (N, M, ...), with values, (N, ...): (N, M)."""
     return (rows.flatten(2) @ values.flatten(1)[:, :, None]).squeeze(2)
 
 

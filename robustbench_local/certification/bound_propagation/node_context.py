@@ -1,4 +1,4 @@
-"""What is known where a node of a traced network stands: shapes, constants, and what has no bounds."""
+"""The context of a node of a traced network: shapes, constants, and the error for missing bounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHAPE_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device"})
 
 
 class UnsupportedNodeError(Exception):
-    """There are no bounds for this."""
+    """The node has no bounds."""
 
     def __init__(self, what: str, remedy: str = _DEFAULT_REMEDY) -> None:
         self.reason, self.remedy = what, remedy
@@ -25,7 +25,7 @@ class UnsupportedNodeError(Exception):
 
     @classmethod
     def from_node(cls, node: fx.Node, module: nn.Module) -> UnsupportedNodeError:
-        """There are none for the layer, function or method of this node."""
+        """Build the error for the layer, function or method of this node."""
         if node.op == "call_module":
             return cls(f"is a {type(module.get_submodule(str(node.target))).__name__}")
         label = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
@@ -34,13 +34,13 @@ class UnsupportedNodeError(Exception):
 
 @dataclass(frozen=True)
 class NodeContext:
-    """What is known where a node stands.
+    """The values, constants and shapes known at a node.
 
     Args:
         module: The traced module.
-        values: What the nodes before it gave for a sample.
+        values: Values of the earlier nodes for a sample.
         images: The nodes that depend on the images.
-        reads: What nodes read off shapes: for the sample, and for a sample of more images.
+        reads: Values that nodes compute from shapes: for the sample, and for a sample of more images.
     """
 
     module: nn.Module
@@ -49,14 +49,14 @@ class NodeContext:
     shape_reads: Mapping[fx.Node, tuple[Any, Any]]
 
     def get_shape(self, node: fx.Node) -> Shape:
-        """Of one image's values at that node."""
+        """Return the shape of one image's values at that node."""
         return tuple(self.values[node].shape[1:])
 
     def build_constant_reader(self, argument: Any) -> Callable[[], Any]:
-        """Reads a number or tensor that depends on no pixel, as it is at the time of reading.
+        """Return a function that reads a number or tensor independent of the pixels, at its current value.
 
         Raises:
-            Unsupported: If it depends on how many images there are: so would the verdict about each.
+            UnsupportedNodeError: If it depends on the number of images; the verdict of each image would too.
         """
         if not isinstance(argument, fx.Node):
             return lambda: argument
@@ -69,19 +69,19 @@ class NodeContext:
         return lambda: _recompute_node(argument, module, few)
 
     def read_constants(self, arguments: Any) -> Any:
-        """The values of arguments, nested ones too, that depend on no pixel."""
+        """Return the values of arguments, also nested, that are independent of the pixels."""
         return fx.node.map_arg(arguments, lambda each: self.build_constant_reader(each)())
 
 
 def is_shape_read(node: fx.Node) -> bool:
-    """Whether a node that takes images gives their shape or format only, whatever their pixels are."""
+    """Return whether a node reads only the shape or format of images, not their pixels."""
     if node.op == "call_method":
         return node.target in _SHAPE_METHODS
     return node.op == "call_function" and node.target is getattr and node.args[1] in _SHAPE_ATTRIBUTES
 
 
 def compute_node(node: fx.Node, module: nn.Module, value_of: Callable[[fx.Node], Any]) -> Any:
-    """The value of a node that is neither the images nor the output.
+    """Compute the value of a node that is neither the images nor the output.
 
     Args:
         node: The node.
@@ -103,7 +103,7 @@ def compute_node(node: fx.Node, module: nn.Module, value_of: Callable[[fx.Node],
 
 
 def _recompute_node(node: fx.Node, module: nn.Module, reads: Mapping[fx.Node, Any]) -> Any:
-    """The value of a node that depends on no pixel, computed again; what it reads off shapes is given."""
+    """Recompute the value of a node that is independent of the pixels; shape values are given."""
     if node in reads:
         return reads[node]
     return compute_node(node, module, lambda each: _recompute_node(each, module, reads))
@@ -112,7 +112,7 @@ def _recompute_node(node: fx.Node, module: nn.Module, reads: Mapping[fx.Node, An
 def _is_batch_independent(
     node: fx.Node, module: nn.Module, few: Mapping[fx.Node, Any], more: Mapping[fx.Node, Any]
 ) -> bool:
-    """Whether a constant is the same for few images and for more."""
+    """Return whether a constant is the same for few images and for more."""
     first = _recompute_node(node, module, few)
     try:
         second = _recompute_node(node, module, more)

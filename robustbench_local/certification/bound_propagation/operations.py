@@ -1,8 +1,8 @@
-"""What a layer does to bounds: forwards, forwards in absolute values, and backwards (transposed).
+"""Operations on bounds: forwards, forwards in absolute values, and backwards (transposed).
 
-Every piece of a network that can be bounded is one of four: an affine map (convolution, linear layer, batch
-norm in evaluation mode, average pool, normalisation), a change of shape, a (leaky) ReLU, or a sum. Parameters
-are read from the module at every use, so that a network in training is bounded as it is now.
+Every operation with known bounds is one of four: an affine map (convolution, linear layer, batch norm in
+evaluation mode, average pooling, normalization), a change of shape, a (leaky) ReLU, or a sum. Parameters are
+read from the module at every use, so that the bounds of a network in training are up to date.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ from torch import Tensor
 from torch.nn import functional
 
 Shape = tuple[int, ...]
-"""Of one image's values at a place in the network, without the batch."""
+"""Shape of one image's values at a node, without the batch."""
 
 
 class Affine(ABC):
     """A map ``x -> W x + b`` of one image's values."""
 
     mixes_values: ClassVar[bool] = True
-    """Whether a value depends on more than one value before it."""
+    """Whether an output value depends on more than one input value."""
 
     @property
     @abstractmethod
     def term_count(self) -> int:
-        """Most numbers that are added up for one value, forwards or backwards; rounding grows with it."""
+        """Largest number of terms in the sum of one value, forwards or backwards; rounding grows with it."""
 
     @abstractmethod
     def apply_linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
-        """``W x``, or ``|W| x``; values lead with the batch."""
+        """Compute ``W x``, or ``|W| x``; the batch is the first dimension of the values."""
 
     @abstractmethod
     def apply_transposed(self, rows: Tensor) -> Tensor:
-        """``W^T a`` for rows shaped like the output, led by any number of them."""
+        """Compute ``W^T a`` for rows shaped like the output, with any number of leading dimensions."""
 
     @abstractmethod
     def compute_offset(self, like: Tensor) -> Tensor | None:
-        """``b`` in the dtype and on the device of ``like``, broadcast against an output; None: none."""
+        """Return ``b`` with dtype and device of ``like``, broadcast against an output; None: none."""
 
     def bound_offset(self, like: Tensor) -> Tensor | None:
-        """Bound of the numbers that ``b`` is computed from, where they are not ``b`` itself."""
+        """Return a bound of the numbers that ``b`` is computed from, if they differ from ``b``."""
         offset = self.compute_offset(like)
         return None if offset is None else offset.abs()
 
 
 @dataclass(frozen=True)
 class Convolution(Affine):
-    """A two-dimensional convolution with zero padding; an average pool is one too.
+    """A two-dimensional convolution with zero padding; average pooling is a special case.
 
     Args:
         weight: Reads the kernel, (out, in / groups, kH, kW).
         bias: Reads the bias, (out,) or None.
         stride: Steps of the window.
         padding: Zeros around the image.
-        dilation: Distance of the kernel's cells.
-        groups: Groups of channels that do not mix.
+        dilation: Spacing of the kernel's elements.
+        groups: Number of independent groups of channels.
         source: Shape (C, H, W) of the input.
         target: Shape of the output.
     """
@@ -76,19 +76,19 @@ class Convolution(Affine):
 
     @property
     def term_count(self) -> int:
-        """Window size forwards, windows that a pixel lies in backwards."""
+        """Size of the window forwards, number of windows that contain a pixel backwards."""
         outputs, inputs, height, width = self.read_weight().shape
         covering = math.ceil(height / self.stride[0]) * math.ceil(width / self.stride[1])
         return int(max(inputs * height * width, outputs // self.groups * covering)) + 1
 
     def apply_linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
-        """``W x``, or ``|W| x``."""
+        """Compute ``W x``, or ``|W| x``."""
         weight = self.read_weight().to(values)
         weight = weight.abs() if absolute else weight
         return functional.conv2d(values, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def apply_transposed(self, rows: Tensor) -> Tensor:
-        """``W^T a``: the transposed convolution, padded to the input's size."""
+        """Compute ``W^T a``: the transposed convolution, padded to the input's size."""
         kernel = self.read_weight().shape[2:]
         covered = (
             (self.output_shape[1 + axis] - 1) * self.stride[axis]
@@ -110,7 +110,7 @@ class Convolution(Affine):
         )
 
     def compute_offset(self, like: Tensor) -> Tensor | None:
-        """The bias, one a channel."""
+        """Return the bias, one number per channel."""
         bias = self.read_bias()
         return None if bias is None else bias.to(like).view(-1, 1, 1)
 
@@ -129,32 +129,32 @@ class Dense(Affine):
 
     @property
     def term_count(self) -> int:
-        """Inputs forwards, outputs backwards."""
+        """Number of inputs forwards, of outputs backwards."""
         return max(self.read_weight().shape) + 1
 
     def apply_linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
-        """``W x``, or ``|W| x``."""
+        """Compute ``W x``, or ``|W| x``."""
         weight = self.read_weight().to(values)
         return functional.linear(values, weight.abs() if absolute else weight)
 
     def apply_transposed(self, rows: Tensor) -> Tensor:
-        """``W^T a``."""
+        """Compute ``W^T a``."""
         return rows @ self.read_weight().to(rows)
 
     def compute_offset(self, like: Tensor) -> Tensor | None:
-        """The bias."""
+        """Return the bias."""
         bias = self.read_bias()
         return None if bias is None else bias.to(like)
 
 
 @dataclass(frozen=True)
 class Diagonal(Affine):
-    """Each value for itself: times a scale, plus an offset (normalisation, batch norm, constants).
+    """An elementwise scale and offset (normalization, batch norm, constants).
 
     Args:
-        read: Takes a tensor whose dtype and device count; gives scale, offset and the size of the numbers
-            that the offset is computed from, all broadcast against one image's values.
-        operations: Rounded operations on a value.
+        read: Takes a tensor for its dtype and device; returns the scale, the offset and the magnitude of the
+            numbers that the offset is computed from, all broadcast against one image's values.
+        operations: Number of rounded operations per value.
     """
 
     read_terms: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -163,24 +163,24 @@ class Diagonal(Affine):
 
     @property
     def term_count(self) -> int:
-        """The rounded operations."""
+        """Number of rounded operations."""
         return self.operation_count
 
     def apply_linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
-        """``W x``, or ``|W| x``."""
+        """Compute ``W x``, or ``|W| x``."""
         scale = self.read_terms(values)[0]
         return values * (scale.abs() if absolute else scale)
 
     def apply_transposed(self, rows: Tensor) -> Tensor:
-        """``W^T a``."""
+        """Compute ``W^T a``."""
         return rows * self.read_terms(rows)[0]
 
     def compute_offset(self, like: Tensor) -> Tensor | None:
-        """What is added."""
+        """Return the offset."""
         return self.read_terms(like)[1]
 
     def bound_offset(self, like: Tensor) -> Tensor | None:
-        """At least ``|b|``: a batch norm's offset is a difference of two numbers that may be large."""
+        """Return at least ``|b|``: a batch norm's offset is a difference of two possibly large numbers."""
         return self.read_terms(like)[2]
 
 
@@ -202,22 +202,22 @@ class Activation:
     """``max(x, slope x)`` of each value.
 
     Args:
-        slope: Below zero, in [0, 1]; 0 is the ReLU.
+        slope: Slope below zero, in [0, 1]; 0 is the ReLU.
     """
 
     slope: float = 0.0
 
     def __call__(self, values: Tensor) -> Tensor:
-        """The function itself; it never decreases."""
+        """Apply the function, which is non-decreasing."""
         return functional.relu(values) if self.slope == 0 else functional.leaky_relu(values, self.slope)
 
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum or difference of two places of the network, of equal shape.
+    """The sum or difference of two nodes of equal shape.
 
     Args:
-        sign: 1.0 or -1.0: of the second.
+        sign: Sign of the second node, 1.0 or -1.0.
     """
 
     sign: float = 1.0
@@ -232,7 +232,7 @@ Operation = Affine | Reshape | Activation | Sum | InputNode
 
 
 def build_rounding() -> Affine:
-    """The same values in a coarser format: nothing happens but one rounding."""
+    """Return the conversion to a coarser format: the identity with one rounding."""
 
     def read(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return like.new_ones(()), like.new_zeros(()), like.new_zeros(())
@@ -241,5 +241,5 @@ def build_rounding() -> Affine:
 
 
 def broadcast_channels(values: Tensor, like: Tensor) -> Tensor:
-    """One number a channel, (C,), broadcast against (C, H, W), in the dtype and on the device of ``like``."""
+    """Broadcast one number per channel, (C,), against (C, H, W), with dtype and device of ``like``."""
     return torch.as_tensor(values).to(like).view(-1, 1, 1)

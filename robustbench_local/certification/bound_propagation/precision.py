@@ -1,4 +1,4 @@
-"""Which floating-point formats a network stores and computes in; bounds cover the rounding of two of them."""
+"""The floating-point formats that a network stores and computes in; bounds cover float32 and float64."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves
 from robustbench_local.errors import ModelError
 
 COVERED_DTYPES = frozenset({torch.float32, torch.float64})
-"""Formats whose rounding is covered: float32's, which is the coarser one's."""
+"""Formats whose rounding is covered: the rounding of float32, the coarser one, covers both."""
 
 
 def list_stored_dtypes(module: nn.Module) -> set[torch.dtype]:
-    """The floating-point formats of a module's parameters and buffers."""
+    """Return the floating-point formats of a module's parameters and buffers."""
     tensors = (*module.parameters(), *module.buffers())
     return {each.dtype for each in tensors if each.is_floating_point()}
 
@@ -26,7 +26,7 @@ def check_dtypes_covered(formats: Iterable[torch.dtype], name: str) -> None:
     """Refuse formats whose rounding no bounds cover.
 
     Raises:
-        ModelError: Naming one of them.
+        ModelError: If there is one; the message names it.
     """
     for each in set(formats) - COVERED_DTYPES:
         raise ModelError(
@@ -37,10 +37,10 @@ def check_dtypes_covered(formats: Iterable[torch.dtype], name: str) -> None:
 
 
 class DtypeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While open, notes the floating-point formats of all that is computed: autocast and hooks too.
+    """Records the floating-point formats of all computations in its context, with autocast and hooks.
 
     Attributes:
-        dtypes: The formats.
+        dtypes: The recorded formats.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class DtypeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Do what was asked, and look at what comes out."""
+        """Run the operation and record the formats of its results."""
         result = function(*args, **(kwargs or {}))
         self.dtypes |= {
             each.dtype

@@ -1,15 +1,15 @@
-"""How far the rounding of a network's own arithmetic can move its values.
+"""The largest effect of rounding in a network's own arithmetic on its values.
 
-A proof about real numbers says nothing about the network that is deployed, which rounds after every
-operation. So each node is given noise: at most what rounding can do there, whatever the order in which
-products are added up. Bounds then hold for every rounded evaluation of the network, and attacks on it
-cannot contradict them. Where a number may be too large for the format, there is no bound.
+A bound in exact arithmetic does not hold for the deployed network, which rounds after every operation. Each
+node is therefore given noise: an upper bound of its rounding error, for any order of summation. Bounds then
+hold for every rounded evaluation of the network, and attacks on it cannot contradict them. Where a value may
+exceed the range of the format, there is no bound.
 
-Certificates take float32's rounding everywhere, also in networks of float64: images are normalised and logits
-read in float32 whatever the network computes in, and a sum of float64 is off by less.
+Certificates assume the rounding of float32 everywhere, also in networks of float64: images are normalized and
+logits are read in float32 in any case, and the error of float64 is smaller.
 
-The bounds themselves are computed in float64, and that rounds as well; but by the same formulas, on the same
-products, and 2^29 times less than float32. `_OWN` covers it thousands of times over.
+The bounds themselves are computed in float64 and rounded as well, by the same formulas on the same products,
+with errors 2^29 times smaller than in float32. `_OWN` covers them thousands of times over.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from robustbench_local.certification.bound_propagation.graph import Node
 from robustbench_local.certification.bound_propagation.operations import Activation, Affine, Sum
 
 _OWN_ERROR_SHARE = 2.0**-40
-"""Relative error that is added for the arithmetic of the bounds, each operation of which is off by 2^-53."""
+"""Relative error added for the arithmetic of the bounds, whose operations have a relative error of 2^-53."""
 _ABSOLUTE_NOISE = 1e-30
-"""Absolute noise of a value: numbers below 1e-38 are lost on the way to zero."""
+"""Absolute noise of a value: numbers below 1e-38 underflow to zero."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Rounding:
     """Rounding to the nearest number of a floating-point format.
 
     Args:
-        unit: Largest relative error of one operation: 2^-24 for float32.
-        largest: What the format's numbers cannot exceed.
+        unit: Largest relative error of one operation, 2^-24 for float32.
+        largest: Largest finite number of the format.
 
     Source: Higham 2002, "Accuracy and stability of numerical algorithms", Sec. 3.1: a sum of n products, in
     any order, is off by at most n u / (1 - n u) times the sum of their absolute values.
@@ -45,19 +45,19 @@ class Rounding:
 
     @classmethod
     def from_dtype(cls, dtype: torch.dtype) -> Rounding:
-        """Rounding to a dtype, and of the bounds themselves."""
+        """Return the rounding of a dtype, and of the bounds themselves."""
         limits = torch.finfo(dtype)
         return cls(limits.eps / 2 + _OWN_ERROR_SHARE, limits.max / 2)  # the other half: what rounding adds
 
     def compute_noise(self, node: Node, sizes: list[Tensor]) -> Tensor | None:
-        """Noise of a node's values.
+        """Compute the noise of a node's values.
 
         Args:
-            node: What is computed.
+            node: The node.
             sizes: Largest absolute values of its inputs.
 
         Returns:
-            Shaped like the node's values; None where nothing is rounded.
+            Shaped like the node's values; None if nothing is rounded.
         """
         operation = node.operation
         if isinstance(operation, Affine):

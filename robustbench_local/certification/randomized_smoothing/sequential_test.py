@@ -1,10 +1,11 @@
-"""Is a share of votes at least so large? Answered for many images at once, with no more votes than needed.
+"""A sequential test of a lower bound on a share of votes, for many images at once.
 
-The votes of an image come in looks. Evidence against "the share is smaller" is the wealth of a gambler who
-starts with 1 and bets on each vote at the odds of the largest share that would make the claim false: whoever
-bets against a truth goes from 1 to ``1/alpha`` with probability at most alpha, however often one looks
-(Ville's inequality). Half of the money bets that all votes are hits, half on a share drawn uniformly from
-those that make the claim true. Votes that reach the last look get a second chance by Clopper and Pearson.
+The votes of an image arrive in batches, and the test looks at them after each batch. The evidence against
+"the share is smaller" is the wealth of a gambler who starts with 1 and bets on each vote at the odds of the
+largest share that would make the claim false. If the claim is false, the wealth reaches ``1/alpha`` with
+probability at most alpha, for any number of looks (Ville's inequality). Half of the money bets that all votes
+are hits, half on a share drawn uniformly from those that make the claim true. Votes that reach the last look
+are also tested with the Clopper-Pearson bound.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ Floats = npt.NDArray[np.float64]
 
 FIRST_LOOK_VOTES = 16
 LOOK_GROWTH_FACTOR = 1.15
-"""A look has so many times the votes of the one before it; what is asked too much stays below 15%."""
+"""Ratio of the votes at consecutive looks; surplus votes stay below 15%."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShareClaim:
-    """A share of at least ``share``, to be proven with at most ``most`` votes.
+    """The claim that a share is at least ``share``, to be decided with at most ``most`` votes.
 
-    Half of ``alpha`` is spent on the looks on the way, half on the last one.
+    Half of ``alpha`` is spent on the intermediate looks, half on the last look.
     """
 
     share: float
@@ -40,10 +41,10 @@ class ShareClaim:
     max_votes: int
     """Votes at the last look."""
     alpha: float
-    """Probability, at most, that the claim is made although the share is smaller."""
+    """Largest probability that the claim is made although the share is smaller."""
 
     def is_proven(self, hits: Counts, votes: int) -> Flags:
-        """Whether the votes so far prove it; a claim once made stands, whatever comes later.
+        """Return whether the votes so far prove the claim; a proven claim stays proven.
 
         Args:
             hits: How many votes were for the class, (N,).
@@ -55,10 +56,10 @@ class ShareClaim:
         return made | (compute_lower_bounds(hits, votes, self.alpha / 2) >= self.share)
 
     def is_hopeless(self, hits: Counts, votes: int) -> Flags:
-        """Whether more votes are wasted: they cannot prove it any more, or almost certainly would not.
+        """Return whether more votes cannot prove the claim, or almost certainly would not.
 
-        Giving up claims nothing and so costs none of ``alpha``. An image whose share would be enough at the
-        last look is given up with probability at most alpha.
+        Stopping claims nothing and costs none of ``alpha``. An image whose share would be enough at the last
+        look is stopped with probability at most alpha.
 
         Args:
             hits: How many votes were for the class, (N,).
@@ -72,7 +73,7 @@ class ShareClaim:
 
     @cached_property
     def min_hits(self) -> int:
-        """Fewest hits that prove it at the last look; more than ``most`` if nothing can."""
+        """Smallest number of hits that proves the claim at the last look; above ``most`` if none does."""
         low, high = 0, self.max_votes + 1
         while low < high:
             middle = (low + high) // 2
@@ -84,22 +85,22 @@ class ShareClaim:
 
 
 class SequentialVoteTest:
-    """Votes on many images at once: is the majority's share above one half, and is it at least ``share``?
+    """Tests, for many images, that the majority's share is above one half and that it is at least ``share``.
 
-    An image leaves when the second question is answered, or will not be. Both answers together claim too
-    much with probability at most alpha: the second is only claimed with the first, which it implies.
+    The test of an image ends when the second claim is proven or can no longer be proven. Both claims together
+    have an error probability of at most alpha: the second is only made with the first, which it implies.
 
     Args:
-        count: How many images.
-        share: In [0.5, 1).
-        most: Votes an image at most.
-        alpha: Probability of claiming too much, for each image.
+        count: Number of images.
+        share: Share to prove, in [0.5, 1).
+        most: Maximum votes per image.
+        alpha: Error probability, for each image.
 
     Attributes:
         open: Images that need more votes, ascending, (M,).
-        votes: How many each of those has had.
-        majority: (count,): it is proven that more than half of all possible votes are for the class.
-        reached: (count,): it is proven that the share is at least ``share``.
+        votes: Number of votes of each of those images so far.
+        majority: (count,): whether more than half of all possible votes are proven to be for the class.
+        reached: (count,): whether the share is proven to be at least ``share``.
     """
 
     def __init__(self, count: int, *, share: float, max_votes: int, alpha: float) -> None:
@@ -120,10 +121,10 @@ class SequentialVoteTest:
         )
 
     def add_votes(self, fresh: Counts) -> None:
-        """Take the votes in and let go the images that are decided.
+        """Add votes and close the images that are decided.
 
         Args:
-            fresh: Of the ``next_vote_count`` votes on each open image, how many were for its class, (M,).
+            fresh: Number of the ``next_vote_count`` votes of each open image for its class, (M,).
         """
         self.vote_count += self.next_vote_count
         self._hits[self.open_rows] += fresh
@@ -137,11 +138,11 @@ class SequentialVoteTest:
 
 
 def compute_log_evidence(hits: Counts, votes: int, share: float) -> Floats:
-    """Logarithm of the evidence for a share of at least ``share``: an e-process of every smaller share.
+    """Compute the log evidence for a share of at least ``share``: an e-process of every smaller share.
 
     Args:
         hits: Votes for the class, (N,).
-        votes: Votes in all.
+        votes: Total number of votes.
         share: In (0, 1).
 
     Source: Ville 1939; mixtures of likelihood ratios after Robbins 1970, doi:10.1214/aoms/1177696786.
@@ -151,7 +152,7 @@ def compute_log_evidence(hits: Counts, votes: int, share: float) -> Floats:
 
 
 def _compute_log_mixture(hits: Counts, votes: int, share: float) -> Floats:
-    """Logarithm of the mean likelihood over the shares above ``share``, as a ratio to that of ``share``."""
+    """Compute the log of the mean likelihood over shares above ``share``, relative to ``share``."""
     hits, places = np.unique(hits, return_inverse=True)  # many images, few different counts
     misses = votes - hits
     with np.errstate(divide="ignore"):  # no likelihood at all is no evidence

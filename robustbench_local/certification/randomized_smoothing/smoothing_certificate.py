@@ -1,4 +1,4 @@
-"""Randomized smoothing: what most votes under noise say holds in a ball, with high probability."""
+"""Randomized smoothing: an L2 radius in which the majority vote is constant, with high probability."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ from robustbench_local.threats.threat_model import ThreatModel
 class Smoothing(Certificate):
     """Randomized smoothing: an L2 radius for the majority vote of a classifier under Gaussian noise.
 
-    The guarantee: let g(x) be the class that most votes of the classifier fall on when noise N(0, sigma^2)
-    is added to x. For each image on its own, with probability at least 1 - alpha over the noise that is
-    drawn, both hold if they are claimed: g(x) is the prediction, and g is constant on the L2 ball of the
-    radius around x (over all of space, not only [0, 1]). The radius is sigma * Phi^-1(p), p a lower
-    confidence bound of the share of votes for the prediction. It is a statement about g, not about the
-    classifier under the noise, and of n images alpha * n may on average be claimed wrongly.
+    Guarantee: let g(x) be the class with the most votes of the classifier when noise N(0, sigma^2) is added
+    to x. For each image separately, with probability at least 1 - alpha over the noise drawn, both claims
+    hold if they are made: g(x) is the prediction, and g is constant on the L2 ball of the radius around x (in
+    all of space, not only [0, 1]). The radius is sigma * Phi^-1(p), with p a lower confidence bound of the
+    share of votes for the prediction. The guarantee is about g, not about the classifier under the noise. Of
+    n images, alpha * n claims may on average be wrong.
 
-    One class is chosen by ``n0`` votes and its share bounded by ``n`` others (Clopper and Pearson). With
-    ``sequential`` only the threat's radius is asked about: votes are counted until it is proven or hopeless,
-    up to ``n``, at the same alpha; the radius that comes back is then the threat's or 0.
+    ``n0`` votes select the class, and ``n`` other votes bound its share (Clopper-Pearson). With
+    ``sequential`` only the threat model's radius is tested: votes are counted until it is proven or can no
+    longer be proven, up to ``n``, at the same alpha; the certified radius is then the threat model's radius
+    or 0.
 
     Args:
         sigma: Standard deviation of the noise in pixel units of [0, 1], above 0.
-        n0: Votes that choose the class.
-        n: Votes that bound its share, at most.
-        alpha: Probability, for each image, of claiming too much, in (0, 0.5).
-        sequential: Whether to stop as soon as the threat's radius is decided.
+        n0: Votes that select the class.
+        n: Maximum votes that bound its share.
+        alpha: Error probability, for each image, in (0, 0.5).
+        sequential: Whether to stop as soon as the threat model's radius is decided.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -70,7 +71,7 @@ class Smoothing(Certificate):
 
     @property
     def error_probability(self) -> float:
-        """Alpha."""
+        """Error probability, alpha."""
         return self.alpha
 
     def certify(
@@ -100,15 +101,16 @@ class Smoothing(Certificate):
         )
 
     def predict(self, classifier: Classifier, images: Tensor, stream: RandomStream) -> list[int | None]:
-        """What the smoothed classifier says, with ``n`` votes.
+        """Return the predictions of the smoothed classifier, with ``n`` votes.
 
         Args:
-            classifier: What :meth:`base` gave, inside ``classifier.evaluation_mode()``.
+            classifier: Result of :meth:`get_base_classifier`, inside ``classifier.evaluation_mode()``.
             images: (N, C, H, W) in [0, 1], on the classifier's device.
             stream: The images' random numbers.
 
         Returns:
-            A class for each image, which is wrong (not the class that most of all possible votes fall on)
+            A class for each image, which is wrong (not the class with the most of all possible votes) with
+            probability at most alpha; None if the votes are not decisive.
             with probability at most alpha; None where the votes do not tell.
 
         Source: Cohen et al. 2019, section 3.2.1, after Hung and Fithian 2019.
@@ -122,11 +124,11 @@ class Smoothing(Certificate):
         return [one if known else None for one, known in zip(best.tolist(), sure.tolist(), strict=True)]
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002 - the most it can be
-        """All votes; a sequential count mostly needs far fewer."""
+        """Return all votes; a sequential count usually needs far fewer."""
         return self.n0 + self.n, 0
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Certificate.check`; also refuses a radius that no votes could prove."""
+        """See :meth:`Certificate.check_support`; also refuses a radius that no votes could prove."""
         super().check_support(threat, classifier)
         if self.largest_radius < threat.eps:
             at_most = f"prove a radius of at most {self.largest_radius:.4g}, not {threat.eps:g}"
@@ -143,15 +145,15 @@ class Smoothing(Certificate):
         check_deterministic(self.get_base_classifier(classifier))
 
     def get_base_classifier(self, classifier: Classifier) -> Classifier:
-        """The classifier that votes: the one within, if it is smoothed already."""
+        """Return the classifier that votes: the wrapped one, if it is already smoothed."""
         return classifier.inner if isinstance(classifier, SmoothedClassifier) else classifier
 
     def get_concern(self, classifier: Classifier) -> Concern:
-        """The classifier itself only if it is smoothed."""
+        """Return the classifier itself as the subject only if it is smoothed."""
         return "model" if isinstance(classifier, SmoothedClassifier) else "smoothed"
 
     def describe_caveats(self) -> str:
-        """What the guarantee is about."""
+        """Describe the subject of the guarantee."""
         stops = ", stopping as soon as the radius is decided" if self.sequential else ""
         return (
             f"holds for the majority vote under Gaussian noise of sigma {self.sigma:g}, for each image with "
@@ -160,14 +162,14 @@ class Smoothing(Certificate):
 
     @property
     def largest_radius(self) -> float:
-        """What would be proven if all votes agreed."""
+        """Radius certified by a unanimous vote."""
         alpha = self.alpha / 2 if self.sequential else self.alpha
         return self.sigma * float(ndtri(compute_lower_bounds(self.n, self.n, alpha)))
 
     def _count_all_votes(
         self, voter: VoteCounter, rows: Tensor, chosen: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
-        """Whose majority is proven, (M,), and the radius of each, float64."""
+        """Return the images with a proven majority, (M,), and the radius of each, float64."""
         del threat  # the radius is what the votes say, whatever was asked
         hits = voter.count_votes(rows, self.n0, self.n).gather(1, chosen[:, None]).squeeze(1)
         share = compute_lower_bounds(hits.numpy(), self.n, self.alpha)
@@ -177,7 +179,7 @@ class Smoothing(Certificate):
     def _count_until_decided(
         self, voter: VoteCounter, rows: Tensor, chosen: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
-        """Whose majority is proven, (M,), and the threat's radius where that is."""
+        """Return the images with a proven majority, (M,), and the threat model's radius where proven."""
         share = float(ndtr(threat.eps / self.sigma))
         poll = SequentialVoteTest(len(rows), share=share, max_votes=self.n, alpha=self.alpha)
         while len(poll.open_rows):

@@ -1,4 +1,4 @@
-"""Counting a classifier's votes on noisy images, for many images and draws at a time."""
+"""Vote counts of a classifier on noisy images, for many images and draws at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robustbench_local.randomness import RandomStream, sample_normal_at
 
 
 class VoteCounter:
-    """Asks a classifier about images under Gaussian noise, each draw of an image the same in any batch.
+    """Counts a classifier's votes under Gaussian noise; the draws of an image are the same in any batch.
 
     Args:
         classifier: Inside ``classifier.evaluation_mode()``.
@@ -26,15 +26,15 @@ class VoteCounter:
         self._batch_size = classifier.settings.batch_size or compute_default_batch_size(images)
 
     def count_votes(self, rows: Tensor, first_draw: int, draw_count: int) -> Tensor:
-        """How the votes on some images fall; noise is added to the pixels, which may then leave [0, 1].
+        """Count the votes on images; noise is added to the pixels, which may then leave [0, 1].
 
         Args:
-            rows: Which images, (M,).
+            rows: Indices of the images, (M,).
             first_draw: Number of the first draw of each image.
             draw_count: Draws of each image.
 
         Returns:
-            int64, (M, K + 1), on the CPU; the last column counts answers that are not finite.
+            int64, (M, K + 1), on the CPU; the last column counts non-finite logits.
         """
         classes = self.classifier.num_classes
         counts = torch.zeros(len(rows) * (classes + 1), dtype=torch.int64, device=self.images.device)
@@ -47,7 +47,7 @@ class VoteCounter:
         return counts.view(len(rows), classes + 1).cpu()
 
     def _draw_votes(self, rows: Tensor, draws: Tensor) -> Tensor:
-        """The classes that one draw each gives, (B,); the number of classes where there is no answer."""
+        """Return the classes of one draw each, (B,); the number of classes if the logits are not finite."""
         chosen = self.images[rows]
         noise = sample_normal_at(self._keys[rows], draws, chosen[0].numel()).view_as(chosen)
         with torch.no_grad():

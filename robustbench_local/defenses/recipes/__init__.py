@@ -1,1 +1,1 @@
-"""Recipes: how a model is trained, one method a file."""
+"""Training recipes, one method per file."""

@@ -1,4 +1,4 @@
-"""What the adversarial trainings share: a radius that grows, an adversary, and PGD to pick the best epoch."""
+"""The base classes of adversarial training: growing radius, adversary, and PGD to select the best epoch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ VALIDATION_STEPS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialRecipe(Recipe):
-    """Training on images that an adversary changes first.
+    """Training on adversarial examples.
 
     Attributes:
-        threat: Norm Linf; the full radius.
+        threat: Norm Linf and the full radius.
         steps: Gradient steps of the adversary on each batch.
-        step_size: In units of the radius.
-        eps_warmup_epochs: Over which the radius grows from 0 to its full size.
+        step_size: Length of a step in units of the radius.
+        eps_warmup_epochs: Epochs over which the radius grows from 0 to its full size.
     """
 
     threat: ThreatModel
@@ -51,7 +51,7 @@ class AdversarialRecipe(Recipe):
         check_condition(0 <= self.eps_warmup_epochs <= self.epochs, "eps_warmup_epochs must be 0 to epochs")
 
     def compute_eps(self, progress: float) -> float:
-        """The adversary's radius at ``progress`` epochs, in pixel units of [0, 1]."""
+        """Return the adversary's radius at ``progress`` epochs, in pixel units of [0, 1]."""
         return self.threat.eps * compute_warmup_share(progress, self.eps_warmup_epochs)
 
 
@@ -59,7 +59,7 @@ RecipeType = TypeVar("RecipeType", bound=AdversarialRecipe)
 
 
 class AdversarialObjective(TrainingObjective, ABC, Generic[RecipeType]):
-    """An objective on adversarial examples; PGD at the full radius decides the best epoch.
+    """An objective on adversarial examples; PGD at the full radius selects the best epoch.
 
     Args:
         context: The training.
@@ -73,15 +73,15 @@ class AdversarialObjective(TrainingObjective, ABC, Generic[RecipeType]):
         self.recipe = recipe
 
     def build_pgd_examples(self, batch: TrainingBatch) -> Tensor:
-        """PGD examples of the batch on the cross-entropy, from a uniform start, at the current radius."""
+        """Build PGD examples on the cross-entropy, from a uniform start, at the current radius."""
         return self._run_pgd(batch, generator=batch.generator)
 
     def build_divergence_examples(self, batch: TrainingBatch, logits: Tensor) -> Tensor:
-        """PGD examples on the divergence from given answers, at the current radius.
+        """Build PGD examples on the divergence from given logits, at the current radius.
 
         Args:
             batch: The step's images.
-            logits: What the examples are to be answered differently from, (N, K), without gradients.
+            logits: The reference logits of the divergence, (N, K), without gradients.
         """
         return self._run_pgd(
             batch,
@@ -103,7 +103,7 @@ class AdversarialObjective(TrainingObjective, ABC, Generic[RecipeType]):
         )
 
     def build_examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """PGD examples at the full radius, from the images themselves: nothing is random here."""
+        """Build PGD examples at the full radius, from the images themselves, without randomness."""
         eps = self.recipe.threat.eps
         return build_linf_examples(
             module, images, labels, eps=eps, steps=VALIDATION_STEPS, step_size=eps / 4, generator=None

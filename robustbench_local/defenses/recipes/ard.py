@@ -1,4 +1,4 @@
-"""ARD: a student answers under attack as a robust teacher answers without."""
+"""ARD: a student under attack matches the outputs of a robust teacher on clean images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ARD(RobustDistillation):
     """Adversarially robust distillation.
 
     Attributes:
-        temperature: What the logits of both are divided by in the adversarial term, at least 1.
+        temperature: Divisor of both networks' logits in the adversarial term, at least 1.
 
     Source: Goldblum et al. 2020, "Adversarially robust distillation", arXiv:1905.09747, sec. 4.
     """
@@ -38,7 +38,7 @@ class ARD(RobustDistillation):
         check_condition(self.temperature >= 1, "temperature must be at least 1")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy on clean images, and divergence from the teacher on PGD examples."""
+        """Build cross-entropy on clean images, and divergence from the teacher on PGD examples."""
         return _ARDObjective(context, self)
 
 
@@ -58,7 +58,7 @@ def compute_ard_loss(
         teacher_logits: The teacher's logits on clean images.
         labels: (N,).
         alpha: Weight of the adversarial term.
-        temperature: T; its square gives the divergence's gradients the size they have at T = 1.
+        temperature: T; its square scales the divergence's gradients to their size at T = 1.
     """
     moved = compute_kl_divergence(teacher_logits / temperature, adversarial / temperature).mean()
     return (1 - alpha) * nn.functional.cross_entropy(clean, labels) + alpha * temperature**2 * moved

@@ -1,4 +1,4 @@
-"""Changes of a training image that never turn one sign into another."""
+"""Augmentations of a training image that never turn one sign into another."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes of a batch; the random numbers are drawn on the CPU, the same for every device.
+    """Random augmentation of a batch; random numbers are drawn on the CPU, the same for every device.
 
     Attributes:
-        shift: Largest move in pixels, border repeated.
+        shift: Largest shift in pixels, with the border repeated.
         brightness: The gain is drawn from 1 - brightness to 1 + brightness.
-        contrast: The distance to the image's mean grey is scaled likewise.
-        saturation: The distance to each pixel's grey is scaled likewise.
-        rotation: Largest turn in degrees, border repeated.
+        contrast: The distance to the image's mean gray is scaled likewise.
+        saturation: The distance to each pixel's gray is scaled likewise.
+        rotation: Largest rotation in degrees, with the border repeated.
         zoom: The size is drawn from 1 - zoom to 1 + zoom.
         flip: Classes whose images are mirrored half the time.
     """
@@ -34,12 +34,12 @@ class Augmentation:
     flip: frozenset[int] = frozenset()
 
     def __call__(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Change each image in its own way.
+        """Augment each image independently.
 
         Args:
             images: (N, C, H, W) in [0, 1]; not changed.
             labels: (N,), on the CPU.
-            generator: On the CPU.
+            generator: Random generator on the CPU.
 
         Returns:
             As ``images``.
@@ -71,7 +71,7 @@ def _shift_images(images: Tensor, shift: int, generator: torch.Generator) -> Ten
 
 
 def _sample_gains(images: Tensor, spread: float, generator: torch.Generator) -> Tensor:
-    """One factor an image, from 1 - spread to 1 + spread."""
+    """Draw one factor per image, from 1 - spread to 1 + spread."""
     drawn = 1 + spread * (2 * torch.rand((len(images), 1, 1, 1), generator=generator) - 1)
     return drawn.to(images.device)
 
@@ -87,12 +87,12 @@ def _mirror_images(
 
 
 def _rotate_images(images: Tensor, rotation: float, zoom: float, generator: torch.Generator) -> Tensor:
-    """Each image turned and scaled about its centre."""
+    """Rotate and scale each image about its center."""
     angle, size = 2 * torch.rand((2, len(images)), generator=generator) - 1
     angle, size = angle * math.radians(rotation), 1 + zoom * size
     height, width = images.shape[2:]
     cosine, sine, zero = angle.cos() / size, angle.sin() / size, torch.zeros_like(angle)
-    # The sampling grid has both sides from -1 to 1: turning an oblong image mixes the two scales.
+    # The sampling grid spans -1 to 1 on both sides: rotating a non-square image mixes the two scales.
     rows = [cosine, -sine * height / width, zero, sine * width / height, cosine, zero]
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device)
     grid = nn.functional.affine_grid(matrix, list(images.shape), align_corners=False)
@@ -104,10 +104,10 @@ def _convert_to_grey(images: Tensor) -> Tensor:
 
 
 def _import_transforms() -> Any:
-    """Torchvision's functions on images: it takes seconds to import, and only some recipes need them."""
+    """Import torchvision's image functions on demand: the import takes seconds and few recipes need it."""
     return import_module("torchvision.transforms.v2.functional")
 
 
 def _stretch_contrast(images: Tensor, centre: Tensor, factor: Tensor) -> Tensor:
-    """Moved away from the centre, or towards it."""
+    """Move values away from the center, or towards it."""
     return (centre + factor * (images - centre)).clamp(0, 1)

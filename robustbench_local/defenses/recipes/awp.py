@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation: the loss is lowered where nearby weights make it highest."""
+"""Adversarial weight perturbation: the loss is minimized at the worst nearby weights."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ForwardFunction = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPerturbation:
-    """Adversarial weight perturbation as a part of an objective, which lowers its loss through it.
+    """Adversarial weight perturbation, as a component of an objective.
 
     Args:
-        gamma: Largest move of a layer's weights, in units of their norm; 0 switches it off.
+        gamma: Largest perturbation of a layer's weights, in units of their norm; 0 disables it.
         warmup_epochs: Epochs before it starts.
     """
 
@@ -30,7 +30,7 @@ class WeightPerturbation:
     warmup_epochs: int = 0
 
     def check_range(self, epochs: int) -> None:
-        """Refuse what makes no sense in a training of so many epochs; a card's keys have the prefix ``awp_``.
+        """Refuse settings that are invalid for this number of epochs; a card's keys have the prefix ``awp_``.
 
         Raises:
             CardError: If a number is out of range.
@@ -41,12 +41,12 @@ class WeightPerturbation:
     def compute_loss(
         self, module: nn.Module, loss: Callable[[ForwardFunction], Tensor], *, progress: float
     ) -> Tensor:
-        """The loss that the optimizer lowers: at perturbed weights, or as it is where this is off.
+        """Return the loss to minimize: at perturbed weights, or unchanged if this is disabled.
 
         Args:
             module: In training mode.
-            loss: From the network, as a function of images, to a scalar.
-            progress: Epochs done, with a fraction.
+            loss: Maps the network, as a function of images, to a scalar.
+            progress: Completed epochs, fractional.
         """
         if not self.gamma or progress < self.warmup_epochs:
             return loss(module)
@@ -56,21 +56,21 @@ class WeightPerturbation:
 def perturb_weights(
     module: nn.Module, gamma: float, loss: Callable[[ForwardFunction], Tensor]
 ) -> ForwardFunction:
-    """The network with each layer's weights moved to where the loss is higher.
+    """Return the network with each layer's weights moved to increase the loss.
 
-    Biases and the scales of batch norm stay. The module itself is not changed; gradients of what the result
-    computes reach its parameters as if they had been moved.
+    Biases and the scales of batch norm do not move. The module itself is not changed; gradients of the
+    result's outputs reach its parameters as if they had been moved.
 
     Args:
-        module: In training mode.
-        gamma: How far: this share of the norm of the layer's weights.
-        loss: From a network to a scalar.
+        module: The network, in training mode.
+        gamma: Length of the move as a fraction of the norm of the layer's weights.
+        loss: Maps a network to a scalar.
 
     Source: Wu, Xia and Wang 2020, arXiv:2004.05884, eq. 10 to 12 with one step.
     """
     layers = dict(module.named_parameters())
     weights = {name: layer for name, layer in layers.items() if layer.requires_grad and layer.ndim > 1}
-    # statistics of batch norm are learned from the loss itself, not from the search
+    # batch norm updates its statistics from the loss itself, not from the search
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     searched = loss(lambda images: _call_functional(module, {**weights, **buffers}, images))
     slopes = torch.autograd.grad(searched, list(weights.values()))

@@ -1,4 +1,4 @@
-"""Recipe: everything that decides how a model is trained, checked before the first step."""
+"""The base class of recipes: all hyperparameters of a training, checked before the first step."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from robustbench_local.errors import CardError
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(ABC):
-    """What every training has: how long, how fast, on which variants of the images.
+    """The common hyperparameters of every training: length, optimizer and augmentation.
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images a step.
+        batch_size: Images per step.
         learning_rate: Peak of the schedule.
-        weight_decay: On all parameters.
-        warmup_epochs: Over which the learning rate rises from near 0.
+        weight_decay: Weight decay on all parameters.
+        warmup_epochs: Epochs over which the learning rate rises from near 0.
         label_smoothing: Share of the target spread over all classes.
-        ema_decay: Decay a step of the averaged weights, which are the ones kept.
-        fine_tune: Whether to start from the model's own weights instead of initial ones.
+        ema_decay: Decay per step of the averaged weights, which are the weights that are saved.
+        fine_tune: Whether to start from the model's weights instead of freshly initialized ones.
         optimizer: ``"sgd"`` with Nesterov momentum, or ``"adamw"``.
-        momentum: Of SGD.
-        schedule: ``"one-cycle"``: after the rise, down to 0 along a cosine. ``"piecewise"``: a tenth of the
-            rate from each milestone on.
-        milestones: Of the piecewise schedule, as shares of all epochs.
-        gradient_clip: Largest L2 norm of all gradients together; 0 for none.
-        shift: Augmentation: largest move in pixels, border repeated.
+        momentum: Momentum of SGD.
+        schedule: ``"one-cycle"``: after the warm-up, a cosine decay to 0. ``"piecewise"``: multiplied by a
+            tenth at each milestone.
+        milestones: Milestones of the piecewise schedule, as fractions of all epochs.
+        gradient_clip: Largest L2 norm of all gradients together; 0 for no clipping.
+        shift: Augmentation: largest shift in pixels, with the border repeated.
         brightness: Augmentation: gain drawn from 1 - brightness to 1 + brightness.
-        contrast: Augmentation: distance to the image's mean grey, scaled likewise.
-        saturation: Augmentation: distance to each pixel's grey, scaled likewise.
-        rotation: Augmentation: largest turn in degrees.
+        contrast: Augmentation: distance to the image's mean gray, scaled likewise.
+        saturation: Augmentation: distance to each pixel's gray, scaled likewise.
+        rotation: Augmentation: largest rotation in degrees.
         zoom: Augmentation: size drawn from 1 - zoom to 1 + zoom.
         flip: Augmentation: classes, by index or name, whose images are mirrored half the time; ``"*"`` means
-            all. None by default: mirrored, "keep right" is "keep left".
+            all. None by default, since a mirrored "keep right" is "keep left".
     """
 
     method: ClassVar[str]
@@ -91,17 +91,17 @@ class Recipe(ABC):
 
     @abstractmethod
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """What this recipe minimises, for one training."""
+        """Build the loss of this recipe, for one training."""
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """All hyper-parameters, as a card has them."""
+        """All hyperparameters, as on a card."""
         values = asdict(self)
         values.pop("threat", None)
         return values
 
     def build_augmentation(self, class_names: tuple[str, ...]) -> Augmentation:
-        """The changes of a training image, for data with these classes.
+        """Build the augmentation of training images, for data with these classes.
 
         Raises:
             CardError: If ``flip`` names a class that the data does not have.
@@ -124,10 +124,10 @@ class Recipe(ABC):
 
 
 def check_condition(condition: bool, what: str) -> None:
-    """Refuse a recipe.
+    """Refuse a recipe that violates a condition.
 
     Raises:
-        CardError: Saying ``what`` must hold, unless it does.
+        CardError: If the condition is false; the message is ``what``.
     """
     if not condition:
         raise CardError(what, where="recipe")

@@ -1,4 +1,4 @@
-"""Certified training: the loss of the worst logits that bounds cannot rule out, more of it step by step."""
+"""Certified training: a growing weight on the loss of the worst logits that the bounds allow."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedRecipe(Recipe):
-    """Training that interval bounds can verify afterwards.
+    """Training for networks that interval bounds can certify.
 
-    After ``clean_epochs`` of ordinary training, radius and weight of the worst case rise together, along a
-    straight line, over ``ramp_epochs``. Bounds of a network that was never trained for them are useless at
-    first, and the full radius at once destroys it.
+    After ``clean_epochs`` of standard training, the radius and the weight of the worst case increase linearly
+    over ``ramp_epochs``. Bounds of a network that was not trained for them are too loose at first, and
+    starting at the full radius makes training fail.
 
     Attributes:
-        threat: Norm Linf; the radius at the end of the ramp.
-        kappa: Weight of the cross-entropy on clean images at the end of the ramp; it starts at 1, and the
-            worst case has the rest.
-        clean_epochs: Before the ramp.
-        ramp_epochs: Length of the ramp.
+        threat: Norm Linf and the radius at the end of the ramp.
+        kappa: Weight of the cross-entropy on clean images at the end of the ramp. It starts at 1; the worst
+            case has the remaining weight.
+        clean_epochs: Epochs before the ramp.
+        ramp_epochs: Length of the ramp in epochs.
     """
 
     threat: ThreatModel
@@ -55,7 +55,7 @@ class CertifiedRecipe(Recipe):
         )
 
     def compute_ramp(self, progress: float) -> float:
-        """How far up the ramp the training is at ``progress`` epochs, 0 to 1."""
+        """Return the position on the ramp at ``progress`` epochs, 0 to 1."""
         return min(1.0, max(0.0, (progress - self.clean_epochs) / self.ramp_epochs))
 
 
@@ -63,7 +63,7 @@ RecipeType = TypeVar("RecipeType", bound=CertifiedRecipe)
 
 
 class CertifiedObjective(TrainingObjective, ABC, Generic[RecipeType]):
-    """Mixes the two losses; the share of images that interval bounds verify decides the best epoch.
+    """Mixes the two losses; the share of images certified by interval bounds selects the best epoch.
 
     Args:
         context: The training.
@@ -82,10 +82,10 @@ class CertifiedObjective(TrainingObjective, ABC, Generic[RecipeType]):
 
     @abstractmethod
     def compute_margins(self, lower: Tensor, upper: Tensor, labels: Tensor, ramp: float) -> Tensor:
-        """Lower bounds of the label's margins over boxes of images, (N, K), 0 at the label."""
+        """Compute lower bounds of the label's margins over boxes of images, (N, K), 0 at the label."""
 
     def compute_loss(self, batch: TrainingBatch) -> Tensor:
-        """Kappa times the clean cross-entropy, 1 - kappa times that of the worst logits."""
+        """Return kappa times the clean cross-entropy plus 1 - kappa times that of the worst logits."""
         ramp = self.recipe.compute_ramp(batch.progress)
         clean = nn.functional.cross_entropy(
             self.context.module(batch.images), batch.labels, label_smoothing=self.recipe.label_smoothing
@@ -99,12 +99,12 @@ class CertifiedObjective(TrainingObjective, ABC, Generic[RecipeType]):
         return kappa * clean + (1 - kappa) * nn.functional.cross_entropy(-margins, batch.labels)
 
     def is_robust(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Whether interval bounds prove the label at the full radius, in the images' precision."""
+        """Return whether interval bounds certify the label at the full radius, in the images' precision."""
         with frozen_evaluation_mode(module), torch.no_grad():
             margins = compute_ibp_margins(module, *_compute_box(images, self.recipe.threat.eps), labels)
         return margins.scatter(1, labels[:, None], torch.inf).amin(dim=1) > 0
 
 
 def _compute_box(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Least and largest pixels of the ball, inside [0, 1]."""
+    """Return the smallest and largest pixels of the ball, inside [0, 1]."""
     return (images - eps).clamp(min=0), (images + eps).clamp(max=1)

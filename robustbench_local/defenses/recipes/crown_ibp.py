@@ -1,4 +1,4 @@
-"""CROWN-IBP: linear bounds while interval bounds are still loose, interval bounds in the end."""
+"""CROWN-IBP: linear bounds while interval bounds are still loose, interval bounds at the end."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class CrownIBP(CertifiedRecipe):
     """Certified training on a mixture of linear and interval bounds.
 
     Attributes:
-        beta: Weight of the linear bounds at the end of the ramp; it starts at 1, and interval bounds have
-            the rest.
+        beta: Weight of the linear bounds at the end of the ramp. It starts at 1; the interval bounds have the
+            remaining weight.
 
     Source: Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks",
     arXiv:1906.06316, sec. 3.2 and eq. 7 (beta 0 at the end for large radii).
@@ -36,7 +36,7 @@ class CrownIBP(CertifiedRecipe):
         check_condition(0 <= self.beta <= 1, "beta must be in [0, 1]")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Clean and worst-case cross-entropy by mixed bounds."""
+        """Build clean and worst-case cross-entropy with mixed bounds."""
         return _CrownIBPObjective(context, self)
 
 

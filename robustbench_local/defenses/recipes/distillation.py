@@ -1,8 +1,9 @@
-"""Defensive distillation: a network trained on the softened outputs of another, used without softening.
+"""Defensive distillation: training on the softened outputs of another network.
 
-At test time the temperature is 1 and the logits are T times as large as usual: the softmax saturates, and in
-float32 the gradient of the cross-entropy vanishes. Attacks on the cross-entropy then find nothing, attacks
-on the logits find everything (Carlini and Wagner 2016, arXiv:1607.04311). The recipe is here to show that.
+At test time the temperature is 1 and the logits are T times as large as usual. The softmax saturates, and in
+float32 the gradient of the cross-entropy vanishes. Attacks on the cross-entropy then fail because of gradient
+masking, while attacks on the logits succeed on all images (Carlini and Wagner 2016, arXiv:1607.04311). The
+recipe exists to demonstrate this.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from robustbench_local.randomness import derive_seed
 
 @dataclass(frozen=True, kw_only=True)
 class TemperedTraining(Recipe):
-    """Cross-entropy with the labels at a temperature: how a distillation's teacher is trained.
+    """Cross-entropy with the labels at a temperature, as used for the teacher of a distillation.
 
     Attributes:
-        temperature: What logits are divided by before the softmax, at least 1; only in training.
+        temperature: Divisor of the logits before the softmax, at least 1; in training only.
     """
 
     method = "tempered"
@@ -42,18 +43,19 @@ class TemperedTraining(Recipe):
         check_condition(self.temperature >= 1, "temperature must be at least 1")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy at the temperature."""
+        """Build cross-entropy at the temperature."""
         return _TemperedObjective(context, self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation(TemperedTraining):
-    """Defensive distillation: first a teacher learns the labels, then a student the teacher's probabilities.
+    """Defensive distillation: a teacher learns the labels, then a student learns the teacher's probabilities.
 
-    Both are the same network, trained alike, at the same temperature.
+    Both have the same architecture, hyperparameters and temperature.
 
     Attributes:
-        teacher: Another classifier to learn from, trained at the temperature; by default one is trained.
+        teacher: An existing classifier as the teacher, trained at the temperature; by default a teacher is
+            trained.
 
     Source: Papernot et al. 2016, "Distillation as a defense to adversarial perturbations against deep neural
     networks", arXiv:1511.04508, sec. IV.
@@ -64,12 +66,12 @@ class Distillation(TemperedTraining):
     teacher: str = ""
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy with the teacher's probabilities at the temperature."""
+        """Build cross-entropy with the teacher's probabilities at the temperature."""
         return _DistillationObjective(context, self)
 
     @property
     def teacher_recipe(self) -> TemperedTraining:
-        """How the teacher is trained."""
+        """The recipe of the teacher."""
         shared = {one.name: getattr(self, one.name) for one in fields(TemperedTraining)}
         return TemperedTraining(**shared)
 
@@ -77,10 +79,10 @@ class Distillation(TemperedTraining):
 def compute_tempered_loss(
     logits: Tensor, targets: Tensor, temperature: float, smoothing: float = 0
 ) -> Tensor:
-    """Cross-entropy of softened probabilities, times the temperature.
+    """Compute the cross-entropy of softened probabilities, times the temperature.
 
-    Gradients with respect to the logits shrink as 1 / T; the factor gives them the size they have at T = 1,
-    so that a learning rate for ordinary training serves here too.
+    Gradients with respect to the logits shrink as 1 / T. The factor restores their size at T = 1, so that a
+    learning rate for standard training is suitable here too.
 
     Args:
         logits: (N, K).
@@ -106,9 +108,10 @@ class _TemperedObjective(TrainingObjective):
 
 
 class _DistillationObjective(TrainingObjective):
-    """The teacher is trained when the first batch comes, unless a checkpoint brings one.
+    """Trains the teacher at the first batch, unless a checkpoint contains one.
 
-    Until the student's first checkpoint holds it, it lies in one of its own beside that.
+    Until the student's first checkpoint contains the teacher, the teacher has a checkpoint of its own beside
+    it.
     """
 
     def __init__(self, context: TrainingContext, recipe: Distillation) -> None:
@@ -146,7 +149,7 @@ class _DistillationObjective(TrainingObjective):
 
     @property
     def _teacher_checkpoint(self) -> Path | None:
-        """Where the teacher's training is saved."""
+        """File of the teacher's training checkpoint."""
         beside = self.context.checkpoint
         return None if beside is None else beside.with_name(f"{beside.name}.teacher")
 
@@ -155,16 +158,16 @@ class _DistillationObjective(TrainingObjective):
         return self._teacher is self._teacher_network
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights of a teacher that was trained here."""
+        """Return the weights of a teacher that was trained in this run."""
         return {"teacher": self._teacher_network.state_dict()} if self._has_trained_teacher else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The teacher as it was, so that it need not be trained again."""
+        """Restore the teacher, so that it is not trained again."""
         if "teacher" in state:
             self._teacher_network.load_state_dict(state["teacher"])
             self._teacher = self._teacher_network.eval().requires_grad_(False)
 
     def remove_temporary_files(self) -> None:
-        """The student's checkpoint has the teacher now, so the teacher's own can go."""
+        """Remove the teacher's checkpoint, which the student's checkpoint now contains."""
         if self._has_trained_teacher and self._teacher_checkpoint is not None:
             self._teacher_checkpoint.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Fast adversarial training: one step from a random start, and an eye on its sudden collapse."""
+"""Fast adversarial training: one FGSM step from a random start, with a check for catastrophic overfitting."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from robustbench_local.defenses.recipes.training_pgd import build_linf_examples,
 from robustbench_local.errors import ModelError
 
 _MIN_GAP_SHARE = 0.3
-"""FGSM accuracy above PGD accuracy, as shares, that a sound training does not show: there PGD costs it a few
-points more than FGSM, and on 256 images chance moves the gap by less than ten."""
+"""Gap of FGSM accuracy over PGD accuracy, as a share, that indicates catastrophic overfitting. In a stable
+training PGD costs a few points more than FGSM, and on 256 images the random variation of the gap is below ten
+points."""
 _COLLAPSE_SHARE = 0.5
-"""PGD accuracy below this share of what it should be is a collapse."""
+"""PGD accuracy below this fraction of its reference value is a collapse."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FastTraining(AdversarialRecipe):
     """Adversarial training with FGSM from a uniform start; ``steps`` is 1, ``step_size`` 1.25 in the paper.
 
-    With too long a step or too long a training it can learn, within an epoch, to withstand FGSM alone
-    (catastrophic overfitting). After each epoch both attacks are tried on validation images, and the training
-    stops if PGD accuracy is far below FGSM accuracy and less than half of its own best so far; from the
-    second epoch at the full radius on, less than half of FGSM accuracy is enough.
+    If the step or the training is too long, the network can become robust to FGSM alone within an epoch
+    (catastrophic overfitting). Both attacks are run on the validation images after each epoch. Training stops
+    if PGD accuracy is far below FGSM accuracy and less than half of its own best so far; from the second
+    epoch at the full radius on, less than half of FGSM accuracy is enough.
 
     Source: Wong, Rice and Kolter 2020, arXiv:2001.03994, algorithm 3 and sec. 5.
     """
@@ -44,7 +45,7 @@ class FastTraining(AdversarialRecipe):
         check_condition(self.steps == 1, "fast adversarial training has one step; use pgd-at for more")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy on FGSM examples from a random start."""
+        """Build cross-entropy on FGSM examples from a random start."""
         return _FastObjective(context, self)
 
 
@@ -54,13 +55,13 @@ class _FastObjective(AdversarialObjective[FastTraining]):
         self._best_pgd_accuracy, self._has_full_radius = 0.0, False
 
     def compute_loss(self, batch: TrainingBatch) -> Tensor:
-        # Weights that have seen less than an epoch of the full radius may still learn to withstand PGD.
+        # Weights trained for less than an epoch at the full radius may still become robust to PGD.
         self._has_full_radius = batch.progress >= max(1, self.recipe.eps_warmup_epochs)
         logits = self.context.module(self.build_pgd_examples(batch))
         return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
 
     def check_collapse(self, images: Tensor, labels: Tensor) -> None:
-        """Compare FGSM and PGD on the weights as they are, not averaged: there it shows first."""
+        """Compare FGSM and PGD on the current weights, where a collapse shows before the average."""
         module, eps = self.context.module, self.recipe.threat.eps
         fgsm_images = build_linf_examples(module, images, labels, eps=eps, steps=1, step_size=eps)
         fgsm = _compute_accuracy(module, fgsm_images, labels)

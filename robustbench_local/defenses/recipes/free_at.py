@@ -22,10 +22,11 @@ from robustbench_local.defenses.recipes.training_pgd import move_off_borders
 
 @dataclass(frozen=True, kw_only=True)
 class FreeTraining(AdversarialRecipe):
-    """Each batch is replayed; every step moves the weights down and the perturbation up the same gradient.
+    """Each batch is replayed; every step uses one gradient for the weights and for the perturbation.
 
-    The perturbation is carried over to the next batch. An epoch costs as much as ``replays`` ordinary ones,
-    so the paper divides their number by it. ``steps`` is 1, ``step_size`` in units of the radius is 1.
+    The perturbation is carried over to the next batch. An epoch costs as much as ``replays`` standard epochs,
+    so the paper divides the number of epochs by it. ``steps`` is 1, ``step_size`` in units of the radius is
+    1.
 
     Attributes:
         replays: Steps on each batch; 8 in the paper, 4 on ImageNet.
@@ -43,7 +44,7 @@ class FreeTraining(AdversarialRecipe):
         check_condition(self.steps == 1, "free adversarial training has one step a replay")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy on images with the carried perturbation."""
+        """Build cross-entropy on images with the carried perturbation."""
         return _FreeObjective(context, self)
 
 
@@ -67,11 +68,11 @@ class _FreeObjective(AdversarialObjective[FreeTraining]):
         return loss
 
     def _compute_perturbation(self) -> Tensor | None:
-        """The perturbation after the step that the last backward pass has found."""
+        """Return the perturbation after the step of the last backward pass."""
         if self._perturbation is None or self._perturbation.grad is None:
             return self._perturbation
         slope = remove_nonfinite(self._perturbation.grad)
-        # the backward pass that has been is not done again; from here on they are all watched
+        # the previous backward pass is not repeated; from the next one on, all inputs have gradients
         self._repairs_gradients |= not torch.equal(slope, self._perturbation.grad)
         step = self.recipe.step_size * self._eps * slope.sign()
         return (self._perturbation.detach() + step).clamp(-self._eps, self._eps)

@@ -1,4 +1,4 @@
-"""Gaussian augmentation: noise in every training image, for a classifier that will be smoothed."""
+"""Gaussian augmentation: noise on every training image, for a classifier that will be smoothed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GaussianAugmentation(NoisyRecipe):
     method = "gaussian"
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy on noisy images."""
+        """Build cross-entropy on noisy images."""
         return _GaussianObjective(context, self)
 
 

@@ -1,4 +1,4 @@
-"""IBP training: interval bounds, the cheapest there are, made tight by training for them."""
+"""IBP training: training that makes the cheap interval bounds tight."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class IBPTraining(CertifiedRecipe):
     method = "ibp"
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Clean and worst-case cross-entropy by interval bounds."""
+        """Build clean and worst-case cross-entropy with interval bounds."""
         return _IBPObjective(context, self)
 
 

@@ -1,4 +1,4 @@
-"""MACER: the certified radius of the smoothed classifier is made larger directly, without any attack."""
+"""MACER: training that maximizes the certified radius of the smoothed classifier without an attack."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from robustbench_local.defenses.recipes.training_objective import (
 
 @dataclass(frozen=True, kw_only=True)
 class MACER(NoisyRecipe):
-    """Classification loss of the smoothed classifier, and a hinge on its radius where it is right.
+    """Classification loss of the smoothed classifier, and a hinge on the radius of correct predictions.
 
     Attributes:
-        draws: Noise samples an image, k.
-        radius_weight: lambda.
-        hinge: gamma: radii count up to gamma sigma / 2.
-        sharpness: beta, the inverse temperature of the softmax that stands for the vote.
+        draws: Noise samples per image, k.
+        radius_weight: Weight of the hinge, lambda.
+        hinge: gamma; radii count up to gamma sigma / 2.
+        sharpness: beta, the inverse temperature of the softmax that approximates the vote.
 
     Source: Zhai et al. 2020, "MACER: attack-free and scalable robust training via maximizing certified
     radius", arXiv:2001.02378, algorithm 1 and sec. 5.1 (k 16, lambda 12, gamma 8, beta 16 at sigma 0.25).
@@ -49,29 +49,29 @@ class MACER(NoisyRecipe):
         check_condition(self.hinge > 0 and self.sharpness > 0, "hinge and sharpness must be positive")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy of the mean probabilities, and the hinge."""
+        """Build the cross-entropy of the mean probabilities, and the hinge."""
         return _MACERObjective(context, self)
 
 
 def compute_radius_loss(
     logits: Tensor, labels: Tensor, *, draws: int, hinge: float, sharpness: float
 ) -> Tensor:
-    """max(0, gamma - xi) where the smoothed classifier is right, 0 elsewhere; (N,).
+    """Compute max(0, gamma - xi) if the smoothed classifier is correct, otherwise 0; (N,).
 
     xi is the difference of the normal quantiles of the label's and of the runner-up's mean probability: the
-    certified radius is sigma / 2 times it. Where xi is at gamma or above, there is nothing to gain.
+    certified radius is sigma / 2 times xi. For xi of at least gamma the loss is 0.
 
     Args:
         logits: (N * draws, K), the draws of an image one after the other.
         labels: (N,).
-        draws: Noise samples an image.
+        draws: Noise samples per image.
         hinge: gamma.
         sharpness: beta.
     """
     votes = (sharpness * logits).softmax(dim=1).view(len(labels), draws, -1).mean(dim=1)
     own = votes.gather(1, labels[:, None]).squeeze(1)
     other = votes.scatter(1, labels[:, None], -1.0).amax(dim=1)
-    # At 0 and 1 the quantile is infinite and its gradient no number; such images are beyond the hinge.
+    # At 0 and 1 the quantile is infinite and its gradient NaN; such images are beyond the hinge.
     sure = torch.finfo(votes.dtype).eps
     inner = (own > other) & (own < 1 - sure) & (other > sure)
     half = torch.full_like(own, 0.5)

@@ -1,4 +1,4 @@
-"""MART: images that are misclassified even without an attack weigh more in adversarial training."""
+"""MART: adversarial training with a larger weight on images that are misclassified without an attack."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from robustbench_local.defenses.recipes.training_objective import (
 from robustbench_local.defenses.recipes.training_pgd import compute_kl_divergence
 
 _LOG_OFFSET = 1e-4
-"""Keeps the logarithm of the probability that is left finite."""
+"""Keeps the logarithm of the remaining probability finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MART(AdversarialRecipe):
-    """Boosted cross-entropy on PGD examples, and a divergence that weighs uncertain images more.
+    """Boosted cross-entropy on PGD examples, and a divergence with a larger weight on uncertain images.
 
     Attributes:
         beta: Weight of the divergence; 5 in the paper's experiments (there lambda).
@@ -41,7 +41,7 @@ class MART(AdversarialRecipe):
         check_condition(self.label_smoothing == 0, "MART has no label_smoothing")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Boosted cross-entropy plus weighted divergence."""
+        """Build boosted cross-entropy plus weighted divergence."""
         return _MARTObjective(context, self)
 
 
@@ -53,7 +53,7 @@ class _MARTObjective(AdversarialObjective[MART]):
 
 
 def compute_mart_loss(clean: Tensor, adversarial: Tensor, labels: Tensor, beta: float) -> Tensor:
-    """The loss of a batch, a scalar.
+    """Compute the loss of a batch, a scalar.
 
     Args:
         clean: Logits of the clean images, (N, K).

@@ -1,4 +1,4 @@
-"""What trainings for randomized smoothing share: noise, and accuracy under noise to pick the epoch."""
+"""The base classes of training for randomized smoothing: noise, and accuracy under noise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NoisyRecipe(Recipe):
 
     Attributes:
         sigma: Standard deviation of the noise in pixel units of [0, 1], added before any preprocessing and
-            not clipped, as the smoothed classifier will add it.
+            not clipped, as in the smoothed classifier.
     """
 
     sigma: float
@@ -32,27 +32,27 @@ class NoisyRecipe(Recipe):
 
 
 def sample_noisy_images(images: Tensor, sigma: float, draws: int, generator: torch.Generator) -> Tensor:
-    """Draws of an image under noise, one after the other: (N * draws, C, H, W), not clipped.
+    """Draw noisy copies of images, consecutive for each image: (N * draws, C, H, W), not clipped.
 
     Args:
         images: (N, C, H, W) in [0, 1].
         sigma: Standard deviation, in the same units.
-        draws: How many of each image.
-        generator: On the CPU.
+        draws: Copies per image.
+        generator: Random generator on the CPU.
     """
     repeated = images.repeat_interleave(draws, dim=0)
     return repeated + sigma * torch.randn(repeated.shape, generator=generator).to(images.device)
 
 
 def compute_smoothed_likelihood(logits: Tensor, labels: Tensor, draws: int) -> Tensor:
-    """Log of the mean probability of the label over the draws, (N,).
+    """Compute the log of the label's mean probability over the draws, (N,).
 
-    The mean is inside the logarithm: what is attacked is the classifier that averages probabilities.
+    The mean is inside the logarithm: the attacked classifier averages probabilities.
 
     Args:
         logits: (N * draws, K), the draws of an image one after the other.
         labels: (N,).
-        draws: Noise samples an image.
+        draws: Noise samples per image.
     """
     likelihood = logits.log_softmax(dim=1).view(len(labels), draws, -1).logsumexp(dim=1) - math.log(draws)
     return likelihood.gather(1, labels[:, None]).squeeze(1)
@@ -62,7 +62,7 @@ RecipeType = TypeVar("RecipeType", bound=NoisyRecipe)
 
 
 class NoisyObjective(TrainingObjective, ABC, Generic[RecipeType]):
-    """An objective under noise; accuracy under noise decides the best epoch.
+    """An objective under noise; accuracy under noise selects the best epoch.
 
     Args:
         context: The training.
@@ -76,6 +76,6 @@ class NoisyObjective(TrainingObjective, ABC, Generic[RecipeType]):
         self.recipe = recipe
 
     def build_examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
-        """One draw an image, the same in every epoch."""
+        """Draw one noisy copy per image, the same in every epoch."""
         generator = torch.Generator().manual_seed(derive_seed(self.context.seed, "validation noise"))
         return sample_noisy_images(images, self.recipe.sigma, 1, generator)

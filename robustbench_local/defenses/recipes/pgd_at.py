@@ -1,4 +1,4 @@
-"""Adversarial training against PGD."""
+"""Adversarial training with PGD."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from robustbench_local.defenses.recipes.training_objective import (
 
 @dataclass(frozen=True, kw_only=True)
 class PGDTraining(AdversarialRecipe):
-    """Adversarial training: each batch is replaced by its own PGD examples.
+    """Adversarial training: each batch is replaced by PGD examples.
 
     Attributes:
-        awp_gamma: Largest adversarial move of a layer's weights, in units of their norm; 0 for none.
-        awp_warmup_epochs: Epochs before the weights are moved.
+        awp_gamma: Largest adversarial perturbation of a layer's weights, in units of their norm; 0 for none.
+        awp_warmup_epochs: Epochs before the weight perturbation starts.
 
     Source: Madry et al. 2018, arXiv:1706.06083, sec. 2.1.
     """
@@ -37,11 +37,11 @@ class PGDTraining(AdversarialRecipe):
 
     @property
     def weight_perturbation(self) -> WeightPerturbation:
-        """What moves the weights while the loss is taken."""
+        """The perturbation of the weights for the loss."""
         return WeightPerturbation(gamma=self.awp_gamma, warmup_epochs=self.awp_warmup_epochs)
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy on PGD examples."""
+        """Build cross-entropy on PGD examples."""
         return _PGDObjective(context, self)
 
 

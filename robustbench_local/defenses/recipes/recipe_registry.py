@@ -1,4 +1,4 @@
-"""The recipes by name, and what reads one from a card."""
+"""The recipes by name, and their construction from a card."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ RECIPES: OpenRegistry[Recipe] = OpenRegistry(
     },
     group="defenses",
 )
-"""Trainings by the name that a card's ``method`` gives."""
+"""Recipes by the ``method`` of a card."""
 
 _THREAT_FIELD = "threat"
 
 
 def list_parameter_names(method: str) -> tuple[str, ...]:
-    """The hyper-parameters that a recipe takes, by name.
+    """Return the hyperparameters of a recipe, by name.
 
     Raises:
         ConfigError: If there is no such recipe.
@@ -47,11 +47,11 @@ def list_parameter_names(method: str) -> tuple[str, ...]:
 
 
 def read_recipe(card: Card) -> Recipe:
-    """The recipe that a defense's card describes.
+    """Read the recipe of a defense's card.
 
     Raises:
-        CardError: If the card's method is no training recipe, or a parameter is missing, unknown or
-            impossible.
+        CardError: If the card's method is not a training recipe, or a parameter is missing, unknown or
+            invalid.
         ConfigError: If a parameter is of the wrong type.
     """
     where = f"card {card.name}"

@@ -1,4 +1,4 @@
-"""What the robust distillations share: a robust teacher, asked about the clean images."""
+"""The base classes of robust distillation: a robust teacher, evaluated on the clean images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from robustbench_local.defenses.recipes.training_objective import TrainingBatch,
 
 @dataclass(frozen=True, kw_only=True)
 class RobustDistillation(AdversarialRecipe):
-    """Training a student, on images that an adversary changes, towards a robust teacher's probabilities.
+    """Training a student on adversarial examples, towards a robust teacher's probabilities.
 
     Attributes:
         teacher: The robust classifier to learn from, such as ``"zoo:signs-pgd-at"``.
-        alpha: Weight of the adversarial term, 0 to 1; the clean term has the rest.
+        alpha: Weight of the adversarial term, 0 to 1; the clean term has the remaining weight.
     """
 
     teacher: str
@@ -48,6 +48,6 @@ class RobustDistillationObjective(AdversarialObjective[RecipeType]):
 
     @torch.no_grad()
     def compute_teacher_logits(self, batch: TrainingBatch) -> Tensor:
-        """The teacher's logits on the clean images, (N, K)."""
+        """Return the teacher's logits on the clean images, (N, K)."""
         logits: Tensor = self._teacher(batch.images)
         return logits

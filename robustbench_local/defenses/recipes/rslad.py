@@ -1,4 +1,4 @@
-"""RSLAD: a robust teacher's soft labels take the place of hard ones everywhere."""
+"""RSLAD: a robust teacher's soft labels replace the hard labels in all terms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RSLAD(RobustDistillation):
     method = "rslad"
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Divergence from the teacher, on clean and on adversarial images."""
+        """Build the divergence from the teacher, on clean and on adversarial images."""
         return _RSLADObjective(context, self)
 
 
@@ -51,6 +51,6 @@ def compute_rslad_loss(clean: Tensor, adversarial: Tensor, teacher_logits: Tenso
 class _RSLADObjective(RobustDistillationObjective[RSLAD]):
     def compute_loss(self, batch: TrainingBatch) -> Tensor:
         taught, module = self.compute_teacher_logits(batch), self.context.module
-        # the adversary, too, moves the student away from the teacher, not from the label
+        # the adversary also moves the student away from the teacher, not from the label
         examples = self.build_divergence_examples(batch, taught)
         return compute_rslad_loss(module(batch.images), module(examples), taught, self.recipe.alpha)

@@ -1,4 +1,4 @@
-"""SmoothAdv: adversarial training of the smoothed classifier, not of the one under the noise."""
+"""SmoothAdv: adversarial training of the smoothed classifier instead of the base classifier."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothAdv(NoisyRecipe):
-    """Cross-entropy under noise, on images that an adversary of the smoothed classifier changes first.
+    """Cross-entropy under noise, on adversarial examples of the smoothed classifier.
 
     Attributes:
-        threat: Norm L2; the full radius.
+        threat: Norm L2 and the full radius.
         steps: Gradient steps of the adversary on each batch; each is 2 / steps of the radius long.
-        draws: Noise samples an image, the same for the adversary and for the training.
-        eps_warmup_epochs: Over which the radius grows from 0 to its full size.
+        draws: Noise samples per image, the same for the adversary and for the training.
+        eps_warmup_epochs: Epochs over which the radius grows from 0 to its full size.
 
     Source: Salman et al. 2019, "Provably robust deep learning via adversarially trained smoothed
     classifiers", arXiv:1906.04584, eq. 8 and sec. 3.1.
@@ -53,16 +53,16 @@ class SmoothAdv(NoisyRecipe):
         check_condition(0 <= self.eps_warmup_epochs <= self.epochs, "eps_warmup_epochs must be 0 to epochs")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy on noisy adversarial images."""
+        """Build cross-entropy on noisy adversarial images."""
         return _SmoothAdvObjective(context, self)
 
 
 def build_l2_examples(images: Tensor, loss: Callable[[Tensor], Tensor], *, eps: float, steps: int) -> Tensor:
-    """PGD in an L2 ball from the images themselves; the last iterate.
+    """Run PGD in an L2 ball from the images themselves; return the last iterate.
 
     Args:
         images: (N, C, H, W) in [0, 1]; not changed.
-        loss: Images to one value an image, (N,), which is ascended.
+        loss: Maps images to one value per image, (N,), to be maximized.
         eps: Radius in pixel units of [0, 1].
         steps: Gradient steps, each 2 eps / steps long.
 
@@ -78,7 +78,7 @@ def build_l2_examples(images: Tensor, loss: Callable[[Tensor], Tensor], *, eps: 
         direction = nn.functional.normalize(gradient.flatten(1)).view_as(images)
         away = examples + 2 * eps / steps * direction - images
         length = away.flatten(1).norm(dim=1).clamp_min(eps).view(-1, 1, 1, 1)
-        # The images are in the box, so clipping to it afterwards only shortens the way.
+        # The images are in [0, 1], so clipping afterwards only shortens the perturbation.
         examples = (images + away * (eps / length)).clamp(0, 1)
     return examples
 

@@ -1,4 +1,4 @@
-"""Ordinary training on clean images: what every defense is compared with."""
+"""Standard training on clean images: the baseline of every defense."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from robustbench_local.defenses.recipes.training_objective import (
 
 @dataclass(frozen=True, kw_only=True)
 class Standard(Recipe):
-    """Ordinary training: cross-entropy on clean images."""
+    """Standard training: cross-entropy on clean images."""
 
     method = "standard"
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy."""
+        """Build cross-entropy."""
         return CrossEntropyObjective(context, self)
 
 
 class CrossEntropyObjective(TrainingObjective):
-    """Cross-entropy on the batch as it is."""
+    """Cross-entropy on the batch."""
 
     def __init__(self, context: TrainingContext, recipe: Recipe) -> None:
         super().__init__(context)
         self._smoothing = recipe.label_smoothing
 
     def compute_loss(self, batch: TrainingBatch) -> Tensor:
-        """Mean cross-entropy."""
+        """Compute the mean cross-entropy."""
         logits = self.context.module(batch.images)
         return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self._smoothing)

@@ -1,4 +1,4 @@
-"""TRADES: accuracy on clean images, and outputs that an adversary cannot move."""
+"""TRADES: accuracy on clean images, and outputs that are stable under attack."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from robustbench_local.defenses.recipes.training_pgd import compute_kl_divergenc
 
 @dataclass(frozen=True, kw_only=True)
 class Trades(AdversarialRecipe):
-    """Cross-entropy on clean images plus ``beta`` times how far an adversary moves the probabilities.
+    """Cross-entropy on clean images plus ``beta`` times the divergence that an adversary can cause.
 
     Attributes:
-        awp_gamma: Largest adversarial move of a layer's weights, in units of their norm; 0 for none.
-        awp_warmup_epochs: Epochs before the weights are moved.
+        awp_gamma: Largest adversarial perturbation of a layer's weights, in units of their norm; 0 for none.
+        awp_warmup_epochs: Epochs before the weight perturbation starts.
         beta: Weight of the second term; 6 in the paper's experiments (there 1 / lambda).
 
     Source: Zhang et al. 2019, arXiv:1901.08573, eq. 5 and algorithm 1.
@@ -43,11 +43,11 @@ class Trades(AdversarialRecipe):
 
     @property
     def weight_perturbation(self) -> WeightPerturbation:
-        """What moves the weights while the loss is taken."""
+        """The perturbation of the weights for the loss."""
         return WeightPerturbation(gamma=self.awp_gamma, warmup_epochs=self.awp_warmup_epochs)
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
-        """Cross-entropy plus weighted divergence."""
+        """Build cross-entropy plus weighted divergence."""
         return _TradesObjective(context, self)
 
 
@@ -70,7 +70,7 @@ class _TradesObjective(AdversarialObjective[Trades]):
         return natural + self.recipe.beta * moved
 
     def _build_trades_examples(self, batch: TrainingBatch) -> Tensor:
-        """The adversary ascends the divergence itself; at the image its gradient is 0, hence the start."""
+        """Maximize the divergence; its gradient is 0 at the image, hence the noisy start."""
         module = self.context.module
         with frozen_evaluation_mode(module), torch.no_grad():
             clean = module(batch.images)

@@ -1,4 +1,4 @@
-"""Objective: what a recipe minimises, and which adversary decides the best epoch."""
+"""The loss of a recipe, and the adversary that selects the best epoch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from robustbench_local.defenses.recipes.training_pgd import frozen_evaluation_mo
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatch:
-    """One step's images.
+    """The images of one step.
 
     Attributes:
-        images: Augmented, (N, C, H, W) in [0, 1], on the device.
-        labels: (N,), on the device.
-        progress: Epochs done, with a fraction.
-        generator: Of all random numbers of the step, on the CPU.
+        images: Augmented images, (N, C, H, W) in [0, 1], on the device.
+        labels: Labels, (N,), on the device.
+        progress: Completed epochs, fractional.
+        generator: Generator of all random numbers of the step, on the CPU.
     """
 
     images: Tensor
@@ -34,19 +34,19 @@ class TrainingBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingContext:
-    """One training, as its objective sees it.
+    """The parts of a training that its objective needs.
 
     Attributes:
-        module: What is trained: images in [0, 1] to logits.
+        module: The network in training: images in [0, 1] to logits.
         training: All training images.
-        validation: The images that decide which epoch is best.
-        steps: Batches an epoch.
-        device: Where the module computes.
-        seed: Of the training.
-        teacher: A frozen network in evaluation mode, on ``device``, by what a user calls it.
-        report: Receives a line for the user.
-        checkpoint: Where the training is saved after each epoch, if anywhere.
-        belongs: What else that checkpoint agrees with; see `train`.
+        validation: The images that select the best epoch.
+        steps: Batches per epoch.
+        device: Device of the module.
+        seed: Seed of the training.
+        teacher: Loads a classifier by its name, as a frozen network in evaluation mode, on ``device``.
+        report: Prints a line for the user.
+        checkpoint: File of the checkpoint written after each epoch, or None.
+        belongs: Further identity that the checkpoint has to match; see `train`.
     """
 
     module: nn.Module
@@ -68,8 +68,8 @@ class TrainingObjective(ABC):
         context: The training.
 
     Attributes:
-        replays: How often the loop steps on each batch.
-        yardstick: What `withstands` counts, in a word, for lines of progress.
+        replays: Steps of the loop on each batch.
+        yardstick: Name of the accuracy that `withstands` measures, for lines of progress.
     """
 
     replays: int = 1
@@ -80,13 +80,13 @@ class TrainingObjective(ABC):
 
     @abstractmethod
     def compute_loss(self, batch: TrainingBatch) -> Tensor:
-        """What to minimise on this batch, a scalar; the loop does the backward pass and the step.
+        """Return the loss of this batch, a scalar; the loop runs the backward pass and the step.
 
         The module is in training mode.
         """
 
     def build_examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Adversarial images that decide which epoch is best; None: accuracy on clean images does.
+        """Return the adversarial examples that select the best epoch; None selects by clean accuracy.
 
         Args:
             module: The averaged weights, in evaluation mode.
@@ -96,15 +96,15 @@ class TrainingObjective(ABC):
         return None
 
     def is_robust(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
-        """Which images count as robust, (N,) boolean: those that are still right as `examples`.
+        """Return which images are robust, (N,) boolean: correctly classified under `build_examples`.
 
         Args:
-            module: As for `examples`.
-            images: As for `examples`.
+            module: As for `build_examples`.
+            images: As for `build_examples`.
             labels: (N,).
 
         Returns:
-            None where accuracy on clean images decides the epoch.
+            None if clean accuracy selects the epoch.
         """
         examples = self.build_examples(module, images, labels)
         if examples is None:
@@ -114,18 +114,18 @@ class TrainingObjective(ABC):
         return right
 
     def check_collapse(self, images: Tensor, labels: Tensor) -> None:  # noqa: B027 - most have nothing to watch
-        """Look for a collapse after each epoch, on validation images.
+        """Check for a collapse after each epoch, on validation images.
 
         Raises:
-            ModelError: If the training has collapsed and would not come back.
+            ModelError: If the training has collapsed and would not recover.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep of this objective: tensors and numbers."""
+        """Return the state of this objective for a checkpoint: tensors and numbers."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
-        """Go on from what `state` returned."""
+        """Restore the state that `state_dict` returned."""
 
     def remove_temporary_files(self) -> None:  # noqa: B027 - most have nothing to tidy up
-        """What `state` returned is on the disk; files that only served until then can go."""
+        """Remove files that are needed only until the checkpoint with `state_dict` is on disk."""

@@ -1,6 +1,6 @@
-"""The adversary of adversarial training: PGD on one batch, as short and as cheap as it can be.
+"""The adversary of adversarial training: PGD on one batch, as short and as cheap as possible.
 
-Evaluation uses ``attacks/``, with restarts, best-of-path and verdicts; here only the gradient counts, at
+Evaluation uses ``attacks/``, with restarts, best points and verdicts. Here only the gradient matters, at
 every training step.
 """
 
@@ -17,16 +17,16 @@ from robustbench_local.classifier.gradient_repair import compute_ascent_gradient
 from robustbench_local.classifier.image_borders import BorderProbe, move_inside
 
 _PROBE_BY_MODULE: WeakKeyDictionary[nn.Module, BorderProbe] = WeakKeyDictionary()
-"""What is known of networks in training: it lies in their layers, not in their weights."""
+"""Cached properties of networks in training, which depend on their layers, not on their weights."""
 
 
 @contextmanager
 def frozen_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients, put back afterwards.
+    """Set evaluation mode without parameter gradients, and restore both afterwards.
 
-    The adversary works on frozen batch-norm statistics: its examples then fool the network that will be
-    used, an image's example does not depend on its batch, and the statistics are learned from the finished
-    examples only.
+    The adversary uses frozen batch-norm statistics: its examples then attack the network that will be used,
+    an image's example does not depend on its batch, and the statistics are learned from the finished examples
+    only.
     """
     modes = {one: one.training for one in module.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in module.parameters()}
@@ -52,7 +52,7 @@ def build_linf_examples(
     start: Tensor | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """PGD; the last iterate.
+    """Run PGD; return the last iterate.
 
     Args:
         module: Images in [0, 1] to logits.
@@ -60,10 +60,10 @@ def build_linf_examples(
         labels: (N,).
         eps: Radius in pixel units of [0, 1].
         steps: Gradient steps.
-        step_size: In pixel units of [0, 1].
-        generator: Of a uniform random start, on the CPU; None starts at ``start``.
-        start: Where to start, as ``images``; None means the images.
-        loss: Logits (N, K) and labels to the scalar that is ascended; the summed cross-entropy by default.
+        step_size: Length of a step in pixel units of [0, 1].
+        generator: Random generator of a uniform start, on the CPU; None starts at ``start``.
+        start: Starting points, as ``images``; None means the images.
+        loss: Logits (N, K) and labels to the scalar to maximize; the summed cross-entropy by default.
 
     Returns:
         Examples of the same shape, in the ball and in [0, 1].
@@ -84,7 +84,8 @@ def build_linf_examples(
 
     with frozen_evaluation_mode(module):
         for step in range(steps):
-            # on a GPU each look waits for the device: once a batch is enough to know the network
+            # on a GPU each check waits for the device: one check per batch is enough to characterize the
+            # network
             check = on_cpu or repairing or step == 0
             gradient, repaired = compute_ascent_gradient(loss_at, examples, check=check)
             repairing |= repaired
@@ -93,7 +94,7 @@ def build_linf_examples(
 
 
 def move_off_borders(module: nn.Module, images: Tensor) -> Tensor:
-    """The images; just inside the box for a network whose gradients break off at pixels of 0 and 1.
+    """Return the images, moved just inside [0, 1] for a network without gradients at pixels of 0 and 1.
 
     Args:
         module: Images to logits (N, K).
@@ -107,7 +108,7 @@ def move_off_borders(module: nn.Module, images: Tensor) -> Tensor:
 
 
 def add_small_noise(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A start next to the images, where a divergence from the clean output has a gradient.
+    """Return a start next to the images, where a divergence from the clean output has a gradient.
 
     Source: Zhang et al. 2019, arXiv:1901.08573, algorithm 1: 0.001 times a standard normal.
     """
@@ -115,7 +116,7 @@ def add_small_noise(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def compute_kl_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the adversarial probabilities from the clean ones, (N,).
+    """Compute the KL divergence of the adversarial probabilities from the clean ones, (N,).
 
     Args:
         clean: Logits (N, K).

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written whole or not at all, and only read for the training they belong to."""
+"""Checkpoints of a training: written atomically, and read only for the training that wrote them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def save_checkpoint(path: Path, identity: dict[str, str], state: dict[str, Any])
 
     Args:
         path: The file.
-        identity: What makes this training this one: recipe, data, seed.
+        identity: Identity of the training: recipe, data, seed.
         state: Tensors, numbers, strings, lists and dicts.
 
     Raises:
-        StorageError: If the disk refuses; the previous checkpoint is kept.
+        StorageError: If writing fails; the previous checkpoint is kept.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -38,10 +38,10 @@ def save_checkpoint(path: Path, identity: dict[str, str], state: dict[str, Any])
 
 
 def load_checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Any]:
-    """Read a checkpoint of this very training.
+    """Read a checkpoint of this training.
 
     Raises:
-        ConfigError: If the file is none, or belongs to another recipe, data or seed.
+        ConfigError: If the file is not a checkpoint, or belongs to another recipe, data or seed.
     """
     remedy = "delete it, or name another file"
     content = read_user_file(path)

@@ -1,4 +1,4 @@
-"""Networks to train: any source of models, with the normalisation in front and a head for the classes."""
+"""Initial networks of a training: any source of models, with normalization and a head for the classes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from robustbench_local.randomness import derive_seed
 
 
 class NormalizedNetwork(nn.Module):
-    """A network behind its resizing and normalisation: images in [0, 1] to logits.
+    """A network behind its resizing and normalization: images in [0, 1] to logits.
 
     Args:
-        network: Normalised images to logits; its weights alone are saved.
+        network: Normalized images to logits; only its weights are saved.
         normalize: Means and standard deviations, or None.
         input_size: (H, W) that images are resized to, or None for any.
     """
@@ -42,19 +42,19 @@ class NormalizedNetwork(nn.Module):
         super().__init__()
         self.network, self.input_size = network, input_size
         mean, std = normalize or ((0.0,), (1.0,))
-        # Not part of the weights: whoever loads them normalises outside, see Classifier.
+        # Not part of the weights: the code that loads them normalizes outside the network, see Classifier.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.register_forward_hook(_check_logits)
 
     def extra_repr(self) -> str:
-        """What a description of the network says besides its layers."""
+        """Return the description of the network besides its layers."""
         return f"input_size={self.input_size}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] to logits (N, K).
+        """Map images (N, C, H, W) in [0, 1] to logits (N, K).
 
-        Calling the module checks that they are; ``forward`` itself is one that bounds can trace.
+        Calling the module checks the logits; ``forward`` itself can be traced for bounds.
         """
         if self.input_size is not None and images.shape[-2:] != self.input_size:
             images = nn.functional.interpolate(images, self.input_size, mode="bilinear", antialias=True)
@@ -63,7 +63,7 @@ class NormalizedNetwork(nn.Module):
 
 
 def _check_logits(_module: nn.Module, _images: Any, logits: Any) -> None:
-    """Refuse a network that returns anything but logits (N, K)."""
+    """Refuse a network that does not return logits (N, K)."""
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise ModelError(
             f"returns a {type(logits).__name__} in training, not logits (N, K)",
@@ -74,15 +74,15 @@ def _check_logits(_module: nn.Module, _images: Any, logits: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class InitialNetwork:
-    """What a training starts from.
+    """The starting point of a training.
 
     Attributes:
         module: The network behind its preprocessing.
-        architecture: What a card beside the weights says about the network.
-        num_classes: How many logits.
+        architecture: Description of the network on the card beside the weights.
+        num_classes: Number of logits.
         normalize: Means and standard deviations, or None.
         input_size: (H, W) that images are resized to, or None for any.
-        origin: Where the weights come from, with their SHA-256; empty for initial weights.
+        origin: Source of the weights, with their SHA-256; empty for initial weights.
     """
 
     module: NormalizedNetwork
@@ -109,24 +109,24 @@ def load_initial_network(
     sha256: str | None = None,
     trust_pickle: str | None = None,
 ) -> InitialNetwork:
-    """The network that a training starts from.
+    """Load the initial network of a training.
 
     Args:
-        model: One of our architectures, or a source of models such as ``torchvision:resnet50``.
-        num_classes: How many classes the training data have; where the weights have another number, the
-            last layer is replaced.
-        seed: Of initial weights.
+        model: A built-in architecture, or a source of models such as ``torchvision:resnet50``.
+        num_classes: Number of classes of the training data; if the weights have another number, the last
+            layer is replaced.
+        seed: Seed of initial weights.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for initial ones.
-        entry: Which part of the file, where more than one fits.
-        architecture: For ``checkpoint:FILE``, the network that it belongs to, where no card beside it says.
-        normalize: Means and standard deviations, a name, or ``"none"``; None for what the model or its
-            weights know.
-        input_size: (H, W) that images are resized to; None for what the model knows.
+        entry: Entry of the file, if more than one fits.
+        architecture: For ``checkpoint:FILE``, the architecture, if there is no card beside it.
+        normalize: Means and standard deviations, a name, or ``"none"``; None for those of the model or its
+            weights.
+        input_size: (H, W) that images are resized to; None for that of the model.
         allow_code: Whether a Python file may be run.
         base_folder: The folder that relative paths start from.
-        declared_classes: How many classes the user says that the model has.
-        sha256: What the SHA-256 of the weights file must be.
-        trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
+        declared_classes: Number of classes of the model given by the user.
+        sha256: Expected SHA-256 of the weights file.
+        trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code during loading.
 
     Raises:
         ConfigError: If the model or a name in it is unknown.
@@ -170,13 +170,13 @@ def build_teacher_loader(
     allow_code: bool = False,
     num_classes: int | None = None,
 ) -> Callable[[str], nn.Module]:
-    """What loads the teacher of a distillation: a shipped network, a weights file, or a source of models.
+    """Return a loader of a teacher: a shipped network, a weights file, or a source of models.
 
     Args:
-        device: Where the teacher computes.
+        device: Device of the teacher.
         base_folder: The folder that relative paths start from.
         allow_code: Whether a Python file may be run.
-        num_classes: How many classes the student has, for a teacher that does not say how many it has.
+        num_classes: Number of classes of the student, for a teacher of unknown number of classes.
     """
 
     def load(name: str) -> nn.Module:
@@ -203,7 +203,7 @@ def _load_source(model: str, request: ModelRequest) -> LoadedModel:
 
 
 def _replace_head(network: nn.Module, before: int, after: int, where: str) -> None:
-    """Put a new last layer in place of one for other classes."""
+    """Replace the last layer by a new one for other classes."""
     heads = [
         (name, layer)
         for name, layer in network.named_modules()

@@ -1,4 +1,4 @@
-"""Learner: the weights, their average and the optimizer, one step at a time."""
+"""The learner: weights, their average and the optimizer, one step at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from robustbench_local.defenses.training.training_result import EpochResult, Sco
 
 
 class Learner:
-    """The state that a step changes and a checkpoint keeps.
+    """The state that a step changes and a checkpoint stores.
 
     Args:
-        module: What is trained, on its device; changed in place.
-        recipe: How.
-        objective: What is minimised.
+        module: The network in training, on its device; changed in place.
+        recipe: The hyperparameters.
+        objective: The loss to minimize.
         mixed_precision: Whether the loss is computed in bfloat16 where that is safe.
     """
 
@@ -37,7 +37,7 @@ class Learner:
         self._trainable = [one for one in module.parameters() if one.requires_grad]
 
     def step(self, batch: TrainingBatch) -> Tensor:
-        """One step of the optimizer; the loss, NaN if some gradient of the weights was not finite."""
+        """Take one step of the optimizer; return the loss, NaN after a non-finite weight gradient."""
         self.module.train()
         with torch.autocast(
             batch.images.device.type, dtype=torch.bfloat16, enabled=self._uses_mixed_precision
@@ -57,7 +57,7 @@ class Learner:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Move the averaged weights and statistics a little towards the current ones."""
+        """Update the averaged weights and statistics towards the current ones."""
         current = self.module.state_dict()
         for name, value in self.averaged.state_dict().items():
             if value.is_floating_point():
@@ -66,7 +66,7 @@ class Learner:
                 value.copy_(current[name])
 
     def record_epoch(self, epoch: EpochResult) -> None:
-        """Remember the epoch, and the averaged weights if they are the best so far."""
+        """Record the epoch, and the averaged weights if they are the best so far."""
         self.curves.append(epoch)
         if epoch.validation.rank >= self.best.rank:
             self.best, self.best_state = epoch.validation, self._copy_weights()
@@ -75,7 +75,7 @@ class Learner:
         return {name: value.to("cpu", copy=True) for name, value in self.averaged.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on."""
+        """Return the complete state for resuming the training."""
         return {
             "epoch": self.epoch,
             "seconds": self.seconds,
@@ -98,7 +98,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Restore the state that `state_dict` returned."""
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.module.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])

@@ -1,4 +1,4 @@
-"""Learning curves beside the weights: numbers for a program, a figure for a person."""
+"""Learning curves beside the weights: a file of numbers and a figure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CURVE_COLUMNS = (
     "epoch", "seconds", "learning_rate", "loss",
     "training_clean", "training_robust", "validation_clean", "validation_robust",
 )  # fmt: skip
-"""Of the CSV file; accuracies are shares, empty where there is no adversary."""
+"""Columns of the CSV file; accuracies are shares, empty if there is no adversary."""
 
 _CLEAN_COLOUR, _ROBUST_COLOUR = "#1f77b4", "#d62728"
 
@@ -26,9 +26,9 @@ def write_curves(out: Path, curves: Sequence[EpochResult], *, best: int, title: 
 
     Args:
         out: The weights file.
-        curves: One entry an epoch.
-        best: The epoch that was kept, counted from 1.
-        title: Of the figure.
+        curves: One entry per epoch.
+        best: The selected epoch, counted from 1.
+        title: Title of the figure.
     """
     with out.with_suffix(".curves.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)

@@ -1,4 +1,4 @@
-"""What is written at the end of a training: weights, and the card beside them."""
+"""The outputs of a training: weights, and the card beside them."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def write_weights(
     """Write the trained weights and, beside them, the card that `models.weights_card` reads.
 
     Args:
-        out: Where the weights go, ``.safetensors``; the card gets the same name with ``.yaml``.
-        start: The network, which now has the trained weights; they are saved without the normalisation.
-        card: The defense that was trained.
-        recipe: Its parameters as they were used.
-        trained: What came of it.
-        class_names: One a logit.
+        out: File of the weights, ``.safetensors``; the card has the same name with ``.yaml``.
+        start: The network, with the trained weights; they are saved without the normalization.
+        card: The card of the defense.
+        recipe: Its parameters in this training.
+        trained: The result.
+        class_names: One per logit.
         data: Source, sizes and digests of the images.
-        measured: Figures on images that trained nothing.
+        measured: Metrics on held-out images.
         seed: The training's seed.
-        command: The command line that makes the same weights.
+        command: The command line that reproduces the weights.
 
     Raises:
-        StorageError: If the disk refuses.
+        StorageError: If writing fails.
     """
     network = start.module.network
     kept = torch.contiguous_format  # and copied: safetensors refuses layers that share their weights
@@ -97,7 +97,7 @@ def write_weights(
 
 
 def summarize_data(source: str, data: Dataset) -> dict[str, Any]:
-    """What a card says about images: where they come from, how many, and which exactly."""
+    """Summarize images for a card: source, number and digests."""
     return {
         "source": source,
         "n": len(data),
@@ -108,7 +108,7 @@ def summarize_data(source: str, data: Dataset) -> dict[str, Any]:
 
 
 def _describe_defense(card: Card, recipe: Recipe) -> dict[str, Any]:
-    """The defense as it was carried out."""
+    """Describe the defense as trained."""
     found = getattr(recipe, "threat", None)
     threat = {"threat": {"norm": found.norm, "eps": found.eps}} if found else {}
     name = {"card": card.base_name, "version": card.version, "method": card.method}

@@ -1,4 +1,4 @@
-"""What changes over a training: the learning rate, and the radius of an adversary."""
+"""Schedules of a training: the learning rate, and the radius of an adversary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from robustbench_local.defenses.recipes.base import Recipe
 
 
 def compute_learning_rate(recipe: Recipe, progress: float) -> float:
-    """Rate at ``progress`` epochs: a straight rise to the peak, then the schedule's way down.
+    """Return the rate at ``progress`` epochs: a linear rise to the peak, then the schedule's decay.
 
     Source: one-cycle after Smith 2018, arXiv:1803.09820; piecewise as in Rice et al. 2020, arXiv:2002.11569.
     """
@@ -22,5 +22,5 @@ def compute_learning_rate(recipe: Recipe, progress: float) -> float:
 
 
 def compute_warmup_share(progress: float, epochs: int) -> float:
-    """Share of the full radius at ``progress`` epochs: it grows over ``epochs`` and then stays 1."""
+    """Return the fraction of the full radius at ``progress`` epochs, which grows to 1 over ``epochs``."""
     return min(1.0, (progress + 1) / max(1, epochs))

@@ -1,4 +1,4 @@
-"""What makes a training this one: a checkpoint of any other is refused, and so are cached weights."""
+"""The identity of a training; checkpoints and cached weights of any other training are refused."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.extensions.open_registry import describe_outside_code
 
 LOOP_VERSION = 1
-"""Raised whenever the same recipe, data and seed give other weights for a reason that no code shows."""
+"""Increased whenever the same recipe, data and seed give other weights for a reason outside the code."""
 _TRAINING_MODULES = (
     "robustbench_local.defenses.training.training_loop",
     "robustbench_local.defenses.recipes.recipe_registry",
 )
-"""Where the code of a training begins."""
+"""Modules at which the code of a training starts."""
 
 
 def describe_training(
@@ -31,10 +31,10 @@ def describe_training(
     seed: int,
     teacher: Callable[[str], nn.Module],
 ) -> dict[str, str]:
-    """What a checkpoint of this training has to agree with, each by the word that a refusal uses.
+    """Return the identity that a checkpoint has to match, keyed by the words of error messages.
 
-    The version comes first: a checkpoint from before it was kept is refused for its age, not for its network.
-    Files come before what they make of the network, for they say more.
+    The version comes first: a checkpoint from before it was stored is refused for its age, not for its
+    network. Files come before the network built from them, because they are more informative.
     """
     parts = {name: value for name, value in describe_network(module).items() if name != "weights"}
     files = {name: value for name, value in parts.items() if name.startswith(("code file ", "version "))}
@@ -53,10 +53,10 @@ def describe_training(
 
 
 def describe_teacher(recipe: Recipe, load: Callable[[str], nn.Module]) -> dict[str, str]:
-    """The digest of the teacher that a recipe names; nothing where it names none.
+    """Return the digest of the teacher that a recipe names; nothing if it names none.
 
     Args:
-        recipe: Any recipe; its name for a teacher does not tell which weights lie there today.
+        recipe: Any recipe; a teacher's name does not identify its current weights.
         load: Loads the teacher.
     """
     name = getattr(recipe, "teacher", "")
@@ -64,7 +64,7 @@ def describe_teacher(recipe: Recipe, load: Callable[[str], nn.Module]) -> dict[s
 
 
 def describe_network(module: nn.Module) -> dict[str, str]:
-    """The identity of a network in its parts: what it computes, and its weights; see `model_identity`."""
+    """Return the identity of a network: its computation and its weights; see `model_identity`."""
     shapes = [(name, tuple(value.shape)) for name, value in module.state_dict().items()]
     kept = module.state_dict().keys()
     constants = [
@@ -74,5 +74,5 @@ def describe_network(module: nn.Module) -> dict[str, str]:
 
 
 def compute_loop_version() -> str:
-    """The version of the training's own code: what a recipe, data and a seed are turned into weights by."""
+    """Return the version of the training code, which maps a recipe, data and a seed to weights."""
     return f"{LOOP_VERSION}+{digest_code(_TRAINING_MODULES)[:12]}"

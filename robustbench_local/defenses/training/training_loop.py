@@ -1,7 +1,7 @@
-"""The one training loop: a recipe, a network and images to weights that can be made again.
+"""The training loop: from a recipe, a network and images to reproducible weights.
 
-An epoch's randomness comes from the seed and the epoch's number alone, and a checkpoint is written after
-each epoch, so an interrupted training goes on exactly as if nothing had happened.
+The randomness of an epoch depends only on the seed and the epoch's number, and a checkpoint is written after
+each epoch. An interrupted training therefore resumes with the same results.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from robustbench_local.randomness import derive_seed
 
 _VALIDATION_BATCH_SIZE = 256
 _MAX_SMALL_IMAGE_VALUES = 3 * 64 * 64
-"""Values of an image up to which a whole validation batch fits anywhere."""
+"""Maximum values of an image for which a whole validation batch fits into memory."""
 _CURVE_IMAGES = 256
-"""Training images that the training curves are measured on."""
+"""Training images for the training curves."""
 
 
 def refuse_teacher(name: str) -> nn.Module:
-    """The teacher of a training that was given no way to load one.
+    """Refuse to load a teacher in a training without a loader.
 
     Raises:
         ConfigError: Always.
@@ -57,30 +57,32 @@ def train(
     load_teacher: Callable[[str], nn.Module] = refuse_teacher,
     extra_identity: Mapping[str, str] | None = None,
 ) -> TrainingResult:
-    """Train a module and keep the epoch that does best on the validation images.
+    """Train a module and select the epoch with the best result on the validation images.
 
     On CUDA the module and the images are channels_last, and the loss is computed in bfloat16 where autocast
-    finds that safe; the figures that choose the epoch are float32.
+    considers that safe; the metrics that select the epoch are computed in float32.
 
     Args:
         module: Images in [0, 1], (N, C, H, W), to logits (N, K); changed in place and moved to ``device``.
-        recipe: How.
+        recipe: The hyperparameters.
         training: Images and labels below K.
-        validation: Other images; PGD accuracy on them decides where an adversarial training stops.
-        seed: Of the order, the augmentation and the adversary's starts.
-        checkpoint: Written after each epoch; if it is there and belongs to this training, it is resumed.
-        report: Receives a line of progress an epoch.
-        on_step: Called with (steps done, steps in all) after each step.
-        device: Where to compute.
+        validation: Other images; PGD accuracy on them selects the epoch of an adversarial training.
+        seed: Seed of the order, the augmentation and the adversary's starts.
+        checkpoint: File written after each epoch; if it exists and belongs to this training, training
+            resumes.
+        report: Prints a line of progress per epoch.
+        on_step: Called with (completed steps, total steps) after each step.
+        device: Device of the training.
         load_teacher: Loads the frozen network that a distillation names.
-        extra_identity: What else a checkpoint must agree with, such as the weights of a fine-tuning's start.
+        extra_identity: Further identity that a checkpoint has to match, such as the initial weights of a
+            fine-tuning.
 
     Returns:
         The best averaged weights.
 
     Raises:
         ModelError: If the loss is no longer finite, or the training collapses.
-        DataError: If there are fewer training images than a batch takes.
+        DataError: If there are fewer training images than in a batch.
         ConfigError: If the checkpoint belongs to another training.
     """
     place = torch.device(device)
@@ -128,7 +130,7 @@ def _count_steps(training: Dataset, recipe: Recipe) -> int:
 
 
 def _ignore_step(_done: int, _all: int) -> None:
-    """Nobody listens."""
+    """Do nothing after a step."""
 
 
 def _run_epoch(learner: Learner, context: TrainingContext, on_step: Callable[[int, int], None]) -> None:
@@ -153,7 +155,7 @@ def _run_epoch(learner: Learner, context: TrainingContext, on_step: Callable[[in
 
 
 def _select_watched_images(validation: Dataset, seed: int) -> Dataset:
-    """A batch of validation images of all classes; images that were held out are sorted by class."""
+    """Select a batch of validation images of all classes; held-out images are sorted by class."""
     return validation.select_images(
         choose_images(validation.ids, validation.labels.tolist(), limit=_VALIDATION_BATCH_SIZE, seed=seed)
     )
@@ -165,7 +167,7 @@ def _train_epoch(
     generator: torch.Generator,
     on_step: Callable[[int, int], None],
 ) -> float:
-    """One pass in random order, the incomplete last batch left out; the mean loss."""
+    """Train for one pass in random order, without the incomplete last batch; return the mean loss."""
     recipe, training = learner.recipe, context.training
     augmentation = recipe.build_augmentation(training.class_names)
     order = torch.randperm(len(training), generator=generator)
@@ -199,7 +201,7 @@ def _set_memory_layout(images: Tensor) -> Tensor:
 
 
 def _measure_accuracy(learner: Learner, context: TrainingContext, images: Tensor, labels: Tensor) -> Score:
-    """Accuracy of the averaged weights, clean and under the objective's adversary."""
+    """Measure the averaged weights' accuracy, clean and under the objective's adversary."""
     clean, robust, attacked = 0, 0, False
     size = (
         _VALIDATION_BATCH_SIZE if images[0].numel() <= _MAX_SMALL_IMAGE_VALUES else learner.recipe.batch_size

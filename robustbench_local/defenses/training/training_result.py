@@ -1,4 +1,4 @@
-"""What comes of a training."""
+"""The results of a training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy on some images; the better model has the higher ``rank``.
+    """Accuracy on a set of images; the better model has the higher ``rank``.
 
     Attributes:
-        epoch: Counted from 1.
-        clean: Share of images right.
-        robust: Share right under the objective's adversary at the full radius; None for ordinary training.
+        epoch: Number of the epoch, from 1.
+        clean: Clean accuracy.
+        robust: Accuracy under the objective's adversary at the full radius; None for standard training.
     """
 
     epoch: int
@@ -23,7 +23,7 @@ class Score:
 
     @property
     def rank(self) -> float:
-        """Early stopping keeps the epoch where this is highest."""
+        """Sort key of early stopping, which selects the epoch with the highest value."""
         return self.clean if self.robust is None else self.robust
 
 
@@ -32,11 +32,11 @@ class EpochResult:
     """One point of the learning curves.
 
     Attributes:
-        loss: Mean over the epoch's batches.
-        learning_rate: Of its last step.
-        seconds: Since the training began, interruptions left out.
-        training: Averaged weights on a fixed part of the training images, not augmented.
-        validation: Averaged weights on the validation images.
+        loss: Mean loss over the epoch's batches.
+        learning_rate: Learning rate of the last step.
+        seconds: Seconds since the start of the training, without interruptions.
+        training: Score of the averaged weights on a fixed part of the training images, not augmented.
+        validation: Score of the averaged weights on the validation images.
     """
 
     loss: float
@@ -48,13 +48,13 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The outcome of a training.
+    """The result of a training.
 
     Attributes:
-        state: The averaged weights of the best epoch, as the module's ``state_dict`` has them, on the CPU.
-        best: Where and how well they did on the validation images.
-        seconds: Time spent training, over all interruptions.
-        curves: One entry an epoch.
+        state: The averaged weights of the best epoch, as a ``state_dict`` of the module, on the CPU.
+        best: Epoch and score of these weights on the validation images.
+        seconds: Total training time in seconds, without interruptions.
+        curves: One entry per epoch.
     """
 
     state: dict[str, Tensor]

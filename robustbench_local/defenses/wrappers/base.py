@@ -1,4 +1,4 @@
-"""What a wrapper defense is: something put around a classifier that needs no training."""
+"""The interface of wrapper defenses, which wrap a classifier and need no training."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ GradientMode = Literal["exact", "bpda"]
 class Wrapper(ABC):
     """A frozen set of parameters; ``repr`` is the whole configuration.
 
-    It declares what an attacker needs to know: whether it draws random numbers, and how gradients go through
-    it. One without a surrogate cuts them off, which proves nothing: its classifier gives scores only, and
-    what is measured on it is reported as unverified.
+    It declares whether it is stochastic, and how gradients pass through it. A wrapper without a surrogate
+    gradient blocks gradients, which is no evidence of robustness: its classifier gives scores only, and its
+    results are reported as unverified.
     """
 
     is_random: ClassVar[bool] = False
-    """Whether it draws random numbers. If so, attacks look at the mean over 20 draws."""
+    """Whether it is stochastic. If so, attacks average over 20 draws."""
     gradient_mode: ClassVar[GradientMode | None] = None
-    """How gradients go back through it: ``"exact"``; ``"bpda"``: on the way back it is taken for something
-    smooth (Athalye et al. 2018, arXiv:1802.00420); None: not at all."""
+    """Gradients through it: ``"exact"``; ``"bpda"``: replaced by those of a smooth approximation (Athalye et
+    al. 2018, arXiv:1802.00420); None: blocked."""
 
     @abstractmethod
     def wrap(self, classifier: Classifier) -> Classifier:
-        """The classifier with this defense around it; the given one stays as it is.
+        """Return the classifier behind this defense; the given one is not changed.
 
         Args:
-            classifier: Any classifier; one that gives scores or labels only stays a black box.
+            classifier: Any classifier; access to scores or labels only stays limited.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedWrapper(Wrapper):
-    """A wrapper that changes images, the same image always in the same way."""
+    """A wrapper that changes images deterministically."""
 
     @abstractmethod
     def transform_images(self, images: Tensor) -> Tensor:
-        """The images that the classifier gets instead.
+        """Return the transformed images for the classifier.
 
         Args:
             images: (N, C, H, W), float32, in [0, 1]; not to be changed.
@@ -69,17 +69,17 @@ class FixedWrapper(Wrapper):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomWrapper(Wrapper):
-    """A wrapper that changes images by chance."""
+    """A wrapper that changes images at random."""
 
     is_random: ClassVar[bool] = True
 
     @abstractmethod
     def transform_images(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
-        """The images that the classifier gets instead, in one draw.
+        """Return the transformed images for the classifier, in one draw.
 
         Args:
             images: (N, C, H, W), float32, in [0, 1]; not to be changed.
-            numbers: The random numbers of this draw, a row an image; the only source of randomness.
+            numbers: The random numbers of this draw, one row per image; the only source of randomness.
 
         Returns:
             Same shape. Differentiable if the wrapper has a surrogate.

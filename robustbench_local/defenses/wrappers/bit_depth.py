@@ -1,4 +1,4 @@
-"""Bit-depth reduction: colours are rounded to a few levels before the classifier sees them."""
+"""Bit-depth reduction: colors are rounded to a few levels before classification."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from robustbench_local.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class BitDepth(FixedWrapper):
-    """Every channel of every pixel is rounded to the nearest of 2**bits evenly spaced levels.
+    """Rounding of every channel of every pixel to the nearest of 2**bits evenly spaced levels.
 
-    Gradients go back as if it were not there (BPDA with the identity): its own gradient is zero almost
+    Gradients pass through unchanged (BPDA with the identity): the gradient of rounding is zero almost
     everywhere.
 
     Args:
-        bits: Bits a channel, 1 to 8.
+        bits: Bits per channel, 1 to 8.
 
     Raises:
         ConfigError: If the number of bits is out of range.
@@ -38,6 +38,6 @@ class BitDepth(FixedWrapper):
             raise ConfigError(f"bit depth must be from 1 to 8 bits, got {self.bits}")
 
     def transform_images(self, images: Tensor) -> Tensor:
-        """The images in fewer colours."""
+        """Return the images in fewer colors."""
         levels = 2**self.bits - 1
         return apply_straight_through(lambda pixels: (pixels * levels).round() / levels, images)

@@ -17,14 +17,14 @@ UNVERIFIED_NOTE = (
     "its defense has no surrogate that gradients could go back through: gradient attacks are skipped, and "
     "what it seems to withstand is unverified"
 )
-"""What a reader has to know of a defense that only hides gradients."""
+"""Caveat of a defense that only masks gradients."""
 
 
 Transform = TypeVar("Transform", bound=Callable[..., Tensor])
 
 
 class _DefendedBase(WrappedClassifier, Generic[Transform]):
-    """What both kinds share: what is done to the images, and whether gradients go through it."""
+    """The common part of both classifiers: the transform, and whether gradients pass through it."""
 
     def __init__(self, inner: Classifier, transform: Transform, *, identity: str, has_gradient: bool) -> None:
         super().__init__(inner, access=_restrict_access(inner, has_gradient))
@@ -34,7 +34,7 @@ class _DefendedBase(WrappedClassifier, Generic[Transform]):
 
 
 class DefendedClassifier(_DefendedBase[Callable[[Tensor], Tensor]]):
-    """A classifier that gets its images changed, the same image always in the same way.
+    """A classifier behind a deterministic transform of its images.
 
     Args:
         inner: The classifier within.
@@ -45,7 +45,7 @@ class DefendedClassifier(_DefendedBase[Callable[[Tensor], Tensor]]):
 
     @property
     def identity(self) -> str:
-        """What decides how images are changed."""
+        """Identity of the transform."""
         return self._identity
 
     def _compute_logits(self, images: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class DefendedClassifier(_DefendedBase[Callable[[Tensor], Tensor]]):
 class RandomlyDefendedClassifier(
     _DefendedBase[Callable[[Tensor, RandomNumbers], Tensor]], RandomizedClassifier
 ):
-    """A classifier that gets its images changed by chance.
+    """A classifier behind a random transform of its images.
 
     Args:
         inner: The classifier within.
@@ -66,7 +66,7 @@ class RandomlyDefendedClassifier(
 
     @property
     def identity(self) -> str:
-        """What decides how images are changed, and over how many draws it is averaged."""
+        """Identity of the transform, and the number of draws averaged."""
         return f"{self._identity}, {self.draws} and {self.verdict_draws} draws"
 
     def sample(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
@@ -75,7 +75,7 @@ class RandomlyDefendedClassifier(
 
 
 def _restrict_access(inner: Classifier, verified: bool) -> Access:
-    """What an attacker may use of the whole; refuses what would hide draws from the harness."""
+    """Return the access of the whole; refuses draws that the harness would not know of."""
     if isinstance(inner, RandomizedClassifier):
         raise ConfigError(
             "draws random numbers itself, and nothing can be put around that",

@@ -1,4 +1,4 @@
-"""Gaussian noise: the classifier sees the image under noise that is drawn anew each time."""
+"""Gaussian noise: the image is classified under noise that is drawn anew each time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from robustbench_local.randomness import RandomNumbers
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianNoise(RandomWrapper):
-    """Normal noise on every channel of every pixel; not cut off at 0 and 1, so that gradients are exact.
+    """Normal noise on every channel of every pixel, not clipped at 0 and 1, so that gradients are exact.
 
-    Nothing is certified by it: for that, see randomized smoothing.
+    It certifies nothing; for certificates, see randomized smoothing.
 
     Args:
         sigma: Standard deviation in pixel units of [0, 1], above 0.
@@ -37,5 +37,5 @@ class GaussianNoise(RandomWrapper):
             raise ConfigError(f"the noise's sigma must be above 0 and finite, got {self.sigma}")
 
     def transform_images(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
-        """The images under noise, in one draw."""
+        """Return the images under noise, in one draw."""
         return images + self.sigma * numbers.sample_normal(tuple(images.shape[1:])).to(images.dtype)

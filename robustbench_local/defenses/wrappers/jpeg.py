@@ -1,4 +1,4 @@
-"""JPEG: the image is compressed and read again before the classifier sees it."""
+"""JPEG: the image is compressed and decompressed before classification."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PixelLevels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class JPEG(FixedWrapper):
-    """JPEG compression by Pillow's codec, with its default of halved colour resolution.
+    """JPEG compression by Pillow's codec, with its default of halved color resolution.
 
-    Gradients go back as if it were not there (BPDA with the identity): what it takes away is small, and its
-    own gradient is zero almost everywhere.
+    Gradients pass through unchanged (BPDA with the identity): the change to the image is small, and the
+    gradient of compression is zero almost everywhere.
 
     Args:
-        quality: 1 to 100; lower takes more away.
+        quality: 1 to 100; lower values remove more detail.
 
     Raises:
         ConfigError: If the quality is out of range.
@@ -45,7 +45,7 @@ class JPEG(FixedWrapper):
             raise ConfigError(f"JPEG's quality must be from 1 to 100, got {self.quality}")
 
     def transform_images(self, images: Tensor) -> Tensor:
-        """The images as they look after compression, rounded to 8 bits on the way in."""
+        """Return the images after compression; they are rounded to 8 bits before it."""
         if images.shape[1] not in (1, 3):
             raise ModelError(f"JPEG holds 1 or 3 channels, these images have {images.shape[1]}")
         return apply_straight_through(self._compress_images, images)
@@ -57,7 +57,7 @@ class JPEG(FixedWrapper):
         return (torch.from_numpy(read).permute(0, 3, 1, 2).float() / 255).to(images.device, images.dtype)
 
     def _recode_picture(self, picture: PixelLevels) -> PixelLevels:
-        """One picture, (H, W, C) of 8 bits, written as JPEG and read again."""
+        """Encode one picture, (H, W, C) of 8 bits, as JPEG and decode it again."""
         file = io.BytesIO()
         Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(
             file, "JPEG", quality=self.quality

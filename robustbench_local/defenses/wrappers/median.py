@@ -1,4 +1,4 @@
-"""Median blur: every pixel becomes the median of its neighbourhood before the classifier sees it."""
+"""Median blur: every pixel becomes the median of its neighborhood before classification."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from robustbench_local.errors import ConfigError, ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class MedianBlur(FixedWrapper):
-    """The median of a square window around each pixel, channel by channel; the border is repeated.
+    """The median of a square window around each pixel, channel by channel, with the border repeated.
 
-    Gradients are exact: the median is one of the pixels, and the gradient is that pixel's.
+    Gradients are exact: the median is one of the pixels, and its gradient goes to that pixel.
 
     Args:
         size: Side of the window in pixels, odd, at least 3.
@@ -36,7 +36,7 @@ class MedianBlur(FixedWrapper):
             raise ConfigError(f"the median's window must have an odd side of at least 3, got {self.size}")
 
     def transform_images(self, images: Tensor) -> Tensor:
-        """The blurred images."""
+        """Return the blurred images."""
         count, channels, height, width = images.shape
         if min(height, width) < self.size:
             raise ModelError(

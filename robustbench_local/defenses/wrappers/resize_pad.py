@@ -1,4 +1,4 @@
-"""Random resizing and padding: the classifier sees the image a little smaller, somewhere in a black frame."""
+"""Random resizing and padding: the image is shrunk at random and placed at random in a black frame."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from robustbench_local.randomness import RandomNumbers
 
 @dataclass(frozen=True, kw_only=True)
 class ResizePad(RandomWrapper):
-    """The image shrinks to a size drawn for it and stands at a place drawn for it; the rest is black.
+    """Shrinks the image to a random size and places it at a random position; the rest is black.
 
-    The paper enlarges an image of 299 px to at most 331 px and pads it to that. Here the size that the
-    classifier takes stays what it is, and the image shrinks instead, by the same share. Sizes and places are
-    whole pixels, interpolation is bilinear, and gradients are exact for each draw.
+    The paper enlarges an image of 299 px to at most 331 px and pads it to that size. Here the input size of
+    the classifier is unchanged, and the image shrinks in the same proportion. Sizes and positions are whole
+    pixels, interpolation is bilinear, and gradients are exact for each draw.
 
     Args:
-        smallest: Smallest share of its height that an image shrinks to, above 0 and at most 1.
+        smallest: Smallest height of the shrunk image as a fraction of its height, above 0 and at most 1.
 
     Raises:
         ConfigError: If the share is out of range.
@@ -41,7 +41,7 @@ class ResizePad(RandomWrapper):
             raise ConfigError(f"the smallest size must be above 0 and at most 1, got {self.smallest}")
 
     def transform_images(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
-        """The images in their frames, in one draw."""
+        """Return the images in their frames, in one draw."""
         frame = images.new_tensor(images.shape[-2:])
         size, corner = self._sample_placement(frame, numbers.sample_uniform((3,)).to(images.dtype))
         rows, columns = (
@@ -52,13 +52,13 @@ class ResizePad(RandomWrapper):
         grid = torch.stack(
             [columns[:, None, :].expand(count, high, wide), rows[:, :, None].expand(count, high, wide)], dim=3
         )
-        # within the image, its border is what lies beyond it; only outside of it is the frame
+        # inside the image, its border is repeated for interpolation; the frame starts outside
         drawn = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
         inside = (rows.abs() <= 1)[:, :, None] & (columns.abs() <= 1)[:, None, :]
         return drawn * inside[:, None]
 
     def _sample_placement(self, frame: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Height and width, and the upper left corner, of each image in whole pixels, both (N, 2)."""
+        """Draw height and width, and the upper left corner, of each image in whole pixels, both (N, 2)."""
         least = (self.smallest * frame[0]).ceil()
         height = least + _scale_to_integers(uniform[:, 0], frame[0] - least + 1)
         size = torch.stack([height, (height * frame[1] / frame[0]).round().clamp_min(1)], dim=1)
@@ -66,11 +66,11 @@ class ResizePad(RandomWrapper):
 
 
 def _scale_to_integers(uniform: Tensor, limit: Tensor) -> Tensor:
-    """Whole numbers from 0 to ``limit`` - 1."""
+    """Return whole numbers from 0 to ``limit`` - 1."""
     return torch.minimum((uniform * limit).floor(), limit - 1)
 
 
 def _compute_source_positions(side: int, size: Tensor, corner: Tensor) -> Tensor:
-    """Where the pixels of a row or column come from, (N, side), -1 and 1 being the image's two edges."""
+    """Return source positions of a row's or column's pixels, (N, side), with edges at -1 and 1."""
     places = torch.arange(side, device=size.device, dtype=size.dtype) + 0.5
     return (places - corner[:, None]) * 2 / size[:, None] - 1

@@ -17,15 +17,15 @@ from robustbench_local.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class RandomizedSmoothing(Wrapper):
-    """A verdict is the majority of votes on noisy copies of the image.
+    """The majority vote over noisy copies of the image.
 
-    Unlike other wrappers it can be certified: see `certification.smoothing`, whose guarantee is about the
-    vote of all possible draws, of which ``votes`` are an estimate.
+    Unlike other wrappers it can be certified: see `certification.randomized_smoothing`, whose guarantee is
+    about the vote of all possible draws, estimated by ``votes`` draws.
 
     Args:
         sigma: Standard deviation of the noise in pixel units of [0, 1].
-        votes: Draws that a verdict counts.
-        draws: Draws that an attack's look averages over.
+        votes: Draws counted for a verdict.
+        draws: Draws averaged per evaluation of an attack.
 
     Raises:
         ConfigError: If a number is out of range.

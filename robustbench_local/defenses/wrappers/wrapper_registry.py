@@ -1,4 +1,4 @@
-"""The wrapper defenses by name, and how one is made from a card's parameters."""
+"""The wrapper defenses by name, and their construction from a card's parameters."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ WRAPPERS: OpenRegistry[Wrapper] = OpenRegistry(
     },
     group="defenses",
 )
-"""Methods of defense cards that need no training."""
+"""Wrapper defenses by the ``method`` of a card."""
 
 
 def build_wrapper(name: str, given: Mapping[str, Any] | None = None) -> Wrapper:
-    """Build a wrapper from its name and parameters, as a card or a grid file gives them.
+    """Build a wrapper from its name and parameters, as on a card or in a grid file.
 
     Args:
         name: A name in ``WRAPPERS``.
-        given: Parameters; the rest keep their defaults.
+        given: Parameters; all others have their defaults.
 
     Raises:
-        ConfigError: If the name, a parameter or a value is wrong.
+        ConfigError: If the name, a parameter or a value is invalid.
     """
     return build_dataclass(WRAPPERS[name], given or {}, where=f"defense {name!r}")
 
@@ -54,20 +54,20 @@ def defend(
     """Put a wrapper defense around a classifier.
 
     Args:
-        classifier: Any classifier; it stays as it is and can be attacked without its defense.
-        defense: A card such as ``"jpeg-75"``, a wrapper of your own, an entry point, or
-            ``"python:FILE.py:NAME"``.
-        cards: Folders with cards of your own.
+        classifier: Any classifier; it is not changed and can be attacked without the defense.
+        defense: A card such as ``"jpeg-75"``, a custom wrapper, an entry point, or ``"python:FILE.py:NAME"``.
+        cards: Folders with custom cards.
         allow_code: Whether ``python:FILE.py:NAME`` may run its file.
-        **parameters: What to change in the card: ``quality=50``.
+        **parameters: Parameters that replace those of the card: ``quality=50``.
 
     Returns:
-        The defended classifier. Attacks go through the defense, by its surrogate where it has no useful
+        The defended classifier. Attacks pass through the defense, by its surrogate if it has no useful
+        gradient; for a stochastic defense they average over 20 draws.
         gradient; where it draws random numbers, they look at the mean over 20 draws.
 
     Raises:
         CardError: If there is no such card.
-        ConfigError: If the card's defense has to be trained, or a parameter is wrong.
+        ConfigError: If the card's defense has to be trained, or a parameter is invalid.
     """
     if isinstance(defense, Wrapper):
         if parameters:
