@@ -53,23 +53,23 @@ class Run:
 
     @property
     def outcomes(self) -> pd.DataFrame:
-        """One row a cell and image, as in outcomes.csv."""
+        """Outcomes with one row per cell and image, as in outcomes.csv."""
         with RunStore.open_readonly(self.directory) as store:
             return load_outcomes_frame(store)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every cell that can run has been run without an error."""
+        """Whether every cell that can run is finished without an error."""
         with RunStore.open_readonly(self.directory) as store:
             return all(cell.status in {"done", "skipped"} for cell in store.read_cells())
 
     def evaluate_gates(self) -> gates.GateReport:
-        """The grid's gates, judged on what the run holds."""
+        """Evaluate the grid's gates on the content of the run."""
         with RunStore.open_readonly(self.directory) as store:
             return gates.judge_store(store)
 
     def report(self, out: Path | str | None = None) -> Path:
-        """Write the report and everything beside it.
+        """Write the report and all files beside it.
 
         Args:
             out: The HTML file; by default ``report.html`` in the run directory.
@@ -93,14 +93,15 @@ def run_grid(
         grid: A grid file, its content, or None for the embedded grid of rendered traffic signs.
         out: Run directory, by default ``runs/NAME``. The same grid on the same directory resumes, and a
             complete run is left as it is.
-        options: How to run it, and what overrides the grid, such as ``rbl.Options(limit=100, device="cpu")``.
-        listener: Receives progress.
+        options: Options of the run, some of which override the grid, such as
+            ``rbl.Options(limit=100, device="cpu")``.
+        listener: Receives progress events.
 
     Returns:
         The run; a cell that failed is an error in it, not an exception.
 
     Raises:
-        RobustbenchError: If the grid, a model or the data cannot be used at all, or the disk refuses.
+        RobustbenchError: If the grid, a model or the data cannot be used at all, or writing fails.
     """
     plan, directory = prepare_run(grid, out, options=options)
     return execute_run(
@@ -116,11 +117,11 @@ def prepare_run(
     is_dry_run: bool = False,
     report: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Plan, Path]:
-    """The plan of a run and its directory, nothing of which is written yet.
+    """Return the plan of a run and its directory; nothing is written yet.
 
     Defenses that are recipes are trained here unless their weights are in the cache; with ``is_dry_run``
-    untrained networks stand in for them, with a note. ``report`` receives lines of a training's progress.
-    All else as in ``run_grid``.
+    untrained networks replace them, with a note. ``report`` receives progress lines of trainings. Everything
+    else is as in ``run_grid``.
     """
     content, base_folder = (grid, Path.cwd()) if isinstance(grid, Grid) else load_grid(grid)
     directory = find_run_directory(content, out)
@@ -136,17 +137,17 @@ def execute_run(
     *,
     recompute_damaged: bool = False,
 ) -> Run:
-    """Run a plan into its directory, from the start or from where it was interrupted.
+    """Run a plan in its directory, from the start or from where it was interrupted.
 
     Args:
         plan: The plan.
-        directory: Where the evidence goes.
-        listener: Hears of progress.
+        directory: The run directory.
+        listener: Receives progress events.
         exit_process: Ends this process when a model hangs in it and cannot be interrupted; None waits for it.
         recompute_damaged: As in ``run_grid``.
 
     Raises:
-        DamagedError: What the directory holds is damaged, and ``recompute_damaged`` is not set.
+        DamagedError: If the directory's content is damaged, and ``recompute_damaged`` is not set.
     """
     listener.on_plan_ready(plan)
     with RunStore.create_or_open(
@@ -161,7 +162,7 @@ def execute_run(
 
 
 def _merge_models(plan: Plan, store: RunStore) -> list[dict[str, Any]]:
-    """What is known about the models: what the run knew first, unless one could not be used then."""
+    """Merge the model descriptions: the stored ones, except for models that could not be used then."""
     first = {(about["id"], about["defense"]): about for about in store.read_meta("models") or ()}
     return [
         about
@@ -172,7 +173,7 @@ def _merge_models(plan: Plan, store: RunStore) -> list[dict[str, Any]]:
 
 
 def _write_metadata(plan: Plan, store: RunStore) -> None:
-    """Write down what the report needs; a resumed run keeps its first description."""
+    """Write the metadata for the report; a resumed run keeps its first description."""
     if not store.resumed or store.read_meta("environment") is None:
         store.update_meta(plan.description)
         for line in plan.warnings:

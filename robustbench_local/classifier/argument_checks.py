@@ -15,7 +15,7 @@ from robustbench_local.errors import ConfigError, ModelError
 def check_classes(
     num_classes: int, class_names: Sequence[str] | None, name: str
 ) -> tuple[int, tuple[str, ...] | None]:
-    """The number of classes and their names as text, None where they have none.
+    """Check the number of classes; return it with the class names as text, or None.
 
     Raises:
         ModelError: If there are fewer than 2 classes, or another number of names.
@@ -31,7 +31,7 @@ def check_classes(
 
 
 def resolve_access(access: Access | None, is_module: bool, name: str) -> Access:
-    """What an attacker may use; where nothing is said, gradients of a module and scores of anything else.
+    """Return the attacker's access; by default gradients for a module and scores for anything else.
 
     Raises:
         ConfigError: If there is no such access.
@@ -46,15 +46,15 @@ def resolve_access(access: Access | None, is_module: bool, name: str) -> Access:
 
 
 def check_images(images: Tensor, channels: int | None, name: str) -> None:
-    """Look at the type and shape of images, not at their values.
+    """Check the type and shape of images, not their values.
 
     Args:
-        images: What a classifier is asked about.
-        channels: How many channels it takes, where known.
-        name: What to call it in messages.
+        images: Input of a classifier.
+        channels: Number of channels it takes, where known.
+        name: Name of the classifier in messages.
 
     Raises:
-        ModelError: If they are not floats (N, C, H, W) with as many channels.
+        ModelError: If they are not floats (N, C, H, W) with that number of channels.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise ModelError(
@@ -70,7 +70,7 @@ def check_images(images: Tensor, channels: int | None, name: str) -> None:
 
 
 def check_finite_weights(module: nn.Module | None, name: str) -> None:
-    """Look for NaN and infinity in parameters and buffers; a callable, None, has none.
+    """Check parameters and buffers for NaN and infinity; a callable (None) has none.
 
     Raises:
         ModelError: Naming the first tensor that has one.

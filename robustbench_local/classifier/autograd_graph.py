@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def walk_graph(output: Tensor) -> Iterator[Any]:
-    """Every operation behind a tensor once, whoever recorded it; none where no gradient leads there."""
+    """Iterate once over every operation behind a tensor; over none if it needs no gradient."""
     seen: set[Any] = set()
     waiting: list[Any] = [output.grad_fn]
     while waiting:

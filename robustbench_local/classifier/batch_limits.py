@@ -15,13 +15,13 @@ LogitsFunction = Callable[[Tensor], Tensor]
 def forward_in_allowed_batches(
     answer: LogitsFunction, images: Tensor, *, fixed_size: int | None, min_size: int
 ) -> tuple[Tensor, bool]:
-    """Logits, (N, K), in batches of the sizes that the model takes, and whether a single one now failed.
+    """Return logits, (N, K), in batches of allowed sizes, and whether a single image now failed.
 
     Args:
         answer: The model, images to logits.
         images: (N, C, H, W).
-        fixed_size: The only size that it is given; None for any.
-        min_size: The smallest: 1, or 2 where a single image is known to fail.
+        fixed_size: The only batch size to use; None for any.
+        min_size: The smallest batch size: 1, or 2 where a single image is known to fail.
     """
     if fixed_size is not None and len(images):
         return forward_in_fixed_batches(answer, images, fixed_size), False
@@ -33,7 +33,7 @@ def forward_in_allowed_batches(
 
 
 def forward_in_fixed_batches(answer: LogitsFunction, images: Tensor, size: int) -> Tensor:
-    """Logits, (N, K), where the model is always given ``size`` images, the last ones repeated if need be.
+    """Return logits, (N, K), from batches of exactly ``size`` images, the last ones repeated if needed.
 
     Args:
         answer: The model, images to logits.
@@ -48,15 +48,15 @@ def forward_in_fixed_batches(answer: LogitsFunction, images: Tensor, size: int) 
 
 
 def forward_doubled(answer: LogitsFunction, image: Tensor) -> Tensor:
-    """Logits, (1, K), of a single image, (1, C, H, W), that the model is given twice."""
+    """Return logits, (1, K), of a single image, (1, C, H, W), passed to the model twice in one batch."""
     return answer(torch.cat([image, image]))[:1]
 
 
 def forward_single(answer: LogitsFunction, image: Tensor) -> tuple[Tensor, bool]:
-    """Logits, (1, K), of a single image, and whether the model takes it only if it is given twice.
+    """Return logits, (1, K), of a single image, and whether the model accepts it only in a pair.
 
     Raises:
-        ModelError: What the model raised on the single image, if it fails on two as well.
+        ModelError: The model's error on the single image, if a pair fails as well.
     """
     try:
         return answer(image), False

@@ -20,10 +20,10 @@ probabilities: read as logits, these would make every image class 1."""
 
 
 def parse_output_key(output: str | int | None) -> tuple[str | int | None, OutputKind | None]:
-    """The entry of a dict or tuple, and what kind of single output it holds.
+    """Split an output key into the entry of a dict or tuple and the kind of its single output.
 
     ``"sigmoid"`` and ``"logit"`` alone mean the model's whole answer, ``"scores:logit"`` or ``"0:sigmoid"``
-    an entry of it; everything else is the name or position of an entry with one logit a class.
+    an entry of it; everything else is the name or position of an entry with one logit per class.
     """
     if not isinstance(output, str):
         return output, None
@@ -37,10 +37,10 @@ def parse_output_key(output: str | int | None) -> tuple[str | int | None, Output
 def check_output_kind(
     output: str | int | None, num_classes: int, class_names: Sequence[str] | None, name: str
 ) -> tuple[str, LogitRangeCheck | None]:
-    """What a declared single output means, for a reader, and who looks at it if it may be the other kind.
+    """Return a note about a declared single output, and a range check if it may be the other kind.
 
     Raises:
-        ModelError: If it is declared for another number of classes than two.
+        ModelError: If it is declared for a number of classes other than two.
     """
     _, head = parse_output_key(output)
     if head is None:
@@ -56,7 +56,7 @@ def check_output_kind(
 
 
 def select_entry(output: Any, key: str | int | None) -> tuple[str | int | None, OutputKind | None]:
-    """As `split_output`, but an entry that is called as the head is the one that is meant."""
+    """Select as `parse_output_key` does, but prefer an existing entry whose name equals the kind."""
     entry, head = parse_output_key(key)
     if head is not None and entry is None and isinstance(output, Mapping | tuple | list):
         named = output.get(head) if isinstance(output, Mapping) else None
@@ -66,19 +66,19 @@ def select_entry(output: Any, key: str | int | None) -> tuple[str | int | None, 
 
 
 def expand_to_two_logits(scores: Tensor, count: int, head: OutputKind, name: str) -> Tensor:
-    """Two logits, (N, 2): 0 for class 0 and the log-odds of class 1, so that softmax gives the model's odds.
+    """Return two logits, (N, 2): 0 for class 0 and the log-odds of class 1, so that softmax gives the odds.
 
     A probability of exactly 0 or 1 becomes the largest log-odds of its precision; its gradient is the
     sigmoid's own, which is 0 there. NaN stays NaN.
 
     Args:
-        scores: What the model returned, N values of any shape, floating.
+        scores: The model's output, N values of any shape, floating.
         count: N.
-        head: What they are.
-        name: What to call the model in messages.
+        head: Kind of the output.
+        name: Name of the model in messages.
 
     Raises:
-        ModelError: If there is more than one value an image, or a probability lies outside [0, 1].
+        ModelError: If there is more than one value per image, or a probability lies outside [0, 1].
     """
     if scores.numel() != count or not scores.is_floating_point():
         raise ModelError(
@@ -118,7 +118,7 @@ class LogitRangeCheck:
         self._name, self._checked_scores = name, 0
 
     def check_logits(self, logits: Tensor) -> bool:
-        """Whether the scores in (N, 2) logits, with those seen before, need no further look.
+        """Check the scores in (N, 2) logits with the earlier ones; return True if no more are needed.
 
         Raises:
             ModelError: If ``MIN_CHECKED_SCORES`` of them, and all, lie in [0, 1].

@@ -60,8 +60,7 @@ class Classifier(PassAccount):
         access: The attacker's access: ``"gradients"`` (default for a module), ``"scores"`` (default for a
             callable) or ``"labels"``.
         output: The entry of a returned dict or tuple that holds the logits. ``"sigmoid"``: the single output
-            is the probability of class 1; ``"logit"``: the single output is the value before the sigmoid;
-            ``"ENTRY:logit"`` where that value is an entry. These three make two classes.
+            is the probability of class 1; ``"logit"``, ``"ENTRY:logit"``: it is the value before the sigmoid.
         name: Name of the model in messages and reports.
         device: Device to compute on; ``"auto"`` means CUDA where available.
         provenance: Origin of the model as JSON values: source, file, SHA-256; empty if unknown.
@@ -129,11 +128,11 @@ class Classifier(PassAccount):
         return f"{kind}({self.name!r}, {self.num_classes} classes{size}, {self.access}, {self.device})"
 
     def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Logits of images; counts one forward pass an image.
+        """Return logits of images; counts one forward pass per image.
 
         Args:
             images: (N, C, H, W), floating, in [0, 1]; never changed, whatever the model does to its input.
-            rows: (N,), which image of the open `count_passes` each row belongs to; by default the first N.
+            rows: (N,), the image in the open `count_passes` that each row belongs to; by default the first N.
 
         Returns:
             (N, K), float32, on ``device``. Differentiable if the access is ``"gradients"``, gradients are
@@ -141,7 +140,7 @@ class Classifier(PassAccount):
 
         Raises:
             ModelError: If the images do not fit the model, it raises, or its output is not (N, K) floats.
-            InvariantError: If an image has no query left for it; the model is not asked then.
+            InvariantError: If an image has no query left; the model is then not called.
         """
         images = self._check_images(images)
         if self._pass_counters:
@@ -157,16 +156,17 @@ class Classifier(PassAccount):
     def compute_gradient(
         self, images: Tensor, loss: LossFunction, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient of a per-image loss with respect to the pixels; a forward and a backward pass an image.
+        """Compute the pixel gradient of a per-image loss; one forward and one backward pass per image.
 
         Args:
             images: (N, C, H, W) in [0, 1].
-            loss: Logits, (N, K), to one value an image, (N,), or to T values, (N, T), each a backward pass.
+            loss: Logits, (N, K), to one value per image, (N,), or to T values, (N, T), each a backward pass.
             rows: As in `__call__`.
 
         Returns:
             Logits (N, K), losses and their gradients, (N, C, H, W) or (N, T, C, H, W); all detached.
-            Gradients are finite: what is not is taken out where it arises in the backward pass, and counted.
+            Gradients are finite: NaN and infinities are removed where they arise in the backward pass, and
+                counted.
 
         Raises:
             ModelError: If the model gives no gradients: by its access, or because its forward cuts the graph.
@@ -195,7 +195,7 @@ class Classifier(PassAccount):
     def confirm_gradient(
         self, losses_at: LossFunction, images: Tensor, losses: Tensor, gradient: Tensor
     ) -> Tensor:
-        """Which repaired gradients the losses themselves confirm, (N,)."""
+        """Mark the repaired gradients that finite differences of the losses confirm, (N,)."""
         return confirm_gradient(losses_at, images, losses, gradient)
 
     def differentiate_losses(self, losses: Tensor, leaf: Tensor) -> Tensor | None:
@@ -206,7 +206,7 @@ class Classifier(PassAccount):
 
     @property
     def model(self) -> nn.Module | Callable[[Tensor], Tensor]:
-        """What answers: a module, or any other callable."""
+        """The wrapped model: a module, or any other callable."""
         return self._model
 
     @property
@@ -216,11 +216,11 @@ class Classifier(PassAccount):
 
     @property
     def settings(self) -> ClassifierSettings:
-        """How it is used."""
+        """The settings of its use."""
         return self._settings
 
     def configure(self, **changes: Any) -> Self:
-        """Use it in another way from now on; its identity stays.
+        """Change how the classifier is used; its identity stays.
 
         Args:
             **changes: Fields of `ClassifierSettings`; the others stay.
@@ -233,7 +233,7 @@ class Classifier(PassAccount):
 
     @contextmanager
     def use_batch_size(self, batch_size: int | None) -> Iterator[None]:
-        """Inside, attacks give it so many images at a time; see `ClassifierSettings.batch_size`."""
+        """Set the batch size of attacks while the context is open; see `ClassifierSettings.batch_size`."""
         before = self._settings.batch_size
         self.configure(batch_size=batch_size)
         try:
@@ -243,11 +243,11 @@ class Classifier(PassAccount):
 
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
-        """Evaluation mode, frozen parameters, exact arithmetic; afterwards everything is as before (V10).
+        """Enter evaluation mode with frozen parameters and exact arithmetic; restore everything after (V10).
 
-        Put back are training flags, requires_grad, .grad, parameters, buffers, the global random states of
+        Restored are training flags, requires_grad, .grad, parameters, buffers, the global random states of
         Python, NumPy and torch, cuDNN and TF32 flags, default dtype, thread count, grad mode and working
-        directory. Opening it again inside itself does nothing.
+        directory. A nested call has no effect.
         """
         if self._evaluation_mode is not None:
             yield
@@ -263,10 +263,10 @@ class Classifier(PassAccount):
 
     @contextmanager
     def open_fresh_copy(self) -> Iterator[Classifier]:
-        """A classifier over a copy of the model as it was before its first call; in `evaluation_mode` only.
+        """Open a classifier over a copy of the model before its first call; in `evaluation_mode` only.
 
-        It shares parameters, preprocessing and notes with this one, and counts its own passes. As long as it
-        is open, globals and the like that the model's code uses have the values of then, too.
+        It shares parameters, preprocessing and notes with this one, and counts its own passes. While it is
+        open, globals and other outside state that the model's code uses have their values of that time, too.
 
         Yields:
             The copy; this classifier itself, with a note, where its model cannot be copied.
@@ -276,11 +276,11 @@ class Classifier(PassAccount):
 
     @property
     def uncopied_attributes(self) -> frozenset[str]:
-        """Paths of the model's attributes that fresh copies share with it, because nobody can copy them."""
+        """Paths of the model's attributes that cannot be copied and that fresh copies share with it."""
         return self._fresh_copies.uncopied_attributes
 
     def to(self, device: str | torch.device) -> Classifier:
-        """Compute on another device from now on; ``"auto"`` means CUDA where there is one.
+        """Move to another device; ``"auto"`` means CUDA where available.
 
         Raises:
             ConfigError: If there is no such device here.
@@ -293,23 +293,24 @@ class Classifier(PassAccount):
         return self
 
     def as_module(self, originals: Tensor | None = None) -> nn.Module:
-        """This classifier for other libraries: a module from images to logits; adds to `external_passes`.
+        """Return this classifier as a module for other libraries; its passes count in `external_passes`.
 
         Args:
-            originals: The images of the open meter, (N, C, H, W): what is wrong with a gradient is counted
-                for the one that is nearest to where it was taken. None: it is not counted.
+            originals: The images of the open counter, (N, C, H, W): a gradient fault is counted for the
+                original
+                nearest to the image of that gradient. None: faults are not counted.
         """
         record = partial(count_nearest_faults, lambda: self.open_counter, originals)
         return CountedModule(self._compute_external_logits, self._external_passes, self.module, record)
 
     def compute_digest(self) -> str:
-        """SHA-256, hexadecimal, over what decides the logits; see `describe_parts`."""
+        """Return the SHA-256, hexadecimal, over everything that decides the logits; see `describe_parts`."""
         return digest_parts(self.describe_parts())
 
     def describe_parts(self) -> dict[str, str]:
-        """What decides the logits, by name: weights, layers, code, files, preprocessing, versions.
+        """Describe what decides the logits, by name: weights, layers, code, files, preprocessing, versions.
 
-        Each value is a digest, a version or a few words. See `model_identity` for what is seen and what not.
+        Each value is a digest, a version or a few words. See `model_identity` for what is covered.
         """
         said = (
             self.num_classes,
@@ -322,15 +323,15 @@ class Classifier(PassAccount):
 
     @property
     def normalization(self) -> Normalization | None:
-        """Means and standard deviations a channel of images in [0, 1]; None if they are left as they are."""
+        """Means and standard deviations per channel of images in [0, 1]; None without normalization."""
         return self._preprocessing.normalization
 
     def count_parameters(self) -> int | None:
-        """How many numbers the model was trained to; None for a callable."""
+        """Return the number of trained parameters; None for a callable."""
         return None if self.module is None else sum(p.numel() for p in self.module.parameters())
 
     def check_finite_weights(self) -> None:
-        """Look for NaN and infinity in parameters and buffers.
+        """Check parameters and buffers for NaN and infinity.
 
         Raises:
             ModelError: Naming the first tensor that has one.
@@ -338,16 +339,16 @@ class Classifier(PassAccount):
         check_finite_weights(self.module, self.name)
 
     def add_note(self, text: str) -> None:
-        """Add to ``notes``, once."""
+        """Add a note to ``notes``, once."""
         if text not in self.notes:
             self.notes.append(text)
 
     def _remember_original(self) -> None:
-        """Remember the model as it is, unless that was done and only evaluations have used it since."""
+        """Record the model's state, unless it is recorded and only evaluations have used the model since."""
         self._fresh_copies.remember_model(self.model)
 
     def _copy_with_model(self, model: Any) -> Classifier:
-        """A classifier like this one over a copy of the model."""
+        """Return a classifier like this one over a copy of the model."""
         twin = copy.copy(self)
         twin._model, twin._model_call, twin._pass_counters = model, copy.copy(self._model_call), []  # noqa: SLF001
         twin.configure(uses_fresh_copies=False)
@@ -361,7 +362,7 @@ class Classifier(PassAccount):
         return images.to(self.device)
 
     def _compute_logits(self, images: Tensor) -> Tensor:
-        """Logits of checked images, in batches that the model takes."""
+        """Return logits of checked images, in batches that the model accepts."""
         limits = self._settings
         logits, must_double = forward_in_allowed_batches(
             self._query_model, images, fixed_size=limits.fixed_batch_size, min_size=limits.min_batch_size
@@ -374,7 +375,7 @@ class Classifier(PassAccount):
         return logits
 
     def _query_model(self, images: Tensor) -> Tensor:
-        """What the model, or a fresh copy of it, answers to these images together."""
+        """Query the model, or a fresh copy of it, on these images in one batch."""
         if self._settings.uses_fresh_copies:
             with self.open_fresh_copy() as twin:
                 return twin._query_model(images)  # noqa: SLF001
@@ -392,10 +393,10 @@ class Classifier(PassAccount):
 
     @property
     def forward_passes_per_call(self) -> int:
-        """Forward passes of an answer with gradients."""
+        """Number of forward passes of an answer with gradients."""
         return 2 if self.border_probe.masked else 1
 
     def find_masked_borders(self, images: Tensor) -> None:
-        """At the first gradients: find out whether they break off at pixels of exactly 0 or 1."""
+        """Detect at the first gradients whether they vanish at pixels of exactly 0 or 1."""
         if self.border_probe.detect_masking(self._compute_logits, images):
             self.add_note(MASKED_BORDERS_NOTE)

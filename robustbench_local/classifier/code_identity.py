@@ -59,7 +59,7 @@ class CodeDescriber:
         self._assigned_globals: dict[int, set[str]] = {}
 
     def describe_value(self, value: Any) -> str:
-        """What a value is and holds, without memory addresses; the same in every process."""
+        """Describe a value's type and content, without memory addresses; the same in every process."""
         if isinstance(value, _SIMPLE_TYPES):
             return f"{type(value).__name__} {value!r}"
         if id(value) in self._described_ids:
@@ -75,7 +75,7 @@ class CodeDescriber:
             self._depth -= 1
 
     def describe_attributes(self, module: nn.Module) -> str:
-        """What a module holds besides tensors and sub-modules: settings, hooks, methods of its own."""
+        """Describe a module's content besides tensors and sub-modules: settings, hooks, own methods."""
         if type(module).__module__.startswith("torch._dynamo"):
             return ""  # the compiler's own state; what it compiles is a module within
         state = {key: value for key, value in vars(module).items() if key not in _find_standard_attributes()}
@@ -86,7 +86,7 @@ class CodeDescriber:
         return "; ".join(f"{key}={self.describe_value(value)}" for key, value in sorted(state.items()))
 
     def describe_module(self, module: nn.Module) -> str:
-        """A module with all that is in it."""
+        """Describe a module with everything in it."""
         parts = []
         for name, one in module.named_modules():
             kind = self.describe_value(type(one))
@@ -136,7 +136,7 @@ class CodeDescriber:
         return f"function {_format_qualified_name(value)} " + "\n ".join(described)
 
     def _describe_globals(self, function: types.FunctionType) -> str:
-        """The values of global names that a function reads and none writes."""
+        """Describe the values of global names that a function reads and none writes."""
         known = function.__globals__
         names = set(_iterate_used_names(function.__code__))
         constant = sorted(names & known.keys() - self._find_assigned_globals(known) - {"__file__"})
@@ -150,7 +150,7 @@ class CodeDescriber:
         return "; ".join(filter(None, parts))
 
     def _find_assigned_globals(self, known: Mapping[str, Any]) -> set[str]:
-        """Global names that functions of a module assign: counters and memories, no constants."""
+        """Find global names that a module's functions assign: counters and caches, not constants."""
         if id(known) not in self._assigned_globals:
             parts = [part for value in list(known.values()) for part in _iterate_functions(value)]
             own = [part.__code__ for part in parts if part.__globals__ is known]
@@ -158,7 +158,7 @@ class CodeDescriber:
         return self._assigned_globals[id(known)]
 
     def _describe_used_values(self, module: types.ModuleType, names: set[str]) -> str:
-        """A user's module by the values that are read from it."""
+        """Describe a user's module by the values that are read from it."""
         self.module_names.add(module.__name__)
         if not is_user_module(module.__name__):
             return ""
@@ -201,7 +201,7 @@ class CodeDescriber:
         return f"module {remove_addresses(value.__name__)}"
 
     def _describe_object(self, value: Any) -> str:
-        """Any other object: one of the user's, or a mere holder, by what it holds."""
+        """Describe any other object: a user's own, or a plain container, by its content."""
         kind = type(value)
         if not is_user_module(kind.__module__):
             self.module_names.add(kind.__module__)
@@ -235,7 +235,7 @@ _DESCRIBERS_BY_TYPE: tuple[tuple[Any, Callable[[CodeDescriber, Any], str]], ...]
 
 
 def describe_code(code: types.CodeType) -> str:
-    """A function's instructions, names and constants; neither its file nor its lines."""
+    """Describe a function's instructions, names and constants, without its file and lines."""
     constants = [_describe_constant(value) for value in code.co_consts]
     counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
     names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
@@ -244,7 +244,7 @@ def describe_code(code: types.CodeType) -> str:
 
 
 def describe_tensor(value: Tensor) -> str:
-    """A tensor by shape, type and the SHA-256 of its bytes."""
+    """Describe a tensor by shape, type and the SHA-256 of its bytes."""
     if value.is_meta or value.layout != torch.strided or value.is_quantized:
         return f"tensor {tuple(value.shape)} {value.dtype} {hashlib.sha256(repr(value).encode()).hexdigest()}"
     content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -252,7 +252,7 @@ def describe_tensor(value: Tensor) -> str:
 
 
 def describe_program(module: nn.Module) -> str:
-    """The program of a module of TorchScript or torch.fx, whose class says nothing about it."""
+    """Describe the program of a TorchScript or torch.fx module, which its class does not reveal."""
     code = ""
     if not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
         return code
@@ -269,12 +269,12 @@ def describe_program(module: nn.Module) -> str:
 
 
 def _is_tensor_or_module(value: Any) -> bool:
-    """Whether a module's own tensors and parts already say it."""
+    """Check whether a module's own tensors and parts already cover a value."""
     return isinstance(value, Tensor | nn.Module)
 
 
 def remove_addresses(text: str) -> str:
-    """A text without memory addresses and without the hashes in the names of users' modules."""
+    """Remove memory addresses, and the hashes in the names of user modules, from a text."""
     return _USER_MODULE_HASH.sub(r"\1", _MEMORY_ADDRESS.sub("", text))
 
 
@@ -298,7 +298,7 @@ def _describe_constant(value: Any) -> str:
 
 
 def _iterate_used_names(code: types.CodeType) -> Iterable[str]:
-    """Global names and attributes that a function reads, those of functions within it included."""
+    """Iterate over global names and attributes that a function and its inner functions read."""
     yield from code.co_names
     for value in code.co_consts:
         if isinstance(value, types.CodeType):
@@ -306,7 +306,7 @@ def _iterate_used_names(code: types.CodeType) -> Iterable[str]:
 
 
 def _iterate_functions(value: Any) -> Iterable[types.FunctionType]:
-    """A function, or those of a class."""
+    """Iterate over a function, or the functions of a class."""
     parts = list(vars(value).values()) if isinstance(value, type) else [value]
     parts = [part.__func__ if isinstance(part, staticmethod | classmethod) else part for part in parts]
     return (part for part in parts if isinstance(part, types.FunctionType))
@@ -331,7 +331,7 @@ def _is_user_function(function: types.FunctionType) -> bool:
 
 
 def _is_user_patch(part: Any, kind: type) -> bool:
-    """Whether a function of the user's was put into a library's class."""
+    """Check whether a user's function was patched into a library class."""
     return (
         isinstance(part, types.FunctionType)
         and not is_user_module(kind.__module__)
@@ -340,14 +340,14 @@ def _is_user_patch(part: Any, kind: type) -> bool:
 
 
 def _make_path_relative(value: Any, file: str | None) -> Any:
-    """A path below the folder of the code, as seen from there: where the folder lies decides nothing."""
+    """Return a path relative to the folder of the code, because the folder's location decides nothing."""
     if file and isinstance(value, str | PurePath):
         return str(value).replace(os.path.dirname(file), ".")  # noqa: PTH120 - of text
     return value
 
 
 def _sort_items(value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
-    """The items in an order that numbers what is in them alike in every process."""
+    """Return the items in an order that is the same in every process."""
     try:
         return sorted(value.items(), key=lambda pair: str(pair[0]))
     except RuntimeError:
@@ -355,7 +355,7 @@ def _sort_items(value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
 
 
 def _format_repr(value: Any) -> str:
-    """What an object of a library says about itself."""
+    """Return the repr of a library object."""
     try:
         return remove_addresses(repr(value)[:_MAX_REPR_CHARACTERS])
     except Exception:  # noqa: BLE001 - any library may raise anything

@@ -13,7 +13,7 @@ _MIN_CHANNELS = 32
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device by its name; ``"auto"`` is CUDA where there is one, otherwise the CPU.
+    """Resolve a device by its name; ``"auto"`` is CUDA where available, otherwise the CPU.
 
     Raises:
         ConfigError: If there is no such device here.
@@ -34,9 +34,9 @@ def move_to_device(module: nn.Module | None, device: torch.device, name: str) ->
     """Move a network to a device.
 
     Args:
-        module: The network; changed in place. None: there is nothing to move.
-        device: Where to.
-        name: What to call it in messages.
+        module: The network; changed in place. None: nothing to move.
+        device: The target device.
+        name: Name of the network in messages.
 
     Raises:
         ModelError: If it cannot be moved.
@@ -52,7 +52,7 @@ def move_to_device(module: nn.Module | None, device: torch.device, name: str) ->
 
 
 def find_computing_dtype(module: nn.Module | None) -> torch.dtype:
-    """What a model computes in: the type of its first floating parameter, float32 where it has none."""
+    """Return a model's computing dtype: that of its first floating parameter, or float32 without one."""
     parameters = module.parameters() if module is not None else iter(())
     return next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
 
@@ -81,7 +81,7 @@ class ChannelsLast:
                 weight.data = last
 
     def restore_layout(self) -> bool:
-        """Let the weights lie as they did, whatever became of their values; False if they already do."""
+        """Restore the weights' layout and keep their values; return False if it already is the original."""
         lain, self._original_layouts = self._original_layouts, []
         for weight, data in lain:
             data.copy_(weight.data)
@@ -89,5 +89,5 @@ class ChannelsLast:
         return bool(lain)
 
     def is_cause_of(self, error: BaseException) -> bool:
-        """Whether the order is what a network stumbles over: one that views its features as a row does."""
+        """Check whether the layout caused an error, as in a network that flattens its features by a view."""
         return bool(self._original_layouts) and "view size is not compatible" in str(error)

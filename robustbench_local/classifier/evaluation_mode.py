@@ -34,11 +34,11 @@ class EvaluationMode:
         self._settings = {on: settings._replace(grad_enabled=on) for on in (True, False)}
 
     def select_expected_settings(self) -> ProcessSettings:
-        """The process-wide settings that a forward has to leave as they are."""
+        """Return the process-wide settings that a forward must not change."""
         return self._settings[torch.is_grad_enabled()]
 
     def undo_layout_after(self, error: BaseException) -> bool:
-        """Let the weights lie as their maker has them if that is what a network stumbled over; else False."""
+        """Restore the original layout and return True if the layout caused the error; else return False."""
         return self._layout is not None and self._layout.is_cause_of(error) and self._layout.restore_layout()
 
 
@@ -46,15 +46,15 @@ class EvaluationMode:
 def evaluation_mode(
     module: nn.Module | None, name: str, add_note: Callable[[str], None]
 ) -> Iterator[EvaluationMode]:
-    """Evaluation mode, frozen parameters, exact arithmetic; afterwards everything is as before (V10).
+    """Enter evaluation mode with frozen parameters and exact arithmetic; restore everything after (V10).
 
     Args:
         module: The network; None for a callable, which has no mode and no parameters.
-        name: What to call it in messages.
-        add_note: Told what a reader of the results should know.
+        name: Name of the network in messages.
+        add_note: Receives notes for a reader of the results.
 
     Raises:
-        ModelError: If the module cannot be remembered or put into evaluation mode.
+        ModelError: If the module's state cannot be saved or its evaluation mode cannot be set.
     """
     settings, randomness = ProcessSettings.from_process(), RandomStates.from_process()
     state = None if module is None else _remember_state(module, name)
@@ -75,7 +75,7 @@ def evaluation_mode(
 
 
 def _remember_state(module: nn.Module, name: str) -> ModuleState:
-    """What using the module may change in it."""
+    """Save the state of the module that its use may change."""
     try:
         return ModuleState(module)
     except Exception as error:

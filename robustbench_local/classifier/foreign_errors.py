@@ -10,13 +10,13 @@ _OUT_OF_MEMORY_TEXTS = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "ca
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the host."""
+    """Check whether an exception means that memory ran out, on a GPU or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY_TEXTS)
 
 
 def extract_first_line(error: BaseException, limit: int = 200) -> str:
-    """What somebody else's exception says, as part of one line: at most ``limit`` characters."""
+    """Return an exception's message as part of one line, at most ``limit`` characters."""
     line = next(iter(str(error).strip().splitlines()), "no message")
     return escape_unprintable(line[:limit]).rstrip(". ")

@@ -70,16 +70,16 @@ class OriginalState:
         self._template = self._copy_object((model, [_read_value(place) for place in self._copied_values]))
 
     def is_unchanged(self, model: Any) -> bool:
-        """Whether a model is as it was, or as an evaluation left it: nobody else has changed it since."""
+        """Check that a model is in its original state or as an evaluation left it."""
         return self._known_description == self._describe_model(model)
 
     def record_state(self, model: Any) -> None:
-        """Take note of how an evaluation leaves a model."""
+        """Record the state in which an evaluation leaves a model."""
         self._known_description = self._describe_model(model)
 
     @contextmanager
     def open_copy(self) -> Iterator[Any]:
-        """A copy of the model; as long as this is open, names outside of the model have their old values.
+        """Open a copy of the model; while it is open, names outside of the model have their old values.
 
         Yields:
             The copy; None if there is none.
@@ -143,10 +143,10 @@ class FreshCopies:
 
     @contextmanager
     def open_copy(self, note: Callable[[str], None]) -> Iterator[Any]:
-        """A copy of the model, see `OriginalState.copied`.
+        """Open a copy of the model, see `OriginalState.open_copy`.
 
         Args:
-            note: Told why there is none.
+            note: Receives the reason if there is none.
 
         Yields:
             The copy; None if there is none.
@@ -162,9 +162,9 @@ class FreshCopies:
 
 
 def _copy_modules(model: nn.Module, memo: dict[int, Any]) -> set[str]:
-    """Put copies of all parts of a model into a memo of deepcopy's: five times as fast as it does it.
+    """Copy all parts of a model into a deepcopy memo, five times as fast as deepcopy.
 
-    A model of which a part has a way of its own of being copied is left to that way.
+    A model with a part that defines its own copying is left to deepcopy.
 
     Returns:
         Paths of the attributes that cannot be copied, and are shared.
@@ -186,7 +186,7 @@ def _copy_modules(model: nn.Module, memo: dict[int, Any]) -> set[str]:
 
 
 def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
-    """A copy of an attribute's value."""
+    """Return a copy of an attribute's value."""
     kind = type(value)
     if isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses
         memo[id(value)] = value.detach().clone()
@@ -196,7 +196,7 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _is_copied_plainly(kind: type) -> bool:
-    """Whether a part is nothing but its attributes; torch's layers only add what old pickles lack."""
+    """Check whether a part consists of its attributes alone; torch's layers only support old pickles."""
     if issubclass(kind, nn.RNNBase) or hasattr(kind, "__deepcopy__"):
         return False
     ways = (kind.__setstate__, kind.__reduce_ex__, getattr(kind, "__getstate__", None))  # type: ignore[attr-defined]
@@ -213,7 +213,7 @@ def _read_value(place: ExternalValue) -> Any:
 
 
 def is_own_adapter(model: Any) -> bool:
-    """Whether it is ours and stands for something that keeps no state here: a service, a file's session."""
+    """Check for this package's own adapters of something without state here: a service, a file's session."""
     return not isinstance(model, nn.Module) and type(model).__module__.startswith("robustbench_local.")
 
 
@@ -227,7 +227,7 @@ def _iterate_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _count_bytes(value: Any, depth: int = 4) -> int:
-    """Bytes of the tensors and arrays in a value, parameters aside."""
+    """Count the bytes of the tensors and arrays in a value, without parameters."""
     if isinstance(value, nn.Module):
         return sum(buffer.nbytes for buffer in value.buffers())
     if isinstance(value, Tensor | np.ndarray):

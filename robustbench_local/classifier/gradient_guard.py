@@ -26,7 +26,7 @@ class GradientSource(Protocol):
 
     @property
     def open_counter(self) -> PassCounter | None:
-        """See `Classifier.open_meter`."""
+        """See `Classifier.open_counter`."""
 
     def count_passes(self, count: int, limit: int | None = None) -> AbstractContextManager[PassCounter]:
         """See `Classifier.count_passes`."""
@@ -35,7 +35,7 @@ class GradientSource(Protocol):
         """See `Classifier.__call__`."""
 
     def differentiate_losses(self, losses: Tensor, leaf: Tensor) -> Tensor | None:
-        """See `Classifier.differentiate`."""
+        """See `Classifier.differentiate_losses`."""
 
     def confirm_gradient(
         self, losses_at: LossFunction, images: Tensor, losses: Tensor, gradient: Tensor
@@ -64,13 +64,13 @@ class GradientGuard:
         losses: Tensor,
         gradient: Tensor,
     ) -> Tensor:
-        """A gradient as attacks may use it: finite, and to the bit as it was in rows that are.
+        """Return a gradient that attacks may use: finite, and bit-equal in rows that already were.
 
         Args:
-            classifier: Whose it is; its open meter counts what was wrong.
-            images: Where it was taken, (N, C, H, W), on the classifier's device.
+            classifier: The classifier of the gradient; its open counter counts the faults.
+            images: Where the gradient was computed, (N, C, H, W), on the classifier's device.
             loss: From logits to losses.
-            rows: As in `Classifier.gradient`.
+            rows: As in `Classifier.compute_gradient`.
             losses: (N,) or (N, T).
             gradient: (N, C, H, W) or (N, T, C, H, W).
         """
@@ -92,9 +92,9 @@ class GradientGuard:
         return gradient
 
     def detect_missed_faults(self) -> bool:
-        """Whether gradients were not finite and nobody looked, so that what they led to is to be done again.
+        """Check whether unchecked gradients were not finite, so that their results have to be computed again.
 
-        From then on every gradient is looked at.
+        From then on every gradient is checked.
         """
         if self._checks_every_gradient or not bool(self._has_seen_nonfinite):
             return False
@@ -102,7 +102,7 @@ class GradientGuard:
         return True
 
     def check_every_gradient(self) -> None:
-        """Look at every gradient from now on, on a GPU too."""
+        """Check every gradient from now on, on a GPU too."""
         self._checks_every_gradient = True
         self._has_seen_nonfinite = torch.ones_like(self._has_seen_nonfinite)
 
@@ -116,7 +116,7 @@ def _repair_rows(
     gradient: Tensor,
     faults: GradientFaults,
 ) -> tuple[Tensor, GradientFaults]:
-    """Compute the gradient once more for the rows that are not finite; arguments as `GradientGuard.mend`."""
+    """Compute the gradient again for non-finite rows; arguments as `GradientGuard.repair_gradient`."""
     bad, meter = faults.nonfinite, classifier.open_counter
 
     def losses_at(points: Tensor) -> Tensor:

@@ -44,20 +44,20 @@ class GradientFaults:
 
 
 def is_finite_and_nonzero(gradient: Tensor) -> bool:
-    """Whether every row is finite and not zero; waits for the device.
+    """Check whether every row is finite and not zero; waits for the device.
 
     Args:
         gradient: (N, ...).
 
     Returns:
-        True only if so. A row that cancels to a sum of 0 gives False too, and is worth a closer look.
+        True only if so. A row whose sum cancels to 0 also gives False and needs a closer look.
     """
     sums = gradient.flatten(1).sum(dim=1)  # the cheapest reduction; whatever is not finite stays so
     return bool(((sums != 0) & (sums - sums == 0)).all())
 
 
 def find_faults(gradient: Tensor) -> GradientFaults:
-    """Look at a gradient, (N, ...), that was not repaired; no wait for the device."""
+    """Find faults in a gradient, (N, ...), that was not repaired; does not wait for the device."""
     flat = gradient.flatten(1)
     entries = flat.isfinite().logical_not_().sum(dim=1)
     zero = (flat != 0).any(dim=1).logical_not_()
@@ -65,15 +65,15 @@ def find_faults(gradient: Tensor) -> GradientFaults:
 
 
 def remove_nonfinite(gradient: Tensor) -> Tensor:
-    """The gradient with 0 for what is NaN or infinite; all other entries to the bit."""
+    """Replace NaN and infinity by 0; all other entries stay equal to the bit."""
     return torch.where(gradient.isfinite(), gradient, 0.0)
 
 
 def keep_backward_finite(output: Tensor) -> None:
-    """Let every operation behind a tensor hand back 0 for what would be NaN or infinite.
+    """Make every operation behind a tensor return 0 for NaN and infinity in its backward pass.
 
     Args:
-        output: What a backward pass will start from. Its whole graph is walked, whoever recorded it.
+        output: The tensor that a backward pass starts from. Its whole graph is walked.
     """
     for node in walk_graph(output):
         if node.next_functions:  # the ends of the graph only gather what others hand them
@@ -81,14 +81,14 @@ def keep_backward_finite(output: Tensor) -> None:
 
 
 def _clean_backward_hook(slopes: tuple[Tensor | None, ...], _given: Any) -> tuple[Tensor | None, ...]:
-    """A hook behind one operation of the backward pass."""
+    """Zero non-finite values, as a hook behind one operation of the backward pass."""
     return tuple(None if slope is None else remove_nonfinite(slope) for slope in slopes)
 
 
 def confirm_gradient(
     losses_at: Callable[[Tensor], Tensor], images: Tensor, losses: Tensor, gradient: Tensor
 ) -> Tensor:
-    """Whether losses rise along gradients as steeply as these say.
+    """Check whether losses rise along gradients at the predicted rate.
 
     Args:
         losses_at: Images to losses, (N,) or (N, T), without gradients.
@@ -98,7 +98,7 @@ def confirm_gradient(
 
     Returns:
         (N,) boolean: the central difference along the gradient, inside the box, agrees up to `FACTOR` at one
-        of the `STEPS`, and what the gradient foretells there is more than rounding.
+        of the `STEPS`, and the predicted change there is larger than rounding.
     """
     several = losses.ndim == 2
     slope = (gradient.sum(dim=1) if several else gradient).double()
@@ -119,13 +119,13 @@ def confirm_gradient(
 def compute_ascent_gradient(
     loss_at: Callable[[Tensor], Tensor], images: Tensor, *, check: bool = True
 ) -> tuple[Tensor, bool]:
-    """The finite gradient of a scalar loss with respect to images, for the adversaries of a training.
+    """Compute the finite gradient of a scalar loss with respect to images, for adversarial training.
 
     Args:
         loss_at: Images to a scalar; called a second time where the gradient has to be repaired.
         images: (N, C, H, W).
-        check: Whether to look, and to repair what is not finite, which waits for the device; otherwise such
-            entries are only taken out.
+        check: Whether to check and repair entries that are not finite, which waits for the device;
+            otherwise such entries are only zeroed.
 
     Returns:
         Gradient, finite, as ``images``; and whether it had to be repaired.

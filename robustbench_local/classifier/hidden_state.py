@@ -55,7 +55,7 @@ class ExternalValue:
 
 
 def find_external_values(model: Any) -> list[ExternalValue]:
-    """All names outside of a model in which its own code may keep something, each once.
+    """Find all names outside of a model in which its own code may keep state, each once.
 
     Args:
         model: A module, or any other callable.
@@ -68,12 +68,12 @@ def find_external_values(model: Any) -> list[ExternalValue]:
 def describe_state(
     model: Any, external_values: list[ExternalValue], *, parameters: bool = True
 ) -> dict[str, str]:
-    """Every attribute, parameter, buffer and outside name, and a digest of its value.
+    """Return a digest of the value of every attribute, parameter, buffer and outside name.
 
     Args:
         model: The model.
-        external_values: What `find_places` found.
-        parameters: Whether the parameters' values are read, too.
+        external_values: The result of `find_external_values`.
+        parameters: Whether the parameters' values are included.
 
     Returns:
         Digest by path. Two descriptions differ where something that a forward could read has changed.
@@ -91,7 +91,7 @@ def describe_state(
 
 
 def read_external_value(place: ExternalValue) -> Any:
-    """The value of a name, `MISSING` if somebody deleted it."""
+    """Return the value of a name, `MISSING` if it was deleted."""
     try:
         return place.read()
     except (AttributeError, LookupError, ValueError):  # somebody deleted the name
@@ -99,7 +99,7 @@ def read_external_value(place: ExternalValue) -> Any:
 
 
 def digest_value(value: Any) -> str:
-    """A short text that changes when a value does; of objects of unknown kinds only their type."""
+    """Return a short text that changes with a value; for objects of unknown kinds only their type."""
     if type(value) in _SCALAR_TYPES or (
         type(value) is tuple and all(type(one) in _SCALAR_TYPES for one in value)
     ):
@@ -113,7 +113,7 @@ def digest_value(value: Any) -> str:
 
 
 def _iterate_words(value: Any, nodes: Iterator[int], above: set[int]) -> Iterator[str]:
-    """The digest's input: plain values by themselves, containers and objects by what they hold."""
+    """Iterate over the digest's input: plain values themselves, containers and objects by content."""
     if next(nodes, None) is None or id(value) in above:
         return
     yield type(value).__name__
@@ -165,7 +165,7 @@ def _format_generator(generator: Any) -> str:
 
 
 def _iterate_parts(model: Any) -> Iterator[tuple[str, Any]]:
-    """The modules of a network with the beginnings of their attributes' paths; or the callable itself."""
+    """Iterate over a network's modules with their attribute path prefixes; or over the callable itself."""
     if not isinstance(model, nn.Module):
         owner = model.__self__ if isinstance(model, MethodType) else model
         yield f"{type(owner).__name__}.", owner
@@ -182,7 +182,7 @@ def _read_attributes(owner: Any) -> Mapping[str, Any]:
 
 
 def _is_library_module(name: str | None) -> bool:
-    """Whether code of this name belongs to Python, an installed library or this package."""
+    """Check whether a module belongs to Python, an installed library or this package."""
     if name is None or name.partition(".")[0] in _LIBRARY_NAMES:
         return True
     file = getattr(sys.modules.get(name), "__file__", None) or ""
@@ -197,7 +197,7 @@ class _StateFinder:
         self._visited_ids: set[int] = set()
 
     def visit_model(self, model: Any) -> None:
-        """A module with all its parts, or a callable."""
+        """Visit a module with all its parts, or a callable."""
         for _, part in _iterate_parts(model):
             self._visit_callable(part)
             for value in _read_attributes(part).values():
@@ -209,7 +209,7 @@ class _StateFinder:
                     self._visit_callable(hook)
 
     def _is_new(self, value: Any) -> bool:
-        """Whether it was not visited yet; it lives as long as the model does, so that its id is its own."""
+        """Check for a first visit; the value lives as long as the model, so its id is unique."""
         new = id(value) not in self._visited_ids
         self._visited_ids.add(id(value))
         return new
@@ -289,14 +289,14 @@ class _StateFinder:
             self._add_missing(path, read, functools.partial(_set_attribute, function, name))
 
     def _visit_entry(self, space: dict[str, Any], name: str, owner: str, names: frozenset[str]) -> None:
-        """A name in a module or of a function."""
+        """Visit a name in a module or of a function."""
         write = functools.partial(space.__setitem__, name)
         self._visit_value(
             f"{_shorten_module_name(owner)}.{name}", functools.partial(space.__getitem__, name), write, names
         )
 
     def _add_missing(self, path: str, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
-        """A name that does not exist yet."""
+        """Add a name that does not exist yet."""
         self.external_values.setdefault(path, ExternalValue(path, read, write))
 
     def _visit_value(
@@ -320,13 +320,13 @@ class _StateFinder:
 
 
 def _is_state(value: Any) -> bool:
-    """Whether a value can be told from another of its kind, and be copied."""
+    """Check whether a value can be compared with others of its kind, and copied."""
     kinds = (*_PLAIN_TYPES, *_CONTAINER_TYPES, *_GENERATOR_TYPES, Tensor, np.ndarray, nn.Module)
     return isinstance(value, kinds) or not _is_library_module(type(value).__module__)
 
 
 def _find_names(code: CodeType) -> set[str]:
-    """All global and attribute names that code uses, as texts too, functions inside it included."""
+    """Find all global and attribute names that code uses, also as strings, with inner functions."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -362,6 +362,6 @@ def _is_empty(cell: CellType) -> bool:
 
 
 def _shorten_module_name(module: str) -> str:
-    """A module's name without what loading a user's file adds to it."""
+    """Return a module's name without the additions of loading a user's file."""
     head, _, rest = module.partition("robustbench_local_user_")
     return rest.rpartition("_")[0] if not head and rest else module

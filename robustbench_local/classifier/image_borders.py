@@ -46,21 +46,21 @@ _MAX_PROBES = 3
 
 
 def find_inset(dtype: torch.dtype) -> float:
-    """How far inside the box a gradient is taken, in pixel units; more where the arithmetic is coarser."""
+    """Return the distance inside the box for gradients, in pixel units; larger in coarser arithmetic."""
     return _INSET_BY_DTYPE.get(dtype, DEFAULT_INSET)
 
 
 def move_inside(images: Tensor, inset: float) -> Tensor:
-    """Images whose pixels are off the border by ``inset``; gradients go back as if nothing had moved."""
+    """Move pixels away from the border by ``inset``; gradients pass back unchanged."""
     return apply_straight_through(lambda pixels: pixels.clamp(inset, 1 - inset), images)
 
 
 def build_probes(shape: torch.Size, device: torch.device) -> Tensor:
-    """Grey noise with black and white pixels, and with black and white blocks: (4, C, H, W), always the same.
+    """Build gray noise with black and white pixels, and with black and white blocks: (4, C, H, W), constant.
 
     Args:
         shape: (C, H, W).
-        device: Where to put them.
+        device: Device of the result.
     """
     generator = torch.Generator().manual_seed(0)
     probes = []
@@ -77,18 +77,18 @@ def build_probes(shape: torch.Size, device: torch.device) -> Tensor:
 def has_masked_borders(
     slope_at: Callable[[Tensor], Tensor], points: Tensor, inset: float, *, single: int = 0
 ) -> bool | None:
-    """Whether gradients break off at pixels of exactly 0 or 1.
+    """Check whether gradients vanish at pixels of exactly 0 or 1.
 
     Args:
-        slope_at: Images to the gradient of something by their pixels, finite, (N, C, H, W).
-        points: Images, (N, C, H, W): `make_probes`, or any with pixels at the border.
-        inset: How far inside to look.
-        single: In so many of them, the first ones, each pixel at the border stands alone among others. There
-            a jump at one border is enough. In others it has to be at both, or the gradient has to vanish:
-            that of a network without biases jumps where all around a pixel is black.
+        slope_at: Images to a gradient with respect to their pixels, finite, (N, C, H, W).
+        points: Images, (N, C, H, W): `build_probes`, or any with pixels at the border.
+        inset: Distance inside the box for the comparison.
+        single: Number of first images in which each border pixel stands alone among others. There a jump at
+            one border is enough. In others it has to be at both, or the gradient has to vanish: that of a
+            network without biases jumps where a pixel's whole neighborhood is black.
 
     Returns:
-        None if nothing can be said, because there is no gradient to compare or no pixel at the border.
+        None if inconclusive, because there is no gradient to compare or no pixel at the border.
     """
     there, inside = slope_at(points), slope_at(points.clamp(inset, 1 - inset))
     edges = [points <= 0, points >= 1]
@@ -136,19 +136,19 @@ class BorderProbe:
 
     @property
     def is_decided(self) -> bool:
-        """Whether it asks no more."""
+        """Whether the result is known."""
         return self._probes_left == 0
 
     def set_result(self, *, masked: bool) -> None:
-        """Ask no more: the answer is known from elsewhere."""
+        """Set a result that is known from elsewhere; no more probes are made."""
         self.masked, self._probes_left = masked, 0
 
     def detect_masking(self, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> bool:
-        """Whether it has just found that they do.
+        """Return whether this call detected that gradients vanish at the borders.
 
         Args:
             logits_of: The model, (N, C, H, W) to (N, K).
-            images: What it is being asked about, (N, C, H, W), on its device.
+            images: Images of the current query, (N, C, H, W), on the model's device.
         """
         if self.is_decided or len(images) == 0:
             return False
@@ -166,10 +166,10 @@ class BorderProbe:
         return self.masked
 
     def compute_logits(self, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """Logits of images; where gradients break off at the borders, with those of just inside.
+        """Return logits of images; where gradients vanish at the borders, with the gradients just inside.
 
         Args:
-            logits_of: As in `find`.
+            logits_of: As in `detect_masking`.
             images: (N, C, H, W) in [0, 1].
         """
         if not (self.masked and torch.is_grad_enabled() and images.requires_grad):
@@ -196,7 +196,7 @@ class BorderProbe:
         return found
 
     def _compute_gradient(self, logits_of: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-        """The finite gradient of a fixed mixture of the logits."""
+        """Return the finite gradient of a fixed mixture of the logits."""
         with torch.enable_grad():
             leaf = points.detach().requires_grad_()
             logits = logits_of(leaf)

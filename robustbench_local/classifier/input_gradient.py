@@ -11,17 +11,17 @@ from robustbench_local.errors import ModelError, RobustbenchError
 
 
 def uses_reentrant_checkpoints(losses: Tensor) -> bool:
-    """Whether the graph behind losses has a checkpoint that only a whole backward pass goes through."""
+    """Check whether the graph behind losses has a checkpoint that requires a full backward pass."""
     return any(node.name() == "CheckpointFunctionBackward" for node in walk_graph(losses))
 
 
 def compute_input_gradient(losses: Tensor, images: Tensor, *, full_backward: bool = False) -> Tensor | None:
-    """The gradient of every image's loss with respect to its pixels.
+    """Compute the gradient of every image's loss with respect to its pixels.
 
     Args:
         losses: (N,), or (N, T) for T backward passes through one forward pass; each row from its own image.
         images: (N, C, H, W), the leaf that the losses were computed from.
-        full_backward: Whether the pass goes to every leaf of the graph, as some checkpoints inside it demand.
+        full_backward: Whether the pass reaches every leaf of the graph, as some checkpoints require.
 
     Returns:
         (N, C, H, W), or (N, T, C, H, W); None if no path leads from the losses to the pixels.
@@ -43,13 +43,13 @@ def compute_input_gradient(losses: Tensor, images: Tensor, *, full_backward: boo
 
 
 def differentiate_model(losses: Tensor, images: Tensor, *, full_backward: bool, name: str) -> Tensor | None:
-    """See `input_gradient`; what the model's own backward pass raises is an error of the model.
+    """Call `compute_input_gradient`; an exception in the model's own backward pass becomes a model error.
 
     Args:
         losses: As there.
         images: As there.
         full_backward: As there.
-        name: What to call the model in messages.
+        name: Name of the model in messages.
 
     Raises:
         ModelError: If its backward pass raises.
@@ -65,7 +65,7 @@ def differentiate_model(losses: Tensor, images: Tensor, *, full_backward: bool, 
 
 
 def explain_missing_gradient(access: str, name: str) -> ModelError:
-    """Why a model gave no gradients: it gives ``access`` only, or cuts the graph."""
+    """Explain why a model gave no gradients: it gives ``access`` only, or cuts the graph."""
     if access != "gradients":
         return ModelError(f"gives {access} only, no gradients", where=name, remedy="use a black-box attack")
     return ModelError(

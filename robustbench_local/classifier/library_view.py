@@ -47,7 +47,7 @@ class CountedModule(nn.Module):
         self.training = model.training if model is not None else False
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, (N, K), of images, (N, C, H, W); a backward pass through them counts when it happens."""
+        """Return logits, (N, K), of images, (N, C, H, W); a backward pass through them is counted too."""
         slopes: list[Tensor] = []
         logits = self._images_to_logits(
             _FiniteGradient.apply(images, partial(self._repair_input_gradient, slopes))
@@ -58,7 +58,7 @@ class CountedModule(nn.Module):
         return logits
 
     def _record_output_gradient(self, slopes: list[Tensor], slope: Tensor) -> Tensor:
-        """The backward pass comes in: keep what it starts from, without what is not finite."""
+        """Record the start of a backward pass and its incoming gradient, without non-finite values."""
         record_finished_pass()
         self._total[1] += len(slope)
         finite = remove_nonfinite(slope)
@@ -66,7 +66,7 @@ class CountedModule(nn.Module):
         return finite
 
     def _repair_input_gradient(self, slopes: list[Tensor], images: Tensor, gradient: Tensor) -> Tensor:
-        """The backward pass goes out, with a gradient by the images."""
+        """Repair the gradient with respect to the images at the end of a backward pass."""
         if is_finite_and_nonzero(gradient):
             return gradient
         faults, mended = find_faults(gradient), gradient
@@ -105,13 +105,13 @@ def count_nearest_faults(
     images: Tensor,
     faults: GradientFaults,
 ) -> None:
-    """Count what was wrong with gradients for the original that is nearest to where each was taken.
+    """Count each gradient fault for the original nearest to the image of that gradient.
 
     Args:
-        open_meter: What counts now; None if nothing does.
+        open_meter: The open pass counter; None without one.
         originals: Its images, (N, C, H, W); None to count nothing.
-        images: (M, C, H, W), where the gradients were taken.
-        faults: What was wrong with them.
+        images: (M, C, H, W), the images of the gradients.
+        faults: The gradient faults.
     """
     meter = open_meter()
     if meter is None or originals is None:

@@ -56,14 +56,14 @@ class ModelCall:
         mode: EvaluationMode | None,
         note: Callable[[str], None],
     ) -> Tensor:
-        """The model's logits, (N, K), for these images together.
+        """Return the model's logits, (N, K), for these images in one batch.
 
         Args:
-            model: What is asked.
+            model: The model to call.
             images: (N, C, H, W) in [0, 1], checked, on the device of ``prepare``.
-            prepare: Makes of them what the model is given.
-            mode: What holds while the model is attacked; None outside.
-            note: Told what a reader of the results should know.
+            prepare: Converts them to the model's input.
+            mode: The open evaluation mode; None outside of one.
+            note: Receives notes for a reader of the results.
 
         Raises:
             ModelError: If the model raises, or its output is not (N, K) floats.
@@ -111,7 +111,7 @@ class ModelCall:
         return logits
 
     def _check_first_logits(self, logits: Tensor, before: RandomStates, note: Callable[[str], None]) -> None:
-        """What the first forward reveals; looking at every one would make each step wait for the device."""
+        """Check the first answer only; checking each one would make every step wait for the device."""
         self._is_checked = True
         if not before.is_same_as(RandomStates.from_process()):
             note("draws random numbers in its forward: its predictions may change from call to call")
@@ -124,7 +124,7 @@ class ModelCall:
 def _call_model(
     model: Callable[[Tensor], Any], given: Tensor, mode: EvaluationMode | None, note: Callable[[str], None]
 ) -> Any:
-    """What the model returns, with the process put back to what it was."""
+    """Call the model and restore the state of the process."""
     settings = ProcessSettings.from_process() if mode is None else mode.select_expected_settings()
     try:
         output = model(given)

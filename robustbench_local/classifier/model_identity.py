@@ -37,11 +37,11 @@ from robustbench_local.classifier.user_modules import (
 
 
 def describe_model(model: Any) -> dict[str, str]:
-    """The parts of a model's identity: ``"weights"``, ``"code file mynet.py"``, ``"version of torch"``, ...
+    """Return the parts of a model's identity: ``"weights"``, ``"code file mynet.py"``, ...
 
     Args:
-        model: A module or callable. A callable that stands for something elsewhere, such as a file or a
-            service, says in its attribute ``identity``, a text, what decides its answers.
+        model: A module or callable. A callable that represents something elsewhere, such as a file or a
+            service, has an attribute ``identity``, a text with everything that decides its answers.
     """
     describer = CodeDescriber()
     parts = _describe_module(model, describer) if isinstance(model, nn.Module) else {}
@@ -64,15 +64,15 @@ def describe_model(model: Any) -> dict[str, str]:
 
 
 def digest_parts(parts: dict[str, str]) -> str:
-    """SHA-256, hexadecimal, over all parts of an identity."""
+    """Return the SHA-256, hexadecimal, over all parts of an identity."""
     return _hash_text("\n".join(f"{name}: {value}" for name, value in sorted(parts.items())))
 
 
 def record_code(model: Any, names: Iterable[str]) -> frozenset[str]:
-    """Write down on a model which files its code is made of, while they are what was run.
+    """Record on a model the files of its code, while they are those that ran.
 
     Args:
-        model: What a user's file made; whatever it is put into has these files in its identity.
+        model: The result of a user's file; everything that contains it has these files in its identity.
         names: Dotted names of the modules that were imported for it.
 
     Returns:
@@ -105,7 +105,7 @@ def _describe_module(model: nn.Module, describer: CodeDescriber) -> dict[str, st
 
 
 def _format_layers(model: nn.Module) -> str:
-    """What a model says of its layers; their kinds and settings are looked at in any case."""
+    """Return a model's own text of its layers; their kinds and settings are described in any case."""
     try:
         return repr(model)
     except Exception as error:  # noqa: BLE001 - somebody else's class may raise anything
@@ -120,7 +120,7 @@ def _describe_callable(model: Any, describer: CodeDescriber) -> str:
 
 
 def _read_code_record(model: Any) -> tuple[dict[str, str], frozenset[str]]:
-    """The files and libraries that were written down on a model or on anything within it."""
+    """Return the files and libraries recorded on a model or on anything within it."""
     owner = getattr(model, "__self__", model)
     owner = getattr(owner, "__func__", owner)
     files: dict[str, str] = {}
@@ -133,7 +133,7 @@ def _read_code_record(model: Any) -> tuple[dict[str, str], frozenset[str]]:
 
 
 def _describe_library_source(name: str) -> str:
-    """The source of a class of a library that is not torch: it may have been changed where it lies."""
+    """Describe the source of a class from a library other than torch, whose files may have been edited."""
     if is_user_module(name) or name.partition(".")[0] in ("torch", "builtins", "robustbench_local"):
         return ""
     file = getattr(sys.modules.get(name), "__file__", None)

@@ -20,15 +20,15 @@ from robustbench_local.errors import ModelError
 
 
 def read_logits(output: Any, count: int, num_classes: int, *, key: str | int | None, name: str) -> Tensor:
-    """The logits, (N, K) float32, in what a model returned.
+    """Extract the logits, (N, K) float32, from a model's output.
 
     Args:
-        output: What it returned: a tensor or array, or a dict or tuple of them.
-        count: N, how many images it was given.
-        num_classes: K, how many classes it was declared to have.
-        key: Which entry of a dict or tuple holds the logits; ``"sigmoid"``, ``"logit"`` or ``"ENTRY:logit"``
-            for one output that stands for two classes, see `binary_output`.
-        name: What to call the model in messages.
+        output: The output: a tensor or array, or a dict or tuple of them.
+        count: N, the number of input images.
+        num_classes: K, the declared number of classes.
+        key: The entry of a dict or tuple that holds the logits; ``"sigmoid"``, ``"logit"`` or
+            ``"ENTRY:logit"`` for one output that stands for two classes, see `binary_output`.
+        name: Name of the model in messages.
 
     Raises:
         ModelError: If there is no such entry, or it is not N rows of K floats.
@@ -61,9 +61,9 @@ def read_logits(output: Any, count: int, num_classes: int, *, key: str | int | N
 
 
 def read_labels(output: Any, count: int, num_classes: int, *, key: str | int | None, name: str) -> Tensor:
-    """Labels, (N,), or the winners of scores, (N, K), as one-hot rows (N, K) float32.
+    """Convert labels, (N,), or the argmax of scores, (N, K), to one-hot rows (N, K) float32.
 
-    A row of scores with NaN stays NaN, so that it is never counted as an answer. Arguments as `read_logits`.
+    A row of scores with NaN stays NaN, so that it never counts as an answer. Arguments as `read_logits`.
 
     Raises:
         ModelError: If they are not N integers from 0 to K - 1.

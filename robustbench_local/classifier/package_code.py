@@ -17,20 +17,21 @@ _LAZY_IMPORT = re.compile(rf"[\"']({PACKAGE_FOLDER.name}(?:\.\w+)+)")
 
 
 def find_reached_modules(roots: Iterable[str], package: Path = PACKAGE_FOLDER) -> dict[str, bytes]:
-    """The modules that roots import, directly or by way of others, and the roots themselves.
+    """Find the modules that roots import, directly or indirectly, and the roots themselves.
 
-    Names in strings count as imports: that is how registries name what they import when it is asked for.
-    Packages on the way count, for their ``__init__`` runs too; only the outermost is a shop window of all.
+    Names in strings count as imports, because registries name their modules by strings. Packages on the path
+    count, because their ``__init__`` runs too; only the outermost is left out, because it re-exports
+    everything.
 
     Args:
-        roots: Dotted names of modules, or of folders that stand for all that lies in them.
+        roots: Dotted names of modules, or of folders that stand for everything in them.
         package: The package's folder; its name is the first part of every dotted name.
 
     Returns:
         Paths inside the package, as in ``"attacks/pgd.py"``, to their bytes, sorted.
 
     Raises:
-        InvariantError: If a root names no module: a digest would be blind to it in silence.
+        InvariantError: If a root names no module, which a digest would silently miss.
     """
     files = _list_module_files(package)
     waiting: list[str] = []
@@ -59,10 +60,10 @@ def find_reached_modules(roots: Iterable[str], package: Path = PACKAGE_FOLDER) -
 
 
 def digest_code(roots: Iterable[str], package: Path = PACKAGE_FOLDER) -> str:
-    """SHA-256 over the modules that roots reach: their paths and their bytes.
+    """Return the SHA-256 over the paths and bytes of the modules that roots reach.
 
     Args:
-        roots: As in `reached_modules`.
+        roots: As in `find_reached_modules`.
         package: The package's folder.
     """
     return _digest_modules(tuple(roots), package)
@@ -78,7 +79,7 @@ def _digest_modules(roots: tuple[str, ...], package: Path) -> str:
 
 
 def _list_module_files(package: Path) -> dict[str, str]:
-    """Every module's dotted name to its path inside the package, but for the package's own ``__init__``."""
+    """Map every module's dotted name to its path inside the package, without the package's ``__init__``."""
     found = {}
     for folder, _, names in os.walk(package):
         parts = Path(folder).relative_to(package).parts

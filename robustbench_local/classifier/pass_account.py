@@ -25,16 +25,16 @@ class PassAccount:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device of the model."""
         return self._device
 
     @contextmanager
     def count_passes(self, count: int, limit: int | None = None) -> Iterator[PassCounter]:
-        """Count passes by image while open; the innermost open counter counts.
+        """Count passes per image while open; the innermost open counter counts.
 
         Args:
-            count: How many images are measured.
-            limit: Most forward passes an image may spend; a call that would exceed it fails instead.
+            count: Number of images.
+            limit: Maximum number of forward passes per image; a call that would exceed it fails instead.
         """
         counter = PassCounter(count, self._device, limit)
         self._pass_counters.append(counter)
@@ -45,39 +45,39 @@ class PassAccount:
 
     @property
     def open_counter(self) -> PassCounter | None:
-        """The innermost open counter, if any."""
+        """Return the innermost open counter, if any."""
         return self._pass_counters[-1] if self._pass_counters else None
 
     def queries_left(self, rows: Tensor | None = None) -> Tensor | None:
-        """Queries that images of the open counter may still spend, int64; None where nothing limits them.
+        """Return the remaining queries of images of the open counter, int64; None without a limit.
 
         Args:
-            rows: Which images, (N,), by default all that are measured.
+            rows: The images, (N,), by default all.
         """
         return self._pass_counters[-1].queries_left(rows) if self._pass_counters else None
 
     def record_stage(self, rows: Tensor, stage: str) -> None:
-        """Note which stage of an ensemble found the candidates of these images of the open counter."""
+        """Record the stage of an ensemble that found the candidates of these images of the open counter."""
         if self._pass_counters:
             self._pass_counters[-1].record_stage(rows, stage)
 
     @property
     def external_passes(self) -> tuple[int, int]:
-        """Forward and backward passes that other libraries have spent since these were taken last."""
+        """Forward and backward passes of other libraries since they were last taken."""
         forward, backward = self._external_passes
         return forward, backward
 
     def take_external_passes(self) -> tuple[int, int]:
-        """The passes that other libraries have spent, which count from 0 again."""
+        """Return the passes of other libraries and reset their count."""
         taken = self.external_passes
         self._external_passes[:] = [0, 0]
         return taken
 
     def record_worker_passes(self, count: int) -> None:
-        """Say how many passes worker processes have spent on what they are doing now."""
+        """Record the passes that worker processes have spent on their current work."""
         self._worker_passes = count
 
     def count_current_passes(self) -> int:
-        """Passes of the open counter, other libraries and workers; the number grows while work goes on."""
+        """Count passes of the open counter, other libraries and workers; the number grows with the work."""
         here = sum(counter.total_passes for counter in self._pass_counters[-1:])
         return self._worker_passes + sum(self._external_passes) + here

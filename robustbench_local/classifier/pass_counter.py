@@ -15,12 +15,12 @@ _finished_passes = [0]
 
 
 def record_finished_pass() -> None:
-    """Say that a pass, or a step as long as one, has come to its end, whichever classifier it was of."""
+    """Record that a pass of any classifier, or a step as long as one, is finished."""
     _finished_passes[0] += 1
 
 
 def count_finished_passes() -> int:
-    """How often that was said in this process: while it grows, work goes on."""
+    """Return the number of finished passes in this process; it grows as long as work goes on."""
     return _finished_passes[0]
 
 
@@ -65,7 +65,7 @@ class PassCounter:
 
     @property
     def gradient_counts(self) -> list[GradientCounts]:
-        """What was seen of each image's gradients so far; waits for the device."""
+        """The gradient counts of each image so far; waits for the device."""
         counts = torch.cat([self._gradient_steps[None], self._fault_counts]).T.tolist()
         return [GradientCounts(*row) for row in counts]
 
@@ -80,10 +80,10 @@ class PassCounter:
         return self._backward_counts.cpu()
 
     def queries_left(self, rows: Tensor | None = None) -> Tensor | None:
-        """Queries that images may still spend, int64, where it counts; None where there is no limit.
+        """Return the remaining queries of images, int64, on the counter's device; None without a limit.
 
         Args:
-            rows: Which images, by default all.
+            rows: The images, by default all.
         """
         if self.query_limit is None:
             return None
@@ -95,12 +95,12 @@ class PassCounter:
         return self.query_limit - spent
 
     def record_stage(self, rows: Tensor, stage: str) -> None:
-        """Note which stage of an ensemble found the candidates of some images, (M,) int64."""
+        """Record the stage of an ensemble that found the candidates of some images, (M,) int64."""
         for row in rows.tolist():
             self.stages[row] = stage
 
     def check_queries_left(self, rows: Tensor | None, size: int) -> None:
-        """Refuse a forward pass that an image has no query left for, before it happens.
+        """Refuse a forward pass for which an image has no query left.
 
         Args:
             rows: As in `add_forward`.
@@ -122,33 +122,34 @@ class PassCounter:
             )
 
     def add_forward(self, rows: Tensor | None, size: int) -> None:
-        """Count one forward pass of ``size`` images; ``rows`` says which, by default the first ones."""
+        """Count one forward pass of ``size`` images with indices ``rows``, else the first ones."""
         self.total_passes += size
         _add_counts(self._forward_counts, rows, size)
 
     def add_backward(self, rows: Tensor | None, size: int, times: int = 1) -> None:
-        """Count ``times`` backward passes of ``size`` images; ``rows`` says which, else the first ones."""
+        """Count ``times`` backward passes of ``size`` images with indices ``rows``, else the first ones."""
         self.total_passes += size * times
         _add_counts(self._backward_counts, rows, size, times)
 
     def add_gradient_step(self, rows: Tensor | None, size: int) -> None:
-        """Count one look at the gradients of ``size`` images; ``rows`` says which, else the first ones."""
+        """Count one gradient of each of ``size`` images with indices ``rows``, else the first ones."""
         _add_counts(self._gradient_steps, rows, size)
 
     def add_faults(self, rows: Tensor | None, faults: GradientFaults) -> None:
-        """Count what was wrong with gradients; ``rows`` says with those of which images, else the first."""
+        """Count gradient faults of the images with indices ``rows``, else the first ones."""
         counts = [faults.nonfinite_entries, faults.nonfinite, faults.is_zero, faults.unconfirmed]
         which = torch.arange(len(faults.nonfinite_entries)) if rows is None else rows
         found = torch.stack([count.to(self._fault_counts) for count in counts])
         self._fault_counts.index_add_(1, which.to(self._fault_counts.device), found)
 
     def add_repairs(self, rows: Tensor | None, repaired: Tensor, spent: PassCounter) -> None:
-        """Count what the repair of gradients took.
+        """Count the cost of gradient repairs.
 
         Args:
-            rows: Which image each row is, else the first ones.
-            repaired: (N,) boolean: the rows whose gradients were repaired; others went along for nothing.
-            spent: What it took, a row each.
+            rows: The image of each row, else the first ones.
+            repaired: (N,) boolean: the rows whose gradients were repaired; others were computed along with
+                them.
+            spent: The cost, per row.
         """
         which = torch.arange(len(repaired)) if rows is None else rows
         which = which.to(self._forward_counts.device)
@@ -174,5 +175,5 @@ def _add_counts(counts: Tensor, rows: Tensor | None, size: int, times: int = 1) 
 
 @lru_cache(maxsize=256)
 def _build_ones(size: int, device: torch.device) -> Tensor:
-    """Not to be changed."""
+    """Return a tensor of ones that must not be changed."""
     return torch.ones(size, dtype=torch.int64, device=device)

@@ -15,11 +15,11 @@ from robustbench_local.errors import ConfigError, did_you_mean
 def parse_normalization(
     normalize: tuple[Sequence[float], Sequence[float]] | str | None, channels: int | None = None
 ) -> Normalization | None:
-    """Read a normalisation: a name, ``(mean, std)``, or ``None`` or ``"none"`` for none.
+    """Parse a normalization: a name, ``(mean, std)``, or ``None`` or ``"none"`` for none.
 
     Args:
         normalize: One of `NORMALIZATIONS`, or per-channel (or single) means and standard deviations.
-        channels: How many channels the model takes, where known.
+        channels: Number of channels that the model takes, where known.
 
     Raises:
         ConfigError: If the name is unknown, the lengths do not fit, or a deviation is not positive.
@@ -79,12 +79,12 @@ class Preprocessing:
 
     @property
     def channels(self) -> int | None:
-        """How many channels images have, where the normalisation says so; one value stands for any number."""
+        """Number of image channels, where the normalization defines it; one value fits any number."""
         count = 0 if self.normalization is None else len(self.normalization[0])
         return count if count > 1 else None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """What the model is given for images (N, C, H, W) in [0, 1]; themselves if there is nothing to do."""
+        """Return the model's input for images (N, C, H, W) in [0, 1]; the images if nothing is to do."""
         if self.input_size is not None and images.shape[-2:] != self.input_size:
             images = functional.interpolate(images, self.input_size, mode="bilinear", antialias=True)
         if self._mean_and_std:

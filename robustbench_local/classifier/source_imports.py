@@ -15,10 +15,10 @@ _NAME = re.compile(r"[^\W\d]\w*(\.\w+)*")
 
 
 def iterate_imported_names(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
-    """Dotted names of modules that a source may import, anywhere in it; some are names in modules.
+    """Iterate over dotted names of modules that a source may import; some are names in modules.
 
-    A search of the text: it is many times faster than a parse, and finds what a parse finds. What looks like
-    an import inside a string comes as well, and does no harm.
+    It searches the text, which is many times faster than parsing it and finds the same imports. Strings that
+    look like an import are included as well, which does no harm.
 
     Args:
         source: The text.
@@ -38,7 +38,7 @@ def iterate_imported_names(source: str, module: str, *, is_package: bool = False
 
 
 def _iterate_names(text: str) -> Iterator[str]:
-    """The names of a list of imports, without what they are called here."""
+    """Iterate over the names of an import list, without their aliases."""
     for part in _COMMENT.sub("", text).strip("() \t\n").split(","):
         found = _NAME.match(part.strip())
         if found is not None:

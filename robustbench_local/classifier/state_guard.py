@@ -62,11 +62,11 @@ class ProcessSettings(NamedTuple):
         )
 
     def list_differences(self, other: ProcessSettings) -> list[str]:
-        """Names of the settings in which ``other`` differs."""
+        """List the names of the settings in which ``other`` differs."""
         return [name for name, ours, theirs in zip(self._fields, self, other, strict=True) if ours != theirs]
 
     def restore_settings(self) -> list[str]:
-        """Put these settings back; returns the names of those that had changed."""
+        """Restore these settings; return the names of those that had changed."""
         now = ProcessSettings.from_process()
         changed = [] if now == self else self.list_differences(now)
         if changed:
@@ -103,14 +103,14 @@ class RandomStates:
         return cls(random.getstate(), np.random.get_state(legacy=True), torch.get_rng_state(), tuple(cuda))
 
     def is_same_as(self, other: RandomStates) -> bool:
-        """Whether nothing was drawn between the two."""
+        """Check that no random number was drawn between the two states."""
         numpy_same = all(np.array_equal(a, b) for a, b in zip(self.numpy, other.numpy, strict=True))
         torch_same = torch.equal(self.torch, other.torch)
         cuda_same = all(torch.equal(a, b) for a, b in zip(self.cuda, other.cuda, strict=False))
         return self.python == other.python and numpy_same and torch_same and cuda_same
 
     def restore_states(self) -> None:
-        """Put these random states back."""
+        """Restore these random states."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch)
@@ -119,7 +119,7 @@ class RandomStates:
 
 
 def set_deterministic_algorithms(enabled: bool, warn_only: bool) -> None:
-    """As ``torch.use_deterministic_algorithms``, which takes seconds to import torch's compiler.
+    """Set ``torch.use_deterministic_algorithms`` without the seconds of importing torch's compiler.
 
     Args:
         enabled: Whether operations have to give the same result each time.
@@ -161,7 +161,7 @@ class ModuleState:
 
     @torch.no_grad()
     def restore_module(self) -> list[str]:
-        """Put the module back; returns the names of the parameters and buffers whose values had changed."""
+        """Restore the module; return the names of the parameters and buffers whose values had changed."""
         for part, training in self._training:
             _set_training(part, training=training)
         changed = []
@@ -186,13 +186,13 @@ class ModuleState:
 
 
 def set_evaluation_mode(module: nn.Module) -> str | None:
-    """Put a module into evaluation mode and freeze its parameters, also one that refuses to change its mode.
+    """Put a module into evaluation mode and freeze its parameters, even if it refuses to change its mode.
 
     Args:
         module: The module.
 
     Returns:
-        What a reader has to know: that its own ``eval`` fails, and its parts were switched without it.
+        A note for the reader: that its own ``eval`` fails, and its parts were switched without it.
 
     Raises:
         Exception: If even that fails.
@@ -212,7 +212,7 @@ def set_evaluation_mode(module: nn.Module) -> str | None:
 
 @contextmanager
 def deterministic_arithmetic() -> Iterator[None]:
-    """Full float32 precision, deterministic cuDNN, no autocast, gradients on; `Settings` puts it back."""
+    """Set full float32 precision, deterministic cuDNN, no autocast, gradients on; not restored here."""
     cudnn = _BACKENDS.cudnn
     cudnn.benchmark, cudnn.deterministic = False, True
     if _read_matmul_precision() is not None:
@@ -230,7 +230,7 @@ def _is_cuda_in_use() -> bool:
 
 
 def _read_matmul_precision() -> str | None:
-    """Torch's older setting; None where the newer one contradicts it, and torch refuses to read it."""
+    """Return torch's older setting; None where it contradicts the newer one and torch refuses to read it."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -245,7 +245,7 @@ def _read_directory() -> str:
 
 
 def _is_training(part: nn.Module) -> bool | None:
-    """Its training flag; None for frozen TorchScript, which has none."""
+    """Return a part's training flag; None for frozen TorchScript, which has none."""
     return getattr(part, "training", None)
 
 
@@ -259,7 +259,7 @@ def _set_training(part: nn.Module, *, training: bool | None) -> None:
 
 
 def _is_equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors of one kind are equal, sparse ones too."""
+    """Check whether two tensors of one kind are equal, including sparse ones."""
     try:
         return torch.equal(first, second)
     except (RuntimeError, NotImplementedError):

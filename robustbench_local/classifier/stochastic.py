@@ -74,12 +74,12 @@ class RandomizedClassifier(WrappedClassifier):
 
     @property
     def draws(self) -> int:
-        """Draws that an attack's look averages over."""
+        """Number of draws averaged in a query of an attack."""
         return self._draws
 
     @contextmanager
     def use_draws(self, draws: int) -> Iterator[None]:
-        """Inside, a look averages over so many draws."""
+        """Set the number of draws per query while the context is open."""
         before, self._draws = self._draws, draws
         try:
             yield
@@ -88,7 +88,7 @@ class RandomizedClassifier(WrappedClassifier):
 
     @contextmanager
     def use_attack_seed(self, seed: int) -> Iterator[None]:
-        """Inside, this seed decides the draws that attacks see."""
+        """Set the seed of the draws that attacks see while the context is open."""
         before, self._attack_seed = self._attack_seed, seed
         try:
             yield
@@ -97,19 +97,19 @@ class RandomizedClassifier(WrappedClassifier):
 
     @abstractmethod
     def sample(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
-        """Logits, (N, K), of one draw.
+        """Return logits, (N, K), of one draw.
 
         Args:
             images: (N, C, H, W) in [0, 1].
-            numbers: Its random numbers, a row an image; the only source of randomness.
+            numbers: Its random numbers, one row per image; the only source of randomness.
         """
 
     def pool_samples(self, samples: Tensor) -> Tensor:
-        """One answer, (N, K), from the logits of several draws, (D, N, K): their mean."""
+        """Pool the logits of several draws, (D, N, K), to one answer, (N, K): their mean."""
         return samples.mean(dim=0)
 
     def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
-        """See :meth:`Classifier.__call__`; the answer that several draws give together."""
+        """See :meth:`Classifier.__call__`; returns the pooled answer of several draws."""
         if self._current_numbers is not None:
             return super().__call__(images, rows)
         images = self._check_images(images)
@@ -122,7 +122,7 @@ class RandomizedClassifier(WrappedClassifier):
     def compute_gradient(
         self, images: Tensor, loss: Callable[[Tensor], Tensor], rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See :meth:`Classifier.compute_gradient`; of the loss of the answer, through all its draws."""
+        """See :meth:`Classifier.compute_gradient`; the loss of the pooled answer, through all its draws."""
         logits, losses, gradient = super().compute_gradient(images, loss, rows)
         if self._pass_counters:
             per_draw = 1 if losses.ndim == 1 else losses.shape[1]
@@ -136,32 +136,32 @@ class RandomizedClassifier(WrappedClassifier):
         losses: Tensor,  # noqa: ARG002
         gradient: Tensor,  # noqa: ARG002
     ) -> Tensor:
-        """See `Classifier`; other draws at other points would drown any difference of losses."""
+        """See `Classifier`; draws at other points would exceed any difference of losses."""
         return torch.ones(len(images), dtype=torch.bool, device=images.device)
 
     def find_masked_borders(self, images: Tensor) -> None:
-        """See `Classifier`; of the classifier within alone, whose answers are not drawn."""
+        """See `Classifier`; only the wrapped classifier is checked, because its answers are not random."""
         self.inner.find_masked_borders(images)
         if self.inner.border_probe.masked:
             self.add_note(MASKED_BORDERS_NOTE)
 
     @contextmanager
     def count_passes(self, count: int, limit: int | None = None) -> Iterator[PassCounter]:
-        """See :meth:`Classifier.count_passes`; what is limited is looks, and what is counted their draws."""
+        """See :meth:`Classifier.count_passes`; the limit is on queries, and their draws are counted."""
         with super().count_passes(count, None if limit is None else limit * self.draws) as meter:
             yield meter
 
     def queries_left(self, rows: Tensor | None = None) -> Tensor | None:
-        """Looks that images may still spend."""
+        """Return the remaining queries of images."""
         draws = super().queries_left(rows)
         return None if draws is None else draws // self.draws
 
     @contextmanager
     def with_verdict_draws(self, stream: RandomStream) -> Iterator[None]:
-        """Inside, answers are verdicts.
+        """Make answers verdicts while the context is open.
 
         Args:
-            stream: The images' random numbers; ``rows`` then say which of these images each row is.
+            stream: The images' random numbers; ``rows`` then give the image of each row.
         """
         before, self._verdict_stream = self._verdict_stream, stream
         try:
@@ -170,7 +170,7 @@ class RandomizedClassifier(WrappedClassifier):
             self._verdict_stream = before
 
     def _compute_external_logits(self, images: Tensor) -> Tensor:
-        """What another library's attack sees; its passes are counted by whoever hands it out, one a look."""
+        """Answer an external library's attack; the caller counts the passes, one per query."""
         images = self._check_images(images)
         samples = []
         for points, _, numbers in self._iterate_draws(images, None):
@@ -179,13 +179,13 @@ class RandomizedClassifier(WrappedClassifier):
         return self.pool_samples(torch.cat(samples))
 
     def _compute_logits(self, images: Tensor) -> Tensor:
-        """One draw for each row, with the random numbers that are under way."""
+        """Answer each row with one draw from the current random numbers."""
         if self._current_numbers is None:
             raise InvariantError("a randomized classifier was asked for logits outside of a draw")
         return self.sample(images, self._current_numbers)
 
     def _combine_samples(self, samples: Tensor) -> Tensor:
-        """The answer of several draws, (D, N, K); but for a verdict, a lead that may be luck is no lead."""
+        """Combine several draws, (D, N, K); except in a verdict, a lead that may be chance is removed."""
         answer = self.pool_samples(samples).clone()
         if self._verdict_stream is None and len(samples) > 1:
             with torch.no_grad():  # the slopes stay those of the answer
@@ -208,7 +208,7 @@ class RandomizedClassifier(WrappedClassifier):
     def _iterate_draws(
         self, images: Tensor, rows: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor, RandomNumbers]]:
-        """Images, rows and random numbers of all draws, as many draws at a time as a batch has room for."""
+        """Iterate over images, rows and random numbers of all draws, as many draws as fit into a batch."""
         count = len(images)
         which = torch.arange(count, device=self.device) if rows is None else rows.to(self.device)
         if self._verdict_stream is None:
@@ -225,12 +225,12 @@ class RandomizedClassifier(WrappedClassifier):
 
 
 def _split_draws(rows: Tensor, count: int) -> Tensor:
-    """(D * N, ...) as (D, N, ...), N = ``count``."""
+    """Reshape (D * N, ...) to (D, N, ...), N = ``count``."""
     return rows.view(len(rows) // max(count, 1), count, *rows.shape[1:])
 
 
 def _shrink_uncertain_leads(answer: Tensor, without: Tensor) -> Tensor:
-    """Logits in which a lead of less than `MIN_LEAD_STD_ERRORS` shrinks below what counts as a success.
+    """Return logits in which a lead below `MIN_LEAD_STD_ERRORS` shrinks below that of a success.
 
     Args:
         answer: (N, K), over all draws.
@@ -254,21 +254,21 @@ def _shrink_uncertain_leads(answer: Tensor, without: Tensor) -> Tensor:
 
 
 def with_verdict_draws(classifier: Classifier, stream: RandomStream | None) -> AbstractContextManager[None]:
-    """Inside, a randomized classifier gives verdicts; any other one, or without a stream, is as always."""
+    """Make a randomized classifier answer with verdicts; any other one, or without a stream, is unchanged."""
     if isinstance(classifier, RandomizedClassifier) and stream is not None:
         return classifier.with_verdict_draws(stream)
     return nullcontext()
 
 
 def with_attack_seed(classifier: Classifier, seed: int) -> AbstractContextManager[None]:
-    """Inside, the draws that attacks see of a randomized classifier are those of this seed."""
+    """Set the seed of the draws that attacks see of a randomized classifier."""
     if isinstance(classifier, RandomizedClassifier):
         return classifier.use_attack_seed(seed)
     return nullcontext()
 
 
 def passes_per_query(classifier: Classifier) -> tuple[int, int]:
-    """Passes that one look of an attack costs, and one reading of the harness: 1 and 1 for most."""
+    """Return the passes per query of an attack and of the harness: 1 and 1 for most classifiers."""
     if isinstance(classifier, RandomizedClassifier):
         return classifier.draws, classifier.verdict_draws
     return 1, 1

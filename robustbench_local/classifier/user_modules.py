@@ -38,13 +38,13 @@ _PACKAGE_NAME = "robustbench_local"
 
 
 def is_user_module(name: str, file: str | None = None) -> bool:
-    """Whether a module is neither Python's, nor this package's, nor of a known library as it was installed.
+    """Check for a user module: neither Python's, nor this package's, nor of a regularly installed library.
 
-    A known library that was installed to be edited, or that lies beside the user's code, is the user's.
+    A known library installed in editable mode, or beside the user's code, counts as the user's.
 
     Args:
         name: Its dotted name.
-        file: Its file; by default that of the module of this name that is imported, if any.
+        file: Its file; by default that of the imported module of this name, if any.
     """
     top = name.partition(".")[0]
     if top == _PACKAGE_NAME or top in sys.stdlib_module_names or top in sys.builtin_module_names:
@@ -56,12 +56,12 @@ def is_user_module(name: str, file: str | None = None) -> bool:
 
 
 def select_computing_libraries(names: Iterable[str]) -> frozenset[str]:
-    """The computing libraries among modules, by the name that is imported."""
+    """Select the computing libraries among modules, by their import names."""
     return frozenset(name.partition(".")[0] for name in names) & COMPUTING_LIBRARIES
 
 
 def find_library_version(name: str) -> str:
-    """The version of a library, without the mark of its build; ``"none"`` where it is not installed."""
+    """Return a library's version without its build tag; ``"none"`` where it is not installed."""
     found = getattr(sys.modules.get(name), "__version__", None)
     if not isinstance(found, str):
         distributions = _read_distributions().get(name, [name])
@@ -73,10 +73,10 @@ def find_library_version(name: str) -> str:
 
 
 def find_module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
-    """The user's modules that some modules import, directly or by way of others, and those modules.
+    """Find the user's modules that some modules import, directly or indirectly, and those modules.
 
-    Read from the sources, so that imports inside functions count. What a name leads to is what is imported
-    under it now, else what would be found beside the importing file or on Python's path.
+    They are read from the sources, so that imports inside functions count. A name resolves to the module that
+    is imported under it now, else to a file beside the importing file or on Python's path.
 
     Args:
         names: Dotted names of imported modules.
@@ -110,7 +110,7 @@ def find_module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[s
 
 
 def format_module_file(name: str, file: str) -> str:
-    """A module's file by what it is imported as, which is the same wherever it lies."""
+    """Format a module's file by its import name, which does not depend on its location."""
     path = Path(file)
     if name.startswith(USER_PREFIX) or name == "__main__":
         return path.name
@@ -119,7 +119,7 @@ def format_module_file(name: str, file: str) -> str:
 
 
 def _locate_module(name: str, folder: Path | None) -> str | None:
-    """The file of a module; None if it has none, or there is no such module."""
+    """Return the file of a module; None if it has none, or there is no such module."""
     module = sys.modules.get(name)
     if isinstance(module, ModuleType):
         return getattr(module, "__file__", None)
@@ -140,7 +140,7 @@ def _locate_module(name: str, folder: Path | None) -> str | None:
 
 @cache
 def is_user_path(path: str) -> bool:
-    """Whether a path lies neither in Python, nor in this package, nor where libraries are installed."""
+    """Check that a path is outside Python, this package and the folders of installed libraries."""
     known = (Path(sysconfig.get_paths()["stdlib"]), Path(__file__).parents[1])
     place = Path(path).resolve()
     return not _is_installed(path) and not any(place.is_relative_to(folder.resolve()) for folder in known)
@@ -148,7 +148,7 @@ def is_user_path(path: str) -> bool:
 
 @cache
 def is_user_file(file: str) -> bool:
-    """Whether there is such a source, and it is the user's."""
+    """Check that a source file exists and is the user's."""
     return Path(file).is_file() and is_user_path(file)
 
 

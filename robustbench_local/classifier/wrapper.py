@@ -47,32 +47,32 @@ class WrappedClassifier(Classifier):
 
     @property
     def inner(self) -> Classifier:
-        """The classifier within."""
+        """The wrapped classifier."""
         return self._inner
 
     @property
     @abstractmethod
     def identity(self) -> str:
-        """Everything besides the classifier within that decides the answers."""
+        """The identity of the wrapper: everything besides the wrapped classifier that decides the answers."""
 
     @abstractmethod
     def _compute_logits(self, images: Tensor) -> Tensor:
-        """Logits, (N, K) float32, of checked images, (N, C, H, W) in [0, 1]."""
+        """Return logits, (N, K) float32, of checked images, (N, C, H, W) in [0, 1]."""
 
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
-        """See :meth:`Classifier.evaluation_mode`; the classifier within is prepared too."""
+        """See :meth:`Classifier.evaluation_mode`; the wrapped classifier is prepared too."""
         with self.inner.evaluation_mode(), super().evaluation_mode():
             yield
 
     @contextmanager
     def open_fresh_copy(self) -> Iterator[Classifier]:
-        """See :meth:`Classifier.open_fresh_copy`; around a fresh copy of the classifier within."""
+        """See :meth:`Classifier.open_fresh_copy`; wraps a fresh copy of the wrapped classifier."""
         with self.inner.open_fresh_copy() as inner:
             yield self if inner is self.inner else self._wrap_copy(inner)
 
     def _remember_original(self) -> None:
-        """The classifier within does."""
+        """Leave this to the wrapped classifier."""
 
     def _wrap_copy(self, inner: Classifier) -> Classifier:
         twin = copy.copy(self)
@@ -80,18 +80,18 @@ class WrappedClassifier(Classifier):
         return twin
 
     def to(self, device: str | torch.device) -> Classifier:
-        """See :meth:`Classifier.to`; the classifier within moves along, for they share the module."""
+        """See :meth:`Classifier.to`; the wrapped classifier moves too, because they share the module."""
         self.inner.to(device)
         return super().to(device)
 
     def describe_parts(self) -> dict[str, str]:
-        """What decides the answers of the classifier within, and what is around it."""
+        """Describe the parts of the wrapped classifier's identity, and the wrapper."""
         around = f"{type(self).__name__}: {self.identity}"
         inner = self.inner.describe_parts()
         return {**inner, "wrapper": f"{inner['wrapper']}; {around}" if "wrapper" in inner else around}
 
     def find_masked_borders(self, images: Tensor) -> None:
-        """See `Classifier`; of the classifier within first, whatever lies around it."""
+        """See `Classifier`; the wrapped classifier is checked first."""
         self.inner.find_masked_borders(images)
         super().find_masked_borders(images)
         if self.inner.border_probe.masked:
@@ -99,12 +99,12 @@ class WrappedClassifier(Classifier):
 
     @property
     def forward_passes_per_call(self) -> int:
-        """See `Classifier`; the classifier within answers each of them."""
+        """See `Classifier`; the wrapped classifier runs each of them."""
         return super().forward_passes_per_call * self.inner.forward_passes_per_call
 
 
 def find_innermost(classifier: Classifier) -> Classifier:
-    """The classifier of the model itself, within everything that is around it."""
+    """Return the classifier of the model itself, within all wrappers."""
     while isinstance(classifier, WrappedClassifier):
         classifier = classifier.inner
     return classifier

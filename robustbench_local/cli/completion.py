@@ -13,12 +13,12 @@ _GRID_SUFFIXES = (".yaml", ".yml")
 
 
 def complete_list_names(incomplete: str) -> list[str]:
-    """What ``rbl list`` can list."""
+    """Complete the names of lists for ``rbl list``."""
     return _select_matching(LIST_NAMES, incomplete)
 
 
 def complete_names(context: typer.Context, incomplete: str) -> list[str]:
-    """What ``rbl show`` can show: cards, those of the user's folders too, and all that lists name."""
+    """Complete names for ``rbl show``: cards, those of the user's folders too, and all listed names."""
     from robustbench_local.cli.listing import list_other_names  # noqa: PLC0415 - help should not wait for it
     from robustbench_local.config.cards import list_card_names  # noqa: PLC0415
 
@@ -27,7 +27,7 @@ def complete_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_defenses(context: typer.Context, incomplete: str) -> list[str]:
-    """The cards of defenses."""
+    """Complete the cards of defenses."""
     from robustbench_local.config.cards import list_card_names  # noqa: PLC0415
 
     folders = [folder for folder in context.params.get("cards") or () if Path(folder).is_dir()]
@@ -35,21 +35,21 @@ def complete_defenses(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_examples(incomplete: str) -> list[str]:
-    """The example grids."""
+    """Complete the example grids."""
     from robustbench_local.evaluation.grid.schema import list_examples  # noqa: PLC0415
 
     return _select_matching(list_examples(), incomplete)
 
 
 def complete_threats(incomplete: str) -> list[str]:
-    """The families of threats."""
+    """Complete the families of threat models."""
     from robustbench_local.threats.threat_model import NORMS  # noqa: PLC0415
 
     return _select_matching([norm.casefold() for norm in NORMS], incomplete)
 
 
 def complete_kinds(incomplete: str) -> list[str]:
-    """The kinds of methods."""
+    """Complete the kinds of methods."""
     from robustbench_local.config.methods import METHODS_BY_KIND  # noqa: PLC0415
 
     methods = [method for table in METHODS_BY_KIND.values() for method in table.values()]
@@ -57,9 +57,9 @@ def complete_kinds(incomplete: str) -> list[str]:
 
 
 def complete_grid_files(incomplete: str) -> list[str]:
-    """Grid files, and the folders on the way to them; nothing where there are folders only.
+    """Complete grid files, and the folders on their paths; nothing where there are only folders.
 
-    Given nothing, a shell completes paths by itself, and puts no space behind a folder.
+    Without candidates, a shell completes paths by itself, and puts no space behind a folder.
     """
     written, slash, start = incomplete.rpartition("/")
     try:
@@ -74,7 +74,7 @@ def complete_grid_files(incomplete: str) -> list[str]:
 
 
 def complete_paths(_incomplete: str) -> list[str]:
-    """Nothing: the shell completes paths by itself."""
+    """Return nothing: the shell completes paths by itself."""
     return []
 
 

@@ -40,7 +40,7 @@ class EntryPage:
     """Lines of a grid file."""
 
     def to_json(self) -> dict[str, Any]:
-        """The page for a program."""
+        """Return the page as JSON values."""
         return {
             "name": self.name,
             "title": self.title,
@@ -52,11 +52,11 @@ class EntryPage:
 
 
 def describe_entry(name: str, folders: Sequence[Path] = ()) -> EntryPage:
-    """All that is known about an entry of a list.
+    """Describe an entry of a list.
 
     Args:
         name: A card, ``zoo:NAME``, a network, or a kind of source as the lists write it.
-        folders: Folders with cards of the user's.
+        folders: Folders with the user's cards.
 
     Raises:
         ConfigError: If there is nothing of that name.
@@ -91,7 +91,7 @@ def describe_entry(name: str, folders: Sequence[Path] = ()) -> EntryPage:
 
 
 def format_page(page: EntryPage, width: int) -> list[str]:
-    """The page as lines of at most ``width`` characters, but for the example, which is to be copied."""
+    """Format the page as lines of at most ``width`` characters, except for the example, which is copied."""
     lines = [f"{page.name}: {page.title}", "", *_wrap_text(page.description, width)]
     if page.facts:
         column = max(map(len, page.facts)) + len(_INDENT)
@@ -135,7 +135,7 @@ def _describe_card(card: Card) -> EntryPage:
 
 
 def _describe_threat(card: Card) -> dict[str, str]:
-    """The threat model in headings of its own."""
+    """Describe the threat model under its own headings."""
     threat = card.threat
     if threat is None:
         return {}
@@ -149,7 +149,7 @@ def _describe_threat(card: Card) -> dict[str, str]:
 
 
 def _write_card_example(card: Card) -> str:
-    """Entries of a grid file: the card as it is, and with something changed in it."""
+    """Write example entries of a grid file: the card as it is, and with an override."""
     if card.threat is not None and card.kind != "defense":
         changes = f"limit: 100{_write_half_radius(card.threat)}"
         return f"attacks:\n  - {card.name}\n  - {{card: {card.name}, {changes}}}"
@@ -159,7 +159,7 @@ def _write_card_example(card: Card) -> str:
 
 
 def _write_half_radius(threat: CardThreat) -> str:
-    """Half of a ball's radius, as another key of a grid's entry; nothing for other threats."""
+    """Write half of a ball's radius, as an override in a grid's entry; nothing for other threats."""
     if threat.norm == "Linf":
         return f", eps: {threat.eps / 2 * 255:.4g}/255"
     return f", eps: {threat.eps / 2:g}" if threat.norm in BALL_NORMS else ""
@@ -189,7 +189,7 @@ def _describe_zoo_model(name: str) -> EntryPage:
 
 
 def _format_measurement(row: Mapping[str, Any]) -> str:
-    """One figure of a shipped model: ``pgd Linf 8/255: 2.0 % (n = 1,000)``."""
+    """Format one figure of a shipped model: ``pgd Linf 8/255: 2.0 % (n = 1,000)``."""
     threat = ""
     if "norm" in row:
         size = f"{row['eps'] * 255:.4g}/255" if row["norm"] == "Linf" else f"{row['eps']:g}"

@@ -37,7 +37,7 @@ class DescribedGrid:
         Args:
             source: The grid file; None for the embedded grid.
             out: The run directory; None: by the grid's name.
-            options: How to run it.
+            options: The options of the run.
 
         Raises:
             ConfigError: If the grid cannot be read, or the directory cannot be used.
@@ -53,22 +53,22 @@ class DescribedGrid:
         )
 
     def describe_inputs(self) -> dict[str, str] | None:
-        """What the outcome depends on, as files are now; None where files alone do not tell."""
+        """Return what the outcome depends on, by the current files; None where they do not determine it."""
         return finished_run.describe_inputs(self.grid, self.base, self.card_folders, self.options)
 
     def is_finished(self) -> bool:
-        """Whether the directory holds this very run, come to its end."""
+        """Check whether the directory holds this same run, finished."""
         return finished_run.may_be_finished(self.directory) and finished_run.is_finished(
             self.directory, self.describe_inputs()
         )
 
 
 def show_finished_run(directory: Path, *, as_json: bool) -> int:
-    """Write the report again, show the results and judge the gates.
+    """Write the report again, show the results and check the gates.
 
     Args:
         directory: The run directory.
-        as_json: Whether as JSON lines.
+        as_json: Whether to print JSON lines.
 
     Returns:
         The exit code.

@@ -13,7 +13,7 @@ from robustbench_local.cli.completion import complete_paths
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.", autocompletion=complete_paths)],
 ) -> int:
-    """Judge a run by its gates: exit code 0 if all pass, 1 if one fails, 4 if one is inconclusive."""
+    """Check a run against its gates: exit code 0 if all pass, 1 if one fails, 4 if one is inconclusive."""
     from rich.console import Console
 
     from robustbench_local.cli.result_tables import print_gates

@@ -31,13 +31,13 @@ def run_with_options(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Plan a grid, show the plan, run it, report it and judge its gates.
+    """Plan a grid, show the plan, run it, report it and check its gates.
 
     Args:
         grid: Grid file; None for the embedded grid.
         out: Run directory; None for ``runs/NAME``.
-        options: How to run it.
-        described: The same grid, with what its outcome depends on.
+        options: The options of the run.
+        described: The same grid, with the inputs that its outcome depends on.
         dry_run: Whether only the plan is shown.
         as_json: Whether progress and results are JSON lines.
 
@@ -71,7 +71,7 @@ def run_with_options(
 
 
 def _remember_inputs(plan: Plan, directory: Path, inputs: dict[str, str]) -> None:
-    """Let the next call see without a plan that nothing is left to do."""
+    """Store the inputs, so that the next call recognizes the finished run without planning it."""
     with RunStore.create_or_open(
         directory, resolved_yaml=plan.resolved_yaml, identity=plan.identity
     ) as store:
@@ -80,14 +80,14 @@ def _remember_inputs(plan: Plan, directory: Path, inputs: dict[str, str]) -> Non
 
 
 def _exit_incomplete() -> None:
-    """End a process in which a model hangs that nothing can interrupt; everything committed is kept."""
+    """Exit a process with a hanging model that cannot be interrupted; committed outcomes are kept."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(INCOMPLETE_EXIT_CODE)
 
 
 def _print_training(console: Console, line: str, *, as_json: bool) -> None:
-    """A line about a training, which comes before the plan."""
+    """Print a progress line of a training, which precedes the plan."""
     if as_json:
         print_json(console, {"event": "training", "message": line})
         return
@@ -95,7 +95,7 @@ def _print_training(console: Console, line: str, *, as_json: bool) -> None:
 
 
 def _estimate_max_seconds(plan: Plan) -> dict[str, float]:
-    """The most seconds that each cell can take, by its key; nothing of cells that cannot be foreseen."""
+    """Return an upper bound in seconds for each cell, by its key, where one can be estimated."""
     cells = [cell for cell in plan.cells if cell.problem is None]
     attacked = {str(cell.queried_subject): cell.queried_subject for cell in cells}
     speeds = {name: try_measure_speed(one, plan.timeout) for name, one in attacked.items()}
@@ -112,7 +112,7 @@ def _round_seconds(seconds: float | None) -> float | None:
 
 
 def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
-    """Cells, passes and the most time they can take, before anything runs."""
+    """Show the cells, the passes and the upper bound of their time, before anything runs."""
     seconds = _estimate_max_seconds(plan)
     if as_json:
         cells = [

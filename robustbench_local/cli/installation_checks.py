@@ -24,7 +24,7 @@ MIN_FREE_GIB = 1.0
 
 
 def check_installation() -> int:
-    """Print a line for every check.
+    """Run all checks and print a line for each.
 
     Returns:
         The exit code: 3 if something is broken.

@@ -12,9 +12,9 @@ such as in a destructor, and the run would go on for hours."""
 
 
 def install_signal_handlers() -> None:
-    """From now on Ctrl-C, a polite kill and a closed terminal interrupt this process until `settle`.
+    """Make Ctrl-C, SIGTERM and a closed terminal interrupt this process until `cancel_repeat`.
 
-    A process that was started to outlive its terminal (``nohup``) goes on.
+    A process that was started to outlive its terminal (``nohup``) ignores SIGHUP.
     """
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")
     for kind in (getattr(signal, name) for name in names if hasattr(signal, name)):
@@ -23,7 +23,7 @@ def install_signal_handlers() -> None:
 
 
 def cancel_repeat() -> None:
-    """The interrupt has been heard."""
+    """Stop repeating an interrupt that has been handled."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
 

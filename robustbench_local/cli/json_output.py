@@ -12,9 +12,9 @@ _undo_actions: list[Callable[[], None]] = []
 
 
 def claim_stdout() -> TextIO:
-    """The standard output for our own lines; all else that is written to it goes to the standard error.
+    """Reserve standard output for this command; everything else written to it goes to standard error.
 
-    That holds for Python's ``print``, for C code that writes to file descriptor 1, and for processes that are
+    That applies to Python's ``print``, to C code that writes to file descriptor 1, and to processes that are
     started from now on, until `release_stdout`.
     """
     stdout = sys.stdout
@@ -31,7 +31,7 @@ def claim_stdout() -> TextIO:
 
 
 def release_stdout() -> None:
-    """Give the standard output back to everybody. Does nothing if it was not claimed."""
+    """Release standard output. Does nothing if it was not claimed."""
     while _undo_actions:
         with suppress(OSError, ValueError):
             _undo_actions.pop()()
@@ -47,7 +47,7 @@ def _restore_stdout(kept: int, own: TextIO) -> None:
 
 
 def _find_descriptor(stream: TextIO) -> int | None:
-    """The file descriptor of a stream; None if it has none, as under a test that captures it."""
+    """Return the file descriptor of a stream; None if it has none, as in a test that captures it."""
     try:
         return stream.fileno()
     except (OSError, ValueError, AttributeError):

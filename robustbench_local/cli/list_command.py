@@ -66,12 +66,12 @@ def command(
 
 
 def format_lines(rows: Sequence[ListRow], width: int, *, with_kind: bool = False) -> list[str]:
-    """One line a row: name, threat where the list has any, and as much of the phrase as fits.
+    """Format one line per row: name, threat model if any, and as much of the phrase as fits.
 
     Args:
         rows: The rows.
-        width: Characters of a line.
-        with_kind: Whether the first word of their kinds stands there, too.
+        width: Maximum number of characters of a line.
+        with_kind: Whether to include the first word of the rows' kinds.
     """
     from robustbench_local.errors import escape_unprintable
 
@@ -88,7 +88,7 @@ def format_lines(rows: Sequence[ListRow], width: int, *, with_kind: bool = False
 
 
 def _fit_phrase(row: ListRow, room: int) -> str:
-    """The phrase, cut between words where it is too long, and as many details as have room behind it."""
+    """Shorten the phrase between words if it is too long, or append as many details as fit."""
     from rich.cells import cell_len, set_cell_size
 
     from robustbench_local.errors import escape_unprintable

@@ -65,7 +65,7 @@ class ListRow:
     """Paper or document that it comes from; empty where there is none."""
 
     def to_json(self) -> dict[str, object]:
-        """The row for a program."""
+        """Return the row as JSON values."""
         return {
             "name": self.name,
             "kinds": list(self.kinds),
@@ -77,11 +77,11 @@ class ListRow:
 
 
 def list_rows(kind: str, folders: Sequence[Path] = ()) -> list[ListRow]:
-    """Every entry of a list.
+    """List every entry of a list.
 
     Args:
         kind: One of `LISTS`.
-        folders: Folders with cards of the user's.
+        folders: Folders with the user's cards.
 
     Raises:
         ConfigError: If there is no such list.
@@ -95,13 +95,13 @@ def list_rows(kind: str, folders: Sequence[Path] = ()) -> list[ListRow]:
 def filter_rows(
     rows: Sequence[ListRow], *, threat: str | None = None, kind: str | None = None, words: Sequence[str] = ()
 ) -> list[ListRow]:
-    """The rows that are of a threat and a kind and hold every word.
+    """Return the rows with the given threat and kind that contain every word.
 
     Args:
         rows: A whole list.
         threat: A norm or family such as ``linf``, or a threat model such as ``linf-8``; None for any.
         kind: One of the words of ``ListRow.kinds``; None for any.
-        words: Searched in names, phrases, descriptions and sources, whatever their case.
+        words: Searched in names, phrases, descriptions and sources, ignoring case.
 
     Raises:
         ConfigError: If no entry of the whole list has this threat or kind.
@@ -118,12 +118,12 @@ def filter_rows(
 
 
 def list_other_names() -> list[str]:
-    """What ``rbl show`` shows besides cards: shipped models, networks, sources of models and of images."""
+    """List the names for ``rbl show`` besides cards: shipped models, networks, model and image sources."""
     return [*(f"zoo:{name}" for name in list_zoo()), *ARCHITECTURES, *MODEL_SOURCES, *DATASET_SOURCES]
 
 
 def format_threat(card: Card) -> str:
-    """The threat model of a card in a few characters: ``Linf 8/255``, ``severity 3``, ``sticker 10 %``."""
+    """Format the threat model of a card briefly: ``Linf 8/255``, ``severity 3``, ``sticker 10 %``."""
     if card.threat is None:
         return ""
     norm, eps = card.threat.norm, card.threat.eps
@@ -139,7 +139,7 @@ def format_threat(card: Card) -> str:
 
 
 def find_method(card: Card) -> Method:
-    """What is known about a card's method; little about one of somebody else's."""
+    """Find the registered facts about a card's method; few for an external one."""
     return METHODS_BY_KIND[card.kind].get(card.method, UNKNOWN_METHOD)
 
 
@@ -156,10 +156,10 @@ def _join_searched_text(row: ListRow) -> str:
 
 
 def list_outside_entries(kind: ExtensionKind) -> list[ListRow]:
-    """What installed distributions offer, those entries included that cannot be used.
+    """List the entries of installed distributions, including those that cannot be used.
 
     Args:
-        kind: Which list they belong to.
+        kind: The list that they belong to.
     """
     return [
         ListRow(name=row.name, what=row.what, kinds=("outside",), source=row.target)
@@ -190,14 +190,14 @@ def _build_card_row(card: Card) -> ListRow:
 
 
 def _format_details(card: Card, method: Method) -> tuple[str, ...]:
-    """The parameters that the card sets; those of a recipe are too many."""
+    """Format the parameters that the card sets; those of a recipe are too many."""
     if "recipe" in method.kinds:
         return ()
     return tuple(f"{key}={_format_value(value)}" for key, value in card.parameters.items())
 
 
 def _select_first_clause(text: str, ends: str) -> str:
-    """A text up to the first of some punctuation marks."""
+    """Return a text up to the first of some punctuation marks."""
     return re.split(rf"[{ends}](?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
 
 
@@ -243,7 +243,7 @@ def _list_example_rows(_folders: Sequence[Path]) -> list[ListRow]:
 
 
 def _read_first_comment(text: str) -> str:
-    """The comment that a grid file begins with."""
+    """Return the comment at the beginning of a grid file."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     return " ".join(line.lstrip("# ") for line in lines)
 

@@ -45,10 +45,10 @@ COMMANDS = {
 
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
-    """The command line, with the commands that the arguments can mean.
+    """Build the command line with the commands that the arguments can mean.
 
     Args:
-        arguments: What the user wrote. A command that is not in it is not imported: judging a gate should
+        arguments: The user's arguments. Commands that are not among them are not imported: ``rbl gate`` does
             not wait seconds for torch.
     """
     app = typer.Typer(
@@ -72,7 +72,7 @@ def set_options(
         bool, typer.Option("--debug", envvar="RBL_DEBUG", help="Show the traceback of an error.")
     ] = False,
 ) -> None:
-    """Test image classifiers against people who work against them."""
+    """Evaluate the adversarial robustness of image classifiers."""
     if debug:
         os.environ["RBL_DEBUG"] = "1"
     if version:
@@ -83,7 +83,7 @@ def set_options(
 
 
 def main() -> NoReturn:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     install_signal_handlers()
     escape_unencodable()
     keep_freed_memory()
@@ -91,7 +91,7 @@ def main() -> NoReturn:
 
 
 def _exit_process(code: int) -> NoReturn:
-    """End this process; where a user's code was let run, nothing that it left behind has a say in how."""
+    """End this process; if user code ran, nothing that it left behind can change the exit."""
     if not any(name.startswith(USER_MODULE_PREFIX) for name in sys.modules):
         sys.exit(code)
     with suppress(OSError, ValueError):
@@ -130,26 +130,26 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _find_program_name() -> str:
-    """What this program was called as; completion goes by it."""
+    """Return the name that this program was called by, which completion depends on."""
     name = Path(sys.argv[0]).name
     return name if name in PROGRAM_NAMES else PROGRAM_NAMES[0]
 
 
 def is_completion(arguments: Sequence[str]) -> bool:
-    """Whether a shell asks for completions, or its user for the script that does so."""
+    """Check whether a shell asks for completions, or its user for the script that does so."""
     names = (name.replace("-", "_").upper() for name in PROGRAM_NAMES)
     asked = any(os.environ.get(f"_{name}_COMPLETE") for name in names)
     return asked or any(word in {"--install-completion", "--show-completion"} for word in arguments[:1])
 
 
 def _close_stdout() -> int:
-    """Whoever read the output has seen enough: nothing more is written, and that is no error."""
+    """Close standard output after its reader has closed it, which is no error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _report_unexpected(error: BaseException, arguments: Sequence[str]) -> int:
-    """A mistake on the command line, which typer reports by its own exceptions, or a bug; or an escape."""
+    """Report a usage error, which typer raises as its own exceptions, a bug, or an escaped exit."""
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         return _close_stdout()  # typer leaves so
     if isinstance(error, SystemExit) and is_completion(arguments):
@@ -167,13 +167,13 @@ def _report_unexpected(error: BaseException, arguments: Sequence[str]) -> int:
 
 
 def _describe_escape(escape: BaseException) -> str:
-    """What is meant to end a process, raised by a model or a library."""
+    """Describe an exception meant to end a process, raised by a model or a library."""
     shown = f"called sys.exit({escape.code!r})" if isinstance(escape, SystemExit) else f"raised {escape!r}"
     return f"a model or a library {shown}; unfinished work is not evaluated"
 
 
 def _print_error(line: str, code: int) -> int:
-    """One line on the standard error, and the traceback before it if asked for."""
+    """Print one line on standard error, after the traceback if asked for."""
     if os.environ.get("RBL_DEBUG") and sys.exc_info()[0] is not None:
         for shown in traceback.format_exc().splitlines():
             echo_line(shown, error=True)

@@ -21,10 +21,10 @@ _TUNING_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_T
 def keep_freed_memory() -> bool:
     """Keep freed memory in this process from now on, unless its environment already tunes the allocator.
 
-    The most memory that the process takes at once stays what it was; between two passes less is given back.
+    Peak memory stays the same; less memory is returned to the system between passes.
 
     Returns:
-        Whether the C library could be told: only glibc, under Linux.
+        Whether the setting was accepted: only by glibc, under Linux.
     """
     if sys.platform != "linux" or any(name in os.environ for name in _TUNING_VARIABLES):
         return False

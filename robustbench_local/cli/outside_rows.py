@@ -22,10 +22,10 @@ class OutsideRow:
 
 
 def list_outside_rows(kind: ExtensionKind, own_names: Collection[str]) -> list[OutsideRow]:
-    """The entry points of a kind, those that cannot be used included.
+    """List the entry points of a kind, including those that cannot be used.
 
     Args:
-        kind: What is listed.
+        kind: The kind of entries.
         own_names: Built-in names besides those of cards.
     """
     records = refuse_own_names(list_entry_points(kind), {*own_names, *list_shipped_names()})

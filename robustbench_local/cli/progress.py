@@ -48,11 +48,11 @@ class ProgressDisplay(ProgressListener):
         """Stop showing."""
 
     def on_plan_ready(self, plan: Plan) -> None:
-        """Remember the labels."""
+        """Store the labels."""
         self.labels = plan.labels
 
     def format_title(self, cell: CellSpec) -> str:
-        """Name of a cell for a person."""
+        """Return the title of a cell."""
         record = cell.record
         model = self.labels.get_model_label(record.model, record.defense)
         return f"{self.labels.get_attack_label(record.attack)} on {model}"
@@ -62,7 +62,7 @@ class PassesColumn(ProgressColumn):
     """The progress of the attack within a batch: the only change on the screen, perhaps for minutes."""
 
     def render(self, task: Task) -> Text:
-        """Ask the classifier, at every refresh."""
+        """Read the classifier's pass count at every refresh."""
         cell = task.fields.get("cell")
         return Text("" if cell is None else format_passes(cell).lstrip(", "), style="dim")
 
@@ -92,7 +92,7 @@ class RichDisplay(ProgressDisplay):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the bars away; what was printed stays."""
+        """Remove the bars; printed lines stay."""
         self.progress.stop()
 
     def on_plan_ready(self, plan: Plan) -> None:
@@ -111,7 +111,7 @@ class RichDisplay(ProgressDisplay):
         self.progress.update(self.cell_task, completed=done.n, note=format_progress(cell, done))
 
     def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
-        """Leave a line about the cell and move the bar of the run."""
+        """Print a line about the cell and move the bar of the run."""
         self.progress.update(self.cell_task, visible=False)
         self.progress.advance(self.total_task)
         style = {"done": "green", "skipped": "yellow"}.get(status, "red")
@@ -145,29 +145,29 @@ class PlainDisplay(ProgressDisplay):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the signs of life."""
+        """Stop the regular progress lines."""
         self._stopped.set()
         self._thread.join()
 
     def on_cell_start(self, cell: CellSpec, done: OutcomeCounts) -> None:
-        """Say which cell starts."""
+        """Print that a cell starts."""
         rest = f", {done.n} already done" if done.n else ""
         self._current_cell = cell
         self._print_line(f"started {self.format_title(cell)}: {len(cell.positions)} images{rest}")
 
     def on_batch_end(self, cell: CellSpec, done: OutcomeCounts) -> None:
-        """Say how far the cell is, every few seconds at most."""
+        """Print the progress of the cell, every few seconds at most."""
         if time.monotonic() - self._last_print > HEARTBEAT_SECONDS / 3:
             progress = f"{done.n} of {len(cell.positions)} images, {format_progress(cell, done)}"
             self._print_line(f"        {self.format_title(cell)}: {progress}")
 
     def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
-        """Say how the cell ended."""
+        """Print how the cell ended."""
         self._current_cell = None
         self._print_line(f"{status:>7} {self.format_title(cell)}: {format_cell_result(cell, done)}")
 
     def on_event(self, event: EventRecord) -> None:
-        """Say it."""
+        """Print the event."""
         self._print_line(f"{event.level}: {event.message}")
 
     def _print_line(self, line: str) -> None:
@@ -195,19 +195,19 @@ class JsonDisplay(ProgressDisplay):
         )
 
     def on_cell_start(self, cell: CellSpec, done: OutcomeCounts) -> None:
-        """Emit which cell starts."""
+        """Emit the start of a cell."""
         self._print_event("cell_started", cell, images=len(cell.positions), done=done.n)
 
     def on_batch_end(self, cell: CellSpec, done: OutcomeCounts) -> None:
-        """Emit how far the cell is."""
+        """Emit the progress of the cell."""
         self._print_event("batch_done", cell, images=len(cell.positions), done=done.n, robust=done.robust)
 
     def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
-        """Emit how the cell ended."""
+        """Emit the end of the cell."""
         self._print_event("cell_finished", cell, status=status, done=done.n, robust=done.robust, error=error)
 
     def on_event(self, event: EventRecord) -> None:
-        """Emit the line."""
+        """Emit the event."""
         self._print_event(event.level, message=event.message)
 
     def _print_event(self, event: str, cell: CellSpec | None = None, **facts: Any) -> None:
@@ -221,39 +221,39 @@ class JsonDisplay(ProgressDisplay):
 
 
 def choose_display(console: Console, *, as_json: bool) -> ProgressDisplay:
-    """Bars on a terminal, JSON lines if asked for, plain lines otherwise."""
+    """Choose bars on a terminal, JSON lines if asked for, plain lines otherwise."""
     if as_json:
         return JsonDisplay(console)
     return RichDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
 def format_passes(cell: CellSpec) -> str:
-    """Passes of the attack in the batch at work."""
+    """Format the attack's passes in the current batch."""
     passes = cell.queried_subject.classifier.count_current_passes()
     return f", {passes:,} passes into this batch" if passes else ""
 
 
 def format_progress(cell: CellSpec, done: OutcomeCounts) -> str:
-    """What has come out of a cell until now."""
+    """Format the results of a cell so far."""
     if cell.record.measure == "views":
         return format_sticker_success(done)
     return f"{format_robust_word(cell)} so far {format_share(done.robust, done.n)}"
 
 
 def format_sticker_success(done: OutcomeCounts) -> str:
-    """What became of signs that are judged over views; those that are void or misclassified clean apart."""
+    """Format the results of signs evaluated over views; void or misclassified clean ones separately."""
     left_out = done.n - done.clean_correct
     apart = f", {left_out} excluded" if left_out else ""
     return f"{done.broken} of {done.clean_correct} signs misclassified in most of their views{apart}"
 
 
 def format_robust_word(cell: CellSpec) -> str:
-    """What an image is that stays right: robust against an attack, or certified."""
+    """Return the word for a correct image: robust against an attack, or certified."""
     return "certified" if cell.record.measure == "certificate" else "robust"
 
 
 def format_cell_result(cell: CellSpec, done: OutcomeCounts) -> str:
-    """What came out of a cell, in a few words."""
+    """Format the result of a cell briefly."""
     if cell.skip_reason or not done.n:
         return (None if cell.problem else cell.skip_reason) or "no outcome"
     passes = (done.forward_passes + done.backward_passes) / done.n
@@ -268,16 +268,16 @@ def format_cell_result(cell: CellSpec, done: OutcomeCounts) -> str:
 
 
 def format_share(part: int, whole: int) -> str:
-    """A percentage, or a dash where there is nothing to divide by."""
+    """Format a percentage, or a dash for an empty whole."""
     return f"{100 * part / whole:.1f}%" if whole else "-"
 
 
 def build_plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
-    """The plan as a table: cells, passes and the most time they can take.
+    """Build the table of the plan: cells, passes and the upper bound of their time.
 
     Args:
         plan: The plan.
-        seconds: Most seconds by key of the cell, where they are known.
+        seconds: Maximum seconds by key of the cell, where known.
     """
     title = escape_text(f"{plan.name}: {len(plan.cells)} cells on {plan.data.name}")
     table = Table(title=title, title_justify="left")

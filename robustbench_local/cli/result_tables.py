@@ -17,7 +17,7 @@ _RULING_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def build_results_table(results: dict[str, Any]) -> Table:
-    """One row a cell, and below them the per-image worst case where several attacks share a threat.
+    """Build a table with one row per cell, and the worst case over attacks where several share a threat.
 
     Args:
         results: The content of results.json.
@@ -68,7 +68,7 @@ def build_results_table(results: dict[str, Any]) -> Table:
 
 
 def _add_labels(results: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """The entries of a section with the labels of their models, and of their attacks where they have one."""
+    """Add the labels of models, and of attacks where present, to the entries of a section."""
     models = {(cell["model"], cell["defense"]): cell["model_label"] for cell in results["cells"]}
     attacks = {cell["attack"]: cell["label"] for cell in results["cells"]}
     return [
@@ -82,7 +82,7 @@ def _add_labels(results: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _add_stickers(table: Table, found: list[dict[str, Any]]) -> None:
-    """Success over views; how many signs they are of stands beside the attack."""
+    """Add success over views; the number of signs stands beside the attack."""
     table.add_section()
     for one in found:
         success = parse_estimate(one["sticker_success"])
@@ -92,7 +92,7 @@ def _add_stickers(table: Table, found: list[dict[str, Any]]) -> None:
 
 
 def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
-    """What is proven, and of what; it stands in the column of what attacks have left."""
+    """Add certified accuracies with their certificate, in the column of robust accuracy."""
     table.add_section()
     for cell in cells:
         what = "certified" if cell["concerns"] == "model" else "certified (majority vote under noise)"
@@ -114,7 +114,7 @@ def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
 
 
 def _add_corruptions(table: Table, found: dict[str, Any]) -> None:
-    """Up to 75 cells in one row: the report has each of them."""
+    """Add up to 75 cells in one row: the report lists each of them."""
     clean, mean = parse_estimate(found["clean_accuracy"]), parse_estimate(found["mean"])
     kinds = len(found["corruptions"])
     name = join_text(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _format_incomplete(found))
@@ -125,19 +125,19 @@ def _add_corruptions(table: Table, found: dict[str, Any]) -> None:
 
 
 def _format_incomplete(row: dict[str, Any]) -> Text:
-    """Said behind the name where cells are missing."""
+    """Return a suffix for names where cells are missing."""
     return escape_text("" if row["complete"] else " (incomplete)", "red")
 
 
 def _format_attack(cell: dict[str, Any]) -> Text:
-    """The attack, and what it saw where that was not everything and its name does not say so."""
+    """Format the attack, and its access to the defense where it is limited and the name does not say so."""
     if cell["knowledge"] in {"white-box", "naive", "transfer"} or cell["norm"] == "corruption":
         return escape_text(cell["label"])
     return escape_text(f"{cell['label']} ({cell['knowledge']})")
 
 
 def print_gates(verdict: GateReport, console: Console) -> None:
-    """One line a violated certificate, then one a gate."""
+    """Print one line per violated certificate, then one per gate."""
     styles = [_RULING_COLOURS["fail"]] * len(verdict.violations) + [
         _RULING_COLOURS[one.ruling] for one in verdict.verdicts
     ]
@@ -146,7 +146,7 @@ def print_gates(verdict: GateReport, console: Console) -> None:
 
 
 def parse_estimate(share: dict[str, Any]) -> Estimate:
-    """An estimate from its form in results.json."""
+    """Parse an estimate from its form in results.json."""
     if share["value"] is None:
         return Estimate(value=float("nan"), low=0.0, high=1.0, n=0)
     return Estimate(value=share["value"], low=share["low"], high=share["high"], n=share["n"])

@@ -163,7 +163,7 @@ def command(
 
 
 def parse_batch_size(text: str) -> int | None:
-    """A number of images, or None for ``auto``.
+    """Parse a number of images, or return None for ``auto``.
 
     Raises:
         ConfigError: If it is neither.

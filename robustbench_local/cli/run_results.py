@@ -19,18 +19,18 @@ LOG_WIDTH_CHARACTERS = 120
 
 
 def show_results(directory: Path, console: Console, *, as_json: bool) -> int:
-    """Write the report of a run, show its results and judge its gates.
+    """Write the report of a run, show its results and check its gates.
 
     Args:
         directory: The run directory.
-        console: Where to.
-        as_json: Whether as JSON lines.
+        console: The console to print on.
+        as_json: Whether to print JSON lines.
 
     Returns:
         The exit code.
 
     Raises:
-        DamagedError: If stored images are damaged and nothing worse is to be said.
+        DamagedError: If stored images are damaged and there is no worse error.
     """
     page = write_report(directory)
     with RunStore.open_readonly(directory) as store:
@@ -54,9 +54,9 @@ def show_results(directory: Path, console: Console, *, as_json: bool) -> int:
 
 
 def make_console(*, as_json: bool) -> Console:
-    """The standard output: as wide as the terminal, or wide enough for the tables in a log.
+    """Make a console for standard output: as wide as the terminal, or wide enough for tables in a log.
 
-    With JSON it is ours alone until the command ends.
+    With JSON, standard output is reserved for it until the command ends.
     """
     if as_json:
         return Console(file=claim_stdout(), soft_wrap=True, width=LOG_WIDTH_CHARACTERS)

@@ -18,7 +18,7 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", envvar="RBL_JSON", help="As JSON.")] = False,
 ) -> None:
-    """Show a card whole: what it does, its threat model, parameters and source, and how a grid names it."""
+    """Show a whole card: its description, threat model, parameters and source, and a grid entry for it."""
     from rich.console import Console
 
     from robustbench_local.cli.entry_page import describe_entry, format_page

@@ -14,12 +14,12 @@ from robustbench_local.errors import escape_unprintable
 
 
 def escape_text(text: object, style: str | Style = "") -> Text:
-    """Text for rich that is shown as it is: brackets, ``:smile:`` and escape sequences mean nothing in it."""
+    """Escape text for rich: brackets, ``:smile:`` and escape sequences are shown literally."""
     return Text(escape_unprintable(str(text)), style=style)
 
 
 def join_text(*parts: Text | str) -> Text:
-    """One line of several parts, each with its own style."""
+    """Join several parts, each with its own style, to one line."""
     return Text.assemble(*(part if isinstance(part, Text) else escape_text(part) for part in parts))
 
 
@@ -27,27 +27,27 @@ def print_line(console: Console, line: object, *, style: str | None = None, wrap
     """Print one line.
 
     Args:
-        console: Where to.
-        line: A line, or what `join` made.
-        style: Of the whole line.
-        wrap: Whether a long line is broken between words; else the terminal breaks it where it likes.
+        console: The console to print on.
+        line: A line, or the result of `join_text`.
+        style: Style of the whole line.
+        wrap: Whether a long line is broken between words; else the terminal breaks it anywhere.
     """
     shown = line if isinstance(line, Text) else escape_text(line)
     console.print(shown, style=style, highlight=False, soft_wrap=not wrap)
 
 
 def print_json(console: Console, content: Any, *, indent: int | None = None) -> None:
-    """Print a value as JSON in ASCII, on one line unless indented; control characters are escaped in it."""
+    """Print a value as ASCII JSON, on one line unless indented; control characters are escaped."""
     console.out(json.dumps(content, indent=indent), highlight=False)
 
 
 def echo_line(line: object, *, error: bool = False) -> None:
-    """Print one line without rich, on the standard output or the standard error."""
+    """Print one line without rich, on standard output or standard error."""
     print(escape_unprintable(str(line)), file=sys.stderr if error else sys.stdout)
 
 
 def escape_unencodable() -> None:
-    """Let a terminal that cannot show a character show its escape, instead of ending the command."""
+    """Escape characters that a terminal cannot encode, so that they do not end the command."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

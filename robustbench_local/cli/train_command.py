@@ -99,7 +99,7 @@ def command(
         typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code."),
     ] = False,
 ) -> int:
-    """Train a model by a defense's card, measure it, and write weights, curves and how they were made."""
+    """Train a model by a defense's card, evaluate it, and write weights, curves and provenance."""
     from robustbench_local.cli.training_run import train_and_report
 
     return train_and_report(

@@ -65,7 +65,7 @@ def train_and_report(
     cards: Sequence[Path],
     allow_code: bool,
 ) -> int:
-    """Train a model by a defense's card; the arguments are those of the command, the exit code is 0."""
+    """Train a model by a defense's card with the arguments of the command; return exit code 0."""
     _check_writable(out)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -142,7 +142,7 @@ def _train_in_child(
     say: TrainingProgress,
     model: str,
 ) -> None:
-    """Train a user's own network in a process of its own, so that its end is not that of the command."""
+    """Train a user's own network in a process of its own, so that its exit does not end the command."""
 
     def listen(message: str | tuple[int, int]) -> None:
         if isinstance(message, str):
@@ -155,7 +155,7 @@ def _train_in_child(
 
 
 def _check_writable(out: Path) -> None:
-    """Before anything is computed."""
+    """Check before the training that the output can be written."""
     if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
         raise ConfigError(
             f"cannot write weights to {str(out)!r}",
@@ -165,13 +165,13 @@ def _check_writable(out: Path) -> None:
 
 
 def _build_data_entry(words: Sequence[str], **said: Any) -> DataEntry:
-    """The training images as a grid file would say them."""
+    """Build the data entry of the training images, as in a grid file."""
     options = parse_settings(words, "--data-option")
     return validate(DataEntry, {**said, **options}, where="--data-option", error=ConfigError)
 
 
 def parse_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
-    """``KEY=VALUE`` words as a mapping; values are parsed as YAML.
+    """Parse ``KEY=VALUE`` words to a mapping; values are parsed as YAML.
 
     Raises:
         ConfigError: If a word is not of this form, or a key comes twice.
@@ -186,7 +186,7 @@ def parse_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
 
 
 def format_command(context: typer.Context) -> str:
-    """The command line that makes the same weights again: all that was said, and no path of this machine."""
+    """Return the command line that makes the same weights again, without paths of this machine."""
     words = ["rbl", "train"]
     for parameter in context.command.params:
         name, value = str(parameter.name), context.params.get(str(parameter.name))
@@ -226,7 +226,7 @@ class TrainingProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._progress_bar is not None:
             self._progress_bar.stop()
             self._progress_bar = None
@@ -237,7 +237,7 @@ class TrainingProgress:
         print_line(self.console, f"{time.strftime('%H:%M:%S')}  {line}")
 
     def step(self, done: int, whole: int) -> None:
-        """Move the bar, or give a sign of life in a log."""
+        """Move the bar, or print a regular progress line in a log."""
         if self._progress_bar is not None:
             self._progress_bar.update(self._progress_bar.task_ids[0], completed=done, total=whole)
         elif time.monotonic() - self._last_print > _HEARTBEAT_SECONDS:

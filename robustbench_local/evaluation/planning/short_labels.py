@@ -1,4 +1,4 @@
-"""Labels: short names for people, from cards, overrides and what the grid calls its entries."""
+"""Short labels for the entries of a run, derived from cards, overrides and names in the grid."""
 
 from __future__ import annotations
 
