@@ -112,8 +112,10 @@ class Certificate(ABC):
             remedy = f"use {' or '.join(sorted(self.norms))}, or another certificate"
             raise ThreatError(f"{name} proves nothing in the norm {threat.norm!r}", remedy=remedy)
         if threat.targets or threat.region != "image":
-            what = "a target" if threat.targets else "a mask"
-            raise ThreatError(f"{name} does not know {what}", remedy="ask about the whole ball, untargeted")
+            unsupported = "a target" if threat.targets else "a mask"
+            raise ThreatError(
+                f"{name} does not know {unsupported}", remedy="ask about the whole ball, untargeted"
+            )
 
     def get_base_classifier(self, classifier: Classifier) -> Classifier:
         """Return the classifier to query for a certificate, by default itself; its passes are counted."""

@@ -1,4 +1,4 @@
-"""Reports: what a run found, for readers, reviewers, spreadsheets and pipelines. They only read the store."""
+"""Reports of a run for readers, reviewers, spreadsheets and pipelines. They only read the store."""
 
 from typing import TYPE_CHECKING
 

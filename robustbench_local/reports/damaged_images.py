@@ -1,4 +1,4 @@
-"""What to say where stored adversarial images are not those that were found."""
+"""Detection of stored adversarial images that changed after they were recorded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_NAMED_CELLS = 3
 
 
 def find_damaged_images(run_dir: Path) -> DamagedError | None:
-    """What to say if adversarial images of a run are not those that were found; None if all of them are."""
+    """Return an error if stored adversarial images of a run were changed, else None."""
     with RunStore.open_readonly(run_dir) as store:
         damaged = store.find_damaged_arrays()
         names = [f"{cell.model} x {cell.attack}" for cell in store.read_cells() if cell.key in damaged]

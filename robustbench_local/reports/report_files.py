@@ -1,4 +1,4 @@
-"""Writing the report of a run: one HTML file, and beside it CSV, JSON, Markdown and figures."""
+"""The report of a run: one HTML file, and CSV, JSON, Markdown and figures beside it."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     """Write the report of a run, finished or not: one HTML file, and its siblings beside it.
 
     The siblings are results.json, results.csv, outcomes.csv, report.md, the PNG files in figures/ and, where
-    signs were looked at from many views, sticker_views.csv. The same run gives the same bytes each time.
+    signs were evaluated over views, sticker_views.csv. The same run always gives the same bytes.
 
     Args:
         run_dir: The run directory; it is only read.
-        out: The HTML file, or a folder for ``report.html``; by default the run directory. Made if need be.
+        out: The HTML file, or a folder for ``report.html``; by default the run directory. Created if missing.
 
     Returns:
         The HTML file.
 
     Raises:
-        ConfigError: If there is no run, or the place cannot be written to.
-        DamagedError: If the run is damaged. Damaged images are left out, and a finding says so.
-        RefusedError: If a symbolic link is in the place of a file or of the folder of figures.
-        StorageError: If the disk refuses; files that were there stay whole.
+        ConfigError: If there is no run, or the folder cannot be written to.
+        DamagedError: If the run is damaged. Damaged images alone are omitted, with a finding.
+        RefusedError: If a file or the folder of figures is a symbolic link.
+        StorageError: If a write fails; existing files stay intact.
     """
     page = _resolve_page_path(Path(run_dir) if out is None else Path(out))
     with RunStore.open_readonly(Path(run_dir)) as store:
@@ -73,6 +73,6 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 
 
 def _resolve_page_path(out: Path) -> Path:
-    """The HTML file: the place itself if its name says so, else one inside that folder."""
+    """Return the HTML file: the path itself if it ends in .html, else a file in that folder."""
     is_file = out.suffix.lower() in {".html", ".htm"} and not out.is_dir()
     return out if is_file else out / PAGE_FILE_NAME

@@ -93,10 +93,12 @@ class APGDL1Search(Search[APGDL1State]):
         points = front.points
         reviewed = self._schedule.is_review[front.age]
         if bool(reviewed.any()):
-            back = _review_step_length(front, state, reach, reviewed.to(reach.device, non_blocking=True))
+            is_restart = _review_step_length(
+                front, state, reach, reviewed.to(reach.device, non_blocking=True)
+            )
             points, gradient = (
-                merge_rows(back, state.max_loss_points, points),
-                merge_rows(back, state.max_loss_gradient, gradient),
+                merge_rows(is_restart, state.max_loss_points, points),
+                merge_rows(is_restart, state.max_loss_gradient, gradient),
             )
         moved = _compute_sparse_step(gradient, state).add_(points)
         turning = self._schedule.ends_phase[front.age]

@@ -132,9 +132,9 @@ class SPSASearch(Search[SPSAState]):
         state.squared_gradient_mean = torch.lerp(
             gradient * gradient, state.squared_gradient_mean, _ADAM_BETA_2
         )
-        taken = reshape_for_broadcast(front.age.to(gradient.device) + 1, gradient)
-        mean = state.gradient_mean / (1 - _ADAM_BETA_1**taken)
-        spread = (state.squared_gradient_mean / (1 - _ADAM_BETA_2**taken)).sqrt_().add_(_ADAM_EPSILON)
+        step_count = reshape_for_broadcast(front.age.to(gradient.device) + 1, gradient)
+        mean = state.gradient_mean / (1 - _ADAM_BETA_1**step_count)
+        spread = (state.squared_gradient_mean / (1 - _ADAM_BETA_2**step_count)).sqrt_().add_(_ADAM_EPSILON)
         moved = front.points + self.attack.step_size * mean / spread
         return project_to_box(moved, front.originals, self.get_ball(front))
 
@@ -158,9 +158,11 @@ class SPSASearch(Search[SPSAState]):
     def _compute_margins(self, front: ActiveSet, samples: Tensor) -> Tensor:
         """Compute the margin of every sample, (W, D), of (W, D, C, H, W)."""
         count = samples.shape[1]
-        rows, labels = (each.repeat_interleave(count) for each in (front.rows, front.labels))
-        pieces = (torch.split(each, self._batch_size) for each in (samples.flatten(0, 1), rows))
-        logits = torch.cat([self._classifier(some, of) for some, of in zip(*pieces, strict=True)])
+        rows, labels = (values.repeat_interleave(count) for values in (front.rows, front.labels))
+        pieces = (torch.split(values, self._batch_size) for values in (samples.flatten(0, 1), rows))
+        logits = torch.cat(
+            [self._classifier(points, point_rows) for points, point_rows in zip(*pieces, strict=True)]
+        )
         return build_objective("margin", self.threat, labels)(logits).view(-1, count)
 
     def _draw_signs(self, front: ActiveSet, state: SPSAState, first: int, count: int) -> Tensor:

@@ -104,8 +104,8 @@ class DeepFoolSearch(MinimumNormSearch[_DeepFoolState]):
         """Step to the nearest of the decision boundaries, each in its linear model."""
         normals = torch.stack(
             [
-                drop_saturated_pixels(select_finite_gradient(each, front), front.points)
-                for each in seen.gradient.unbind(dim=1)
+                drop_saturated_pixels(select_finite_gradient(gradient, front), front.points)
+                for gradient in seen.gradient.unbind(dim=1)
             ],
             dim=1,
         )

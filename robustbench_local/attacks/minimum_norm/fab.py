@@ -131,16 +131,16 @@ class FABSearch(Search[TensorTable]):
         from_original = compute_hyperplane_step(
             originals, gradient, gaps - (gradient * away).sum(dim=1), norm
         )
-        near, far = (
+        step_length, original_step_length = (
             compute_norms(from_here, norm).clamp_min(_MIN_STEP),
             compute_norms(from_original, norm).clamp_min(_MIN_STEP),
         )
-        pull = (near / (near + far)).clamp_max(ALPHA_MAX)
+        pull = (step_length / (step_length + original_step_length)).clamp_max(ALPHA_MAX)
         reached = compute_success_margin(seen.logits, front.labels, self.threat) > 0
         # original + kept * away + ahead * from_here + aside * from_original
-        kept = torch.where(reached, KEPT_DISTANCE_SHARE, 1 - pull)[:, None]
+        kept_share = torch.where(reached, KEPT_DISTANCE_SHARE, 1 - pull)[:, None]
         ahead, aside = ((OVERSHOOT * share).masked_fill(reached, 0)[:, None] for share in (1 - pull, pull))
-        moved = torch.addcmul(originals, away, kept).addcmul_(from_here, ahead)
+        moved = torch.addcmul(originals, away, kept_share).addcmul_(from_here, ahead)
         return moved.addcmul_(from_original, aside).clamp_(0, 1).view_as(front.points)
 
 

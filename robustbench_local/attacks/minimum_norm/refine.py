@@ -74,13 +74,15 @@ class _BoundarySwitchSearch(MinimumNormSearch[TensorTable]):
 
     def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002
         """Step from the original to the nearest of the decision boundaries."""
-        original, here, norm = front.originals.flatten(1), front.points.flatten(1), self.threat.norm
-        normals = [select_finite_gradient(each, front).flatten(1) for each in seen.gradient.unbind(dim=1)]
-        way = original - here
+        original, current, norm = front.originals.flatten(1), front.points.flatten(1), self.threat.norm
+        normals = [
+            select_finite_gradient(gradient, front).flatten(1) for gradient in seen.gradient.unbind(dim=1)
+        ]
+        delta = original - current
         pairs = zip(seen.losses.unbind(dim=1), normals, strict=True)
         gaps = [
-            lead + (way * each).sum(dim=1) - _compute_safe_margin(seen, each, here, 1.0)
-            for lead, each in pairs
+            lead + (delta * class_normal).sum(dim=1) - _compute_safe_margin(seen, class_normal, current, 1.0)
+            for lead, class_normal in pairs
         ]
         chosen, distance = find_nearest_boundary(torch.stack(gaps, dim=1), torch.stack(normals, dim=1), norm)
         rows = torch.arange(len(chosen), device=chosen.device)

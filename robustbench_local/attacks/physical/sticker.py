@@ -99,8 +99,10 @@ class Sticker(EOTAttack):
         best, scores = images, images.new_full((len(images),), -torch.inf)
         for restart in range(self.restarts):
             colours = self._draw_colours(setting, restart) if restart else start
-            found, reached = self._optimize_colours(setting, mask, colours, f"restart {restart}", self.steps)
-            best = torch.where((reached > scores).view(-1, 1, 1, 1), found, best)
+            best_colours, reached = self._optimize_colours(
+                setting, mask, colours, f"restart {restart}", self.steps
+            )
+            best = torch.where((reached > scores).view(-1, 1, 1, 1), best_colours, best)
             scores = torch.maximum(scores, reached)
         stuck = relight_colours(best, images, setting.surfaces)
         return torch.where(mask, (stuck * 255).round() / 255, images)
@@ -114,8 +116,8 @@ class Sticker(EOTAttack):
         plain = [build_sticker_mask(surfaces, threat, layout=layout) for layout in range(len(BAR_LAYOUTS))]
         masks = torch.stack([first, *plain])
         tried = [
-            self._optimize_colours(setting, mask, start, f"place {place}", self.layout_steps)
-            for place, mask in enumerate(masks)
+            self._optimize_colours(setting, mask, start, f"place {layout_index}", self.layout_steps)
+            for layout_index, mask in enumerate(masks)
         ]
         colours, scores = (torch.stack(part) for part in zip(*tried, strict=True))
         best, signs = scores.argmax(dim=0), torch.arange(len(surfaces), device=surfaces.device)
@@ -162,7 +164,7 @@ class Sticker(EOTAttack):
             moved = ((colours - own).abs() * surfaces).flatten(1).sum(dim=1)
             return self.l1 * moved / (surfaces.flatten(1).sum(dim=1) * images.shape[1])
 
-        found, _ = optimize_colours(
+        best_colours, _ = optimize_colours(
             self, setting, own, changed, size, draw_name="place", steps=self.place_steps
         )
-        return (found - own).abs().sum(dim=1, keepdim=True)
+        return (best_colours - own).abs().sum(dim=1, keepdim=True)

@@ -166,7 +166,7 @@ class SquareSearch(Search[SquareState]):
 
     def count_lookahead(self, front: ActiveSet, most: int) -> Tensor | None:
         """Return more points the lower the item's acceptance rate; never beyond its block."""
-        state: SquareState = front.state  # type: ignore[assignment]  # begin made it
+        state: SquareState = front.state  # type: ignore[assignment]  # start_items made it
         if not self.lookahead_budget or not front.get_age_range()[0]:
             return None
         counts = 1 + (_LOOKAHEAD_SHARE * front.age / (state.accepted_count.cpu() + 1)).long()
@@ -178,7 +178,7 @@ class SquareSearch(Search[SquareState]):
 
     def build_lookahead(self, front: ActiveSet, of: Tensor, offsets: Tensor) -> SquareLookahead:
         """Write proposals into the best points, each as if all before it had been rejected."""
-        state: SquareState = front.state  # type: ignore[assignment]  # begin made it
+        state: SquareState = front.state  # type: ignore[assignment]  # start_items made it
         ages = front.age[of] - 1 + offsets
         windows = self._build_windows(front, ages, *compute_age_range(ages))
         row, slot = (_move_index(index, state.stream_keys) for index in (of, ages % _STEPS_PER_BLOCK))
@@ -201,7 +201,7 @@ class SquareSearch(Search[SquareState]):
 
     def advance_items(self, front: ActiveSet, there: Lookahead, vain: Tensor) -> None:
         """Update the state to the proposals in the current points."""
-        state: SquareState = front.state  # type: ignore[assignment]  # begin made it
+        state: SquareState = front.state  # type: ignore[assignment]  # start_items made it
         state.wasted_count = state.wasted_count + vain
         reached: SquareLookahead = there  # type: ignore[assignment]  # build_lookahead made it
         state.windows, state.proposed_budget = reached.windows, reached.used_budget
@@ -213,7 +213,7 @@ class SquareSearch(Search[SquareState]):
 
     def update_best_points(self, front: ActiveSet, scores: Tensor) -> None:
         """Accept the proposals that raise the score and undo the others, inside their windows if possible."""
-        state: SquareState = front.state  # type: ignore[assignment]  # begin made it
+        state: SquareState = front.state  # type: ignore[assignment]  # start_items made it
         better = self.is_improvement(scores, front.best_scores)
         if self.lookahead_budget:
             state.accepted_count = state.accepted_count + better
@@ -226,9 +226,9 @@ class SquareSearch(Search[SquareState]):
         front.best_scores = torch.where(better, scores, front.best_scores)
         points, best = front.points.flatten(1), front.best_points.flatten(1)
         where = self._locate_proposals(front, state)
-        kept = torch.where(better[:, None], points.gather(1, where), best.gather(1, where))
-        points.scatter_(1, where, kept)
-        best.scatter_(1, where, kept)
+        accepted_pixels = torch.where(better[:, None], points.gather(1, where), best.gather(1, where))
+        points.scatter_(1, where, accepted_pixels)
+        best.scatter_(1, where, accepted_pixels)
 
     def step(self, front: ActiveSet, state: SquareState, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - keep has judged
         """Write the next proposals into the points."""
@@ -275,9 +275,9 @@ class SquareSearch(Search[SquareState]):
         if smallest == largest:  # sides only fall
             return Windows((largest,), shape, device)
         sides = [self._window_sides[age] for age in ages.tolist()]
-        known = sorted(set(sides))
-        which = torch.tensor([known.index(side) for side in sides])
-        return Windows(tuple(known), shape, device, _move_index(which, front.points))
+        distinct_sides = sorted(set(sides))
+        side_indices = torch.tensor([distinct_sides.index(side) for side in sides])
+        return Windows(tuple(distinct_sides), shape, device, _move_index(side_indices, front.points))
 
     def _start_from_stripes(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> Tensor:
         """Start from vertical stripes, one pixel wide."""

@@ -50,8 +50,8 @@ def compute_window_sides(
     sides = area.sqrt().round().long().clamp_min(min_side)
     if odd:
         sides += 1 - sides % 2
-    found: list[int] = sides.clamp_max(min(height, width)).tolist()
-    return found
+    window_sides: list[int] = sides.clamp_max(min(height, width)).tolist()
+    return window_sides
 
 
 @lru_cache(maxsize=64)

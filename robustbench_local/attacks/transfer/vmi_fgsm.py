@@ -79,9 +79,9 @@ class VMIFGSM(TIFGSM):
             delta = sample_random_start(
                 inputs.stream, shape, ball, draw=draw, device=device, masks=inputs.masks
             )
-            there, values = self._compute_gradient(inputs, (points + delta).clamp(0, 1), draw)
+            neighbour_gradient, values = self._compute_gradient(inputs, (points + delta).clamp(0, 1), draw)
             total += remove_nonfinite(
-                _scale_rows(there, self._compute_log_weight(inputs, values) - weight) - here
+                _scale_rows(neighbour_gradient, self._compute_log_weight(inputs, values) - weight) - here
             )
         return total / self.neighbours
 

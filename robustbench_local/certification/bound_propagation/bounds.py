@@ -75,11 +75,11 @@ def _compute_margins(
 ) -> Tensor:
     classes = bounds.graph.nodes[-1].shape[0]
     rows = build_margin_rows(labels, classes).to(bounds.intervals[0].lower)
-    found = compute_linear_bounds(
+    margins = compute_linear_bounds(
         bounds, len(bounds.graph.nodes) - 1, rows, ball, through_activations=through_activations
     )
-    return torch.zeros(len(labels), classes, dtype=found.dtype, device=found.device).scatter(
-        1, list_other_classes(labels, classes), found
+    return torch.zeros(len(labels), classes, dtype=margins.dtype, device=margins.device).scatter(
+        1, list_other_classes(labels, classes), margins
     )
 
 

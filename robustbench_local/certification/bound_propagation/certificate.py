@@ -81,10 +81,10 @@ class BoundCertificate(Certificate):
             read_correctly = (predictions == labels).nonzero().flatten()
             for chosen in torch.split(read_correctly, _count_images_per_chunk(graph)):
                 rows = build_margin_rows(labels[chosen], logits.shape[1]).double()
-                found = self.compute_margins(
+                margin_bounds = self.compute_margins(
                     graph, build_input_region(images[chosen], threat), rows, rounding
                 )
-                margins[chosen] = found.amin(dim=1)
+                margins[chosen] = margin_bounds.amin(dim=1)
         return CertifiedBatch(
             predictions=predictions.cpu(),
             verified=(margins > 0).cpu(),

@@ -66,7 +66,7 @@ def _build_convolution(layer: nn.Conv2d, source: Shape, target: Shape) -> Operat
         padding = (0, 0)
     if isinstance(padding, str):
         reach = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
-        if any(each % 2 for each in reach):
+        if any(size % 2 for size in reach):
             raise UnsupportedNodeError("is a Conv2d padded on one side", "give it an odd kernel")
         padding = (reach[0] // 2, reach[1] // 2)
     if layer.padding_mode != "zeros" and any(padding):
@@ -126,8 +126,8 @@ def _build_pool(source: Shape, target: Shape, options: Mapping[str, Any]) -> Ope
     )
     includes = options.get("count_include_pad", True) or not any(padding)
     if not whole or not includes or options.get("divisor_override"):
-        what = "is an average pool with ceil_mode, count_include_pad=False or divisor_override"
-        raise UnsupportedNodeError(what, "use a plain average pool")
+        reason = "is an average pool with ceil_mode, count_include_pad=False or divisor_override"
+        raise UnsupportedNodeError(reason, "use a plain average pool")
     return _build_averaging(source, target, kernel, stride, padding)
 
 
@@ -205,8 +205,8 @@ def _read_leaky_relu(node: fx.Node, place: NodeContext) -> Operation:
 
 def _read_average_pool(node: fx.Node, place: NodeContext) -> Operation:
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-    given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
-    return _build_pool(*_read_shapes(node, place), place.read_constants(given))
+    options = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+    return _build_pool(*_read_shapes(node, place), place.read_constants(options))
 
 
 def _read_mean(node: fx.Node, place: NodeContext) -> Operation | None:
@@ -237,29 +237,29 @@ def _read_arithmetic(kind: str, node: fx.Node, place: NodeContext) -> Operation:
     if node.kwargs or len(node.args) != 2:
         raise UnsupportedNodeError(f"is {kind} with other arguments than two", "write it out")
     first, second = node.args
-    here = [isinstance(each, fx.Node) and each in place.image_nodes for each in (first, second)]
+    is_image = [isinstance(value, fx.Node) and value in place.image_nodes for value in (first, second)]
     sign = -1.0 if kind == "sub" else 1.0
-    if all(here):
-        shapes = {place.get_shape(each) for each in (first, second) if isinstance(each, fx.Node)}
+    if all(is_image):
+        shapes = {place.get_shape(value) for value in (first, second) if isinstance(value, fx.Node)}
         if kind not in {"add", "sub"} or len(shapes) > 1:
             raise UnsupportedNodeError(
                 f"is the {kind} of two places of the network", "add places of equal shape"
             )
         return Sum(sign)
-    if kind == "div" and here[1]:
+    if kind == "div" and is_image[1]:
         raise UnsupportedNodeError("divides by the images")
-    read = place.build_constant_reader(second if here[0] else first)
+    read = place.build_constant_reader(second if is_image[0] else first)
     _check_constant_shape(kind, torch.as_tensor(read()).shape, node, place)
-    return _build_constant_map(kind, read, images_first=here[0])
+    return _build_constant_map(kind, read, images_first=is_image[0])
 
 
 def _check_constant_shape(kind: str, constant: Shape, node: fx.Node, place: NodeContext) -> None:
     """Refuse a constant that changes the shape of values, or that differs between images of a batch."""
-    source = next(place.get_shape(each) for each in node.all_input_nodes if each in place.image_nodes)
+    source = next(place.get_shape(value) for value in node.all_input_nodes if value in place.image_nodes)
     same = tuple(_get_result(node, place).shape[1:]) == source
     if not same or (len(constant) > len(source) and constant[0] != 1):
-        what = f"is the {kind} of values {source} and a constant {tuple(constant)}"
-        raise UnsupportedNodeError(what, f"use a constant that broadcasts to {source}")
+        reason = f"is the {kind} of values {source} and a constant {tuple(constant)}"
+        raise UnsupportedNodeError(reason, f"use a constant that broadcasts to {source}")
 
 
 def _build_constant_map(kind: str, read: Callable[[], Any], *, images_first: bool) -> Affine:
@@ -267,14 +267,14 @@ def _build_constant_map(kind: str, read: Callable[[], Any], *, images_first: boo
         constant = torch.as_tensor(read()).to(like)
         if constant.ndim > 1 and len(constant) == 1:
             constant = constant[0]
-        one, none = torch.ones_like(constant), torch.zeros_like(constant)
+        ones, zeros = torch.ones_like(constant), torch.zeros_like(constant)
         if kind == "mul":
-            return constant, none, none
+            return constant, zeros, zeros
         if kind == "div":
-            return 1 / constant, none, none
+            return 1 / constant, zeros, zeros
         if kind == "add":
-            return one, constant, constant.abs()
-        return (one, -constant, constant.abs()) if images_first else (-one, constant, constant.abs())
+            return ones, constant, constant.abs()
+        return (ones, -constant, constant.abs()) if images_first else (-ones, constant, constant.abs())
 
     return Diagonal(parts, operation_count=3)  # the constant is rounded, its reciprocal, and the result
 

@@ -151,13 +151,15 @@ def load_initial_network(
             raise ModelError("is no torch module, so it cannot be trained", where=model)
         if loaded.num_classes != num_classes:
             _replace_head(loaded.model, loaded.num_classes, num_classes, model)
-    known = loaded.normalize if normalize is None else parse_normalization(normalize, loaded.channels)
+    normalization = loaded.normalize if normalize is None else parse_normalization(normalize, loaded.channels)
     sha = loaded.provenance.get("sha256") or loaded.provenance.get("published")
     return InitialNetwork(
-        module=NormalizedNetwork(loaded.model.requires_grad_(True), known, input_size or loaded.input_size),
+        module=NormalizedNetwork(
+            loaded.model.requires_grad_(True), normalization, input_size or loaded.input_size
+        ),
         architecture=str(loaded.provenance.get("architecture") or model),
         num_classes=num_classes,
-        normalize=known,
+        normalize=normalization,
         input_size=input_size or loaded.input_size,
         origin={"weights": str(loaded.provenance.get("weights", weights)), "sha256": str(sha)} if sha else {},
     )

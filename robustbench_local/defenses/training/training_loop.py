@@ -207,9 +207,9 @@ def _measure_accuracy(learner: Learner, context: TrainingContext, images: Tensor
         _VALIDATION_BATCH_SIZE if images[0].numel() <= _MAX_SMALL_IMAGE_VALUES else learner.recipe.batch_size
     )
     for part, truth in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-        seen, right = _set_memory_layout(part.to(context.device)), truth.to(context.device)
-        clean += _count_correct(learner.averaged, seen, right)
-        withstood = learner.objective.is_robust(learner.averaged, seen, right)
+        batch_images, right = _set_memory_layout(part.to(context.device)), truth.to(context.device)
+        clean += _count_correct(learner.averaged, batch_images, right)
+        withstood = learner.objective.is_robust(learner.averaged, batch_images, right)
         if withstood is not None:
             attacked = True
             robust += int(withstood.sum())
@@ -223,10 +223,10 @@ def _count_correct(module: nn.Module, images: Tensor, labels: Tensor) -> int:
 
 
 def _format_progress(learner: Learner) -> str:
-    left = learner.seconds / learner.epoch * (learner.recipe.epochs - learner.epoch)
+    remaining_seconds = learner.seconds / learner.epoch * (learner.recipe.epochs - learner.epoch)
     epoch = learner.curves[-1]
     score = epoch.validation
     robust = "" if score.robust is None else f"  {learner.objective.robust_metric} {score.robust:.1%}"
-    minutes, seconds = divmod(round(left), 60)
+    minutes, seconds = divmod(round(remaining_seconds), 60)
     done = f"epoch {learner.epoch}/{learner.recipe.epochs}  loss {epoch.loss:.3f}"
     return f"{done}  clean {score.clean:.1%}{robust}  {minutes} min {seconds:02d} s left"

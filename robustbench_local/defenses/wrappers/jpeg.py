@@ -53,7 +53,7 @@ class JPEG(FixedWrapper):
     def _compress_images(self, images: Tensor) -> Tensor:
         levels = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
         pictures = levels.permute(0, 2, 3, 1).numpy()
-        read = np.stack([self._recode_picture(each) for each in pictures])
+        read = np.stack([self._recode_picture(picture) for picture in pictures])
         return (torch.from_numpy(read).permute(0, 3, 1, 2).float() / 255).to(images.device, images.dtype)
 
     def _recode_picture(self, picture: PixelLevels) -> PixelLevels:

@@ -63,7 +63,6 @@ def defend(
     Returns:
         The defended classifier. Attacks pass through the defense, by its surrogate if it has no useful
         gradient; for a stochastic defense they average over 20 draws.
-        gradient; where it draws random numbers, they look at the mean over 20 draws.
 
     Raises:
         CardError: If there is no such card.

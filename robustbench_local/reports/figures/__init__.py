@@ -1,1 +1,1 @@
-"""The figures as PNG files: what matplotlib draws for the sections of a report."""
+"""Matplotlib figures for the sections of a report."""

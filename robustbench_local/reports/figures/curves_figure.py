@@ -23,11 +23,11 @@ from robustbench_local.reports.formatting.text import (
 MODEL_COLOURS = ("#1b5f96", "#bd4f12", "#2a7a5a", "#83479a", "#776200", "#55534d")
 MODEL_MARKERS = ("o", "s", "^", "D", "v", "|")
 LEGEND_POINTS, LEGEND_WIDTH_INCHES = 8, 2.8
-"""Size of the names in a legend, and inches of a name up to which a legend fits into a panel of curves."""
+"""Font size of a legend, and the widest name with which it fits into a panel of curves."""
 
 
 def draw_curves(panels: Sequence[CurvePanel], names: Mapping[EvaluatedModel, str]) -> Figure:
-    """Panels side by side; the bands are intervals."""
+    """Draw panels side by side; the bands are confidence intervals."""
     figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
     every = list(names)
     for column, panel in enumerate(panels, start=1):

@@ -16,11 +16,11 @@ from robustbench_local.reports.formatting.fonts import select_drawable_text
 MAX_EXAMPLES = 8
 """Rows of the gallery figure; the page shows more."""
 CAPTION_POINTS, CAPTION_WIDTH_INCHES = 7, 1.5
-"""Size of what stands above a picture, and the inches that it may take before it runs into its neighbour."""
+"""Font size and maximum width of the caption of a picture."""
 
 
 def draw_examples(all_examples: Sequence[CellExamples], names: Mapping[EvaluatedModel, str]) -> Figure:
-    """One example of each cell: clean, attacked, and the amplified change."""
+    """Draw one example per cell: the clean image, the adversarial image and the amplified change."""
     shown = [
         (cell_examples, example) for cell_examples in all_examples for example in cell_examples.examples[:1]
     ][:MAX_EXAMPLES]

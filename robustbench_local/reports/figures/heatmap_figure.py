@@ -22,11 +22,11 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Estimate
 
 COLUMN_HEAD_WIDTH_INCHES = 1.8
-"""Inches that the name of an attack may take at the head of a column."""
+"""Maximum width of an attack's name at the head of a column."""
 
 
 def draw_heatmap(heatmap: HeatMap, names: Mapping[EvaluatedModel, str]) -> Figure:
-    """Robust accuracy of each model under each attack."""
+    """Draw the robust accuracy of each model under each attack."""
     columns, rows = heatmap.columns, heatmap.rows
     heads = ["clean", *(f"{column.threat}\n{_format_column_head(column.label)}" for column in columns)]
     labels = [names[row.subject] for row in rows]
@@ -77,7 +77,7 @@ def _format_heatmap_title(heatmap: HeatMap) -> str:
 
 
 def _format_interval_and_n(estimate: Estimate, clean: Estimate | None = None) -> str:
-    """The interval and, below it, the number of images: squares of one drawing may have met other images."""
+    """Format the interval and the number of images, which may differ between entries."""
     if not estimate.is_known:
         return format_interval(estimate)
     own = f"\nclean {format_percent(clean.value)}" if clean else ""

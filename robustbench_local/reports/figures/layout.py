@@ -1,4 +1,4 @@
-"""What the figures share: colours, sizes of text, empty tables and their entries."""
+"""Shared parts of the figures: colors, text sizes, empty tables and their entries."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from robustbench_local.reports.formatting.text import (
 TEXT_COLOUR, MUTED_COLOUR, LINE_COLOUR = "#20201d", "#5d5b54", "#d9d5cb"
 SHARE_COLOURMAP = LinearSegmentedColormap.from_list("robust", ["#eea15f", "#f4f0e7", "#79b0d6"])
 TITLE_POINTS = 9
-"""Size of the titles, and of the names at the sides."""
+"""Font size of titles and of row and column names."""
 LINE_HEIGHT_INCHES = 0.17
-"""Inches that one more line of a title takes."""
+"""Height of an additional title line."""
 MIN_TITLE_WIDTH_INCHES = 4.5
-"""Inches that a title may take before it is wrapped, however narrow the table below it."""
+"""Width below which a title is not wrapped, even above a narrower table."""
 
 
 def build_table_axes(columns: Sequence[str], rows: Sequence[str], title: str) -> tuple[Figure, Axes]:
-    """An empty table with names at its top and left side."""
+    """Build an empty table with column names at the top and row names at the left."""
     across = max(1.05, measure_width_inches(columns) + 0.15)
     width = max(2.2, measure_width_inches(rows) + 0.5) + across * len(columns)
     width = max(
@@ -50,7 +50,7 @@ def build_table_axes(columns: Sequence[str], rows: Sequence[str], title: str) ->
 
 
 def fit_text(text: str, inches: float, size: float = TITLE_POINTS) -> str:
-    """A text that takes at most so many inches, the middle of a longer one left out."""
+    """Shorten a text to this width in inches by omitting its middle."""
     most = len(text)
     while most > 4 and measure_width_inches([text], size) > inches:
         most = min(most - 1, int(most * max(inches / measure_width_inches([text], size), 0.5)))
@@ -59,7 +59,7 @@ def fit_text(text: str, inches: float, size: float = TITLE_POINTS) -> str:
 
 
 def measure_width_inches(texts: Sequence[str], size: float = TITLE_POINTS) -> float:
-    """Inches that the longest of some texts takes, by default at the size of titles and names."""
+    """Measure the width of the widest text in inches, by default at the size of titles."""
     figure = Figure()
     pen = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     drawn = (figure.text(0, 0, text, fontsize=size) for text in texts)
@@ -67,7 +67,7 @@ def measure_width_inches(texts: Sequence[str], size: float = TITLE_POINTS) -> fl
 
 
 def wrap_lines(text: str, width: float) -> list[str]:
-    """Lines of at most so many inches; a word that is longer has a line of its own."""
+    """Wrap a text to this width in inches; a longer word gets its own line."""
     lines: list[str] = []
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
@@ -88,7 +88,7 @@ def draw_entry(
     colours: Colormap = SHARE_COLOURMAP,
     below: str = "",
 ) -> None:
-    """A square of a table: a share on its colour, or a word where there is none."""
+    """Draw a table entry: a share on its color, or the status where there is none."""
     known = square.estimate.is_known
     box = mpl.patches.Rectangle(
         (x - 0.47, y - 0.45),
@@ -110,6 +110,6 @@ def draw_entry(
 
 
 def draw_label(axes: Axes, x: int, y: int, value: str, below: str, *, weight: str) -> None:
-    """A value, and smaller text below it."""
+    """Draw a value, and smaller text below it."""
     axes.text(x, y - 0.12, value, ha="center", va="center", weight=weight)
     axes.text(x, y + 0.22, below, ha="center", va="center", fontsize=7)

@@ -23,7 +23,7 @@ from robustbench_local.reports.formatting.text import (
 
 
 def draw_transfer(matrix: TransferMatrix, names: Mapping[EvaluatedModel, str]) -> Figure:
-    """Success of one attack by the model it was made on and the model it was tried on."""
+    """Draw the success of one attack by surrogate model and attacked model."""
     columns = [names[target] for target in matrix.attacked_models]
     rows = [
         select_drawable_text(row.surrogate, f"surrogate {number}")
@@ -39,7 +39,7 @@ def draw_transfer(matrix: TransferMatrix, names: Mapping[EvaluatedModel, str]) -
 
 
 def draw_corruptions(corruption_map: CorruptionMap, names: Mapping[EvaluatedModel, str]) -> Figure:
-    """Accuracy of one model by corruption and severity."""
+    """Draw the accuracy of one model by corruption and severity."""
     columns = [*(f"severity {severity}" for severity in corruption_map.severities), "mean"]
     labels = [
         select_drawable_text(row.label, f"corruption {number}")
@@ -55,7 +55,7 @@ def draw_corruptions(corruption_map: CorruptionMap, names: Mapping[EvaluatedMode
 
 
 def draw_goals(table: GoalTable, names: Mapping[EvaluatedModel, str]) -> Figure:
-    """Success of one attack by target and model."""
+    """Draw the success of one attack by target and model."""
     labels = [
         select_drawable_text(row.goal_name, f"target {number}")
         for number, row in enumerate(table.rows, start=1)
@@ -73,7 +73,7 @@ def draw_goals(table: GoalTable, names: Mapping[EvaluatedModel, str]) -> Figure:
 
 
 def draw_view_map(result: StickerResult, names: Mapping[EvaluatedModel, str]) -> Figure:
-    """Success of one sticker by size of the sign and angle."""
+    """Draw the success of one sticker by size of the sign and angle."""
     view_map = result.view_map
     attack = f"{select_drawable_text(result.cell.label, 'sticker')} on {names[result.subject]}"
     title = f"{attack}: attack success over views, by size of the sign (far to near) and angle"

@@ -1,4 +1,4 @@
-"""Targeted attacks: how many images ended where."""
+"""Final predictions of targeted attacks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNT_COLOURMAP = LinearSegmentedColormap.from_list("counts", ["#fdfcfa", "#eea1
 
 
 def draw_target_matrix(matrix: TargetMatrix, names: Mapping[EvaluatedModel, str]) -> Figure:
-    """Images of each model by the class in which they ended."""
+    """Draw the image counts of each model by final prediction."""
     rows = [row for row in matrix.rows if row.problem is None]
     columns = [
         select_drawable_text(target, f"target {number}")

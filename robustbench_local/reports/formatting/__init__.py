@@ -1,1 +1,1 @@
-"""How reports write numbers, names and tables."""
+"""Formatting of numbers, names and tables."""

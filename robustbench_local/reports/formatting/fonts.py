@@ -1,4 +1,4 @@
-"""Which characters the installed fonts can draw: names come in every script (fault F70)."""
+"""Characters that the installed fonts can draw; names come in every script (fault F70)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FALLBACK_FONTS = (
     "Noto Sans Symbols 2",
     "Arial Unicode MS",
 )
-"""Fonts that are tried for each character, where installed; the first one comes with matplotlib."""
+"""Fonts tried for each character, if installed; the first comes with matplotlib."""
 
 
 MAX_NAME_CHARACTERS = 40
@@ -31,7 +31,7 @@ MAX_NAME_CHARACTERS = 40
 
 
 def shorten_text(text: str, max_characters: int) -> str:
-    """A text of at most so many characters; of a longer one the beginning, an ellipsis and the end."""
+    """Shorten a text to at most this many characters, with an ellipsis for its middle."""
     if len(text) <= max_characters:
         return text
     end = max_characters // 4
@@ -40,18 +40,18 @@ def shorten_text(text: str, max_characters: int) -> str:
 
 @cache
 def list_font_names() -> list[str]:
-    """The installed ones among the fonts that are tried, in that order."""
+    """List the installed fonts in the order in which they are tried."""
     installed = set(font_manager.get_font_names())
     return [name for name in _FALLBACK_FONTS if name in installed]
 
 
 def select_drawable_text(text: str, fallback: str, max_characters: int = MAX_NAME_CHARACTERS) -> str:
-    """The text if the installed fonts can draw it, else what stands in for it.
+    """Return the text if the installed fonts can draw it, else the fallback.
 
     Args:
         text: A name of any length.
-        fallback: What stands in for it.
-        max_characters: Characters that are drawn; the middle of a longer name is left out.
+        fallback: Replacement for a text that cannot be drawn.
+        max_characters: Longest text that is drawn whole; a longer one loses its middle.
     """
     plain = shorten_text(" ".join(text.split()), max_characters)
     # Before matplotlib 3.11 right-to-left text was drawn in the wrong order.
@@ -62,6 +62,6 @@ def select_drawable_text(text: str, fallback: str, max_characters: int = MAX_NAM
 
 @cache
 def _list_glyphs() -> frozenset[int]:
-    """Every character that one of the fonts has."""
+    """List the characters that at least one of the fonts has."""
     files = (font_manager.findfont(name, fallback_to_default=False) for name in list_font_names())
     return frozenset(code for file in files for code in font_manager.get_font(file).get_charmap())

@@ -11,7 +11,7 @@ _SPECIAL_PATTERN = re.compile(r"([\\`*_\[\]|~$])|(?<=^)([#+=-])|(?<=^\d)([.)])(?
 
 
 def escape_markdown(text: str) -> str:
-    """A text from outside, so that Markdown and the HTML inside it show it as it is, on one line."""
+    """Escape a text from outside, so that Markdown and HTML show it unchanged and on one line."""
     plain = (
         escape_unprintable(" ".join(text.split()))
         .replace("&", "&amp;")
@@ -22,7 +22,7 @@ def escape_markdown(text: str) -> str:
 
 
 def render_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table whose cells are escaped already."""
+    """Render the lines of a table whose cells are already escaped."""
     yield f"| {' | '.join(head)} |"
     yield f"|{' --- |' * len(head)}"
     for row in rows:

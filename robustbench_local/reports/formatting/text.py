@@ -1,4 +1,4 @@
-"""How the reports write numbers, budgets and other people's strings."""
+"""Formatting of numbers, perturbation budgets and strings from outside."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from robustbench_local.store import SurfaceRecord
 EN_DASH = "\N{EN DASH}"
 MISSING_TEXT = "\N{EM DASH}"
 MAX_NAMED_CELLS = 6
-"""Cells that one sentence names; the table of cells has them all."""
+"""Cells named in one sentence; the table of cells lists all of them."""
 
 _HOME_PATTERN = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s:'\"]+")
 _CREDENTIALS_PATTERN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _CONTROL_PATTERN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _THREAT_SUFFIX_PATTERN = re.compile(r"-(?:linf|l2|l1|spatial)-[0-9.]+(?=$|\[)")
 _SURFACE_BY_NORM = {"sticker": "sign", "patch": "image"}
-"""What the area of an object is a share of."""
+"""The surface that the area of an object is a share of."""
 _SHIFT_SHARE_PER_DEGREE = 1 / 300
 """Share of the side that a spatial attack may shift an image by, for each degree that it may turn it."""
 
 
 def format_percent(share: float) -> str:
-    """A share as ``54.2 %``; never a rounded 0 or 100 when it is neither."""
+    """Format a share as ``54.2%``; a value is never rounded to 0 or 100."""
     if math.isnan(share):
         return MISSING_TEXT
     if 0 < share < 0.0005:
@@ -41,31 +41,31 @@ def format_percent(share: float) -> str:
 
 
 def format_interval(estimate: Estimate) -> str:
-    """The confidence interval as ``49.8-58.6 %``, with an en dash."""
+    """Format the confidence interval as ``49.8-58.6%``, with an en dash."""
     return (
         f"{100 * estimate.low:.1f}{EN_DASH}{100 * estimate.high:.1f}%" if estimate.is_known else MISSING_TEXT
     )
 
 
 def format_estimate(estimate: Estimate) -> str:
-    """Value, interval and n in one piece: ``54.2% (49.8-58.6%, n = 500)``."""
+    """Format value, interval and n: ``54.2% (49.8-58.6%, n = 500)``."""
     if not estimate.is_known:
         return MISSING_TEXT
     return f"{format_percent(estimate.value)} ({format_interval(estimate)}, n = {estimate.n})"
 
 
 def format_radius(eps: float) -> str:
-    """A radius as people write it: ``8/255``, ``0.3``; a dash if it is not finite."""
+    """Format a radius as a fraction or number: ``8/255``, ``0.3``; a dash if it is not finite."""
     return number_parser.format_radius(eps) if math.isfinite(eps) else MISSING_TEXT
 
 
 def format_distance(norm: str, size: float, *, max_radius: float = math.inf) -> str:
-    """A distance with three digits, in 255ths where that is how people write radii.
+    """Format a distance with three digits, in 255ths for norms whose radii are written so.
 
     Args:
         norm: ``Linf``, ``L2`` or ``L1``.
-        size: In pixel units of [0, 1]; infinite if it is beyond what was looked for.
-        max_radius: The largest distance that was looked for.
+        size: In pixel units of [0, 1]; infinite if it is beyond the searched radius.
+        max_radius: The largest distance that was searched.
     """
     if math.isnan(size):
         return MISSING_TEXT
@@ -75,22 +75,22 @@ def format_distance(norm: str, size: float, *, max_radius: float = math.inf) -> 
 
 
 def format_ratio(ratio: float) -> str:
-    """A ratio of distances, at least 1; infinite where the attack missed what others found."""
+    """Format a ratio of distances, at least 1; infinite where the attack missed what others found."""
     return f"{ratio:.2f} \N{MULTIPLICATION SIGN}" if math.isfinite(ratio) else "\N{INFINITY}"
 
 
 def format_norm(norm: str) -> str:
-    """The norm with its infinity sign: ``Linf`` is written with the sign, others as they are."""
+    """Format the norm; ``Linf`` becomes L with the infinity sign."""
     return "L\N{INFINITY}" if norm == "Linf" else norm
 
 
 def format_budget(norm: str, eps: float, surface: SurfaceRecord | None = None) -> str:
-    """The ball in symbols, e.g. L-infinity at most 8/255; turns and shifts, severities or areas in words.
+    """Format the perturbation budget, e.g. L-infinity at most 8/255; other families in words.
 
     Args:
         norm: The norm or family.
-        eps: Its radius, or what its family has in its place.
-        surface: What a sticker may be on, where the run knows.
+        eps: Its radius, or the size that its family uses instead.
+        surface: The surface that a sticker may cover, if the run recorded it.
     """
     at_most = " \N{LESS-THAN OR EQUAL TO} "
     if norm == "spatial":
@@ -103,7 +103,7 @@ def format_budget(norm: str, eps: float, surface: SurfaceRecord | None = None) -
 
 
 def describe_budget(norm: str, eps: float, surface: SurfaceRecord | None = None) -> str:
-    """What the attacker may do, in words that follow "an attacker may"; arguments as ``format_budget``."""
+    """Describe the budget in words that follow "an attacker may"; arguments as in ``format_budget``."""
     if norm == "Linf":
         return f"change every pixel by at most {format_radius(eps)}"
     if norm == "spatial":
@@ -120,48 +120,48 @@ def describe_budget(norm: str, eps: float, surface: SurfaceRecord | None = None)
 
 
 def format_axis_label(norm: str) -> str:
-    """What an axis of radii says."""
+    """Format the label of an axis of radii."""
     if norm == "spatial":
         return "largest rotation in degrees; shifts grow with it"
     return f"perturbation budget eps ({format_norm(norm)})"
 
 
 def format_knowledge(knowledge: str, surrogate: str | None) -> str:
-    """What the attacker saw, in few words: ``white-box``, ``scores``, ``transfer from X``, ..."""
+    """Format the attacker's knowledge: ``white-box``, ``scores``, ``transfer from X``, ..."""
     if knowledge == "naive":
         return "everything except the defense"
     return knowledge if surrogate is None else f"transfer from {isolate_direction(surrogate)}"
 
 
 def get_attack_family(attack: str) -> str:
-    """An attack's name without its threat model: ``pgd50-linf-8`` is of the family ``pgd50``."""
+    """Return an attack's name without its threat model: ``pgd50`` for ``pgd50-linf-8``."""
     return _THREAT_SUFFIX_PATTERN.sub("", attack)
 
 
 def isolate_direction(text: str) -> str:
-    """A name for use inside a sentence: right-to-left letters do not turn the words and digits around it."""
+    """Isolate the text direction of a name, so that right-to-left letters do not reorder the sentence."""
     turns = any(unicodedata.bidirectional(sign) in {"R", "AL", "AN"} for sign in text)
     return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}" if turns else text
 
 
 def format_count(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: ``1 image``, ``12,000 images``."""
+    """Format a number with its noun: ``1 image``, ``12,000 images``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def join_in_sentence(parts: Sequence[str]) -> str:
-    """Parts joined as in a sentence: ``a, b and c``."""
+    """Join parts as in a sentence: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def format_cells(named: Sequence[str]) -> str:
-    """Cells, or what else stands for some, as in a sentence; the first `MOST_NAMED` if they are more."""
+    """Join the names of cells as in a sentence; at most the first `MAX_NAMED_CELLS`."""
     shown, more = named[:MAX_NAMED_CELLS], len(named) - MAX_NAMED_CELLS
     return join_in_sentence([*shown, format_count(more, "more cell")] if more > 0 else shown)
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as ``42 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    """Format seconds as ``42 s``, ``3 min 05 s`` or ``2 h 10 min``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -174,7 +174,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_p_value(value: float) -> str:
-    """A p-value as ``p = 0.031`` or ``p < 0.001``."""
+    """Format a p-value as ``p = 0.031`` or ``p < 0.001``."""
     if value < 0.001:
         return "p < 0.001"
     return f"p = {value:.3f}"
@@ -185,7 +185,7 @@ def _format_degrees(angle: float) -> str:
 
 
 def _format_surface(norm: str, area: float, surface: SurfaceRecord | None) -> str:
-    """Where an object is, and on how much of that; before surfaces were recorded a sticker's was the sign."""
+    """Format the surface of an object and its share; old runs without a surface assume the sign."""
     if surface is not None and area == 1:
         return f"anywhere on {surface.what}"
     return f"on {_format_area_share(area)} of {surface.what if surface else f'the {_SURFACE_BY_NORM[norm]}'}"
@@ -200,13 +200,13 @@ def _format_shift(angle: float) -> str:
 
 
 def _format_digits(number: float) -> str:
-    """Three significant digits, as a plain number."""
+    """Format three significant digits without an exponent."""
     text = f"{number:#.3g}"
     return f"{number:,.0f}" if "e+" in text else text.rstrip(".")
 
 
 def redact_private_data(value: Any) -> Any:
-    """Strip from strings, however deeply nested, what a report must not carry to its readers (F79).
+    """Remove private data from strings at any depth of nested data (F79).
 
     Home folders become ``~``, credentials inside addresses become ``***``; control characters, those that
     turn the direction of text among them, and broken UTF-8 are replaced by something visible.
@@ -215,7 +215,7 @@ def redact_private_data(value: Any) -> Any:
 
 
 def _redact_value(value: Any, home: re.Pattern[str]) -> Any:
-    """As `redact_private_data`, with the pattern that finds this user's home folder."""
+    """Redact a value; ``home`` matches this user's home folder."""
     if isinstance(value, str):
         text = home.sub("~", value.encode("utf-8", "backslashreplace").decode())
         return _CONTROL_PATTERN.sub(
@@ -230,5 +230,5 @@ def _redact_value(value: Any, home: re.Pattern[str]) -> Any:
 
 @cache
 def _compile_home_pattern(home: Path) -> re.Pattern[str]:
-    """Finds a home folder at the beginning of a path; nothing where it is the root of all paths."""
+    """Compile a pattern for a home folder at the start of a path; it never matches the root folder."""
     return re.compile(rf"{re.escape(str(home))}(?=[/\\\s:'\"]|$)" if home.parent != home else "(?!)")

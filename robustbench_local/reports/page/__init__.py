@@ -1,4 +1,4 @@
-"""The report as one HTML file: no script, no request, every string escaped."""
+"""The report as one HTML file without scripts or requests, with every string escaped."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def create_environment(parts: Sequence[ShownSection] = ()) -> jinja2.Environment:
-    """The template environment, with the templates of these sections.
+    """Create the template environment with the templates of these sections.
 
     Escaping is forced on: ``select_autoescape`` goes by the end of a file's name, and ``.html.j2`` turns it
     off (fault F71). A name that the template misspells is an error, not an empty space.
@@ -77,7 +77,7 @@ def create_environment(parts: Sequence[ShownSection] = ()) -> jinja2.Environment
 
 
 def render(report_data: ReportData) -> str:
-    """The whole page; the same data gives the same bytes."""
+    """Render the whole page; the same data gives the same bytes."""
     style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     evidence = report_data.evidence
     parts = [part for part in report_data.list_shown_sections() if part.section.template]
@@ -102,47 +102,47 @@ def render(report_data: ReportData) -> str:
 
 
 def hash_style(text: str) -> str:
-    """What the page's security policy calls a style sheet by: ``sha256-...``."""
+    """Return the hash that allows a style sheet in the page's security policy: ``sha256-...``."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def encode_data_uri(pixels: FloatImage) -> str:
-    """A picture, (H, W, 3) in [0, 1], inside the page itself."""
+    """Encode a picture, (H, W, 3) in [0, 1], as a data URI."""
     return "data:image/png;base64," + base64.b64encode(encode_png(pixels)).decode()
 
 
 def format_position(share: float) -> str:
-    """Where a share lies on a line from 0 to 100%."""
+    """Format the position of a share on a line from 0 to 100%."""
     return f"{100 * share:.2f}%"
 
 
 def format_size(distance: float) -> str:
-    """A distance with three digits; a dash where it is not a number."""
+    """Format a distance with three digits, or a dash if it is not finite."""
     return f"{distance:.3g}" if math.isfinite(distance) else MISSING_TEXT
 
 
 def protect_intervals(text: str) -> str:
-    """A sentence whose intervals and numbers of images stay on one line."""
+    """Insert characters that keep intervals and image counts of a sentence on one line."""
     intervals = text.replace(EN_DASH, f"{_WORD_JOINER}{EN_DASH}{_WORD_JOINER}")
     return intervals.replace(" = ", f"{_NO_BREAK_SPACE}={_NO_BREAK_SPACE}")
 
 
 def format_per_image(total: int, count: int) -> str:
-    """A total shared out over images."""
+    """Format a total divided by the number of images."""
     return f"{total / count:,.0f}" if count else MISSING_TEXT
 
 
 def format_integer(number: float) -> str:
-    """A count as people write it."""
+    """Format a count with separators for thousands."""
     return f"{number:,.0f}"
 
 
 def format_yaml(value: Any) -> str:
-    """Plain data as YAML, in the order it has."""
+    """Format plain data as YAML and keep its order."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
 
 
 def describe_entry(entry: HeatMapEntry) -> str:
-    """The text that a pointer resting on an entry of a heat map shows."""
+    """Return the tooltip of a heat map entry."""
     share = format_estimate(entry.estimate) if entry.estimate.is_known else entry.status_text
     return f"{share}: {entry.reason}" if entry.reason else share

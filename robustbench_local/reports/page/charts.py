@@ -1,4 +1,4 @@
-"""Geometry of the page's drawings: numbers become places, the template draws them."""
+"""Geometry of the page's charts: coordinates that the template draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustbench_local.reports.formatting.text import (
 CHART_WIDTH, CHART_HEIGHT = 360, 260
 LEFT_MARGIN, RIGHT_MARGIN, TOP_MARGIN, BOTTOM_MARGIN = 44, 26, 12, 40
 MIN_TICK_GAP = 36
-"""Labels on the x axis that would stand closer than this are left out."""
+"""Minimum distance between labels of the x axis, in units of the drawing; closer labels are omitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class Tick:
     """A mark on an axis."""
 
     position: float
-    """Where, in the drawing's units."""
+    """Position in the units of the drawing."""
     label: str
-    """What it says; empty where there is no room."""
+    """Label; empty where there is no room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,25 +36,25 @@ class ChartLine:
     subject: EvaluatedModel
     """The model and defense."""
     style_index: int
-    """Number of its colour and marker."""
+    """Index of its color and marker."""
     dotted: bool
-    """Whether it stands beside another line of the model, to compare."""
+    """Whether the line is drawn for comparison with another line of the same model."""
     band_points: str
     """Corners of the confidence band."""
     line_points: str
     """Corners of the line."""
     markers: tuple[tuple[float, float, str], ...]
-    """(x, y, what a pointer resting there is told)."""
+    """(x, y, tooltip)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A panel ready to be drawn."""
+    """A panel in the coordinates of the drawing."""
 
     title: str
-    """What is shown."""
+    """Title of the panel."""
     description: str
-    """What is measured and the numbers, for those who cannot see the drawing."""
+    """Text alternative: the quantity and its values."""
     x_label: str
     """Label of the x axis."""
     x_ticks: tuple[Tick, ...]
@@ -66,12 +66,12 @@ class Chart:
 
 
 def assign_styles(evidence: Evidence) -> dict[EvaluatedModel, int]:
-    """Each model's colour and marker, the same in every drawing."""
+    """Assign a color and marker to each model, the same in every drawing."""
     return {subject: place % 6 for place, subject in enumerate(evidence.subjects)}
 
 
 def build_chart(panel: CurvePanel, style_by_model: dict[EvaluatedModel, int]) -> Chart:
-    """A panel's curves, scaled to the drawing; y is always 0 to 100%."""
+    """Scale the curves of a panel to the drawing; y is always 0 to 100%."""
     largest = max(panel.radii)
     what = f"{panel.value_name.capitalize()} in percent. {panel.title}"
     return Chart(
@@ -107,7 +107,7 @@ def _build_line(curve: RobustnessCurve, style: int, largest: float) -> ChartLine
 
 
 def _build_x_ticks(panel: CurvePanel, largest: float) -> tuple[Tick, ...]:
-    """A tick at each radius; the largest keeps its label, others where there is room."""
+    """Build a tick at each radius; the largest keeps its label, others keep theirs where there is room."""
     ticks: list[Tick] = []
     room = float(CHART_WIDTH)
     for eps in reversed(panel.radii):

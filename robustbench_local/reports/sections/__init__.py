@@ -1,6 +1,6 @@
-"""The sections of the report: a module for each, and its template beside it.
+"""The sections of the report. Each is a module with its template beside it.
 
-To add one, write a subclass of ``Section`` and its template, and put it into ``SECTIONS``.
+To add one, write a subclass of ``Section`` and its template, and add it to ``SECTIONS``.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from robustbench_local.store import RunStore
 
 
 class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
-    """What is proven and what attacks left, for the same images."""
+    """Certified accuracy beside robust accuracy under attacks, over the same images."""
 
     anchor = "brackets"
     title = "Certified and empirical robust accuracy"
@@ -28,15 +28,15 @@ class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
     explanation = ACCURACY_BOUNDS_EXPLANATION
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[RobustAccuracyBounds, ...]:
-        """One for each model and threat that has both."""
+        """Build the bounds of each model and threat model with both certificates and attacks."""
         return build_accuracy_bounds(evidence)
 
     def to_markdown(self, content: tuple[RobustAccuracyBounds, ...], evidence: Evidence) -> Iterable[str]:
-        """One table."""
+        """Render one table."""
         return _render_accuracy_bounds(content)
 
     def to_json(self, evidence: Evidence) -> JsonDict:
-        """``accuracy_bounds``."""
+        """Encode ``accuracy_bounds``."""
         return {
             "accuracy_bounds": [_encode_accuracy_bounds(bounds) for bounds in build_accuracy_bounds(evidence)]
         }

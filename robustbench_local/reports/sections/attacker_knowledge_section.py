@@ -1,4 +1,4 @@
-"""What each attacker saw of the model, and how often it asked."""
+"""Each attacker's knowledge of the model, and its number of queries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustbench_local.store import RunStore
 
 
 class AttackerKnowledgeSection(Section[tuple[CellResult, ...]]):
-    """Knowledge and queries of each attack, where some attacker saw less than the gradients."""
+    """Knowledge and queries of each attack; shown if some attack is not white-box."""
 
     anchor = "sight"
     title = "Attacker knowledge and queries"
@@ -23,18 +23,18 @@ class AttackerKnowledgeSection(Section[tuple[CellResult, ...]]):
     template = "attacker_knowledge.html.j2"
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CellResult, ...]:
-        """The cells where somebody attacked who saw what there was: no corruption, no transfer to itself.
+        """Select the cells of attackers: no corruptions, no certificates, no transfer to the same model.
 
         Stickers have a section of their own.
         """
         return tuple(cell for cell in evidence.cells if not _has_no_attacker(cell))
 
     def is_shown(self, content: tuple[CellResult, ...]) -> bool:
-        """Whether some attacker saw less of a model than its gradients."""
+        """Return whether some attack is not white-box."""
         return any(cell.record.knowledge != "white-box" for cell in content)
 
     def to_markdown(self, content: tuple[CellResult, ...], evidence: Evidence) -> Iterable[str]:
-        """One table."""
+        """Render one table."""
         return _render_attacker_knowledge(content)
 
 

@@ -1,4 +1,4 @@
-"""What is proven."""
+"""Certified accuracy."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class CertifiedSection(Section[tuple[CertifiedGroup, ...]]):
     explanation = CERTIFIED_EXPLANATION
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CertifiedGroup, ...]:
-        """The certificates of each norm."""
+        """Group the certificates by norm."""
         return build_certified_groups(evidence)
 
     def to_markdown(self, content: tuple[CertifiedGroup, ...], evidence: Evidence) -> Iterable[str]:
-        """One table, and notes."""
+        """Render one table, and notes."""
         return _render_certified(content)
 
     def draw_figures(
         self, content: tuple[CertifiedGroup, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
-        """One for each norm that has curves."""
+        """Draw one figure per norm with curves."""
         from robustbench_local.reports.figures.curves_figure import draw_curves
 
         for group in content:

@@ -31,15 +31,15 @@ class CorruptionsSection(Section[tuple[CorruptionMap, ...]]):
     template = "corruptions.html.j2"
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CorruptionMap, ...]:
-        """A map for each model."""
+        """Build one map per model."""
         return build_corruption_maps(evidence)
 
     def to_markdown(self, content: tuple[CorruptionMap, ...], evidence: Evidence) -> Iterable[str]:
-        """A table of means, and one for each model."""
+        """Render a table of means, and one table per model."""
         return _render_corruptions(content)
 
     def to_json(self, evidence: Evidence) -> JsonDict:
-        """``corruptions``."""
+        """Encode ``corruptions``."""
         return {
             "corruptions": [
                 _encode_corruption(corruption_map) for corruption_map in build_corruption_maps(evidence)
@@ -49,7 +49,7 @@ class CorruptionsSection(Section[tuple[CorruptionMap, ...]]):
     def draw_figures(
         self, content: tuple[CorruptionMap, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
-        """One for each model."""
+        """Draw one figure per model."""
         from robustbench_local.reports.figures.share_tables import draw_corruptions
 
         for number, corruption_map in enumerate(content, start=1):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class CurvesSection(Section[tuple[CurvePanel, ...]]):
-    """Curves over eps; the tables of the other sections have their numbers."""
+    """Curves over eps; the tables of other sections give their numbers."""
 
     anchor = "radius"
     title = "Robust accuracy by perturbation budget"
@@ -23,13 +23,13 @@ class CurvesSection(Section[tuple[CurvePanel, ...]]):
     template = "curves.html.j2"
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CurvePanel, ...]:
-        """A panel for each norm and attack that was run at several radii."""
+        """Build one panel per norm and attack with several radii."""
         return build_curve_panels(evidence)
 
     def draw_figures(
         self, content: tuple[CurvePanel, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
-        """One for each norm."""
+        """Draw one figure per norm."""
         from robustbench_local.reports.figures.curves_figure import draw_curves
 
         for norm in dict.fromkeys(panel.norm for panel in content):

@@ -1,4 +1,4 @@
-"""How far the nearest adversarial images are."""
+"""Distances to the nearest adversarial images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class DistancesSection(Section[tuple[DistanceGroup, ...]]):
-    """Attacks that look for the nearest adversarial image; results.json has them among the cells."""
+    """Minimum-norm attacks; results.json has them among the cells."""
 
     anchor = "far"
     title = "Distance to the nearest adversarial example"
@@ -33,17 +33,17 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
     curve_steps = CURVE_STEPS
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[DistanceGroup, ...]:
-        """The attacks of each threat."""
+        """Group the attacks by threat model."""
         return build_distance_groups(evidence)
 
     def to_markdown(self, content: tuple[DistanceGroup, ...], evidence: Evidence) -> Iterable[str]:
-        """A heading and a table for each threat."""
+        """Render a heading and a table per threat model."""
         return [line for group in content for line in _render_distances(group)]
 
     def draw_figures(
         self, content: tuple[DistanceGroup, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
-        """One for each threat that has curves."""
+        """Draw one figure per threat model with curves."""
         from robustbench_local.reports.figures.curves_figure import draw_curves
 
         for number, group in enumerate(content, start=1):

@@ -1,4 +1,4 @@
-"""The worst case over the attackers' 8-bit images alone."""
+"""The worst case over 8-bit adversarial images."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from robustbench_local.store import RunStore
 
 
 class EightBitSection(Section[tuple[EightBitCase, ...]]):
-    """A table of report.md; the page and results.json say it beside the worst case in floating point."""
+    """A table of report.md; the page and results.json give it beside the worst case in floating point."""
 
     anchor = "eight-bit"
     explanation = EIGHT_BIT_EXPLANATION
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[EightBitCase, ...]:
-        """The cases in which something is known."""
+        """Select the cases with known results."""
         return tuple(case for case in find_eight_bit_cases(evidence) if case.robust_accuracy.is_known)
 
     def to_markdown(self, content: tuple[EightBitCase, ...], evidence: Evidence) -> Iterable[str]:
-        """One table."""
+        """Render one table."""
         head = [
             "model",
             "threat model",

@@ -29,11 +29,11 @@ class ExamplesSection(Section[tuple[CellExamples, ...]]):
     example_selection_rule = EXAMPLE_SELECTION_RULE
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CellExamples, ...]:
-        """Images of each cell that kept any."""
+        """Build the examples of each cell that stores images."""
         return tuple(build_cell_examples(store, evidence))
 
     def group_by_attack(self, content: tuple[CellExamples, ...]) -> dict[str, list[CellExamples]]:
-        """The examples of one attack together, whatever the model."""
+        """Group the examples of all models by attack."""
         groups: dict[str, list[CellExamples]] = {}
         for examples in content:
             groups.setdefault(examples.cell.record.attack, []).append(examples)
@@ -42,7 +42,7 @@ class ExamplesSection(Section[tuple[CellExamples, ...]]):
     def draw_figures(
         self, content: tuple[CellExamples, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
-        """One for the run."""
+        """Draw one figure for the run."""
         from robustbench_local.reports.figures.examples_figure import draw_examples
 
         yield "examples.png", draw_examples(content, names)

@@ -30,21 +30,21 @@ class HeatmapSection(Section[HeatMap]):
     template = "heatmap.html.j2"
 
     def build_content(self, evidence: Evidence, store: RunStore) -> HeatMap:
-        """Models by attacks."""
+        """Build the table of models by attacks."""
         return build_heatmap(evidence)
 
     def is_shown(self, content: HeatMap) -> bool:
-        """Whether there is an attack."""
+        """Return whether the run has an attack."""
         return bool(content.columns)
 
     def to_markdown(self, content: HeatMap, evidence: Evidence) -> Iterable[str]:
-        """One table."""
+        """Render one table."""
         return _render_heatmap(content)
 
     def draw_figures(
         self, content: HeatMap, names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
-        """One for the run."""
+        """Draw one figure for the run."""
         from robustbench_local.reports.figures.heatmap_figure import draw_heatmap
 
         yield "robust-accuracy.png", draw_heatmap(content, names)

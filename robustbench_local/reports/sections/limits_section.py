@@ -1,4 +1,4 @@
-"""How to read the report, and what it does not say."""
+"""How to read the report, and the limits of its numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from robustbench_local.store import RunStore
 
 
 class LimitsSection(Section[None]):
-    """What no number of the report says; report.md says it in its last lines."""
+    """The limits of the report; report.md states them in its last lines."""
 
     anchor = "limits"
     title = "Interpretation and limitations"
@@ -16,10 +16,10 @@ class LimitsSection(Section[None]):
     template = "limits.html.j2"
 
     def build_content(self, evidence: Evidence, store: RunStore) -> None:
-        """Nothing: the text is the same for every run."""
+        """Return nothing: the text is the same for every run."""
 
     def is_shown(self, content: None) -> bool:
-        """Always."""
+        """Return True: the section is always shown."""
         return True
 
 

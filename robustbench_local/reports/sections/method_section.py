@@ -1,4 +1,4 @@
-"""Methods and environment: definitions, results of each attack, methods, models, images and machine."""
+"""Methods and environment: definitions, attacks with their results, models, images and machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FACT_NAMES |= {"threads": "Threads", "torch": "PyTorch"}
 
 
 class MethodSection(Section[tuple[MethodDescription, ...]]):
-    """How the run was done; results.json has the same among its cells, models, data and environment."""
+    """Methods of the run; results.json has them among its cells, models, data and environment."""
 
     anchor = "method"
     title = "Methods and environment"
@@ -42,24 +42,24 @@ class MethodSection(Section[tuple[MethodDescription, ...]]):
     drawn_signs_note = DRAWN_SIGNS_NOTE
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[MethodDescription, ...]:
-        """Everything that was tried."""
+        """Describe every attack and certificate of the run."""
         return build_method_descriptions(evidence)
 
     def is_shown(self, content: tuple[MethodDescription, ...]) -> bool:
-        """Always."""
+        """Return True: the section is always shown."""
         return True
 
     def to_markdown(self, content: tuple[MethodDescription, ...], evidence: Evidence) -> Iterable[str]:
-        """Attacks and certificates, and a table of the cells."""
+        """Render attacks and certificates, and a table of the cells."""
         yield from _render_methods(evidence, content)
         yield from ("## Results of each attack", "", *_render_cells(evidence.attack_cells), "")
 
     def describe_machine(self, evidence: Evidence) -> dict[str, str]:
-        """The environment in words."""
+        """Describe the environment in words."""
         return _describe_machine(evidence)
 
     def format_sign_counts(self, cell: CellResult) -> tuple[str, str]:
-        """Where cells stand side by side: how many signs count, and how many of them are turned."""
+        """Format, for tables of cells, how many signs count and how many of them are misclassified."""
         return _format_sign_counts(cell)
 
 
@@ -67,7 +67,7 @@ METHOD = MethodSection()
 
 
 def _render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> list[str]:
-    """The section for report.md."""
+    """Render the section for report.md."""
     data = describe_images(evidence.data)
     lines = ["## Attacks and certificates", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
     for trial in trials:
@@ -91,7 +91,7 @@ def _render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> 
 
 
 def _format_sentence(text: str) -> str:
-    """Text that begins with a capital letter and ends with a full stop."""
+    """Capitalize the first letter and end the text with a full stop."""
     text = text.strip()
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
 
@@ -115,7 +115,7 @@ def _render_cells(cells: Iterable[CellResult]) -> Iterator[str]:
 
 
 def _format_image_shares(cell: CellResult) -> list[str]:
-    """Shares of images: clean, robust, success, success in 8 bits."""
+    """Format shares of images: clean accuracy, robust accuracy, attack success, success in 8 bits."""
     return [
         format_percent(cell.clean_accuracy.value),
         format_estimate(cell.robust_accuracy),
@@ -125,26 +125,26 @@ def _format_image_shares(cell: CellResult) -> list[str]:
 
 
 def _format_sign_shares(cell: CellResult) -> list[str]:
-    """The same columns for a cell that is judged over views: its shares of views stand in its own section."""
+    """Format these columns for a cell over views, whose shares of views are in their own section."""
     counting, turned = _format_sign_counts(cell)
     return [counting, MISSING_TEXT, turned, MISSING_TEXT]
 
 
 def _format_attack(cell: CellResult) -> str:
-    """The attack, and what it saw where that is not everything."""
+    """Format the attack, and its knowledge unless it is white-box."""
     white = cell.record.knowledge == "white-box" or cell.is_corruption
     return cell.label if white else f"{cell.label} ({cell.attacker_knowledge})"
 
 
 def _format_sign_counts(cell: CellResult) -> tuple[str, str]:
-    """Where cells stand side by side: how many signs count, and how many of them are turned."""
+    """Format, for tables of cells, how many signs count and how many of them are misclassified."""
     tally = cell.tally
     most = f"{tally.broken} of {tally.clean_correct} ({format_interval(cell.attack_success)})"
     return f"signs that count {tally.clean_correct} of {tally.n}", f"success in most views {most}"
 
 
 def _describe_machine(evidence: Evidence) -> dict[str, str]:
-    """The environment in words."""
+    """Describe the environment in words."""
     facts = {key: value for key, value in evidence.environment.items() if key != "versions"}
     versions = evidence.environment.get("versions") or {}
     written = {_FACT_NAMES.get(key, key): str(value) for key, value in facts.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Defenses against attackers who do not know of them, and who do."""
+"""Defenses under non-adaptive and adaptive attacks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustbench_local.store import RunStore
 
 
 class NaiveVsAdaptiveSection(Section[tuple[NaiveVsAdaptive, ...]]):
-    """What each defense does against a non-adaptive attack, and against an adaptive one."""
+    """Each defense under a non-adaptive attack and under an adaptive one."""
 
     anchor = "defenses"
     title = "Non-adaptive and adaptive attacks"
@@ -29,15 +29,15 @@ class NaiveVsAdaptiveSection(Section[tuple[NaiveVsAdaptive, ...]]):
     explanation = NAIVE_VS_ADAPTIVE_EXPLANATION
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[NaiveVsAdaptive, ...]:
-        """One for each naive cell."""
+        """Build one comparison per non-adaptive cell."""
         return build_naive_vs_adaptive(evidence)
 
     def to_markdown(self, content: tuple[NaiveVsAdaptive, ...], evidence: Evidence) -> Iterable[str]:
-        """One table, and a sentence for each row."""
+        """Render one table, and a sentence per row."""
         return _render_naive_vs_adaptive(content)
 
     def to_json(self, evidence: Evidence) -> JsonDict:
-        """``naive_vs_adaptive``."""
+        """Encode ``naive_vs_adaptive``."""
         return {
             "naive_vs_adaptive": [_encode_naive_vs_adaptive(row) for row in build_naive_vs_adaptive(evidence)]
         }

@@ -1,4 +1,4 @@
-"""Parts that several sections write: entries of tables and severities, as Markdown and for results.json."""
+"""Parts of several sections: table entries and severities, as Markdown and for results.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robustbench_local.reports.formatting.text import MISSING_TEXT, format_estim
 
 
 def format_entry(entry: HeatMapEntry) -> str:
-    """An entry of a table in Markdown: the share, or a word where there is none."""
+    """Format a table entry as Markdown: the share, or its status where there is none."""
     if not entry.estimate.is_known:
         return entry.status_text
     clean = f"; clean {format_percent(entry.own_clean_accuracy.value)}" if entry.own_clean_accuracy else ""
@@ -20,12 +20,12 @@ def format_entry(entry: HeatMapEntry) -> str:
 
 
 def encode_entry(entry: HeatMapEntry) -> dict[str, Any]:
-    """An entry of a table for results.json."""
+    """Encode a table entry for results.json."""
     return entry.estimate.to_json(entry.reason or entry.status_text)
 
 
 def format_severity(evidence: Evidence, severity: SeveritySummary | None, model: str) -> str:
-    """Expected severity, and the worst single prediction."""
+    """Format the expected severity and the worst single prediction."""
     if severity is None:
         return MISSING_TEXT
     mean = severity.expected
@@ -37,7 +37,7 @@ def format_severity(evidence: Evidence, severity: SeveritySummary | None, model:
 
 
 def encode_severity(severity: SeveritySummary) -> dict[str, Any]:
-    """Expected severity, and the worst single prediction, for results.json."""
+    """Encode the expected severity and the worst single prediction for results.json."""
     return {
         "expected": severity.expected.to_json(),
         "worst": severity.worst_severity,

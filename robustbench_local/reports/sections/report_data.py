@@ -1,4 +1,4 @@
-"""What every form of the report is made from: the evidence, what is judged, and the sections."""
+"""The content shared by all forms of the report: evidence, findings, gates and sections."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ class ReportData:
     """The content of a report."""
 
     evidence: Evidence
-    """What was found."""
+    """Results of the run."""
     findings: tuple[Finding, ...]
-    """What to know before believing it, the gravest first."""
+    """Findings about the results, the most serious first."""
     gate_report: GateReport
     """The verdicts of the grid's gates."""
     sections: tuple[Section[Any], ...]
     """In the order of the report."""
     contents: Mapping[str, Any]
-    """What each section shows, by its anchor."""
+    """Content of each section by its anchor."""
 
     def get_content(self, section: Section[Content]) -> Content:
-        """What a section shows."""
+        """Return the content of a section."""
         content: Content = self.contents[section.anchor]
         return content
 
     def list_shown_sections(self) -> list[ShownSection]:
-        """The sections that have anything to say, in the order of the report."""
+        """List the sections with content to show, in the order of the report."""
         parts = (ShownSection(section, self.get_content(section)) for section in self.sections)
         return [part for part in parts if part.section.is_shown(part.content)]
 
     def has_section(self, anchor: str) -> bool:
-        """Whether the section of this anchor has anything to say."""
+        """Return whether the section with this anchor is shown."""
         return any(part.section.anchor == anchor for part in self.list_shown_sections())
 
 

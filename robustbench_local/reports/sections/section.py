@@ -1,4 +1,4 @@
-"""What a section of the report is: what it shows, and its form in each file."""
+"""The interface of a report section: its content, and its form in each file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JsonDict = dict[str, Any]
 
 
 class Section(ABC, Generic[Content]):
-    """One section: a subclass in a module of its own, with its template beside it.
+    """A section of the report. Each subclass has its own module, with its template beside it.
 
     A report calls ``build_content`` once and renders every form from its result. A section leaves out the
     forms that it does not have: it does not define their method, or its template is empty. Slow computations
@@ -30,45 +30,45 @@ class Section(ABC, Generic[Content]):
     title: ClassVar[str] = ""
     """Heading on the page."""
     link_text: ClassVar[str] = ""
-    """What the list of sections at the head of the page calls it."""
+    """Name of the section in the navigation at the head of the page."""
     template: ClassVar[str] = ""
     """Name of the page's template, which sees the section as ``section`` and its content as ``content``;
     empty: the page has no such section."""
     explanation: ClassVar[str] = ""
-    """How to read it, in sentences; the template and ``to_markdown`` say where."""
+    """How to read the section, in sentences; the template and ``to_markdown`` place it."""
     has_photographs: ClassVar[bool] = False
     """Whether its figures are photographs; they come after the drawings."""
 
     @abstractmethod
     def build_content(self, evidence: Evidence, store: RunStore) -> Content:
-        """What the section shows; the store is open for what the evidence does not hold, such as images."""
+        """Build the content; the open store provides what the evidence does not hold, such as images."""
 
     def is_shown(self, content: Content) -> bool:
-        """Whether there is anything to say."""
+        """Return whether the content has anything to show."""
         return bool(content)
 
     def to_markdown(self, content: Content, evidence: Evidence) -> Iterable[str]:
-        """Its lines of report.md, with its heading; names from outside are escaped."""
+        """Render the lines of report.md, heading included; names from outside are escaped."""
         return ()
 
     def to_json(self, evidence: Evidence) -> JsonDict:
-        """Its entries of results.json, shown or not; they are made from the evidence alone."""
+        """Encode the entries of results.json from the evidence alone, whether or not the section is shown."""
         return {}
 
     def draw_figures(
         self, content: Content, names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
-        """Its figures with the names of their files; ``names`` are the models' names that can be drawn."""
+        """Draw the figures, with their file names; ``names`` are the drawable names of the models."""
         return iter(())
 
     def read_template(self) -> str:
-        """Text of the page's template."""
+        """Read the text of the page's template."""
         package = type(self).__module__.rpartition(".")[0]
         return resources.files(package).joinpath(self.template).read_text(encoding="utf-8")
 
 
 class ShownSection(NamedTuple):
-    """A section with what it shows."""
+    """A section with its content."""
 
     section: Section[Any]
     content: Any

@@ -1,4 +1,4 @@
-"""What results.json says of stickers."""
+"""The entries of results.json about stickers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustbench_local.reports.analysis.sticker_viewpoints import ViewMap, Worst
 
 
 def encode_sticker(result: StickerResult) -> dict[str, Any]:
-    """One sticker's cell for results.json; shares are over views unless said otherwise."""
+    """Encode one sticker cell for results.json; shares are over views unless stated otherwise."""
     record, test = result.cell.record, result.no_views_comparison
     return {
         "model": record.model,

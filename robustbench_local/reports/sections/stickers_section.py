@@ -1,4 +1,4 @@
-"""Stickers and patches, judged over the views of a sign."""
+"""Stickers and patches, evaluated over views of a sign."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _SUMMARY_COLUMNS = (
 
 
 class Stickers(NamedTuple):
-    """What is known of the stickers of a run."""
+    """Results of the stickers of a run."""
 
     results: tuple[StickerResult, ...]
     """The cells about views."""
@@ -55,7 +55,7 @@ class Stickers(NamedTuple):
 
     @property
     def groups(self) -> list[list[StickerResult]]:
-        """The stickers of one attack together, whatever the model."""
+        """Results of all models, grouped by attack."""
         attacks = dict.fromkeys(result.cell.record.attack for result in self.results)
         return [
             [result for result in self.results if result.cell.record.attack == attack] for attack in attacks
@@ -75,26 +75,26 @@ class StickersSection(Section[Stickers]):
     sign_selection_rule = SIGN_SELECTION_RULE
 
     def build_content(self, evidence: Evidence, store: RunStore) -> Stickers:
-        """The results, and some pictures of each."""
+        """Build the results, and some pictures of each."""
         results = build_sticker_results(evidence)
         return Stickers(results, build_sticker_images(store, evidence, results))
 
     def is_shown(self, content: Stickers) -> bool:
-        """Whether there is a cell about views."""
+        """Return whether a cell is evaluated over views."""
         return bool(content.results)
 
     def to_markdown(self, content: Stickers, evidence: Evidence) -> Iterable[str]:
-        """Tables for each attack."""
+        """Render tables for each attack."""
         return _render_stickers(content.groups)
 
     def to_json(self, evidence: Evidence) -> JsonDict:
-        """``stickers``."""
+        """Encode ``stickers``."""
         return {"stickers": [encode_sticker(result) for result in build_sticker_results(evidence)]}
 
     def draw_figures(
         self, content: Stickers, names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
-        """One for each cell with signs that count."""
+        """Draw one figure per cell with counted signs."""
         from robustbench_local.reports.figures.share_tables import draw_view_map
 
         counted = (result for result in content.results if result.counted_signs)
@@ -106,7 +106,7 @@ STICKERS = StickersSection()
 
 
 def _render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]:
-    """The section of report.md."""
+    """Render the section of report.md."""
     yield from ("## Stickers", "", STICKERS_EXPLANATION, "", f"**{SIMULATION_LIMITS}**", "")
     for group in groups:
         record = group[0].cell.record
@@ -136,7 +136,7 @@ def _render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]
 
 
 def _iterate_paragraphs(sentences: Iterable[str]) -> Iterator[str]:
-    """Each sentence once, as a paragraph of its own."""
+    """Yield each distinct sentence as a paragraph."""
     return (part for text in dict.fromkeys(filter(None, sentences)) for part in (escape_markdown(text), ""))
 
 

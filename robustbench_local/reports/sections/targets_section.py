@@ -1,4 +1,4 @@
-"""Targeted attacks: final predictions, and each target alone."""
+"""Targeted attacks: final predictions, and attacks on single targets."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 
 class TargetedAttacks(NamedTuple):
-    """What is known of the targeted attacks of a run."""
+    """Results of the targeted attacks of a run."""
 
     matrices: tuple[TargetMatrix, ...]
-    """Where the images of each attack ended."""
+    """Final predictions of each attack."""
     goal_tables: tuple[GoalTable, ...]
-    """Attacks that were also given each of their targets alone."""
+    """Attacks that were also run on each of their targets alone."""
 
 
 class TargetsSection(Section[TargetedAttacks]):
@@ -57,15 +57,15 @@ class TargetsSection(Section[TargetedAttacks]):
     pixel_attack_limits = PIXEL_ATTACK_LIMITS
 
     def build_content(self, evidence: Evidence, store: RunStore) -> TargetedAttacks:
-        """The matrices are counted from the outcomes of the images."""
+        """Count the final predictions from the stored outcomes."""
         return TargetedAttacks(tuple(build_target_matrices(store, evidence)), build_goal_tables(evidence))
 
     def is_shown(self, content: TargetedAttacks) -> bool:
-        """Whether there is a targeted attack."""
+        """Return whether the run has a targeted attack."""
         return bool(content.matrices)
 
     def to_markdown(self, content: TargetedAttacks, evidence: Evidence) -> Iterable[str]:
-        """A table for each attack, and one for each that was given its targets alone."""
+        """Render a table per attack, and one per attack that was also run on single targets."""
         yield from ("## Targeted attacks", "", f"**{self.pixel_attack_limits}**", "")
         for matrix in content.matrices:
             yield from _render_target_matrix(evidence, matrix)
@@ -73,13 +73,13 @@ class TargetsSection(Section[TargetedAttacks]):
             yield from _render_goals(evidence, table)
 
     def to_json(self, evidence: Evidence) -> JsonDict:
-        """``goals``: the attacks that were given each of their targets alone."""
+        """Encode ``goals``: the attacks that were also run on each of their targets alone."""
         return {"goals": [_encode_goal_table(table) for table in build_goal_tables(evidence)]}
 
     def draw_figures(
         self, content: TargetedAttacks, names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
-        """One for each matrix and each table."""
+        """Draw one figure per matrix and per table."""
         from robustbench_local.reports.figures.share_tables import draw_goals
         from robustbench_local.reports.figures.target_matrix import draw_target_matrix
 

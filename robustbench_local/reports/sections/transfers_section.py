@@ -1,4 +1,4 @@
-"""Attacks whose candidates were made on another model."""
+"""Transfer attacks: candidates crafted on another model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TransfersSection(Section[tuple[TransferMatrix, ...]]):
-    """A matrix for each attack: made on one model, tried on another."""
+    """One matrix per attack: surrogate model by attacked model."""
 
     anchor = "transfers"
     title = "Transfer attacks"
@@ -29,21 +29,21 @@ class TransfersSection(Section[tuple[TransferMatrix, ...]]):
     template = "transfers.html.j2"
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[TransferMatrix, ...]:
-        """One matrix for each attack that was transferred."""
+        """Build one matrix per transferred attack."""
         return build_transfer_matrices(evidence)
 
     def to_markdown(self, content: tuple[TransferMatrix, ...], evidence: Evidence) -> Iterable[str]:
-        """A heading and a table for each attack."""
+        """Render a heading and a table per attack."""
         return [line for matrix in content for line in _render_transfer(matrix)]
 
     def to_json(self, evidence: Evidence) -> JsonDict:
-        """``transfers``."""
+        """Encode ``transfers``."""
         return {"transfers": [_encode_transfer(matrix) for matrix in build_transfer_matrices(evidence)]}
 
     def draw_figures(
         self, content: tuple[TransferMatrix, ...], names: Mapping[EvaluatedModel, str]
     ) -> Iterator[tuple[str, Figure]]:
-        """One for each attack."""
+        """Draw one figure per attack."""
         from robustbench_local.reports.figures.share_tables import draw_transfer
 
         for number, matrix in enumerate(content, start=1):

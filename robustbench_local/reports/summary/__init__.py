@@ -1,1 +1,1 @@
-"""The first lines of a report: the question, the answer."""
+"""The first lines of a report: the question and the answer."""

@@ -31,11 +31,11 @@ from robustbench_local.reports.formatting.text import (
 )
 
 MAX_NAMED_MODELS = 4
-"""Models that the answer names one by one; with more, it names the first and the last."""
+"""Models that the answer names; of more, it names the first and the last."""
 
 
 def describe_question(evidence: Evidence) -> str:
-    """What was asked: the user's own words, or made from the headline threat."""
+    """Return the user's question, or one made from the headline threat model."""
     if evidence.question:
         return evidence.question
     subjects, threat = evidence.subjects, evidence.headline_threat
@@ -55,7 +55,7 @@ def describe_question(evidence: Evidence) -> str:
 
 
 def describe_answer(evidence: Evidence) -> str:
-    """The answer in one sentence; none while a proof and an attack contradict each other (D25)."""
+    """Describe the answer in a sentence; no answer while a certificate and an attack conflict (D25)."""
     if has_blocking_violation(evidence):
         return (
             "No answer: an attack found adversarial examples inside a certified ball, so one of the two "
@@ -77,7 +77,7 @@ def describe_answer(evidence: Evidence) -> str:
 
 
 def describe_comparisons(evidence: Evidence) -> list[str]:
-    """What follows the answer: the best model against each other on the headline threat, and stickers."""
+    """Compare the best model with each other model under the headline threat, and describe stickers."""
     if has_blocking_violation(evidence):
         return []
     pairs = evidence.compare_models(evidence.headline_threat) if evidence.headline_threat else []
@@ -94,7 +94,7 @@ def describe_comparisons(evidence: Evidence) -> list[str]:
 
 
 def describe_eight_bit_answer(evidence: Evidence) -> str:
-    """What the answer is for 8-bit images, all that a deployed classifier sees; empty without an answer."""
+    """Describe the answer for 8-bit images, which a deployed classifier sees; empty if unknown."""
     if has_blocking_violation(evidence):
         return ""
     cases = [
@@ -140,7 +140,7 @@ def _format_model_name(row: WorstCase, several: bool) -> str:
 
 
 def _describe_method(rows: Sequence[WorstCase]) -> str:
-    """How many attacks stand behind the numbers."""
+    """Describe how many attacks the worst case is over."""
     numbers = {len(row.attacks) for row in rows}
     if numbers == {1}:
         return f"under a single attack ({rows[0].attack_labels[0]})"
@@ -172,7 +172,7 @@ def _describe_targeted_answer(evidence: Evidence) -> str:
 
 
 def _describe_sticker_answer(evidence: Evidence) -> str:
-    """Where stickers are all that was tried; nothing if none was."""
+    """Describe the answer of a run with stickers only; empty without stickers."""
     results = build_sticker_results(evidence)
     known = [result for result in results if result.attack_success.is_known]
     if results and not known:
@@ -188,7 +188,7 @@ def _describe_sticker_answer(evidence: Evidence) -> str:
 
 
 def _format_sticker_shares(result: StickerResult) -> str:
-    """What the attacker wants, and misclassifications of any kind."""
+    """Format the attack success and, for targets, the rate of any misclassification."""
     if not result.cell.targeted:
         return f"{format_estimate(result.attack_success)} misclassified"
     whole = f"{format_estimate(result.misread_rate)} not classified as {isolate_direction(result.label_name)}"
@@ -200,7 +200,7 @@ def _format_sticker_budget(cell: CellResult) -> str:
 
 
 def _describe_unattacked_answer(evidence: Evidence) -> str:
-    """Where nobody attacked the models themselves: corruptions, if there are any."""
+    """Describe the answer of a run without attacks on its models, from corruptions or certificates."""
     maps = [
         corruption_map
         for corruption_map in build_corruption_maps(evidence)
@@ -229,7 +229,7 @@ def _describe_unattacked_answer(evidence: Evidence) -> str:
 
 
 def _format_certificate(cell: CellResult) -> str:
-    """What is proven, and within which ball."""
+    """Format the certified classifier and the ball."""
     who = isolate_direction(str(cell.subject)) + (
         ", its majority vote under noise," if cell.record.concerns != "model" else ""
     )

@@ -1,1 +1,1 @@
-"""The files of a report beside its page."""
+"""Writers of the report's files beside the HTML page."""

@@ -1,4 +1,4 @@
-"""results.csv and outcomes.csv, safe to open in a spreadsheet."""
+"""The CSV files of a report, safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OUTCOME_COLUMNS = (
     "clean_prediction_name",
     "adversarial_prediction_name",
 )
-"""The store's columns, between what the cell is and what its classes are called."""
+"""Columns of outcomes.csv: the cell, the columns of the store, and class names."""
 
 VIEW_CSV_COLUMNS = (
     "model",
@@ -44,29 +44,29 @@ VIEW_CSV_COLUMNS = (
     *STICKER_VIEW_COLUMNS,
     "prediction_name",
 )
-"""What the cell and the sign are, and one look at it."""
+"""Columns of sticker_views.csv: the cell, the sign and one view of it."""
 _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a spreadsheet take a text for a formula, or hides one (F71)."""
+"""Prefixes that make a spreadsheet read text as a formula (F71)."""
 
 
 def format_results_csv(evidence: Evidence) -> str:
-    """One row a cell; shares that are not known are empty."""
+    """Format one row per cell; unknown shares are empty."""
     rows = [_build_cell_row(cell, evidence) for cell in evidence.cells]
     return _format_csv(rows, columns=rows[0] if rows else ())
 
 
 def format_outcomes_csv(store: RunStore, evidence: Evidence) -> str:
-    """One row a cell and image; distances and margins that are not finite are empty."""
+    """Format one row per cell and image; distances and margins that are not finite are empty."""
     return _format_csv(iterate_outcome_rows(store, evidence), columns=OUTCOME_COLUMNS)
 
 
 def format_sticker_views_csv(store: RunStore, evidence: Evidence) -> str:
-    """One row a look at a stickered or clean sign; empty of rows if no cell is about views."""
+    """Format one row per view of a sign with or without sticker; no rows if no cell is about views."""
     return _format_csv(_iterate_view_rows(store, evidence), columns=VIEW_CSV_COLUMNS)
 
 
 def load_outcomes_frame(store: RunStore) -> pd.DataFrame:
-    """One row a cell and image, with the columns of outcomes.csv and the texts as they are."""
+    """Load one row per cell and image with the columns of outcomes.csv; texts are not escaped."""
     import pandas as pd  # noqa: PLC0415 - only who asks for a table waits for it
 
     rows = iterate_outcome_rows(store, read_evidence(store))
@@ -74,7 +74,7 @@ def load_outcomes_frame(store: RunStore) -> pd.DataFrame:
 
 
 def iterate_outcome_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]]:
-    """The rows of outcomes.csv, in the order of the grid and of the images."""
+    """Iterate over the rows of outcomes.csv in the order of the grid and of the images."""
     for cell in evidence.cells:
         model = cell.record.model
         about = _identify_cell(cell)
@@ -159,7 +159,7 @@ def _build_cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
 
 
 def _build_distance_columns(cell: CellResult) -> dict[str, float | int | None]:
-    """Quartiles of the distance; infinite ones are empty, and ``unbroken`` says how many images held."""
+    """Return distance quartiles, empty where infinite, and ``unbroken``, the count of robust images."""
     names = ("distance_lower", "distance_median", "distance_upper", "unbroken")
     if not (cell.is_done and measures_distance(cell)):
         return dict.fromkeys(names)
@@ -187,7 +187,7 @@ def _format_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> st
 
 
 def _escape_field(value: Any) -> Any:
-    """A value that a spreadsheet shows and never runs; numbers stay numbers, also negative ones."""
+    """Escape text that a spreadsheet would run as a formula; numbers stay numbers, also negative ones."""
     if isinstance(value, str):
         return f"'{value}" if value.startswith(_FORMULA_PREFIXES) else value
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""The figures of a report as PNG files, for slides and papers: the same content as the page."""
+"""The figures of a report as PNG files for slides and papers, with the content of the page."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _STYLE = {
 
 
 def draw_figures(report_data: ReportData) -> dict[str, bytes]:
-    """Every figure of a report.
+    """Draw every figure of a report.
 
     Args:
-        report_data: What to draw.
+        report_data: Content of the report.
 
     Returns:
         File name -> PNG; the same data gives the same bytes. A name with characters that no installed font

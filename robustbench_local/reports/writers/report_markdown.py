@@ -1,4 +1,4 @@
-"""report.md: the answer and the tables, for pull requests and step summaries."""
+"""report.md: the answer and the tables, for pull requests and step summaries of CI."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _LEVEL_TITLES: tuple[tuple[FindingLevel, str], ...] = (
 
 
 def render_markdown(report_data: ReportData, figures: Sequence[str]) -> str:
-    """The report as Markdown.
+    """Render the report as Markdown.
 
     Args:
-        report_data: What to report.
-        figures: Paths of the figures from where the file lies.
+        report_data: Content of the report.
+        figures: Paths of the figures, relative to the file.
 
     Returns:
-        The text. Everything that came from outside is escaped (F71).
+        The text. Strings from outside are escaped (F71).
     """
     evidence = report_data.evidence
     lines = [

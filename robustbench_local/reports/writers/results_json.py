@@ -1,4 +1,4 @@
-"""results.json: everything that was found, for programs. What is unknown is null, with a reason."""
+"""results.json: all results for programs. An unknown value is null, with a reason."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
 
 SCHEMA_VERSION = 1
-"""Version of the form of results.json; keys may be added within one."""
+"""Version of the schema of results.json; keys may be added within a version."""
 
 _INTERVAL_KEYS = ("value", "low", "high")
 
 
 def load_results(store: RunStore) -> JsonDict:
-    """The content of results.json for an open run, as plain data without NaN."""
+    """Return the content of results.json for an open run, as plain data without NaN."""
     evidence = read_evidence(store)
     return encode_results(evidence, judge_evidence(evidence), SECTIONS)
 
@@ -43,11 +43,11 @@ def load_results(store: RunStore) -> JsonDict:
 def encode_results(
     evidence: Evidence, gates: GateReport, sections: Sequence[Section[Any]] = SECTIONS
 ) -> JsonDict:
-    """The content of results.json.
+    """Encode the content of results.json.
 
     Args:
-        evidence: What was found.
-        gates: The verdicts on it.
+        evidence: Results of the run.
+        gates: Verdicts of its gates.
         sections: The sections of the report that have entries of their own.
 
     Returns:
@@ -83,10 +83,10 @@ def encode_results(
 
 
 def format_json(content: JsonDict) -> str:
-    """The same as text, one line ending at the end.
+    """Format the content as JSON text that ends with one newline.
 
     Raises:
-        ValueError: If a NaN or an infinity got in: JSON has no such thing (F78).
+        ValueError: If the content holds NaN or infinity, which JSON cannot express (F78).
     """
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -148,7 +148,7 @@ def _encode_cell(cell: CellResult, evidence: Evidence) -> JsonDict:
 
 
 def _encode_certificate(cell: CellResult) -> JsonDict:
-    """What is proven, over the radius too; about the model or its vote under noise, and how surely."""
+    """Encode certified accuracy, its curve over the radius, the certified classifier and the guarantee."""
     points = ((radius, share.to_json()) for radius, share in CertifiedCell(cell=cell).points)
     return {
         "certified_accuracy": _encode_share(cell, cell.certified_accuracy),
@@ -163,7 +163,7 @@ def _encode_certificate(cell: CellResult) -> JsonDict:
 
 
 def _encode_distances(cell: CellResult) -> JsonDict:
-    """How far the attack had to go; null stands for farther than eps."""
+    """Encode the distances to adversarial images; null means farther than eps."""
     distances = compute_attack_distances(cell)
     quartiles = distances.quartiles
     ends = (quartiles.median, quartiles.low, quartiles.high, quartiles.lower, quartiles.upper)
@@ -194,7 +194,7 @@ def _encode_doubt(doubt: Doubt) -> JsonDict:
 
 
 def _compute_cell_severity(cell: CellResult, evidence: Evidence) -> JsonDict | None:
-    """What the readings of a targeted cell cost; null where nothing is known about severity."""
+    """Compute the severity of the predictions of a targeted cell; None without a severity table."""
     table = find_severity_table(evidence, cell.record.model, cell.record.sources)
     return (
         encode_severity(compute_severity(table, cell.final_predictions.values()))
@@ -270,5 +270,5 @@ def _encode_gate_verdict(verdict: GateVerdict) -> JsonDict:
 
 
 def _replace_infinity(estimate: JsonDict) -> JsonDict:
-    """The same with null for infinity: a distance that is larger than the attacks looked for."""
+    """Replace infinity, a distance beyond the searched radius, by null."""
     return {key: None if value == math.inf else value for key, value in estimate.items()}
