@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHANGEABLE_KEYS = ("grid", "gates", "question", "name", "severity", LABELS_KEY)
-"""What a resumed run takes from the grid file of today: its words, gates and severities decide no verdict."""
+"""Keys that a resumed run takes from the current grid file: its texts, gates and severities decide no
+verdict."""
 
 
 class Run:

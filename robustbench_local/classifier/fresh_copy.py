@@ -27,7 +27,7 @@ from robustbench_local.classifier.hidden_state import (
 )
 
 MAX_COPIED_BYTES = 64 << 20
-"""Size of a global or closure's value from which on it is not copied: rather data than a memory."""
+"""Size above which the value of a global or closure is not copied: it is data rather than state."""
 _ATOMIC_TYPES = frozenset({int, float, bool, str, type(None)})
 
 

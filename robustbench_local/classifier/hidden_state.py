@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 
 MAX_NODES = 2_000
-"""Values that are looked at inside one attribute or global."""
+"""Maximum number of values visited inside one attribute or global."""
 MAX_FULLY_READ_ELEMENTS = 4_096
-"""Elements up to which a tensor is read in full; of a larger one, its sum, its ends and its version."""
+"""Number of elements up to which a tensor is read in full; of a larger one, its sum, its ends and its
+version."""
 MISSING: Any = type("Missing", (), {"__module__": "builtins", "__deepcopy__": lambda self, _: self})()
 """The value of a name that does not exist, or not yet."""
 GENERATOR_DIGEST_PREFIX = "random numbers"
-"""How the digest of a random number generator begins."""
+"""Prefix of the digest of a random number generator."""
 _INTERNAL_ATTRIBUTES = frozenset(vars(nn.Module())) | {"_is_full_backward_hook", "_compiled_call_impl"}
 _HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _LIBRARY_NAMES = sys.stdlib_module_names | {"torch", "torchvision", "timm", "numpy", "robustbench_local"}
@@ -45,11 +46,11 @@ class ExternalValue:
     """A name outside a model that its code uses, and the value of that name."""
 
     path: str
-    """What to call it in messages."""
+    """Name of the value in messages."""
     read: Callable[[], Any]
-    """Gives the value."""
+    """Returns the value."""
     write: Callable[[Any], None]
-    """Gives the name another value."""
+    """Assigns another value to the name."""
     is_cache: bool = False
     """Whether it is an ``lru_cache``: it cannot be given other content, only emptied, as ``write`` does."""
 

@@ -21,19 +21,20 @@ MASKED_BORDERS_NOTE = (
     "its gradients vanish or break off at pixels of exactly 0 or 1, as those of a model do that clamps its "
     "input to [0, 1]: they are taken just inside; verdicts are reached on the exact images"
 )
-"""What a reader has to know of such a model."""
+"""Note for a reader of such a model's results."""
 _INSET_BY_DTYPE = {torch.float16: 2e-3, torch.bfloat16: 2**-6}
 DEFAULT_INSET = 1e-6
-"""How far inside the box gradients are taken, in float32: 16 times the spacing of floats below 1."""
+"""Distance inside the box at which gradients are taken, in float32: 16 times the spacing of floats below
+1."""
 MIN_JUMP_SHARE = 0.25
-"""Share of its size by which the gradient of a single pixel changes, from the border to just inside, if
-something breaks off there."""
+"""Minimum relative change of a single pixel's gradient, from the border to just inside, that counts as a
+jump."""
 MIN_BROKEN_SHARE = 0.5
-"""Share of the border's pixels that have to show it."""
+"""Share of the border's pixels that have to show a jump."""
 _MAX_OTHER_JUMPS_SHARE = 0.1
-"""Share of the other pixels that may show it at most; where more do, it has nothing to do with borders."""
+"""Maximum share of the other pixels that may show a jump; if more do, the borders are not the cause."""
 _MIN_GRADIENT_SHARE = 1e-3
-"""A gradient below this share of the others' mean says nothing."""
+"""A gradient below this share of the others' mean is ignored."""
 _HALF_TOLERANCE = 1e-3
 """Tolerance for a gradient of one half."""
 _PROBE_BLOCKS = ((4, 1), (6, 3))
@@ -42,7 +43,7 @@ image as it is, blocks for those that resize it first."""
 
 
 _MAX_PROBES = 3
-"""Times that it is tried, where there is nothing to be seen."""
+"""Maximum number of attempts while the result is inconclusive."""
 
 
 def find_inset(dtype: torch.dtype) -> float:

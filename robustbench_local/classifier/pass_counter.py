@@ -28,15 +28,15 @@ class GradientCounts(NamedTuple):
     """Counts of the gradients of one image."""
 
     steps: int
-    """Looks at its gradient."""
+    """Number of gradients."""
     nonfinite_entries: int
-    """Entries that were NaN or infinite, summed over them."""
+    """Number of entries that were NaN or infinite, over all gradients."""
     nonfinite_steps: int
-    """Looks with such entries."""
+    """Number of gradients with such entries."""
     zero_steps: int
-    """Looks at a gradient that was exactly zero, after the repair if there was one."""
+    """Number of gradients that were exactly zero, after the repair if there was one."""
     unconfirmed_steps: int
-    """Looks at a repaired gradient, not zero, that a finite difference did not confirm."""
+    """Number of repaired gradients, not zero, that a finite difference did not confirm."""
 
 
 class PassCounter:

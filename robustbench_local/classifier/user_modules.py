@@ -16,14 +16,14 @@ from types import ModuleType
 from robustbench_local.classifier.source_imports import iterate_imported_names
 
 USER_PREFIX = "robustbench_local_user_"
-"""Begins the names under which a user's own file is imported."""
+"""Prefix of the names under which a user's own file is imported."""
 COMPUTING_LIBRARIES = frozenset(
     """
     accelerate cv2 einops jax kornia lightning numpy onnx onnxruntime open_clip PIL pytorch_lightning scipy
     skimage sklearn tensorflow timm torch torchaudio torchvision transformers triton xformers
     """.split()  # noqa: SIM905
 )
-"""Libraries whose arithmetic may be in a model's answers: known by their versions."""
+"""Libraries whose arithmetic may affect a model's answers: identified by their versions."""
 _TOOL_LIBRARIES = frozenset(
     """
     IPython _pytest attr attrs certifi charset_normalizer click comet_ml dateutil filelock fsspec h5py
@@ -33,7 +33,7 @@ _TOOL_LIBRARIES = frozenset(
     typing_extensions urllib3 wandb yaml
     """.split()  # noqa: SIM905
 )
-"""Libraries that take no part in a model's answers."""
+"""Libraries that do not affect a model's answers."""
 _PACKAGE_NAME = "robustbench_local"
 
 

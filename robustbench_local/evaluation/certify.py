@@ -44,20 +44,20 @@ class CertificationResult:
     certificate: Certificate
     """The method and its hyper-parameters."""
     threat: ThreatModel
-    """The ball that was asked about."""
+    """The certified ball."""
     concerns: Concern
     """``"model"``: the classifier itself. ``"smoothed"``: the majority vote of the classifier under noise."""
     counts: OutcomeCounts
     """The counts behind the rates."""
     outcomes: pd.DataFrame
-    """One row an image, with the columns of outcomes.csv."""
+    """One row per image, with the columns of outcomes.csv."""
     predictions: tuple[int | None, ...]
     """The class that each verdict is about; None where the certificate abstains."""
     radii: tuple[float | None, ...]
-    """Distance within which each prediction is proven to hold, 0 where nothing is proven; None where the
-    method says only yes or no."""
+    """Certified radius of each prediction, 0 where nothing is certified; None where the method only answers
+    yes or no."""
     notes: tuple[str, ...] = ()
-    """What a reader has to know about the model, the data and the certificate."""
+    """Notes on the model, the data and the certificate for a reader of the results."""
 
     @property
     def certified_accuracy(self) -> Estimate:

@@ -15,7 +15,7 @@ from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.errors import ConfigError, DataError, ModelError
 
 UNNORMALIZED_NOTE = "no normalization declared: images are passed on in [0, 1]"
-"""What a reader has to know of a network that was handed over without a `Classifier` around it."""
+"""Note about a network that was passed without a `Classifier` around it."""
 
 
 def as_classifier(

@@ -21,7 +21,7 @@ from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 from robustbench_local.store.run_store import RunStore
 
 MAX_PASSES_WITHOUT_WORKERS = 200
-"""Passes at most of a cell for which no worker processes are started."""
+"""Maximum number of passes of a cell that runs without worker processes."""
 
 
 def execute_plan(

@@ -50,13 +50,13 @@ from robustbench_local.threats.physical.views import Views
 from robustbench_local.threats.threat_model import ThreatModel
 
 TEST_VIEWS = 1000
-"""Views that a sign is judged over."""
+"""Number of views in which a sign is evaluated."""
 SIGN_SUCCESS_SHARE = 0.5
 """A sign is broken if more than this share of its views end as the attacker wants."""
 WHOLE_SIGN_STEP_DIVISOR = 3
-"""Painting a whole sign gets this part of the steps: it shows that the attack works, and that takes few."""
+"""Divisor of the number of steps for a sticker over the whole sign, a positive control that needs few."""
 SHOWN_VIEWS, SHOWN_FRAMES = 8, 12
-"""Photographs that are kept of a sign: its first test views, and frames evenly over the drive-by."""
+"""Numbers of stored photographs of a sign: its first test views, and frames evenly over the drive-by."""
 
 PredictionsByCondition = dict[tuple[Condition, ViewKind], ViewPredictions]
 ReportArrays = dict[str, npt.NDArray[np.generic]]
@@ -69,7 +69,7 @@ class StickerJob(BaseAttackJob):
     attack: EOTAttack
     """The attack and its hyper-parameters."""
     test_views: int = TEST_VIEWS
-    """Views of each sign."""
+    """Number of views of each sign."""
 
     @property
     def images_per_position(self) -> int:

@@ -29,11 +29,11 @@ from robustbench_local.threats.physical.views import ViewRange, Views, sample_ap
 from robustbench_local.threats.threat_model import ThreatModel
 
 APPROACH_FRAMES = 60
-"""Frames of the drive-by."""
+"""Number of frames of the drive-by."""
 RANDOM_STICKERS = 8
-"""Stickers of random colours that a sign gets, each for its part of the views."""
+"""Number of stickers of random colors per sign, each for its part of the views."""
 _SQUARE_SIDES_PIXELS = (1, 2, 4, 8)
-"""Sides of their squares of one colour, in pixels of an image 32 pixels wide: from noise to large fields."""
+"""Sides of their squares of one color, in pixels of an image 32 pixels wide: from noise to large fields."""
 _REFERENCE_SIZE_PIXELS = 32
 
 
@@ -46,7 +46,7 @@ class CraftedStickers:
     threat: ThreatModel
     """Sticker or patch, its shape and share."""
     rejection_reasons: tuple[str | None, ...]
-    """Which rule each breaks; such a sign is looked at as it is: the attack has failed on it."""
+    """The rule that each breaks; such a sign is predicted without it, because the attack has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class ViewPredictions:
     confidence: Tensor
     """Its softmax probability, (N, V); NaN where a logit is not finite."""
     rejection_reasons: tuple[str | None, ...]
-    """Which rule each sign's sticker breaks: that sign was looked at as it is, and shows nothing of it."""
+    """The rule that each sign's sticker breaks: that sign was predicted without it."""
 
     @classmethod
     def from_parts(cls, parts: Sequence[ViewPredictions]) -> ViewPredictions:
@@ -83,7 +83,7 @@ class StickerScene:
     """
 
     classifier: Classifier
-    """Who reads them."""
+    """The classifier that predicts the views."""
     images: Tensor
     """(N, C, H, W), on the classifier's device."""
     labels: Tensor
@@ -91,11 +91,11 @@ class StickerScene:
     masks: Tensor | None
     """Their outlines, (N, 1, H, W), where the data have them."""
     stream: RandomStream
-    """The signs' random numbers, for judging them."""
+    """The signs' random numbers for verdicts."""
     test_views: Views
     """(N, V) independent views."""
     approach_views: Views
-    """(N, ``FRAMES``) views of one approach."""
+    """(N, ``APPROACH_FRAMES``) views of one approach."""
 
     @classmethod
     def from_data(

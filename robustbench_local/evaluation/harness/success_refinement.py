@@ -25,14 +25,14 @@ from robustbench_local.threats.eight_bit import has_8bit_choice
 from robustbench_local.threats.threat_model import ThreatModel
 
 CLEAR_MARGIN_SHARE = 2 * FRAGILE_MARGIN_SHARE
-"""Share of the logits' range at which the search takes a margin for clear: with room for the rounding of
+"""Share of the logits' range from which the search treats a margin as clear, with room for the rounding of
 another pass."""
 FINISHING_VERIFICATION_PASSES = 2
-"""The harness reads what was found once more, and as an 8-bit image."""
+"""The harness predicts a new candidate once more, and as an 8-bit image."""
 
 
 VerifyRows = Callable[[Tensor, Tensor], VerificationResult]
-"""Rows of images, (M,), and candidates for them, (M, C, H, W), to the harness's verdicts."""
+"""Rows of images, (M,), and candidates for them, (M, C, H, W), to verification results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,11 @@ class AttackedImages:
     attack: Attack
     """The attack."""
     attacked_model: Classifier
-    """What it saw."""
+    """The model that the attack queried."""
     queries_left: Tensor | None
-    """(N,) int64: looks that it may still spend on each image; None: they are not limited."""
+    """(N,) int64: queries that remain for each image; None: no limit."""
     is_transfer: bool
-    """Whether it saw another classifier than the one that is judged."""
+    """Whether the attacked classifier differs from the one under test."""
     images: Tensor
     """The originals, (N, C, H, W)."""
     labels: Tensor
@@ -58,9 +58,9 @@ class AttackedImages:
     stream: RandomStream
     """The images' random numbers."""
     add_note: Callable[[str], None]
-    """Takes what a reader of the results should know about the model."""
+    """Receives notes about the model for a reader of the results."""
     add_pass_counter: Callable[[PassCounter], None]
-    """Told of the meter that counts what the search spends on each of these images."""
+    """Receives the counter of the search's passes on these images."""
 
 
 def finish_successes(

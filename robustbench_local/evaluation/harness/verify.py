@@ -24,7 +24,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 from robustbench_local.threats.transformations import apply_transformation, find_parameter_violations
 
 FRAGILE_MARGIN_SHARE = 1e-4
-"""Margins below this share of the logits' range may turn with floating-point noise."""
+"""Margins below this share of the logits' range may change sign by floating-point noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,11 @@ class VerificationResult:
     """The harness's verdict on a batch of candidates; all tensors lead with N, on the CPU."""
 
     candidates: Tensor
-    """(N, C, H, W): the candidate where it obeys the rules, else the original."""
+    """(N, C, H, W): the candidate if it is valid, else the original."""
     rejection_reasons: tuple[str | None, ...]
     """Why a candidate was rejected; None where it was not."""
     predictions: Predictions
-    """The classifier's answer on ``candidates``."""
+    """The classifier's predictions on ``candidates``."""
     broken: Tensor
     """(N,) boolean: the attacker's goal was reached, or the answer is not finite."""
     broken_8bit: tuple[bool | None, ...]

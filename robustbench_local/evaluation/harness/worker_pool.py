@@ -39,15 +39,15 @@ from robustbench_local.evaluation.isolation.isolated_call import (
 from robustbench_local.evaluation.isolation.watchdog import Watchdog
 
 MIN_IMAGES_PER_WORKER = 8
-"""A worker's batch is not made smaller than this, however many workers there are."""
+"""Minimum batch size of a worker, whatever the number of workers."""
 _HEARTBEAT_SECONDS = 0.5
-"""Between two looks at how many passes the workers have made."""
+"""Seconds between two checks of the workers' passes."""
 _SHUTDOWN_SECONDS = 30.0
-"""How long a worker may take to put its model back at the end."""
+"""Seconds that a worker may take to restore its model at the end."""
 _STOP = "stop"
-"""The last order."""
+"""The last request."""
 _CURRENT_PASSES, _FINISHED_PASSES = 0, 1
-"""What a worker counts: the passes of its batch so far, and all that it has finished."""
+"""Indices of a worker's counts: the passes of its batch so far, and all finished ones."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 _LENGTH_FORMAT = struct.Struct("<Q")
 _READ_BYTES = 1 << 20
 _EXIT_SECONDS = 5.0
-"""How long a process whose pipe has ended may take to be gone."""
+"""Seconds that a process may take to exit after its pipe has closed."""
 
 
 def can_fork(*devices: torch.device) -> bool:

@@ -14,11 +14,11 @@ from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError
 
 _HEARTBEAT_SECONDS = 0.5
-"""Between two looks."""
+"""Seconds between two checks."""
 _DELIVERY_SECONDS = 0.05
-"""How long an interrupt that was sent may be under way."""
+"""Seconds that a sent interrupt may take to arrive."""
 GRACE_SECONDS = 5.0
-"""How long a model may take to hear that its time is over, before nothing but this process's end is left."""
+"""Seconds that a model may take to react to its interrupt, before this process has to be ended."""
 
 
 class OverdueError(ModelTimeoutError):

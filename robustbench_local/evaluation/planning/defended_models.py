@@ -33,13 +33,13 @@ class GridDefense(ABC):
     """One entry of a list of defenses, looked up and checked."""
 
     name: str
-    """The card's name, with what the entry overrides; ``none`` for the model as it is."""
+    """The card's name, with the entry's overrides; ``none`` for the baseline model."""
     card: Card | None = None
-    """Where it comes from; None for the model as it is."""
+    """The defense's card; None for the baseline model."""
     code: Mapping[str, str] = field(default_factory=dict)
-    """The identity of its code where that is not this package's own; see `describe_code`."""
+    """The identity of external code; see `describe_code`."""
     label: str = ""
-    """What tables call it; empty for the model as it is."""
+    """Its name in tables; empty for the baseline model."""
 
     @abstractmethod
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
@@ -69,7 +69,7 @@ class WrapperDefense(GridDefense):
 
     card: Card
     wrapper: Wrapper
-    """What is put around the model."""
+    """The wrapper."""
 
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
         """Return the wrapped model, with a reference to the model without the wrapper.
@@ -92,9 +92,9 @@ class RecipeDefense(GridDefense):
 
     card: Card
     recipe: Recipe
-    """How it is trained."""
+    """The training recipe."""
     weight_cache: WeightCache
-    """What trains it."""
+    """Trains the model, or loads it from the cache."""
 
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
         """Return the trained model.

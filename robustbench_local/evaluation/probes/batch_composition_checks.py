@@ -14,7 +14,7 @@ from robustbench_local.evaluation.probes.model_queries import ModelQueries
 from robustbench_local.evaluation.probes.probe_images import PROBE_SEED, ProbeImages
 
 LARGE_BATCH_SIZE = 17
-"""The batch in which an image is asked about in much company: no multiple of what kernels are made for."""
+"""A large batch size, no multiple of those that kernels are optimized for."""
 
 
 def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: Tensor) -> None:

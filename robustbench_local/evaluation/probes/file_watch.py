@@ -13,9 +13,9 @@ from typing import Any
 
 _CODE_SUFFIXES = (".py", ".pyc", ".so")
 _CLOCK_SLACK_SECONDS = 0.02
-"""Times of files are as coarse as the kernel's clock."""
+"""Resolution of file times, which is that of the kernel's clock."""
 _open_watches: list[set[str]] = []
-"""What was opened, for each watch that is under way."""
+"""The opened files of each active watch."""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from robustbench_local.evaluation.probes.probe_images import SIMILAR_BATCH_SIZE,
 from robustbench_local.evaluation.probes.state_changes import FILE_PREFIX, find_state_changes, format_names
 
 EXTRA_CALLS = 128
-"""Calls, of one image each, that a model gets that keeps state without a change in its answers so far."""
+"""Number of extra calls, of one image each, to a model that keeps state and has not changed its answers."""
 
 
 def check_history_dependence(questions: ModelQueries, images: ProbeImages, alone: Tensor) -> None:

@@ -18,7 +18,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 _BATCH_SIZE = 50
 _VOTE_SAMPLES = 1000
-"""For each image: enough for radii up to 2.4 sigma."""
+"""Number of votes per image: enough for radii up to 2.4 sigma."""
 _CertificateSpec = tuple[dict[str, Any], Certificate, ThreatModel]
 
 
