@@ -134,7 +134,7 @@ def _estimate_normals_in_memory(
         noise = stream.sample_normal(shape, draw=f"round {round_}/{first}", device=points.device)
         noise = noise / _expand_over_pixels(torch.linalg.vector_norm(noise.flatten(2), dim=2))
         around = (centers + radius * noise).clamp(0.0, 1.0)
-        moved = (around - centers) / radius * _expand_over_pixels(is_queried)  # the box may have cut it
+        moved = (around - centers) / radius * _expand_over_pixels(is_queried)  # after clipping to [0, 1]
         answers = points.new_zeros(is_queried.shape)
         answers[is_queried] = (
             2.0 * oracle.query_success(rows[:, None].expand_as(is_queried)[is_queried], around[is_queried])

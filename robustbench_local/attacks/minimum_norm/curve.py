@@ -121,7 +121,7 @@ class Curve(EngineAttack):
         failed_count = torch.zeros(len(engine.images), dtype=torch.int64, device=engine.images.device)
         success_index = torch.full_like(
             failed_count, len(ladder)
-        )  # the first radius that breaks; the first `held` ones hold
+        )  # index of the first success; all radii below `failed_count` failed
         while bool((failed_count < success_index).any()):
             middle = failed_count + _split_gap(success_index - failed_count)
             eps = (ladder * (1 - _RADIUS_MARGIN_SHARE) - _RADIUS_MARGIN_SHARE / 10).clamp_min(0)[

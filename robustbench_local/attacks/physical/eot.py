@@ -239,7 +239,7 @@ def _compute_gradient(
         leaf = colours.detach().requires_grad_()
         shots = setting.render_photographs(finish(leaf), views)
         towards = setting.evaluate_photographs(shots.detach(), ask)
-        shot_count = shots.shape[1] * len(shots) / len(leaf)  # at each object
+        shot_count = shots.shape[1] * len(shots) / len(leaf)  # photographs per object
         total = penalty(leaf).sum() - (towards * shots).sum() / shot_count
         return remove_nonfinite(torch.autograd.grad(total, leaf)[0])
 

@@ -153,7 +153,7 @@ class Sticker(EOTAttack):
         images, surfaces = setting.images, setting.surfaces
         own = remove_lighting(images, images, surfaces)
 
-        def changed(colours: Tensor) -> Tensor:  # at its own colours the sign is as it is, glare and all
+        def changed(colours: Tensor) -> Tensor:  # with its own colors the sign is unchanged, including glare
             return torch.where(
                 surfaces,
                 images + relight_colours(colours, images, surfaces) - relight_colours(own, images, surfaces),
