@@ -97,13 +97,13 @@ class APGDSearch(Search[APGDState]):
         """Return the loss, towards each item's target class if it has one, otherwise for the goal."""
         return build_objective(self._loss_name, self.threat, front.labels, front.targets)
 
-    def step(self, front: ActiveSet, state: APGDState, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: APGDState, evaluation: PointEvaluation) -> Tensor:
         """Record the evaluation, adapt the step size at checkpoints, and move with momentum."""
-        gradient = seen.gradient
+        gradient = evaluation.gradient
         if front.masks is not None and self.threat.norm != "Linf":
             gradient = gradient * front.masks
         direction = compute_steepest_step(gradient, self.threat.norm)
-        _record_losses(front, state, seen.losses, direction)
+        _record_losses(front, state, evaluation.losses, direction)
         points, direction = self._review_step_size(front, state, direction)
         moved = self._move_points(front, state, points, direction)
         state.previous_points = points

@@ -179,10 +179,10 @@ class _CurveSearch(Search[TensorTable]):
         distance = compute_norms(front.points - front.originals, self.threat.norm)
         return torch.where(reached, 1 / distance, margins.clamp_max(0)), reached
 
-    def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002
+    def step(self, front: ActiveSet, state: TensorTable, evaluation: PointEvaluation) -> Tensor:  # noqa: ARG002
         """Take one step in proportion to the item's radius, projected into its ball."""
         ball = self.get_ball(front)
-        gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
+        gradient = evaluation.gradient if front.masks is None else evaluation.gradient * front.masks
         length = broadcast_radius(ball, gradient) * (_PATH_LENGTH_RADII / self.steps)
         moved = front.points + length * compute_steepest_step(gradient, self.threat.norm)
         return project_to_box(moved, front.originals, ball, front.masks)

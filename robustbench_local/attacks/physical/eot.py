@@ -244,14 +244,14 @@ def _compute_gradient(
         return remove_nonfinite(torch.autograd.grad(total, leaf)[0])
 
 
-def _score_objects(setting: EOTInputs, found: Tensor, views: Views | None) -> Tensor:
+def _score_objects(setting: EOTInputs, objects: Tensor, views: Views | None) -> Tensor:
     """Return the share of views that reach the attacker's goal, plus a small margin term, (N,)."""
 
     def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         return compute_success_margin(setting.classifier(shots, rows), labels, setting.threat)
 
     with torch.no_grad():
-        margins = setting.evaluate_photographs(setting.render_photographs(found, views), ask)
+        margins = setting.evaluate_photographs(setting.render_photographs(objects, views), ask)
     # non-finite logits are not a prediction, so that the harness does not count them
     margins = margins.masked_fill(margins == torch.inf, -torch.inf)
     return (margins > 0).float().mean(dim=1) + 1e-3 * margins.atan().mean(dim=1)

@@ -30,7 +30,7 @@ class VMIFGSM(TIFGSM):
 
     Args:
         neighbours: Points sampled around each point of the path, the paper's N; at 0 this is MI-FGSM.
-        beta: Radius of the neighbourhood as a multiple of eps, in the threat model's norm, above 0.
+        beta: Radius of the neighborhood as a multiple of eps, in the threat model's norm, above 0.
 
     Source: Wang & He 2021, arXiv:2103.15571, definition 1 and algorithm 1.
     """

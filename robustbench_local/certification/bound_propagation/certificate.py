@@ -159,7 +159,7 @@ def _check_agreement(graph: Graph, images: Tensor, logits: Tensor, name: str) ->
         graph(images.double()), logits.double(), rtol=0.0, atol=_LOGIT_TOLERANCE_SHARE * scale
     ):
         raise ModelError(
-            "computes something else than its layers say",
+            "does not compute what its layers describe",
             where=name,
             remedy="use a smoothing certificate",
         )

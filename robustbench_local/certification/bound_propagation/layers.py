@@ -184,7 +184,7 @@ _LAYERS: Mapping[type[nn.Module], Callable[[Any, Shape, Shape], Operation | None
 def _read_shapes(node: fx.Node, place: NodeContext) -> tuple[Shape, Shape]:
     source = node.args[0]
     if not isinstance(source, fx.Node) or source not in place.image_nodes:
-        raise UnsupportedNodeError("takes the images as something else than its first argument")
+        raise UnsupportedNodeError("does not take the images as its first argument")
     return place.get_shape(source), tuple(_get_result(node, place).shape[1:])
 
 
@@ -235,7 +235,7 @@ def _build_arithmetic_reader(kind: str) -> _NodeReader:
 def _read_arithmetic(kind: str, node: fx.Node, place: NodeContext) -> Operation:
     """Read a sum or difference of two nodes, or any arithmetic of a node and a constant."""
     if node.kwargs or len(node.args) != 2:
-        raise UnsupportedNodeError(f"is {kind} with other arguments than two", "write it out")
+        raise UnsupportedNodeError(f"is {kind} without exactly two arguments", "write it out")
     first, second = node.args
     is_image = [isinstance(value, fx.Node) and value in place.image_nodes for value in (first, second)]
     sign = -1.0 if kind == "sub" else 1.0
@@ -243,7 +243,7 @@ def _read_arithmetic(kind: str, node: fx.Node, place: NodeContext) -> Operation:
         shapes = {place.get_shape(value) for value in (first, second) if isinstance(value, fx.Node)}
         if kind not in {"add", "sub"} or len(shapes) > 1:
             raise UnsupportedNodeError(
-                f"is the {kind} of two places of the network", "add places of equal shape"
+                f"is the {kind} of two nodes of the network", "add nodes of equal shape"
             )
         return Sum(sign)
     if kind == "div" and is_image[1]:

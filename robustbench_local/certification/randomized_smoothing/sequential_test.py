@@ -31,7 +31,7 @@ LOOK_GROWTH_FACTOR = 1.15
 
 @dataclass(frozen=True, kw_only=True)
 class ShareClaim:
-    """The claim that a share is at least ``share``, to be decided with at most ``most`` votes.
+    """The claim that a share is at least ``share``, to be decided with at most ``max_votes`` votes.
 
     Half of ``alpha`` is spent on the intermediate looks, half on the last look.
     """
@@ -73,7 +73,7 @@ class ShareClaim:
 
     @cached_property
     def min_hits(self) -> int:
-        """Smallest number of hits that proves the claim at the last look; above ``most`` if none does."""
+        """Smallest number of hits that proves the claim at the last look; above ``max_votes`` if none."""
         low, high = 0, self.max_votes + 1
         while low < high:
             middle = (low + high) // 2
@@ -93,14 +93,14 @@ class SequentialVoteTest:
     Args:
         count: Number of images.
         share: Share to prove, in [0.5, 1).
-        most: Maximum votes per image.
+        max_votes: Maximum votes per image.
         alpha: Error probability, for each image.
 
     Attributes:
-        open: Images that need more votes, ascending, (M,).
-        votes: Number of votes of each of those images so far.
-        majority: (count,): whether more than half of all possible votes are proven to be for the class.
-        reached: (count,): whether the share is proven to be at least ``share``.
+        open_rows: Images that need more votes, ascending, (M,).
+        vote_count: Number of votes of each of those images so far.
+        has_majority: (count,): whether more than half of all possible votes are proven to be for the class.
+        has_share: (count,): whether the share is proven to be at least ``share``.
     """
 
     def __init__(self, count: int, *, share: float, max_votes: int, alpha: float) -> None:

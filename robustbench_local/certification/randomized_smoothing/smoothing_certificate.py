@@ -140,7 +140,7 @@ class Smoothing(Certificate):
             )
         if isinstance(classifier, SmoothedClassifier) and classifier.sigma != self.sigma:
             raise ConfigError(
-                f"is smoothed with sigma {classifier.sigma:g}, the certificate speaks of {self.sigma:g}",
+                f"is smoothed with sigma {classifier.sigma:g}, the certificate is for sigma {self.sigma:g}",
                 where=classifier.name,
                 remedy="use the same sigma",
             )
@@ -172,7 +172,7 @@ class Smoothing(Certificate):
         self, voter: VoteCounter, rows: Tensor, chosen: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
         """Return the images with a proven majority, (M,), and the radius of each, float64."""
-        del threat  # the radius is what the votes say, whatever was asked
+        del threat  # the votes give the radius, independent of the threat model's eps
         hits = voter.count_votes(rows, self.n0, self.n).gather(1, chosen[:, None]).squeeze(1)
         share = compute_lower_bounds(hits.numpy(), self.n, self.alpha)
         radius = torch.from_numpy(self.sigma * ndtri(share)).clamp_min(0)

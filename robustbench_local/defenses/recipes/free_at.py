@@ -41,7 +41,7 @@ class FreeTraining(AdversarialRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_condition(self.replays >= 1, "replays must be at least 1")
-        check_condition(self.steps == 1, "free adversarial training has one step a replay")
+        check_condition(self.steps == 1, "free adversarial training has one step per replay")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Build cross-entropy on images with the carried perturbation."""

@@ -40,7 +40,7 @@ def refuse_teacher(name: str) -> nn.Module:
     Raises:
         ConfigError: Always.
     """
-    raise ConfigError(f"there is no way to load the teacher {name!r} here", remedy="give train() a teacher")
+    raise ConfigError(f"the teacher {name!r} cannot be loaded", remedy="pass load_teacher to train()")
 
 
 def train(
