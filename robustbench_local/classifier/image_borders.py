@@ -91,16 +91,16 @@ def has_masked_borders(
     Returns:
         None if inconclusive, because there is no gradient to compare or no pixel at the border.
     """
-    there, inside = slope_at(points), slope_at(points.clamp(inset, 1 - inset))
+    at_border, inside = slope_at(points), slope_at(points.clamp(inset, 1 - inset))
     edges = [points <= 0, points >= 1]
     free = ~(edges[0] | edges[1])
-    found = None
+    result = None
     for rows in (slice(0, single), slice(single, None)):
         usual = inside[rows].abs()[free[rows]]
         if len(points[rows]) == 0:
             continue
         least = _MIN_GRADIENT_SHARE * (usual.mean() if len(usual) else inside[rows].abs().mean())
-        outer, inner = there[rows], inside[rows]
+        outer, inner = at_border[rows], inside[rows]
         jumps = (outer - inner).abs() > MIN_JUMP_SHARE * inner.abs()
         gone = (outer == 0) | ((outer - inner / 2).abs() <= _HALF_TOLERANCE * inner.abs())
         clear = inner.abs() > least
@@ -108,13 +108,13 @@ def has_masked_borders(
         sides = [side for side in sides if bool(side.any())]
         if not sides:
             continue
-        found = False
+        result = False
         jumping = [_compute_share(jumps, side) > MIN_BROKEN_SHARE for side in sides]
         broken_off = any(jumping) if rows.stop is not None else len(sides) == 2 and all(jumping)
         steady = _compute_share(jumps, clear & free[rows]) <= _MAX_OTHER_JUMPS_SHARE
         if (broken_off and steady) or any(_compute_share(gone, side) > MIN_BROKEN_SHARE for side in sides):
             return True
-    return found
+    return result
 
 
 class BorderProbe:
@@ -186,15 +186,15 @@ class BorderProbe:
         def slope_at(points: Tensor) -> Tensor:
             return self._compute_gradient(logits_of, points)
 
-        found = None
+        result = None
         probes = build_probes(images.shape[1:], images.device).to(images.dtype)
         if first:
-            found = has_masked_borders(slope_at, probes, self.inset, single=len(probes) // 2)
-        if found is None:
-            found = has_masked_borders(slope_at, images[: len(probes)], self.inset)
-        if found is not None:
+            result = has_masked_borders(slope_at, probes, self.inset, single=len(probes) // 2)
+        if result is None:
+            result = has_masked_borders(slope_at, images[: len(probes)], self.inset)
+        if result is not None:
             self._probes_left = 0
-        return found
+        return result
 
     def _compute_gradient(self, logits_of: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
         """Return the finite gradient of a fixed mixture of the logits."""

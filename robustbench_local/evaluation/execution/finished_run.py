@@ -135,11 +135,11 @@ def _list_data_files(grid: Grid, base: Path) -> list[Path]:
         _require_condition(path.is_file())
         return [path]
     _require_condition(path.is_dir())
-    found: list[Path] = []
+    files: list[Path] = []
     for folder, folders, names in os.walk(path):
-        _require_condition(not any(Path(folder, each).is_symlink() for each in folders))
-        found += [Path(folder, each) for each in names]
-    return sorted(found)
+        _require_condition(not any(Path(folder, name).is_symlink() for name in folders))
+        files += [Path(folder, name) for name in names]
+    return sorted(files)
 
 
 def _find_weights(entry: ModelEntry, base: Path) -> Path | None:

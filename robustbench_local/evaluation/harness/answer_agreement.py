@@ -134,8 +134,8 @@ def compare_with_fresh_copy(
     else:
         answers, expected = _predict_uncounted(attacked, chosen), margins[:MAX_COMPARED_IMAGES].double().cpu()
     before.restore_states()
-    found = _compute_margins(answers, own)
-    unlike = _find_differing(found, expected, known.tolerance * _compute_logit_ranges(answers))
+    margins_after = _compute_margins(answers, own)
+    unlike = _find_differing(margins_after, expected, known.tolerance * _compute_logit_ranges(answers))
     return AgreementCounts(len(chosen), int(unlike.sum()))
 
 

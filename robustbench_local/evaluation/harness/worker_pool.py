@@ -80,7 +80,7 @@ class WorkerLostError(Exception):
 def can_be_isolated(work: Job) -> bool:
     """Check whether a job can run in forks of this process: on Linux and not on a GPU."""
     both = (work.classifier, work.queried_model)
-    return all(each.settings.is_fork_safe and can_fork(each.device) for each in both)
+    return all(classifier.settings.is_fork_safe and can_fork(classifier.device) for classifier in both)
 
 
 def count_usable_workers(work: Job, workers: int) -> int:
@@ -183,7 +183,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
     def _run_in_workers(self, positions: list[int], batch_size: int) -> OutcomeBatch:
         while len(self._workers) < self.size:
             self._workers.append(self._start_worker(len(self._workers)))
-        shares = [share for place in range(self.size) if (share := positions[place :: self.size])]
+        shares = [share for offset in range(self.size) if (share := positions[offset :: self.size])]
         size = batch_size
         if self.size > 1:
             size = min(batch_size, max(MIN_IMAGES_PER_WORKER, -(-batch_size // self.size)))
@@ -232,8 +232,8 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             raise WorkerLostError(worker.describe_exit(), killed=killed) from None
 
     def _get_progress(self, worker: ChildProcess) -> tuple[int, int]:
-        place = self._workers.index(worker)
-        return self._pass_counts[2 * place + _FINISHED_PASSES], worker.count_received_bytes()
+        index = self._workers.index(worker)
+        return self._pass_counts[2 * index + _FINISHED_PASSES], worker.count_received_bytes()
 
     def _record_notes(self, answer: _Response) -> None:
         for note in answer.notes:

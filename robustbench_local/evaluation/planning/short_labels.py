@@ -43,7 +43,7 @@ class LabelledAttack:
 
 def build_family_labels(attacks: Sequence[LabelledAttack], class_names: Sequence[str]) -> dict[str, str]:
     """Build labels of attacks without budget and attacker knowledge; arguments as below."""
-    return {one.identifier: _build_base_label(one, class_names) for one in attacks}
+    return {attack.identifier: _build_base_label(attack, class_names) for attack in attacks}
 
 
 def build_attack_labels(attacks: Sequence[LabelledAttack], class_names: Sequence[str]) -> dict[str, str]:
