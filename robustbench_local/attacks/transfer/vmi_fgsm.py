@@ -56,7 +56,7 @@ class VMIFGSM(TIFGSM):
         variance = torch.zeros_like(inputs.images)
         before = torch.zeros(len(inputs.images), device=inputs.images.device)
 
-        def tuned(points: Tensor, step: int) -> Tensor:
+        def compute_tuned_gradient(points: Tensor, step: int) -> Tensor:
             nonlocal variance, before
             point_gradient, values = self._compute_gradient(inputs, points, str(step))
             weight = self._compute_log_weight(inputs, values)
@@ -68,7 +68,7 @@ class VMIFGSM(TIFGSM):
                 )
             return slope
 
-        return tuned
+        return compute_tuned_gradient
 
     def _estimate_variance(
         self, inputs: AttackInputs, points: Tensor, step: int, point_gradient: Tensor, weight: Tensor

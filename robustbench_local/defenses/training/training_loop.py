@@ -202,7 +202,7 @@ def _set_memory_layout(images: Tensor) -> Tensor:
 
 def _measure_accuracy(learner: Learner, context: TrainingContext, images: Tensor, labels: Tensor) -> Score:
     """Measure the averaged weights' accuracy, clean and under the objective's adversary."""
-    clean, robust, attacked = 0, 0, False
+    clean, robust, has_robust = 0, 0, False
     size = (
         _VALIDATION_BATCH_SIZE if images[0].numel() <= _MAX_SMALL_IMAGE_VALUES else learner.recipe.batch_size
     )
@@ -214,9 +214,9 @@ def _measure_accuracy(learner: Learner, context: TrainingContext, images: Tensor
         clean += _count_correct(learner.averaged, batch_images, batch_labels)
         is_robust = learner.objective.is_robust(learner.averaged, batch_images, batch_labels)
         if is_robust is not None:
-            attacked = True
+            has_robust = True
             robust += int(is_robust.sum())
-    return Score(learner.epoch, clean / len(images), robust / len(images) if attacked else None)
+    return Score(learner.epoch, clean / len(images), robust / len(images) if has_robust else None)
 
 
 @torch.no_grad()
