@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHANGEABLE_KEYS = ("grid", "gates", "question", "name", "severity", LABELS_KEY)
-"""What a resumed run takes from the grid file of today: its words, gates and severities decide no verdict."""
+"""Keys that a resumed run takes from the current grid file: its texts, gates and severities decide no
+verdict."""
 
 
 class Run:
@@ -182,9 +183,9 @@ def _write_metadata(plan: Plan, store: RunStore) -> None:
     store.update_meta(
         {key: plan.description[key] for key in CHANGEABLE_KEYS} | {"models": _merge_models(plan, store)}
     )
-    before, here = store.read_meta("environment")["versions"], plan.description["environment"]["versions"]
+    before, now = store.read_meta("environment")["versions"], plan.description["environment"]["versions"]
     changed = [
-        f"{name} {before.get(name)} -> {here.get(name)}" for name in here if before.get(name) != here[name]
+        f"{name} {before.get(name)} -> {now.get(name)}" for name in now if before.get(name) != now[name]
     ]
     if changed:
         line = f"resumed with other versions: {', '.join(changed)}; verdicts may differ in the last digits"

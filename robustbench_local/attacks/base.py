@@ -36,8 +36,8 @@ class AttackType(ABCMeta):
         Raises:
             ConfigError: If a parameter is unknown, or given without its name.
         """
-        known = [parameter.name for parameter in fields(cls)]  # type: ignore[arg-type]  # dataclasses, all of them
-        unknown = [name for name in parameters if name not in known]
+        field_names = [parameter.name for parameter in fields(cls)]  # type: ignore[arg-type]  # every attack is a dataclass
+        unknown = [name for name in parameters if name not in field_names]
         if not values and not unknown:
             return super().__call__(**parameters)
         call = f'{cls.__name__}(...)(classifier, images, labels, norm="Linf", eps="8/255")'
@@ -45,7 +45,7 @@ class AttackType(ABCMeta):
             raise ConfigError(
                 f"{cls.__name__} takes its parameters by name", remedy=f"give the model to the call: {call}"
             )
-        remedy = suggest_parameter(unknown[0], known)
+        remedy = suggest_parameter(unknown[0], field_names)
         if unknown[0] in _CALL_OPTIONS:
             remedy = f"give it to the call: {call}"
         raise ConfigError(f"{cls.__name__} has no parameter {unknown[0]!r}", remedy=remedy)
@@ -170,8 +170,6 @@ class Attack(metaclass=AttackType):
             Candidates, same shape and dtype: inside [0, 1] and within ``threat.eps`` of ``images``. Without a
             norm (``spatial``, ``corruption``): the transformation's parameters, (N, P), which the harness
             applies itself; see ``threats/transformations.py``.
-            norm bounds the change (``spatial``, ``corruption``): the transformation's parameters, (N, P),
-            which the harness applies itself; see ``threats/transformations.py``.
         """
 
     @abstractmethod
@@ -197,24 +195,24 @@ class Attack(metaclass=AttackType):
             ConfigError: If the classifier gives less access than the attack needs.
         """
         name = type(self).__name__
-        for what, value, supported in (
+        for subject, value, supported in (
             ("norm", threat.norm, self.norms),
             ("goal", threat.goal, self.goals),
             ("region", threat.region, self.regions),
         ):
             if value not in supported:
                 remedy = f"use {' or '.join(sorted(supported))}, or another attack"
-                raise ThreatError(f"{name} does not support the {what} {value!r}", remedy=remedy)
+                raise ThreatError(f"{name} does not support the {subject} {value!r}", remedy=remedy)
         if threat.targets and threat.targets[-1] >= classifier.num_classes:
             count = classifier.num_classes
             raise ThreatError(
                 f"target class {threat.targets[-1]} does not exist: the model has {count} classes"
             )
         if _ACCESS_ORDER.index(classifier.access) < _ACCESS_ORDER.index(self.access):
-            given = classifier.access
+            model_access = classifier.access
             raise ConfigError(
-                f"{name} needs {self.access}, the model {classifier.name!r} gives {given} only",
-                remedy=f"use an attack that needs {given} only: {_ATTACKS_BY_ACCESS[given]}",
+                f"{name} needs {self.access}, the model {classifier.name!r} gives {model_access} only",
+                remedy=f"use an attack that needs {model_access} only: {_ATTACKS_BY_ACCESS[model_access]}",
             )
 
     def list_warnings(self, threat: ThreatModel) -> list[str]:  # noqa: ARG002 - for subclasses

@@ -11,12 +11,12 @@ from torch import Tensor
 from robustbench_local.errors import ModelError
 
 OutputKind = Literal["sigmoid", "logit"]
-"""What the one output is: ``"sigmoid"``, the probability of class 1; ``"logit"``, the value before the
+"""The kind of a single output: ``"sigmoid"``, the probability of class 1; ``"logit"``, the value before the
 sigmoid, positive for class 1."""
 OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
 MIN_CHECKED_SCORES = 8
-"""Scores of a declared logit that are looked at before all of them in [0, 1] means that they are
-probabilities: read as logits, these would make every image class 1."""
+"""Number of scores of a declared logit to check. If all lie in [0, 1] they are probabilities: taken as
+logits, these would make every image class 1."""
 
 
 def parse_output_key(output: str | int | None) -> tuple[str | int | None, OutputKind | None]:

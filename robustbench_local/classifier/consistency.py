@@ -10,13 +10,13 @@ class Consistency:
     """The consistency of a model, as a summary of the findings of `probe_consistency`."""
 
     inconsistency_note: str = ""
-    """Why it is not, although the user allowed that, in one line; empty if it is. With a mark, no number of
-    the model is relied on."""
+    """One line on why the model is inconsistent although the user allowed it; empty if it is consistent. With
+    it, no number of the model is reliable."""
     is_unrepeatable: bool = False
-    """Whether the same image gets another answer each time, by random numbers that no seed repeats."""
+    """Whether answers to the same image vary by random numbers that no seed repeats."""
     is_random: bool = True
     """Whether it may draw random numbers: then answers can only be compared after equal seeds."""
     tolerance: float = 1e-4
-    """Share of the logits' range by which answers differ by rounding."""
+    """Share of the logits' range by which answers may differ by rounding."""
     has_misleading_gradients: bool = False
-    """Whether its gradients do not say how its answers change, so that attacks are led astray."""
+    """Whether its gradients do not predict how its answers change, so that they mislead attacks."""

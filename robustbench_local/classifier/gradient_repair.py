@@ -17,13 +17,13 @@ from torch import Tensor
 from robustbench_local.classifier.autograd_graph import walk_graph
 
 DIFFERENCE_STEPS = (1e-2, 1e-3)
-"""Largest change of a pixel in the finite differences that a repaired gradient is compared with: the first
-for gradients that hardly change the loss, the second for losses that curve within a few grey levels."""
+"""Largest pixel changes in the finite differences that a repaired gradient is compared with: the first for
+gradients that hardly change the loss, the second for losses that curve within a few gray levels."""
 MAX_SLOPE_RATIO = 3.0
-"""The change of the loss that a repaired gradient foretells and the measured one may differ by this factor:
-losses curve, and those of some attacks hold a scale fixed."""
+"""Maximum ratio between the predicted and the measured change of the loss: losses curve, and those of some
+attacks hold a scale fixed."""
 ROUNDING_SHARE = 6e-6
-"""A change of the loss up to this share of its size, or of 1, may be float32's rounding: it says nothing."""
+"""A change of the loss up to this share of its size, or of 1, may be float32 rounding and is ignored."""
 
 
 @dataclass(frozen=True)
@@ -141,5 +141,5 @@ def compute_ascent_gradient(
     loss = loss_at(again)
     keep_backward_finite(loss)
     (repaired,) = torch.autograd.grad(loss, again)
-    there = finite.view(-1, *[1] * (gradient.ndim - 1))
-    return torch.where(there, gradient, remove_nonfinite(repaired)), True
+    is_finite = finite.view(-1, *[1] * (gradient.ndim - 1))
+    return torch.where(is_finite, gradient, remove_nonfinite(repaired)), True

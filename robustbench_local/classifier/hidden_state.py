@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 
 MAX_NODES = 2_000
-"""Values that are looked at inside one attribute or global."""
+"""Maximum number of values visited inside one attribute or global."""
 MAX_FULLY_READ_ELEMENTS = 4_096
-"""Elements up to which a tensor is read in full; of a larger one, its sum, its ends and its version."""
+"""Number of elements up to which a tensor is read in full; of a larger one, its sum, its ends and its
+version."""
 MISSING: Any = type("Missing", (), {"__module__": "builtins", "__deepcopy__": lambda self, _: self})()
 """The value of a name that does not exist, or not yet."""
 GENERATOR_DIGEST_PREFIX = "random numbers"
-"""How the digest of a random number generator begins."""
+"""Prefix of the digest of a random number generator."""
 _INTERNAL_ATTRIBUTES = frozenset(vars(nn.Module())) | {"_is_full_backward_hook", "_compiled_call_impl"}
 _HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _LIBRARY_NAMES = sys.stdlib_module_names | {"torch", "torchvision", "timm", "numpy", "robustbench_local"}
@@ -45,11 +46,11 @@ class ExternalValue:
     """A name outside a model that its code uses, and the value of that name."""
 
     path: str
-    """What to call it in messages."""
+    """Name of the value in messages."""
     read: Callable[[], Any]
-    """Gives the value."""
+    """Returns the value."""
     write: Callable[[Any], None]
-    """Gives the name another value."""
+    """Assigns another value to the name."""
     is_cache: bool = False
     """Whether it is an ``lru_cache``: it cannot be given other content, only emptied, as ``write`` does."""
 
@@ -78,16 +79,19 @@ def describe_state(
     Returns:
         Digest by path. Two descriptions differ where something that a forward could read has changed.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for prefix, part in _iterate_parts(model):
-        held = {
+        values = {
             key: value for key, value in _read_attributes(part).items() if key not in _INTERNAL_ATTRIBUTES
         }
         if isinstance(part, nn.Module):
-            held |= dict(part.named_buffers(recurse=False))
-            held |= dict(part.named_parameters(recurse=False)) if parameters else {}
-        found |= {f"{prefix}{key}": digest_value(value) for key, value in held.items()}
-    return found | {place.path: digest_value(read_external_value(place)) for place in external_values}
+            values |= dict(part.named_buffers(recurse=False))
+            values |= dict(part.named_parameters(recurse=False)) if parameters else {}
+        digests |= {f"{prefix}{key}": digest_value(value) for key, value in values.items()}
+    return digests | {
+        external_value.path: digest_value(read_external_value(external_value))
+        for external_value in external_values
+    }
 
 
 def read_external_value(place: ExternalValue) -> Any:
@@ -101,7 +105,7 @@ def read_external_value(place: ExternalValue) -> Any:
 def digest_value(value: Any) -> str:
     """Return a short text that changes with a value; for objects of unknown kinds only their type."""
     if type(value) in _SCALAR_TYPES or (
-        type(value) is tuple and all(type(one) in _SCALAR_TYPES for one in value)
+        type(value) is tuple and all(type(item) in _SCALAR_TYPES for item in value)
     ):
         return f"value {value!r}"
     nodes = iter(range(MAX_NODES))
@@ -251,7 +255,7 @@ class _StateFinder:
                     self._visit_value(
                         f"{base.__name__}.{name}", functools.partial(getattr, base, name), write, frozenset()
                     )
-            for name in {one for one in used if not hasattr(base, one) and not one.startswith("__")}:
+            for name in {name for name in used if not hasattr(base, name) and not name.startswith("__")}:
                 self._add_missing(
                     f"{base.__name__}.{name}",
                     functools.partial(_get_attribute, base, name),

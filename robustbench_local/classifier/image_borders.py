@@ -21,19 +21,20 @@ MASKED_BORDERS_NOTE = (
     "its gradients vanish or break off at pixels of exactly 0 or 1, as those of a model do that clamps its "
     "input to [0, 1]: they are taken just inside; verdicts are reached on the exact images"
 )
-"""What a reader has to know of such a model."""
+"""Note for a reader of such a model's results."""
 _INSET_BY_DTYPE = {torch.float16: 2e-3, torch.bfloat16: 2**-6}
 DEFAULT_INSET = 1e-6
-"""How far inside the box gradients are taken, in float32: 16 times the spacing of floats below 1."""
+"""Distance inside the box at which gradients are taken, in float32: 16 times the spacing of floats below
+1."""
 MIN_JUMP_SHARE = 0.25
-"""Share of its size by which the gradient of a single pixel changes, from the border to just inside, if
-something breaks off there."""
+"""Minimum relative change of a single pixel's gradient, from the border to just inside, that counts as a
+jump."""
 MIN_BROKEN_SHARE = 0.5
-"""Share of the border's pixels that have to show it."""
+"""Share of the border's pixels that have to show a jump."""
 _MAX_OTHER_JUMPS_SHARE = 0.1
-"""Share of the other pixels that may show it at most; where more do, it has nothing to do with borders."""
+"""Maximum share of the other pixels that may show a jump; if more do, the borders are not the cause."""
 _MIN_GRADIENT_SHARE = 1e-3
-"""A gradient below this share of the others' mean says nothing."""
+"""A gradient below this share of the others' mean is ignored."""
 _HALF_TOLERANCE = 1e-3
 """Tolerance for a gradient of one half."""
 _PROBE_BLOCKS = ((4, 1), (6, 3))
@@ -42,7 +43,7 @@ image as it is, blocks for those that resize it first."""
 
 
 _MAX_PROBES = 3
-"""Times that it is tried, where there is nothing to be seen."""
+"""Maximum number of attempts while the result is inconclusive."""
 
 
 def find_inset(dtype: torch.dtype) -> float:
@@ -90,16 +91,16 @@ def has_masked_borders(
     Returns:
         None if inconclusive, because there is no gradient to compare or no pixel at the border.
     """
-    there, inside = slope_at(points), slope_at(points.clamp(inset, 1 - inset))
+    at_border, inside = slope_at(points), slope_at(points.clamp(inset, 1 - inset))
     edges = [points <= 0, points >= 1]
     free = ~(edges[0] | edges[1])
-    found = None
+    result = None
     for rows in (slice(0, single), slice(single, None)):
         usual = inside[rows].abs()[free[rows]]
         if len(points[rows]) == 0:
             continue
         least = _MIN_GRADIENT_SHARE * (usual.mean() if len(usual) else inside[rows].abs().mean())
-        outer, inner = there[rows], inside[rows]
+        outer, inner = at_border[rows], inside[rows]
         jumps = (outer - inner).abs() > MIN_JUMP_SHARE * inner.abs()
         gone = (outer == 0) | ((outer - inner / 2).abs() <= _HALF_TOLERANCE * inner.abs())
         clear = inner.abs() > least
@@ -107,13 +108,13 @@ def has_masked_borders(
         sides = [side for side in sides if bool(side.any())]
         if not sides:
             continue
-        found = False
+        result = False
         jumping = [_compute_share(jumps, side) > MIN_BROKEN_SHARE for side in sides]
         broken_off = any(jumping) if rows.stop is not None else len(sides) == 2 and all(jumping)
         steady = _compute_share(jumps, clear & free[rows]) <= _MAX_OTHER_JUMPS_SHARE
         if (broken_off and steady) or any(_compute_share(gone, side) > MIN_BROKEN_SHARE for side in sides):
             return True
-    return found
+    return result
 
 
 class BorderProbe:
@@ -185,15 +186,15 @@ class BorderProbe:
         def slope_at(points: Tensor) -> Tensor:
             return self._compute_gradient(logits_of, points)
 
-        found = None
+        result = None
         probes = build_probes(images.shape[1:], images.device).to(images.dtype)
         if first:
-            found = has_masked_borders(slope_at, probes, self.inset, single=len(probes) // 2)
-        if found is None:
-            found = has_masked_borders(slope_at, images[: len(probes)], self.inset)
-        if found is not None:
+            result = has_masked_borders(slope_at, probes, self.inset, single=len(probes) // 2)
+        if result is None:
+            result = has_masked_borders(slope_at, images[: len(probes)], self.inset)
+        if result is not None:
             self._probes_left = 0
-        return found
+        return result
 
     def _compute_gradient(self, logits_of: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
         """Return the finite gradient of a fixed mixture of the logits."""

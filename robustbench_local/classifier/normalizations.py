@@ -15,4 +15,4 @@ NORMALIZATIONS: dict[str, Normalization] = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "half": ((0.5,), (0.5,)),
 }
-"""Channel means and standard deviations by the name people call them, in pixel units of [0, 1]."""
+"""Channel means and standard deviations by their usual names, in pixel units of [0, 1]."""

@@ -28,15 +28,15 @@ class GradientCounts(NamedTuple):
     """Counts of the gradients of one image."""
 
     steps: int
-    """Looks at its gradient."""
+    """Number of gradients."""
     nonfinite_entries: int
-    """Entries that were NaN or infinite, summed over them."""
+    """Number of entries that were NaN or infinite, over all gradients."""
     nonfinite_steps: int
-    """Looks with such entries."""
+    """Number of gradients with such entries."""
     zero_steps: int
-    """Looks at a gradient that was exactly zero, after the repair if there was one."""
+    """Number of gradients that were exactly zero, after the repair if there was one."""
     unconfirmed_steps: int
-    """Looks at a repaired gradient, not zero, that a finite difference did not confirm."""
+    """Number of repaired gradients, not zero, that a finite difference did not confirm."""
 
 
 class PassCounter:
@@ -139,8 +139,8 @@ class PassCounter:
         """Count gradient faults of the images with indices ``rows``, else the first ones."""
         counts = [faults.nonfinite_entries, faults.nonfinite, faults.is_zero, faults.unconfirmed]
         which = torch.arange(len(faults.nonfinite_entries)) if rows is None else rows
-        found = torch.stack([count.to(self._fault_counts) for count in counts])
-        self._fault_counts.index_add_(1, which.to(self._fault_counts.device), found)
+        fault_rows = torch.stack([count.to(self._fault_counts) for count in counts])
+        self._fault_counts.index_add_(1, which.to(self._fault_counts.device), fault_rows)
 
     def add_repairs(self, rows: Tensor | None, repaired: Tensor, spent: PassCounter) -> None:
         """Count the cost of gradient repairs.

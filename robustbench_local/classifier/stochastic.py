@@ -24,14 +24,14 @@ from robustbench_local.errors import InvariantError
 from robustbench_local.randomness import RandomNumbers, RandomStream, compute_point_keys, derive_seed
 
 DEFAULT_DRAWS = 20
-"""Draws that an attack's look averages over."""
+"""Number of draws averaged in a query of an attack."""
 DEFAULT_VERDICT_DRAWS = 100
-"""Draws that a verdict averages over."""
+"""Number of draws averaged in a verdict."""
 MIN_LEAD_STD_ERRORS = 5.0
-"""Standard errors that a class has to be ahead by, so that a search takes it for the winner: by chance that
-happens once in 25,000 looks (Student's t for 20 draws), and a search takes hundreds."""
+"""Standard errors by which a class has to lead before a search takes it for the winner: by chance that
+happens once in 25,000 queries (Student's t for 20 draws), and a search makes hundreds."""
 TIED_LEAD = 5e-6
-"""Largest lead of one that is not, as a share of the range of the logits: attacks take it for rounding."""
+"""Largest lead that counts as tied, as a share of the range of the logits: attacks treat it as rounding."""
 
 
 class RandomizedClassifier(WrappedClassifier):

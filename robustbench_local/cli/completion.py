@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 LIST_NAMES = ("attacks", "certificates", "defenses", "models", "data", "examples")
-"""What ``rbl list`` can list."""
+"""The lists of ``rbl list``."""
 _GRID_SUFFIXES = (".yaml", ".yml")
 
 

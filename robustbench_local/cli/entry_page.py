@@ -27,13 +27,13 @@ class EntryPage:
     """One entry in the form that is printed."""
 
     name: str
-    """As a grid file writes it."""
+    """The name in a grid file."""
     title: str
-    """What kind of thing it is."""
+    """The kind of entry."""
     description: str
-    """What it does, in full."""
+    """The full description."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Heading to text, in the order in which they are shown."""
+    """Heading to text, in display order."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """The hyper-parameters that a card sets."""
     example: str = ""

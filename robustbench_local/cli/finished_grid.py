@@ -20,7 +20,7 @@ class DescribedGrid:
     """A grid with its overrides from the command line, and the directory of its run."""
 
     grid: Grid
-    """As its file says it."""
+    """The grid as written in its file."""
     base: Path
     """Folder that its relative paths start from."""
     directory: Path
@@ -28,7 +28,7 @@ class DescribedGrid:
     card_folders: tuple[Path, ...]
     """Folders of the user's own cards."""
     options: Options
-    """What the command line says."""
+    """The options from the command line."""
 
     @classmethod
     def from_options(cls, source: Path | None, out: Path | None, options: Options) -> DescribedGrid:

@@ -20,7 +20,7 @@ from robustbench_local.models.zoo import find_zoo_card, list_zoo
 
 PROBLEM_EXIT_CODE = 3
 MIN_FREE_GIB = 1.0
-"""A run's evidence rarely needs more."""
+"""Minimum free disk space; a run's evidence rarely needs more."""
 
 
 def check_installation() -> int:

@@ -7,8 +7,8 @@ from types import FrameType
 from typing import NoReturn
 
 REPEAT_SECONDS = 10.0
-"""Seconds after which an interrupt comes again: Python drops one that is raised where nobody can catch it,
-such as in a destructor, and the run would go on for hours."""
+"""Seconds after which an interrupt is raised again: Python drops one that is raised where it cannot be
+caught, such as in a destructor, and the run would go on for hours."""
 
 
 def install_signal_handlers() -> None:

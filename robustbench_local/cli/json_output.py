@@ -21,10 +21,10 @@ def claim_stdout() -> TextIO:
     stdout.flush()
     own = stdout
     if _find_descriptor(stdout) == 1 and _find_descriptor(sys.stderr) is not None:
-        kept = os.dup(1)
+        descriptor = os.dup(1)
         os.dup2(sys.stderr.fileno(), 1)
-        own = os.fdopen(kept, "w", encoding=stdout.encoding, errors=stdout.errors, newline="")
-        _undo_actions.append(lambda: _restore_stdout(kept, own))
+        own = os.fdopen(descriptor, "w", encoding=stdout.encoding, errors=stdout.errors, newline="")
+        _undo_actions.append(lambda: _restore_stdout(descriptor, own))
     sys.stdout = sys.stderr
     _undo_actions.append(lambda: setattr(sys, "stdout", stdout))
     return own

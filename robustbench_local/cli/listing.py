@@ -40,7 +40,7 @@ _OWN_NAMES_BY_KIND: Mapping[ExtensionKind, Collection[str]] = {
 }
 """Built-in names that no entry point can take, besides those of cards."""
 _CLAUSE_ENDS, _SENTENCE_ENDS = ",.:;", ".:?"
-"""Where the phrase of a card and of an example grid ends."""
+"""Ends of the phrase of a card and of an example grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +48,21 @@ class ListRow:
     """One entry of a list."""
 
     name: str
-    """As a grid file writes it."""
+    """The name in a grid file."""
     what: str
-    """What it is, in a phrase."""
+    """A phrase that describes the entry."""
     details: tuple[str, ...] = ()
-    """What stands behind the phrase where there is room, such as ``("steps=50", "restarts=5")``."""
+    """Details that follow the phrase where they fit, such as ``("steps=50", "restarts=5")``."""
     kinds: tuple[str, ...] = ()
-    """Words for its kind, such as ``("black-box", "score-based")``."""
+    """Keywords of its kind, such as ``("black-box", "score-based")``."""
     threat: str = ""
     """Its threat model, such as ``Linf 8/255``; empty where it has none."""
     threat_names: frozenset[str] = frozenset()
-    """What ``--threat`` may call it: ``linf``, ``linf-8``."""
+    """Names of its threat for ``--threat``: ``linf``, ``linf-8``."""
     description: str = ""
-    """What it is, in full; empty where ``what`` says it all."""
+    """The full description; empty where ``what`` is complete."""
     source: str = ""
-    """Paper or document that it comes from; empty where there is none."""
+    """Its paper or document; empty where there is none."""
 
     def to_json(self) -> dict[str, object]:
         """Return the row as JSON values."""
@@ -256,4 +256,4 @@ LISTS: Mapping[str, Callable[[Sequence[Path]], list[ListRow]]] = {
     "data": _list_data_rows,
     "examples": _list_example_rows,
 }
-"""What ``rbl list`` can list, and how."""
+"""The lists of ``rbl list``."""

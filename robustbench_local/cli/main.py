@@ -24,11 +24,11 @@ from robustbench_local.cli.terminal_output import echo_line, escape_unencodable
 from robustbench_local.errors import ModelError, RobustbenchError
 
 PROGRAM_NAMES = ("rbl", "robustbench-local")
-"""The names of the scripts that start it."""
+"""The names of the program's scripts."""
 INTERRUPTED_EXIT_CODE = 130
 INTERNAL_EXIT_CODE = 70
 USER_MODULE_PREFIX = "robustbench_local_user_"
-"""How the names of modules begin that ``python:`` models were made from."""
+"""Prefix of the modules that ``python:`` models were made from."""
 INTERRUPTED_MESSAGE = "interrupted; all committed results are kept, and the same command resumes"
 
 COMMANDS = {
@@ -138,8 +138,8 @@ def _find_program_name() -> str:
 def is_completion(arguments: Sequence[str]) -> bool:
     """Check whether a shell asks for completions, or its user for the script that does so."""
     names = (name.replace("-", "_").upper() for name in PROGRAM_NAMES)
-    asked = any(os.environ.get(f"_{name}_COMPLETE") for name in names)
-    return asked or any(word in {"--install-completion", "--show-completion"} for word in arguments[:1])
+    requested = any(os.environ.get(f"_{name}_COMPLETE") for name in names)
+    return requested or any(word in {"--install-completion", "--show-completion"} for word in arguments[:1])
 
 
 def _close_stdout() -> int:

@@ -14,11 +14,11 @@ class OutsideRow:
     """An entry point in a list."""
 
     name: str
-    """What a grid calls it."""
+    """Its name in a grid."""
     what: str
-    """Whose it is; why it is refused, where it is."""
+    """Its distribution; the reason for a refusal, if any."""
     target: str
-    """Where its code lies, ``module:NAME``."""
+    """Location of its code, ``module:NAME``."""
 
 
 def list_outside_rows(kind: ExtensionKind, own_names: Collection[str]) -> list[OutsideRow]:

@@ -31,7 +31,7 @@ from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCoun
 from robustbench_local.store.run_labels import RunLabels
 
 HEARTBEAT_SECONDS = 15.0
-"""Seconds after which a plain log says that a long batch is still at work."""
+"""Seconds between progress lines of a long batch in a plain log."""
 
 
 class ProgressDisplay(ProgressListener):

@@ -33,9 +33,9 @@ from robustbench_local.evaluation.training.train_and_save import (
 from robustbench_local.evaluation.training.training_data import TrainingDataSpec, load_training_images
 
 _HEARTBEAT_SECONDS = 30.0
-"""Seconds after which a plain log says that a long epoch is still at work."""
+"""Seconds between progress lines of a long epoch in a plain log."""
 _OMITTED_OPTIONS = ("checkpoint", "device")
-"""Options that a command need not repeat to make the same weights."""
+"""Options that a command can omit and still make the same weights."""
 
 
 def train_and_report(

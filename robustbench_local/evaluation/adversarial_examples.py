@@ -17,12 +17,12 @@ class AdversarialExamples(NamedTuple):
     """The adversarial examples of some images; unpacks as ``images, success``."""
 
     images: Tensor
-    """(N, C, H, W), float32 in [0, 1]: the adversarial example where there is one. Where the attack had no
-    success: its best candidate inside the threat model, or the clean image where it has none."""
+    """(N, C, H, W), float32 in [0, 1]: the adversarial examples. Where the attack failed: its best candidate
+    inside the threat model, or the clean image where it has none."""
     success: Tensor
-    """(N,) boolean: the image reaches the attacker's goal, by the harness's own verification. An image that
-    the classifier misclassifies without any change counts, and is returned as it is; so does an answer that
-    is not finite, unless there are targets."""
+    """(N,) boolean: the image reaches the attacker's goal, as verified by the harness. An image that is
+    misclassified without any perturbation counts, and is returned as it is; so does an answer that is not
+    finite, unless there are targets."""
 
     def __repr__(self) -> str:
         shape = "x".join(str(size) for size in self.images.shape[1:])

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
-"""What images and labels may be given as."""
+"""Accepted types of images and labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,13 @@ class EvaluationResult:
     counts: OutcomeCounts
     """The counts behind the rates."""
     outcomes: pd.DataFrame
-    """One row an image, with the columns of outcomes.csv."""
+    """One row per image, with the columns of outcomes.csv."""
     adversarial_examples: Tensor
     """(N, C, H, W): verified candidates, the original where there is none."""
     surrogate: str | None = None
     """Name of the model that the candidates were crafted on; None: the classifier itself."""
     notes: tuple[str, ...] = ()
-    """What a reader has to know about the model, the data and the attack."""
+    """Notes on the model, the data and the attack for a reader of the results."""
     view_predictions: pd.DataFrame = field(default_factory=lambda: _build_view_table(()))
     """Stickers and patches: one row for each sign (``position`` in ``read_outcomes``), condition and view."""
 
@@ -177,14 +177,14 @@ def evaluate(
     if options.device is not None:
         classifier.to(options.device)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
-    asked = {
+    threat_keys = {
         "norm": norm,
         "eps": eps,
         "targets": _list_classes(targets),
         "sources": _list_classes(sources),
         "transformation": transformation,
     }
-    overrides = {key: value for key, value in asked.items() if value not in (None, ())}
+    overrides = {key: value for key, value in threat_keys.items() if value not in (None, ())}
     folders = [Path(folder) for folder in options.cards]
     arguments = [*signature(evaluate).parameters, *EVALUATION_OPTIONS]
     with permit_code(options.allow_code):

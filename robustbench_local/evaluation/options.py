@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from robustbench_local.classifier import Precision
 
 TIMEOUT_SECONDS = 600.0
-"""Seconds without a finished pass after which a model of a grid is taken to hang, by default."""
+"""Default seconds without a finished pass after which a model of a grid counts as hanging."""
 EVALUATION_OPTIONS = frozenset(
     {"device", "batch_size", "cards", "allow_batch_dependence", "allow_code", "timeout"}
 )
-"""Options that ``evaluate``, ``certify`` and ``attack`` take, too; the others are for grids."""
+"""Options that ``evaluate``, ``certify`` and ``attack`` also take; the others are for grids."""
 _OWN_ARGUMENTS = frozenset({"seed", "sources", "targets"})
-"""What these calls take as arguments of their own."""
+"""Options that these calls have as arguments of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,4 +149,4 @@ def check_parameter_names(call: str, parameters: Collection[str]) -> None:
 
 
 DEFAULT_OPTIONS = Options()
-"""What a call computes with where no options are given."""
+"""Options of a call that passes none."""

@@ -68,9 +68,9 @@ class ReferenceAutoAttack(BallAttack):
                 guard, norm=threat.norm, eps=threat.eps, seed=seed, version=self.version, device=images.device
             )
             attack.attacks_to_run = list(_list_stages(classifier.num_classes))
-            others = classifier.num_classes - 1
-            attack.fab.n_target_classes = min(9, others)
-            attack.apgd_targeted.n_target_classes = min(_count_apgd_targets(threat), others)
+            other_class_count = classifier.num_classes - 1
+            attack.fab.n_target_classes = min(9, other_class_count)
+            attack.apgd_targeted.n_target_classes = min(_count_apgd_targets(threat), other_class_count)
             candidates, _ = attack.run_standard_evaluation(images, inputs.labels, batch_size=len(images))
         return guard.replace_nonfinite_candidates(candidates)
 
@@ -124,9 +124,9 @@ class TorchattacksAttack(BallAttack):
                     remedy=did_you_mean(key, allowed),
                 )
             if not _is_same_type(value, allowed[key].default):
-                wanted = type(allowed[key].default).__name__
+                type_name = type(allowed[key].default).__name__
                 raise ConfigError(
-                    f"{TORCHATTACKS_PREFIX}{self.name}: {key} must be of type {wanted}, got {value!r}"
+                    f"{TORCHATTACKS_PREFIX}{self.name}: {key} must be of type {type_name}, got {value!r}"
                 )
         object.__setattr__(self, "parameters", dict(sorted(self.parameters.items())))
 
@@ -141,10 +141,10 @@ class TorchattacksAttack(BallAttack):
         guard = _wrap_classifier(classifier, images, threat)
         attack = self._build_attack(guard, classifier, threat, seed)
         labels = inputs.labels
-        wanted = torch.full_like(labels, threat.targets[0]) if threat.targets else labels
+        type_name = torch.full_like(labels, threat.targets[0]) if threat.targets else labels
         with seed_global_generators(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            candidates = guard.replace_nonfinite_candidates(attack(images, wanted).detach())
+            candidates = guard.replace_nonfinite_candidates(attack(images, type_name).detach())
         return candidates if self._takes_eps else project_to_box(candidates, images, threat)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
@@ -210,9 +210,9 @@ class TorchattacksAttack(BallAttack):
             "seed": seed,
             "n_classes": min(classifier.num_classes, 10),
         }
-        taken = {key: value for key, value in decided.items() if key in _read_signature(self.name)}
+        arguments = {key: value for key, value in decided.items() if key in _read_signature(self.name)}
         with redirect_stdout(io.StringIO()):
-            attack = getattr(_import_torchattacks(), self.name)(model.eval(), **taken, **self.parameters)
+            attack = getattr(_import_torchattacks(), self.name)(model.eval(), **arguments, **self.parameters)
             attack.set_device(classifier.device)
             if threat.targets and "targeted" in attack.supported_mode:
                 attack.set_mode_targeted_by_label(quiet=True)

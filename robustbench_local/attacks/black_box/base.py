@@ -68,7 +68,7 @@ class DecisionOracle:
         # float32 cannot resolve points closer to each other than a millionth of their distance
         tolerance = min(max(images[0].numel() ** -1.5, 1e-6), 1e-3)
         self.bisection_steps = math.ceil(-math.log2(tolerance))
-        """Queries that `to_border` spends on an image."""
+        """Queries that `bisect_to_boundary` spends per image."""
 
     def query_success(self, rows: Tensor, points: Tensor) -> Tensor:
         """Return whether points reach the goal, for one query each; the caller checks that queries are left.
@@ -82,9 +82,9 @@ class DecisionOracle:
         """
         answers = []
         for first in range(0, len(rows), self._points_per_call):
-            asked = rows[first : first + self._points_per_call]
-            logits = self._classifier(points[first : first + self._points_per_call], asked)
-            answers.append(compute_success_margin(logits, self._labels[asked], self._threat) > 0)
+            chunk = rows[first : first + self._points_per_call]
+            logits = self._classifier(points[first : first + self._points_per_call], chunk)
+            answers.append(compute_success_margin(logits, self._labels[chunk], self._threat) > 0)
         self.queries_left.index_add_(0, rows, -torch.ones_like(rows))
         return torch.cat([rows.new_zeros(0, dtype=torch.bool), *answers])
 
@@ -112,11 +112,11 @@ class DecisionOracle:
         already = self.query_success(waiting, self.images[waiting])
         self.update_nearest(waiting[already], self.images[waiting[already]])
         rows, waiting = waiting[:0], waiting[~already]
-        kept = (
+        reserved_queries = (
             self.queries_left // 2
         )  # a start that costs more than half of the queries leaves too few to use it
         for attempt in itertools.count():
-            waiting = waiting[self.queries_left[waiting] - _START_IMAGES_PER_TRY >= kept[waiting]]
+            waiting = waiting[self.queries_left[waiting] - _START_IMAGES_PER_TRY >= reserved_queries[waiting]]
             if len(waiting) == 0:
                 break
             tries = self._draw_random_images(stream.select_images(waiting), attempt)

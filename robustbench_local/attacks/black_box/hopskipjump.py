@@ -106,8 +106,8 @@ def _estimate_normals(
     parts = []
     for first in range(0, len(rows), together):
         some = torch.arange(first, min(first + together, len(rows)), device=rows.device)
-        given = rows[some], points[some], probes[some], stream.select_images(some)
-        parts.append(_estimate_normals_in_memory(oracle, *given, round_, block))
+        arguments = rows[some], points[some], probes[some], stream.select_images(some)
+        parts.append(_estimate_normals_in_memory(oracle, *arguments, round_, block))
     return torch.cat(parts)
 
 
@@ -121,31 +121,32 @@ def _estimate_normals_in_memory(
     block: int,
 ) -> Tensor:
     """Run `_estimate_normals` for images that fit into memory, ``block`` probes of each at a time."""
-    here = points[:, None]
+    centers = points[:, None]
     distance = compute_norms(points - oracle.images[rows], "L2")
     radius = _expand_over_pixels(
         (distance * max(_PROBE_RADIUS_SHARE, 1 / points[0].numel())).clamp_min(1e-9)[:, None]
     )
-    signed, plain = torch.zeros_like(points), torch.zeros_like(points)
+    signed_sum, direction_sum = torch.zeros_like(points), torch.zeros_like(points)
     balance = points.new_zeros(len(rows))
     for first in range(0, int(probes.max()), block):
-        asked = first + torch.arange(block, device=rows.device) < probes[:, None]
+        is_queried = first + torch.arange(block, device=rows.device) < probes[:, None]
         shape = (block, *points.shape[1:])
         noise = stream.sample_normal(shape, draw=f"round {round_}/{first}", device=points.device)
         noise = noise / _expand_over_pixels(torch.linalg.vector_norm(noise.flatten(2), dim=2))
-        around = (here + radius * noise).clamp(0.0, 1.0)
-        moved = (around - here) / radius * _expand_over_pixels(asked)  # the box may have cut it
-        answers = points.new_zeros(asked.shape)
-        answers[asked] = (
-            2.0 * oracle.query_success(rows[:, None].expand_as(asked)[asked], around[asked]) - 1.0
+        around = (centers + radius * noise).clamp(0.0, 1.0)
+        moved = (around - centers) / radius * _expand_over_pixels(is_queried)  # after clipping to [0, 1]
+        answers = points.new_zeros(is_queried.shape)
+        answers[is_queried] = (
+            2.0 * oracle.query_success(rows[:, None].expand_as(is_queried)[is_queried], around[is_queried])
+            - 1.0
         )
-        signed += (_expand_over_pixels(answers) * moved).sum(dim=1)
-        plain += moved.sum(dim=1)
+        signed_sum += (_expand_over_pixels(answers) * moved).sum(dim=1)
+        direction_sum += moved.sum(dim=1)
         balance += answers.sum(dim=1)
     mean = balance / probes
     # the mean answer is the baseline that reduces the variance; where all answers agree, the estimate would
     # be zero
-    return signed - reshape_for_broadcast(torch.where(mean.abs() < 1, mean, 0.0), points) * plain
+    return signed_sum - reshape_for_broadcast(torch.where(mean.abs() < 1, mean, 0.0), points) * direction_sum
 
 
 def _expand_over_pixels(values: Tensor) -> Tensor:

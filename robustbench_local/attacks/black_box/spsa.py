@@ -45,8 +45,8 @@ class SPSA(EngineAttack):
     Raises:
         ConfigError: If a number is out of range.
 
-    Source: Uesato et al. 2018, arXiv:1802.05666, algorithm 1, with its hyper-parameters and its Adam (Kingma
-    & Ba 2015, arXiv:1412.6980).
+    Source: Uesato et al. 2018, arXiv:1802.05666, algorithm 1, with its hyperparameters and its Adam (Kingma &
+    Ba 2015, arXiv:1412.6980).
     """
 
     access: ClassVar[Access] = "scores"
@@ -112,7 +112,7 @@ class SPSASearch(Search[SPSAState]):
         attack: The hyperparameters.
         threat: Budget, goal and region.
         classifier: Evaluates the samples, in addition to the points that the engine evaluates.
-        size: Samples per forward pass.
+        batch_size: Samples per forward pass.
     """
 
     def __init__(self, *, attack: SPSA, threat: ThreatModel, classifier: Classifier, batch_size: int) -> None:
@@ -125,16 +125,16 @@ class SPSASearch(Search[SPSAState]):
         keys = stream.compute_keys([f"{draw}/signs" for draw in draws], front.points.device)
         return SPSAState(stream_keys=keys, gradient_mean=nothing, squared_gradient_mean=nothing)
 
-    def step(self, front: ActiveSet, state: SPSAState, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - only forward passes
+    def step(self, front: ActiveSet, state: SPSAState, evaluation: PointEvaluation) -> Tensor:  # noqa: ARG002 - only forward passes
         """Take a step of Adam along the estimate, projected into the ball."""
         gradient = self._estimate_gradient(front, state)
         state.gradient_mean = torch.lerp(gradient, state.gradient_mean, _ADAM_BETA_1)
         state.squared_gradient_mean = torch.lerp(
             gradient * gradient, state.squared_gradient_mean, _ADAM_BETA_2
         )
-        taken = reshape_for_broadcast(front.age.to(gradient.device) + 1, gradient)
-        mean = state.gradient_mean / (1 - _ADAM_BETA_1**taken)
-        spread = (state.squared_gradient_mean / (1 - _ADAM_BETA_2**taken)).sqrt_().add_(_ADAM_EPSILON)
+        step_count = reshape_for_broadcast(front.age.to(gradient.device) + 1, gradient)
+        mean = state.gradient_mean / (1 - _ADAM_BETA_1**step_count)
+        spread = (state.squared_gradient_mean / (1 - _ADAM_BETA_2**step_count)).sqrt_().add_(_ADAM_EPSILON)
         moved = front.points + self.attack.step_size * mean / spread
         return project_to_box(moved, front.originals, self.get_ball(front))
 
@@ -158,9 +158,11 @@ class SPSASearch(Search[SPSAState]):
     def _compute_margins(self, front: ActiveSet, samples: Tensor) -> Tensor:
         """Compute the margin of every sample, (W, D), of (W, D, C, H, W)."""
         count = samples.shape[1]
-        rows, labels = (each.repeat_interleave(count) for each in (front.rows, front.labels))
-        pieces = (torch.split(each, self._batch_size) for each in (samples.flatten(0, 1), rows))
-        logits = torch.cat([self._classifier(some, of) for some, of in zip(*pieces, strict=True)])
+        rows, labels = (values.repeat_interleave(count) for values in (front.rows, front.labels))
+        pieces = (torch.split(values, self._batch_size) for values in (samples.flatten(0, 1), rows))
+        logits = torch.cat(
+            [self._classifier(points, point_rows) for points, point_rows in zip(*pieces, strict=True)]
+        )
         return build_objective("margin", self.threat, labels)(logits).view(-1, count)
 
     def _draw_signs(self, front: ActiveSet, state: SPSAState, first: int, count: int) -> Tensor:

@@ -25,12 +25,14 @@ def compute_class_leads(logits: Tensor, labels: Tensor, threat: ThreatModel, cou
         Each target class's logit minus the largest logit of the other classes, -inf if there are fewer than T
         target classes.
     """
-    everything = torch.arange(logits.shape[1], device=logits.device)
-    listed = is_target(everything, threat.targets) if threat.targets else torch.ones_like(everything) > 0
-    wanted = listed & (everything != labels[:, None])
+    class_indices = torch.arange(logits.shape[1], device=logits.device)
+    listed = (
+        is_target(class_indices, threat.targets) if threat.targets else torch.ones_like(class_indices) > 0
+    )
+    target_mask = listed & (class_indices != labels[:, None])
     most = min(count, len(threat.targets) or logits.shape[1] - 1)
-    ahead = logits.masked_fill(~wanted, -torch.inf).topk(most, dim=1).values
-    return ahead - logits.masked_fill(wanted, -torch.inf).amax(dim=1, keepdim=True)
+    target_logits = logits.masked_fill(~target_mask, -torch.inf).topk(most, dim=1).values
+    return target_logits - logits.masked_fill(target_mask, -torch.inf).amax(dim=1, keepdim=True)
 
 
 def find_nearest_boundary(leads: Tensor, normals: Tensor, norm: str) -> tuple[Tensor, Tensor]:

@@ -49,10 +49,10 @@ class FinishingSearch:
         classifier: The attacked classifier, inside ``classifier.evaluation_mode()``.
         threat: A ball, and the goal.
         access: The access that the attack needs: labels, scores or gradients.
-        clear: Fraction of the logits' range that the margin of a success has to exceed; with access
-            ``"labels"`` the margin is unknown and any success is enough.
-        draws: Passes averaged per evaluation.
-        blind: Whether the attacker has no access to the classifier that decides the verdict (a transfer
+        clear_margin_share: Fraction of the logits' range that the margin of a success has to exceed; with
+            access ``"labels"`` the margin is unknown and any success is enough.
+        eot_samples: Passes averaged per evaluation.
+        is_blind: Whether the attacker has no access to the classifier that decides the verdict (a transfer
             attack): then no stopping criterion exists, and the result is the point of the largest margin
             after all steps.
     """
@@ -92,10 +92,9 @@ class FinishingSearch:
         Returns:
             Same shape, inside the ball, [0, 1] and the mask: a success with a clear margin; otherwise the
             success of the largest margin; otherwise the candidate.
-            none, the success of the largest margin, and the candidate where no point succeeded.
         """
         size = self.classifier.settings.batch_size or compute_default_batch_size(originals)
-        found = candidates.clone()
+        finished = candidates.clone()
         for first in range(0, len(originals), size):
             index = torch.arange(first, min(first + size, len(originals)), device=originals.device)
             front = _ActiveImages(
@@ -109,8 +108,8 @@ class FinishingSearch:
                 left=None if queries_left is None else queries_left[index].clone(),
                 masks=None if masks is None else masks[index],
             )
-            found[index] = front.run()
-        return found
+            finished[index] = front.run()
+        return finished
 
 
 def estimate_finishing_cost(access: Access) -> tuple[int, int]:
@@ -227,11 +226,11 @@ class _ActiveImages:
     def _compute_gradient(self, rounded_points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits and the gradient of the margin, inside the mask."""
         climbed = build_objective("margin", self._threat, self._labels[index])
-        seen = [
+        evaluations = [
             self._classifier.compute_gradient(rounded_points, climbed, self._rows[index])
             for _ in range(self._search.eot_samples)
         ]
-        logits, gradient = (torch.stack([look[part] for look in seen]).mean(dim=0) for part in (0, 2))
+        logits, gradient = (torch.stack([look[part] for look in evaluations]).mean(dim=0) for part in (0, 2))
         gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
         return logits, gradient if self._masks is None else gradient * self._masks[index]
 

@@ -115,12 +115,12 @@ class Engine:
             eps: (N,) radii; None: the threat model's radius.
         """
         rows = self.find_unfinished_rows()
-        wanted = None
+        item_targets = None
         if targets is not None:
-            wanted = targets[rows].t().flatten()
+            item_targets = targets[rows].t().flatten()
             rows = rows.repeat(targets.shape[1])
         radii = None if eps is None else eps[rows]
-        return WorkItems(rows=rows, restarts=torch.full_like(rows, restart), targets=wanted, eps=radii)
+        return WorkItems(rows=rows, restarts=torch.full_like(rows, restart), targets=item_targets, eps=radii)
 
     def run(self, search: Search[State], items: WorkItems) -> None:
         """Search until every item has ended; results are in ``points``, ``scores`` and ``finished``.
@@ -152,11 +152,11 @@ class Engine:
             return front, items
         items = items.select_rows((~self.finished[items.rows]).nonzero().flatten())
         room = torch.arange(min(len(items), self.batch_size - under_way), device=items.rows.device)
-        rest = torch.arange(len(room), len(items), device=items.rows.device)
+        waiting_indices = torch.arange(len(room), len(items), device=items.rows.device)
         if len(room) == 0:
             return front, items
         fresh = self._start_items(search, items.select_rows(room))
-        return fresh if front is None else front.append_rows(fresh), items.select_rows(rest)
+        return fresh if front is None else front.append_rows(fresh), items.select_rows(waiting_indices)
 
     def _start_items(self, search: Search[State], items: WorkItems) -> ActiveSet:
         rows = items.rows
@@ -181,16 +181,16 @@ class Engine:
     def _evaluate_and_step(self, search: Search[State], front: ActiveSet, ask: bool) -> ActiveSet | None:
         """Evaluate every point, and take one step of the items that continue."""
         with self._select_precision():
-            seen = self._evaluate_ahead(search, front)
-        self._update_best_points(search, front, seen.logits)
+            evaluation = self._evaluate_ahead(search, front)
+        self._update_best_points(search, front, evaluation.logits)
         if ask and self._early_stop:
             self._confirm_in_float32(search, front)
             if self._has_new_results or bool(front.done.any()):
-                parted = self._remove_finished(front, seen)
-                if parted is None:
+                remaining = self._remove_finished(front, evaluation)
+                if remaining is None:
                     return None
-                front, seen = parted
-        front.points = search.step(front, front.state, seen)  # type: ignore[arg-type]  # begin made it
+                front, evaluation = remaining
+        front.points = search.step(front, front.state, evaluation)  # type: ignore[arg-type]  # start_items made it
         front.increment_ages()
         return front
 
@@ -206,15 +206,17 @@ class Engine:
         of = torch.repeat_interleave(counts)
         begins = counts.cumsum(0) - counts
         offsets = torch.arange(len(of)) - begins[of]
-        there, item = search.build_lookahead(front, of, offsets), of.to(front.rows.device)
-        many = replace(front, rows=front.rows[item], labels=front.labels[item], points=there.points)
-        logits = self._compute_logits(many)
-        scores = search.score_points(many, logits)[0]
+        lookahead, item = search.build_lookahead(front, of, offsets), of.to(front.rows.device)
+        lookahead_front = replace(
+            front, rows=front.rows[item], labels=front.labels[item], points=lookahead.points
+        )
+        logits = self._compute_logits(lookahead_front)
+        scores = search.score_points(lookahead_front, logits)[0]
         helps = search.is_improvement(scores, front.best_scores[item]).to(of.device)
         stops = torch.where(helps, offsets, counts[of] - 1)
         steps = (counts - 1).scatter_reduce(0, of, stops, "amin")
         chosen = begins + steps
-        reached = there.select_rows(chosen)
+        reached = lookahead.select_rows(chosen)
         front.points = reached.points
         front.advance_ages(steps)
         search.advance_items(front, reached, counts - 1 - steps)
@@ -223,18 +225,18 @@ class Engine:
         )
 
     def _remove_finished(
-        self, front: ActiveSet, seen: PointEvaluation
+        self, front: ActiveSet, evaluation: PointEvaluation
     ) -> tuple[ActiveSet, PointEvaluation] | None:
         """Collect the results of ended items, and drop them and the other items of their images."""
         self._collect_results(front, (front.done | self.finished[front.rows]).nonzero().flatten())
-        staying = ~self.finished[front.rows]
+        is_staying = ~self.finished[front.rows]
         self._has_new_results = False
-        index = staying.nonzero().flatten()
+        index = is_staying.nonzero().flatten()
         if len(index) == 0:
             return None
         if len(index) == len(front):
-            return front, seen
-        parts = (seen.logits, seen.losses, seen.gradient)
+            return front, evaluation
+        parts = (evaluation.logits, evaluation.losses, evaluation.gradient)
         logits, losses, gradient = (part if part.numel() == 0 else part[index] for part in parts)
         return front.select_rows(index), PointEvaluation(logits=logits, losses=losses, gradient=gradient)
 
@@ -265,7 +267,7 @@ class Engine:
         self.scores = best
         if self._early_stop:
             self.finished[rows[front.done[leaving]]] = True
-            self._has_new_results = True  # for their siblings
+            self._has_new_results = True  # for other items of their images
 
     def _select_precision(self) -> AbstractContextManager[object]:
         """Return the precision of an evaluation: float32, or bf16, which trades successes for speed."""

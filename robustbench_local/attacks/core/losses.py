@@ -44,8 +44,8 @@ def compute_targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Ten
     ordered = logits.topk(4, dim=1).values
     gap = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2
     own = logits.gather(1, labels[:, None]).squeeze(1)
-    wanted = logits.gather(1, targets[:, None]).squeeze(1)
-    return (wanted - own) / (gap + _MIN_GAP)
+    is_target = logits.gather(1, targets[:, None]).squeeze(1)
+    return (is_target - own) / (gap + _MIN_GAP)
 
 
 def compute_cross_entropy_to_target(logits: Tensor, targets: Tensor) -> Tensor:
@@ -69,15 +69,15 @@ def compute_margin_to_target_set(logits: Tensor, labels: Tensor, targets: Tensor
     Returns:
         Above 0 exactly if the predicted class is a target and not the label (trust invariant V7).
     """
-    wanted = _mask_target_set(logits, labels, targets)
-    inside = logits.masked_fill(~wanted, -torch.inf).amax(dim=1)
-    return inside - logits.masked_fill(wanted, -torch.inf).amax(dim=1)
+    is_target = _mask_target_set(logits, labels, targets)
+    inside = logits.masked_fill(~is_target, -torch.inf).amax(dim=1)
+    return inside - logits.masked_fill(is_target, -torch.inf).amax(dim=1)
 
 
 def compute_cross_entropy_to_target_set(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Compute the log probability of the whole target set, (N,), at most 0; arguments as above."""
-    wanted = _mask_target_set(logits, labels, targets)
-    return logits.masked_fill(~wanted, -torch.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
+    is_target = _mask_target_set(logits, labels, targets)
+    return logits.masked_fill(~is_target, -torch.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
 
 
 def compute_log_odds(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -95,15 +95,15 @@ def compute_log_odds(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     Returns:
         Above 0 if the target classes together have more than half of the probability.
     """
-    wanted = _mask_target_set(
+    is_target = _mask_target_set(
         logits, labels, targets if len(targets) else torch.arange(logits.shape[1], device=logits.device)
     )
-    inside = logits.masked_fill(~wanted, -torch.inf).logsumexp(dim=1)
-    return inside - logits.masked_fill(wanted, -torch.inf).logsumexp(dim=1)
+    inside = logits.masked_fill(~is_target, -torch.inf).logsumexp(dim=1)
+    return inside - logits.masked_fill(is_target, -torch.inf).logsumexp(dim=1)
 
 
 def _mask_target_set(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Return the target set, (N, K) boolean, each row without the row's label."""
-    wanted = torch.zeros_like(logits, dtype=torch.bool)
-    wanted[:, targets] = True
-    return wanted.scatter(1, labels[:, None], value=False)
+    is_target = torch.zeros_like(logits, dtype=torch.bool)
+    is_target[:, targets] = True
+    return is_target.scatter(1, labels[:, None], value=False)

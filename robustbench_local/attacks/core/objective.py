@@ -107,8 +107,6 @@ def evaluate_goal(logits: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[
         Margins in logits, (N,): above 0 on success, infinite if a logit is not finite, which the harness
         counts as misclassified; and (N,) boolean: the success is beyond floating-point noise, since the
         margin exceeds a hundred-thousandth of the logits' range, or the logits are not finite.
-        counts as broken; and (N,) boolean: the success is beyond floating-point noise, since the margin
-        exceeds a hundred-thousandth of the logits' range, or the logits are not finite.
     """
     low, high = logits.aminmax(dim=1)
     # few operations, since every step pays for them. A non-finite value times zero is NaN: it turns the

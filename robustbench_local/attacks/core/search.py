@@ -120,7 +120,6 @@ class Search(ABC, Generic[State]):
         Returns:
             Scores, (W,): an item keeps the point with the largest score, by default the margin of success.
             And (W,) boolean: by default the goal is reached beyond floating-point noise.
-            success; and (W,) boolean: by default the goal is reached beyond floating-point noise.
         """
         return evaluate_goal(logits, front.labels, self.threat)
 

@@ -21,7 +21,6 @@ def rank_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
 
     Returns:
         (N, T) int64 for ``Engine.build_items``; T is ``count``, or less if there are fewer candidates.
-        or less where there are fewer candidates.
     """
     ranked = torch.zeros_like(engine.labels)[:, None].repeat(1, _count_targets(threat, engine, count))
     open_rows = engine.find_unfinished_rows()

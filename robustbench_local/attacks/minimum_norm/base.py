@@ -74,5 +74,5 @@ def _confirm_candidates(engine: Engine, threat: ThreatModel) -> Tensor:
         longer = engine.images + (1 + _EXTENSION_SHARE) * (candidates - engine.images)
         candidates = torch.where(reshape_for_broadcast(turned, longer), longer.clamp(0, 1), candidates)
     distance = compute_norms(candidates - engine.images, threat.norm)
-    near = success & (distance <= threat.eps * (1 + _RADIUS_SLACK_SHARE))
-    return torch.where(reshape_for_broadcast(near, candidates), candidates, engine.images)
+    is_in_ball = success & (distance <= threat.eps * (1 + _RADIUS_SLACK_SHARE))
+    return torch.where(reshape_for_broadcast(is_in_ball, candidates), candidates, engine.images)

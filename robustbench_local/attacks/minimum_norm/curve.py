@@ -96,8 +96,10 @@ class Curve(EngineAttack):
 
     def list_radii(self, threat: ThreatModel) -> tuple[float, ...]:
         """Return the radii of the search, ascending, the threat model's radius last."""
-        given = (share * threat.eps for share in RADIUS_SHARES) if self.radii is None else self.radii
-        return (*sorted({radius for radius in given if radius < threat.eps}), threat.eps)
+        candidate_radii = (
+            (share * threat.eps for share in RADIUS_SHARES) if self.radii is None else self.radii
+        )
+        return (*sorted({radius for radius in candidate_radii if radius < threat.eps}), threat.eps)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Return the passes of all paths at the maximum number of radii of the bisection."""
@@ -116,27 +118,28 @@ class Curve(EngineAttack):
     def _bisect_radii(self, engine: Engine, threat: ThreatModel) -> None:
         """Run paths until no radius is left between successful and unsuccessful ones."""
         ladder = torch.tensor(self.list_radii(threat), device=engine.images.device)
-        held = torch.zeros(len(engine.images), dtype=torch.int64, device=engine.images.device)
-        broken = torch.full_like(
-            held, len(ladder)
-        )  # the first radius that breaks; the first `held` ones hold
-        while bool((held < broken).any()):
-            middle = held + _split_gap(broken - held)
+        failed_count = torch.zeros(len(engine.images), dtype=torch.int64, device=engine.images.device)
+        # index of the smallest successful radius; the first `failed_count` radii failed
+        success_index = torch.full_like(failed_count, len(ladder))
+        while bool((failed_count < success_index).any()):
+            middle = failed_count + _split_gap(success_index - failed_count)
             eps = (ladder * (1 - _RADIUS_MARGIN_SHARE) - _RADIUS_MARGIN_SHARE / 10).clamp_min(0)[
                 middle.clamp_max(len(ladder) - 1)
             ]
             for restart in range(self.restarts):
-                engine.finished = broken <= middle
+                engine.finished = success_index <= middle
                 engine.run(_CurveSearch(self, threat, engine), engine.build_items(restart, eps=eps))
-                broken = torch.minimum(broken, _find_smallest_radius(engine, ladder, threat.norm))
-            held = torch.where(broken > middle, middle + 1, held)
+                success_index = torch.minimum(
+                    success_index, _find_smallest_radius(engine, ladder, threat.norm)
+                )
+            failed_count = torch.where(success_index > middle, middle + 1, failed_count)
 
 
 def _find_smallest_radius(engine: Engine, ladder: Tensor, norm: str) -> Tensor:
     """Return the index of the smallest radius that contains each image's nearest success, (N,)."""
     distance = compute_norms(engine.points - engine.images, norm)
-    place = torch.searchsorted(ladder, distance)
-    return torch.where(engine.scores > 0, place, len(ladder))
+    index = torch.searchsorted(ladder, distance)
+    return torch.where(engine.scores > 0, index, len(ladder))
 
 
 def _split_gap(gap: Count) -> Count:
@@ -158,9 +161,9 @@ class _CurveSearch(Search[TensorTable]):
         delta = sample_random_start(
             stream, shape, ball, draw=draws, device=front.points.device, masks=front.masks
         )
-        known = (front.restarts == 0) & (self.engine.scores[front.rows] > -torch.inf)
+        has_start = (front.restarts == 0) & (self.engine.scores[front.rows] > -torch.inf)
         start = torch.where(
-            reshape_for_broadcast(known, delta), self.engine.points[front.rows], front.originals + delta
+            reshape_for_broadcast(has_start, delta), self.engine.points[front.rows], front.originals + delta
         )
         front.points = project_to_box(start, front.originals, ball, front.masks)
         return TensorTable()
@@ -175,10 +178,10 @@ class _CurveSearch(Search[TensorTable]):
         distance = compute_norms(front.points - front.originals, self.threat.norm)
         return torch.where(reached, 1 / distance, margins.clamp_max(0)), reached
 
-    def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002
+    def step(self, front: ActiveSet, state: TensorTable, evaluation: PointEvaluation) -> Tensor:  # noqa: ARG002
         """Take one step in proportion to the item's radius, projected into its ball."""
         ball = self.get_ball(front)
-        gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
+        gradient = evaluation.gradient if front.masks is None else evaluation.gradient * front.masks
         length = broadcast_radius(ball, gradient) * (_PATH_LENGTH_RADII / self.steps)
         moved = front.points + length * compute_steepest_step(gradient, self.threat.norm)
         return project_to_box(moved, front.originals, ball, front.masks)

@@ -95,8 +95,10 @@ class EOTAttack(Attack):
 
     def estimate_search_cost(self, steps: int) -> tuple[int, int]:
         """Return the forward and backward passes per image of one search of this number of steps."""
-        each, look = (self.views, EVALUATION_VIEWS_FACTOR * self.views) if self.views else (1, 1)
-        return steps * each + len(_list_evaluation_steps(steps)) * look, steps * each
+        step_views, evaluation_views = (
+            (self.views, EVALUATION_VIEWS_FACTOR * self.views) if self.views else (1, 1)
+        )
+        return steps * step_views + len(_list_evaluation_steps(steps)) * evaluation_views, steps * step_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +129,8 @@ class EOTInputs:
             objects: As for :func:`compose <robustbench_local.threats.physical.scene.compose>`.
             views: None: no camera; V is 1.
         """
-        there = build_plain_views(len(objects), device=objects.device) if views is None else views
-        scenes = compose_scenes(self.images, objects, self.surfaces, self.threat, there)
+        scene_views = build_plain_views(len(objects), device=objects.device) if views is None else views
+        scenes = compose_scenes(self.images, objects, self.surfaces, self.threat, scene_views)
         return (
             scenes.view(len(scenes), 1, *scenes.shape[-3:])
             if views is None
@@ -144,7 +146,7 @@ class EOTInputs:
             photographs: (N, V, C, H, W).
             evaluate: Takes (B, C, H, W), (B,) and (B,); its result has B as first dimension.
         """
-        labels, rows = (each.repeat_interleave(photographs.shape[1]) for each in (self.labels, self.rows))
+        labels, rows = (values.repeat_interleave(photographs.shape[1]) for values in (self.labels, self.rows))
         flat, size = photographs.flatten(0, 1), self._get_batch_size()
         answers = [
             evaluate(flat[start : start + size], labels[start : start + size], rows[start : start + size])
@@ -188,10 +190,9 @@ def optimize_colours(
     Returns:
         The best colors and their scores, (G,): the share of held-out views that reach the attacker's goal,
         and a small term for the mean margin.
-        attacker wants, among views that no step has seen, and a hair for how far beyond the border they are.
     """
     device, groups = start.device, len(start)
-    drawn, kept = (
+    step_views, selection_views = (
         sample_views(inputs.stream, count, attack.ranges, draw=name, device=device)
         for count, name in (
             (steps * attack.views, f"{draw_name} steps"),
@@ -201,11 +202,13 @@ def optimize_colours(
     colours, moments = start, start.new_zeros(2, *start.shape)
     best, scores = start, start.new_full((groups,), -torch.inf)
     for step in range(steps):
-        views = drawn.slice_views(step * attack.views, (step + 1) * attack.views) if attack.views else None
+        views = (
+            step_views.slice_views(step * attack.views, (step + 1) * attack.views) if attack.views else None
+        )
         slope = _compute_gradient(attack, inputs, colours, build_objects, penalty, views)
         colours = _apply_adam_step(colours, slope, moments, attack.learning_rate, step, steps)
         if step + 1 in _list_evaluation_steps(steps):
-            score = _score_objects(inputs, build_objects(colours), kept if attack.views else None)
+            score = _score_objects(inputs, build_objects(colours), selection_views if attack.views else None)
             score = score if groups > 1 else score.mean(dim=0, keepdim=True)
             better = score > scores
             best = torch.where(better.view(-1, 1, 1, 1), colours, best)
@@ -228,27 +231,27 @@ def _compute_gradient(
 ) -> Tensor:
     """Compute the gradient with respect to the colors of the penalty minus the mean loss over the views."""
 
-    def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    def evaluate_batch(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         loss = build_objective(attack.loss, setting.threat, labels)
         return setting.classifier.compute_gradient(shots, loss, rows)[2]
 
     with torch.enable_grad():
         leaf = colours.detach().requires_grad_()
         shots = setting.render_photographs(finish(leaf), views)
-        towards = setting.evaluate_photographs(shots.detach(), ask)
-        shot_count = shots.shape[1] * len(shots) / len(leaf)  # at each object
+        towards = setting.evaluate_photographs(shots.detach(), evaluate_batch)
+        shot_count = shots.shape[1] * len(shots) / len(leaf)  # photographs per object
         total = penalty(leaf).sum() - (towards * shots).sum() / shot_count
         return remove_nonfinite(torch.autograd.grad(total, leaf)[0])
 
 
-def _score_objects(setting: EOTInputs, found: Tensor, views: Views | None) -> Tensor:
+def _score_objects(setting: EOTInputs, objects: Tensor, views: Views | None) -> Tensor:
     """Return the share of views that reach the attacker's goal, plus a small margin term, (N,)."""
 
-    def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    def evaluate_batch(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         return compute_success_margin(setting.classifier(shots, rows), labels, setting.threat)
 
     with torch.no_grad():
-        margins = setting.evaluate_photographs(setting.render_photographs(found, views), ask)
+        margins = setting.evaluate_photographs(setting.render_photographs(objects, views), evaluate_batch)
     # non-finite logits are not a prediction, so that the harness does not count them
     margins = margins.masked_fill(margins == torch.inf, -torch.inf)
     return (margins > 0).float().mean(dim=1) + 1e-3 * margins.atan().mean(dim=1)

@@ -29,7 +29,7 @@ class SquareProposals:
     colours: Tensor
     """(M, C)."""
     budget: Tensor
-    """(M,): as in `Squares`."""
+    """(M,): as in `SquareState`."""
     used_budget: Tensor
     """(M,): budget used by the best points, and afterwards by the proposals; unchanged under Linf."""
 
@@ -63,11 +63,13 @@ def perturb_lp_windows(
     pixels = canvas.originals.flatten(1).gather(1, pixel_positions)
     delta = points.gather(1, pixel_positions) - pixels
     sums = windows.sum_channels(raise_to_power(delta, power))
-    here, there = torch.split(pixel_positions, half, dim=1)
-    points.scatter_(1, there, pixels[:, half:])
+    first_positions, second_positions = torch.split(pixel_positions, half, dim=1)
+    points.scatter_(1, second_positions, pixels[:, half:])
     pixels, old = pixels[:, :half], delta[:, :half]
-    taken = sums[:, channels:] + windows.sum_channels(raise_to_power(points.gather(1, here) - pixels, power))
-    budget = (taken + (canvas.budget - canvas.used_budget)[:, None] / channels).clamp_min(0)
+    freed_budget = sums[:, channels:] + windows.sum_channels(
+        raise_to_power(points.gather(1, first_positions) - pixels, power)
+    )
+    budget = (freed_budget + (canvas.budget - canvas.used_budget)[:, None] / channels).clamp_min(0)
     if project_whole_image:
         budget *= channels
     pattern = colours[:, :, None] * windows.select_patterns(canvas.windows[:, 2], power)[:, None]
@@ -76,12 +78,12 @@ def perturb_lp_windows(
     size = compute_root(windows.sum_channels(raise_to_power(new.flatten(1), power)), power)
     new *= (compute_root(budget, power) / size)[:, :, None]
     painted = (pixels + new.flatten(1)).clamp_(0.0, 1.0)
-    points.scatter_(1, here, painted)
+    points.scatter_(1, first_positions, painted)
     if project_whole_image:
         canvas.points = project_to_box(canvas.points, canvas.originals, canvas.ball)
         canvas.used_budget = compute_used_budget(canvas.points - canvas.originals, power)
         return
-    change = windows.sum_channels(raise_to_power(painted - pixels, power)) - taken
+    change = windows.sum_channels(raise_to_power(painted - pixels, power)) - freed_budget
     canvas.used_budget = canvas.used_budget + change.sum(dim=1)
 
 

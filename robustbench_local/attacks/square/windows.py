@@ -50,8 +50,8 @@ def compute_window_sides(
     sides = area.sqrt().round().long().clamp_min(min_side)
     if odd:
         sides += 1 - sides % 2
-    found: list[int] = sides.clamp_max(min(height, width)).tolist()
-    return found
+    window_sides: list[int] = sides.clamp_max(min(height, width)).tolist()
+    return window_sides
 
 
 @lru_cache(maxsize=64)
@@ -95,7 +95,7 @@ class Windows:
         sides: The distinct side lengths, ascending.
         shape: (C, H, W) of an image.
         device: Device of the images.
-        which: Index of the side length of each image's windows, (W,) int64; None if there is only one.
+        side_indices: Index of the side length of each image's windows, (W,) int64; None if there is only one.
     """
 
     def __init__(

@@ -49,8 +49,8 @@ class DIFGSM(MIFGSM):
         if self.probability == 0:
             return super()._compute_gradient(inputs, points, draw_name)
         down, across = self._draw_resize_matrices(inputs, draw_name)
-        seen = (down @ points @ across.mT).clamp(0, 1)
-        gradient, values = super()._compute_gradient(inputs, seen, draw_name)
+        resized = (down @ points @ across.mT).clamp(0, 1)
+        gradient, values = super()._compute_gradient(inputs, resized, draw_name)
         return down.mT @ gradient @ across, values
 
     def _draw_resize_matrices(self, inputs: AttackInputs, draw_name: str) -> tuple[Tensor, Tensor]:

@@ -76,8 +76,8 @@ class MIFGSM(BallAttack):
         points, momentum = images, torch.zeros_like(images)
         for step in range(self.steps):
             momentum = self.decay * momentum + normalize_l1(slope(points, step) * visible)
-            lost = reshape_for_broadcast(~momentum.flatten(1).any(dim=1), momentum)
-            direction = compute_steepest_step(torch.where(lost, stray, momentum), threat.norm)
+            has_no_gradient = reshape_for_broadcast(~momentum.flatten(1).any(dim=1), momentum)
+            direction = compute_steepest_step(torch.where(has_no_gradient, stray, momentum), threat.norm)
             points = project_to_box(points + length * direction, images, threat, masks)
         return points
 

@@ -54,8 +54,8 @@ def smooth_gradient(gradient: Tensor, kernel_size: int) -> Tensor:
     if kernel_size == 1:
         return gradient
     radius = kernel_size // 2
-    place = torch.arange(-radius, radius + 1, device=gradient.device, dtype=gradient.dtype)
-    bell = torch.exp(-0.5 * (3 * place / radius) ** 2)
+    offsets = torch.arange(-radius, radius + 1, device=gradient.device, dtype=gradient.dtype)
+    bell = torch.exp(-0.5 * (3 * offsets / radius) ** 2)
     bell = bell / bell.sum()
     planes = gradient.flatten(0, 1)[:, None]
     down = F.conv2d(planes, bell.view(1, 1, -1, 1), padding=(radius, 0))

@@ -81,10 +81,10 @@ class BoundCertificate(Certificate):
             read_correctly = (predictions == labels).nonzero().flatten()
             for chosen in torch.split(read_correctly, _count_images_per_chunk(graph)):
                 rows = build_margin_rows(labels[chosen], logits.shape[1]).double()
-                found = self.compute_margins(
+                margin_bounds = self.compute_margins(
                     graph, build_input_region(images[chosen], threat), rows, rounding
                 )
-                margins[chosen] = found.amin(dim=1)
+                margins[chosen] = margin_bounds.amin(dim=1)
         return CertifiedBatch(
             predictions=predictions.cpu(),
             verified=(margins > 0).cpu(),
@@ -113,7 +113,7 @@ def build_network_graph(classifier: Classifier, images: Tensor) -> Graph:
             remedy="load the data in that size",
         )
     graph = trace_network(module, tuple(images.shape[1:]), name=classifier.name)
-    normalization = classifier.normalization  # what the classifier does before its module
+    normalization = classifier.normalization  # applied before the module
     if normalization is not None:
         graph = graph.prepend_affine(_build_normalization(normalization))
     return graph
@@ -159,7 +159,7 @@ def _check_agreement(graph: Graph, images: Tensor, logits: Tensor, name: str) ->
         graph(images.double()), logits.double(), rtol=0.0, atol=_LOGIT_TOLERANCE_SHARE * scale
     ):
         raise ModelError(
-            "computes something else than its layers say",
+            "does not compute what its layers describe",
             where=name,
             remedy="use a smoothing certificate",
         )

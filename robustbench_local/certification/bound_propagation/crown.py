@@ -54,27 +54,32 @@ class CROWN(BoundCertificate):
 
     def compute_margins(self, graph: Graph, ball: InputRegion, rows: Tensor, rounding: Rounding) -> Tensor:
         """See :meth:`BoundCertificate.compute_margins`."""
-        place = len(graph.nodes) - 1
+        index = len(graph.nodes) - 1
         bounds = propagate(graph, ball.box, rounding=rounding)
-        found = compute_linear_bounds(bounds, place, rows, ball, through_activations=False)
-        found = torch.maximum(found, compute_linear_bounds(bounds, place, rows, ball))
-        left = _find_unproven_rows(found)
-        if self.intermediate == "crown" and len(left):
+        margins = compute_linear_bounds(bounds, index, rows, ball, through_activations=False)
+        margins = torch.maximum(margins, compute_linear_bounds(bounds, index, rows, ball))
+        unproven = _find_unproven_rows(margins)
+        if self.intermediate == "crown" and len(unproven):
             bounds, ball, rows = (
-                compute_crown_bounds(graph, ball.select_images(left), rounding),
-                ball.select_images(left),
-                rows[left],
+                compute_crown_bounds(graph, ball.select_images(unproven), rounding),
+                ball.select_images(unproven),
+                rows[unproven],
             )
-            found[left] = torch.maximum(found[left], compute_linear_bounds(bounds, place, rows, ball))
+            margins[unproven] = torch.maximum(
+                margins[unproven], compute_linear_bounds(bounds, index, rows, ball)
+            )
         else:
-            bounds, ball, rows = bounds.select_images(left), ball.select_images(left), rows[left]
-        still = _find_unproven_rows(found[left])
-        if self.steps and len(still):
+            bounds, ball, rows = bounds.select_images(unproven), ball.select_images(unproven), rows[unproven]
+        unproven_rows = _find_unproven_rows(margins[unproven])
+        if self.steps and len(unproven_rows):
             better = optimize_slopes(
-                bounds.select_images(still), rows[still], ball.select_images(still), self.steps
+                bounds.select_images(unproven_rows),
+                rows[unproven_rows],
+                ball.select_images(unproven_rows),
+                self.steps,
             )
-            found[left[still]] = torch.maximum(found[left[still]], better)
-        return found
+            margins[unproven[unproven_rows]] = torch.maximum(margins[unproven[unproven_rows]], better)
+        return margins
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002  the same for every ball
         """Return one forward pass, and the equivalent passes of the bounds on small networks."""
@@ -91,13 +96,13 @@ def compute_crown_bounds(graph: Graph, ball: InputRegion, rounding: Rounding | N
 
     Args:
         graph: The network.
-        ball: Where the images are.
+        ball: Set of images around each image.
         rounding: Rounding of the network's arithmetic.
     """
     exact = _find_exact_nodes(graph) if isinstance(ball, BoxRegion) else frozenset[int]()
 
-    def tighten(bounds: Bounds, place: int, found: Interval) -> Interval:
-        return found if place in exact else _improve_interval(bounds, place, found, ball)
+    def tighten(bounds: Bounds, index: int, interval: Interval) -> Interval:
+        return interval if index in exact else _improve_interval(bounds, index, interval, ball)
 
     return propagate(graph, ball.box, rounding=rounding, tighten=tighten)
 
@@ -109,29 +114,29 @@ def _find_exact_nodes(graph: Graph) -> frozenset[int]:
         if isinstance(node.operation, Activation) or len(node.inputs) > 1:
             mixed.append(2)
             continue
-        own = isinstance(node.operation, Affine) and node.operation.mixes_values
-        mixed.append(sum(mixed[place] for place in node.inputs) + own)
-    return frozenset(place for place, count in enumerate(mixed) if count < 2)
+        is_mixing = isinstance(node.operation, Affine) and node.operation.mixes_values
+        mixed.append(sum(mixed[index] for index in node.inputs) + is_mixing)
+    return frozenset(index for index, count in enumerate(mixed) if count < 2)
 
 
-def _improve_interval(bounds: Bounds, place: int, found: Interval, ball: InputRegion) -> Interval:
+def _improve_interval(bounds: Bounds, index: int, interval: Interval, ball: InputRegion) -> Interval:
     """Improve the interval by linear bounds for values of either sign; all others need none."""
-    lower, upper = found.lower.flatten(1), found.upper.flatten(1)
+    lower, upper = interval.lower.flatten(1), interval.upper.flatten(1)
     unstable = (lower < 0) & (upper > 0)
-    most = int(unstable.sum(dim=1).amax())
+    max_unstable = int(unstable.sum(dim=1).amax())
     # images have different numbers of such values: padding repeats stable ones, which are not used
-    order = unstable.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    order = unstable.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :max_unstable]
     better_lower, better_upper = lower.clone(), upper.clone()
-    known = Bounds(bounds.graph, bounds.rounding, [*bounds.intervals, found], bounds.noise)
+    extended_bounds = Bounds(bounds.graph, bounds.rounding, [*bounds.intervals, interval], bounds.noise)
     for chosen in torch.split(order, _count_functions_per_chunk(bounds.graph, len(order), lower), dim=1):
         rows = torch.zeros(*chosen.shape, lower.shape[1], dtype=lower.dtype, device=lower.device)
         rows.scatter_(2, chosen[:, :, None], 1.0)
-        rows = rows.reshape(*chosen.shape, *bounds.graph.nodes[place].shape)
-        ends = compute_linear_bounds(known, place, torch.cat([rows, -rows], dim=1), ball)
+        rows = rows.reshape(*chosen.shape, *bounds.graph.nodes[index].shape)
+        ends = compute_linear_bounds(extended_bounds, index, torch.cat([rows, -rows], dim=1), ball)
         low, high = ends[:, : chosen.shape[1]], -ends[:, chosen.shape[1] :]
         better_lower.scatter_(1, chosen, torch.maximum(low, lower.gather(1, chosen)))
         better_upper.scatter_(1, chosen, torch.minimum(high, upper.gather(1, chosen)))
-    shape = found.lower.shape
+    shape = interval.lower.shape
     lower = torch.where(unstable, better_lower, lower).reshape(shape)
     upper = torch.where(unstable, better_upper, upper).reshape(shape)
     return Interval.from_bounds(lower, upper)
@@ -150,32 +155,32 @@ def optimize_slopes(bounds: Bounds, rows: Tensor, ball: InputRegion, steps: int)
     Args:
         bounds: Bounds of all nodes.
         rows: (N, M, K).
-        ball: Where the images are.
+        ball: Set of images around each image.
         steps: Gradient steps.
 
     Returns:
         (N, M), detached.
     """
-    place = len(bounds.graph.nodes) - 1
-    best = compute_linear_bounds(bounds, place, rows, ball)
+    index = len(bounds.graph.nodes) - 1
+    best = compute_linear_bounds(bounds, index, rows, ball)
     slopes, ranges = _build_starting_slopes(bounds, rows.shape[1])
     for step in range(steps if slopes else 0):
         with torch.enable_grad():
-            found = compute_linear_bounds(bounds, place, rows, ball, slopes=slopes)
-            gradients = torch.autograd.grad(found.sum(), list(slopes.values()))
-        best = torch.maximum(best, found.detach())
+            current = compute_linear_bounds(bounds, index, rows, ball, slopes=slopes)
+            gradients = torch.autograd.grad(current.sum(), list(slopes.values()))
+        best = torch.maximum(best, current.detach())
         stride = _FIRST_SLOPE_STEP * (1 - step / steps)
-        for (here, slope), gradient in zip(slopes.items(), gradients, strict=True):
-            slope.data.add_(gradient.sign(), alpha=stride).clamp_(ranges[here], 1.0)
+        for (node_index, slope), gradient in zip(slopes.items(), gradients, strict=True):
+            slope.data.add_(gradient.sign(), alpha=stride).clamp_(ranges[node_index], 1.0)
     return best
 
 
 def _build_starting_slopes(bounds: Bounds, functions: int) -> tuple[dict[int, Tensor], dict[int, float]]:
     """Return initial slopes for each image, function and value, to be optimized, and their minimum."""
     slopes, ranges = {}, {}
-    for here, node in enumerate(bounds.graph.nodes):
+    for node_index, node in enumerate(bounds.graph.nodes):
         if isinstance(node.operation, Activation):
             start = choose_default_slopes(node.operation, bounds.intervals[node.inputs[0]])[:, None]
-            slopes[here] = start.repeat(1, functions, *[1] * len(node.shape)).requires_grad_()
-            ranges[here] = node.operation.slope
+            slopes[node_index] = start.repeat(1, functions, *[1] * len(node.shape)).requires_grad_()
+            ranges[node_index] = node.operation.slope
     return slopes, ranges

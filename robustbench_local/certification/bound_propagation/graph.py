@@ -77,14 +77,14 @@ class Graph:
         """Return logits, in the dtype of the images, (N, C, H, W)."""
         values: list[Tensor] = []
         for node in self.nodes:
-            given = [values[place] for place in node.inputs]
-            values.append(images if isinstance(node.operation, InputNode) else _apply_node(node, given))
+            inputs = [values[index] for index in node.inputs]
+            values.append(images if isinstance(node.operation, InputNode) else _apply_node(node, inputs))
         return values[-1]
 
     def prepend_affine(self, operation: Affine) -> Graph:
         """Return this network with an affine map in front, such as a normalization."""
         shifted = [
-            Node(node.name, node.operation, tuple(place + 1 for place in node.inputs), node.shape)
+            Node(node.name, node.operation, tuple(index + 1 for index in node.inputs), node.shape)
             for node in self.nodes[1:]
         ]
         return Graph([self.nodes[0], Node("normalize", operation, (0,), self.shape), *shifted])
@@ -105,15 +105,15 @@ def trace_network(module: nn.Module, shape: Shape, *, name: str = "model") -> Gr
     Raises:
         ModelError: If a layer is not supported or the ``forward`` cannot be traced; the message names it.
     """
-    modes = [(each, each.training) for each in module.modules()]
+    modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:
         with torch.no_grad():
             graph = _read_graph(module, shape, name)
             _check_agreement(graph, module, name)
     finally:
-        for each, mode in modes:
-            each.training = mode
+        for child, mode in modes:
+            child.training = mode
     return graph
 
 
@@ -125,10 +125,10 @@ def check_layers(module: nn.Module, name: str) -> None:
     """
     images: set[fx.Node] = set()
     for node in _trace_module(module, name).nodes:
-        given = any(each in images for each in node.all_input_nodes)
+        has_image_input = any(source in images for source in node.all_input_nodes)
         if node.op == "placeholder":
             images.add(node)
-        elif given and node.op != "output" and not is_shape_read(node):
+        elif has_image_input and node.op != "output" and not is_shape_read(node):
             if not is_supported(node, module):
                 raise _build_error(node, UnsupportedNodeError.from_node(node, module), name)
             images.add(node)
@@ -158,8 +158,8 @@ def _read_graph(module: nn.Module, shape: Shape, name: str) -> Graph:
 
 
 def _build_error(node: fx.Node, error: UnsupportedNodeError, name: str) -> ModelError:
-    what = f"{_describe_location(node)} {error.reason}, for which there are no bounds"
-    return ModelError(what, where=name, remedy=error.remedy)
+    message = f"{_describe_location(node)} {error.reason}, for which there are no bounds"
+    return ModelError(message, where=name, remedy=error.remedy)
 
 
 class _GraphReader:
@@ -184,7 +184,7 @@ class _GraphReader:
                 Node("images", InputNode(), (), tuple(self.sample.shape[1:]))
             )
             return
-        sources = [each for each in node.all_input_nodes if each in self._node_indices]
+        sources = [source for source in node.all_input_nodes if source in self._node_indices]
         if not sources:
             return
         if is_shape_read(node):
@@ -194,35 +194,43 @@ class _GraphReader:
             raise UnsupportedNodeError.from_node(node, self.module)
         if value.ndim < 2 or len(value) != len(self.sample):
             raise UnsupportedNodeError("mixes the images of a batch", "keep the first axis for the images")
-        found = self._build_operation(node, value, sources)
-        if found is None:
+        operation = self._build_operation(node, value, sources)
+        if operation is None:
             self._node_indices[node] = self._node_indices[sources[0]]
             return
         shape = tuple(value.shape[1:])
         name = str(node.target) if node.op == "call_module" else node.name
-        inputs = tuple(self._node_indices[each] for each in _list_image_arguments(node, self._node_indices))
+        inputs = tuple(
+            self._node_indices[source] for source in _list_image_arguments(node, self._node_indices)
+        )
         if (
-            isinstance(found, Convolution) and found.output_shape != shape
-        ):  # a mean that drops height and width
-            inputs = (self._append_node(Node(name, found, inputs, found.output_shape)),)
-            found = Reshape(found.output_shape, shape)
-        self._node_indices[node] = self._append_node(Node(name, found, inputs, shape))
+            isinstance(operation, Convolution) and operation.output_shape != shape
+        ):  # a mean without keepdim drops height and width
+            inputs = (self._append_node(Node(name, operation, inputs, operation.output_shape)),)
+            operation = Reshape(operation.output_shape, shape)
+        self._node_indices[node] = self._append_node(Node(name, operation, inputs, shape))
 
     def _build_operation(self, node: fx.Node, value: Tensor, sources: list[fx.Node]) -> Operation | None:
         """Return the operation of a node on the images; None if it leaves values and shape unchanged."""
-        named = any(each in self._node_indices for each in node.kwargs.values() if isinstance(each, fx.Node))
+        named = any(
+            argument in self._node_indices
+            for argument in node.kwargs.values()
+            if isinstance(argument, fx.Node)
+        )
         if named or set(_list_image_arguments(node, self._node_indices)) != set(sources):
             raise UnsupportedNodeError("takes images as a keyword or in a list", "pass them by position")
-        found = build_operation(
+        operation = build_operation(
             node, NodeContext(self.module, self._values, self._node_indices, self._shape_reads)
         )
         if value.dtype not in COVERED_DTYPES:
             raise UnsupportedNodeError(f"gives {value.dtype}", "compute in float32")
-        if value.dtype == torch.float32 and any(self._values[each].dtype != value.dtype for each in sources):
-            if found is not None:
-                raise UnsupportedNodeError("rounds to float32 in passing", "write .float() before it")
+        if value.dtype == torch.float32 and any(
+            self._values[source].dtype != value.dtype for source in sources
+        ):
+            if operation is not None:
+                raise UnsupportedNodeError("rounds to float32 implicitly", "write .float() before it")
             return build_rounding()
-        return found
+        return operation
 
     def _append_node(self, node: Node) -> int:
         self.nodes.append(node)
@@ -254,25 +262,25 @@ class _GraphReader:
     def _finish_graph(self, node: fx.Node) -> None:
         result = node.args[0]
         if not isinstance(result, fx.Node) or result not in self._node_indices:
-            raise UnsupportedNodeError("returns no single tensor of logits", "return the logits alone")
-        place = self._node_indices[result]
-        if place != len(self.nodes) - 1:
-            self.nodes = self.nodes[: place + 1]
+            raise UnsupportedNodeError("does not return a single tensor of logits", "return the logits alone")
+        index = self._node_indices[result]
+        if index != len(self.nodes) - 1:
+            self.nodes = self.nodes[: index + 1]
         if len(self.nodes[-1].shape) != 1:
             raise UnsupportedNodeError(f"returns {self.nodes[-1].shape} an image", "return logits (N, K)")
         if self._values[result].dtype != torch.float32:  # a classifier's logits are float32
-            self._append_node(Node("logits", build_rounding(), (place,), self.nodes[-1].shape))
+            self._append_node(Node("logits", build_rounding(), (index,), self.nodes[-1].shape))
 
 
 def _list_image_arguments(node: fx.Node, places: dict[fx.Node, int]) -> list[fx.Node]:
     """Return the arguments that depend on the images, in order; twice for a sum with itself."""
-    return [each for each in node.args if isinstance(each, fx.Node) and each in places]
+    return [argument for argument in node.args if isinstance(argument, fx.Node) and argument in places]
 
 
 def _build_sample(module: nn.Module, shape: Shape) -> Tensor:
     """Return two images of constant noise, on the module's device."""
     noise = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
-    parameter = next((each for each in module.parameters() if each.is_floating_point()), noise)
+    parameter = next((parameter for parameter in module.parameters() if parameter.is_floating_point()), noise)
     return noise.to(parameter)
 
 
@@ -286,7 +294,7 @@ def _check_agreement(graph: Graph, module: nn.Module, name: str) -> None:
     scale = float(expected.abs().amax()) + 1.0
     if not torch.allclose(computed, expected.double(), rtol=0.0, atol=_LOGIT_TOLERANCE_SHARE * scale):
         raise ModelError(
-            "its forward computes something else than its layers say (values changed in place, hooks?)",
+            "its forward does not compute what its layers describe (values changed in place, hooks?)",
             where=name,
             remedy="write each step as a layer with a result of its own, or use a smoothing certificate",
         )

@@ -77,9 +77,9 @@ class Bounds:
 
     def select_images(self, index: Tensor) -> Bounds:
         """Return the bounds for some of the images."""
-        noise = [None if each is None else each[index] for each in self.noise]
+        noise = [None if bound is None else bound[index] for bound in self.noise]
         return Bounds(
-            self.graph, self.rounding, [each.select_images(index) for each in self.intervals], noise
+            self.graph, self.rounding, [interval.select_images(index) for interval in self.intervals], noise
         )
 
 
@@ -107,22 +107,26 @@ def propagate(
     """
     bounds = Bounds(graph, rounding)
     read = {node.inputs[0] for node in graph.nodes if isinstance(node.operation, Activation)}
-    for place, node in enumerate(graph.nodes):
-        given = [bounds.intervals[each] for each in node.inputs]
-        noise = None if rounding is None else rounding.compute_noise(node, [each.magnitude for each in given])
-        found = input_interval if isinstance(node.operation, InputNode) else _propagate_node(node, given)
+    for index, node in enumerate(graph.nodes):
+        inputs = [bounds.intervals[source] for source in node.inputs]
+        noise = (
+            None
+            if rounding is None
+            else rounding.compute_noise(node, [interval.magnitude for interval in inputs])
+        )
+        interval = input_interval if isinstance(node.operation, InputNode) else _propagate_node(node, inputs)
         if noise is not None:
-            found = Interval(found.centre, found.radius + noise)
+            interval = Interval(interval.centre, interval.radius + noise)
         bounds.noise.append(noise)
-        if tighten is not None and place in read:
-            found = tighten(bounds, place, found)
-        bounds.intervals.append(found)
+        if tighten is not None and index in read:
+            interval = tighten(bounds, index, interval)
+        bounds.intervals.append(interval)
     return bounds
 
 
-def _propagate_node(node: Node, given: list[Interval]) -> Interval:
+def _propagate_node(node: Node, inputs: list[Interval]) -> Interval:
     """Return the interval of a node's values in exact arithmetic."""
-    operation, first = node.operation, given[0]
+    operation, first = node.operation, inputs[0]
     if isinstance(operation, Affine):
         centre = operation.apply_linear(first.centre)
         offset = operation.compute_offset(centre)
@@ -131,8 +135,8 @@ def _propagate_node(node: Node, given: list[Interval]) -> Interval:
     if isinstance(operation, Activation):
         return Interval.from_bounds(operation(first.lower), operation(first.upper))
     if isinstance(operation, Sum):
-        centre = first.centre + operation.sign * given[1].centre
-        return Interval(centre, first.radius + given[1].radius)
+        centre = first.centre + operation.sign * inputs[1].centre
+        return Interval(centre, first.radius + inputs[1].radius)
     assert isinstance(operation, Reshape)  # noqa: S101  the only kind that is left
     shape = (len(first.centre), *node.shape)
     return Interval(first.centre.reshape(shape), first.radius.reshape(shape))

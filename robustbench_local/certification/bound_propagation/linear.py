@@ -48,7 +48,7 @@ def compute_linear_bounds(
         bounds: Bounds of all nodes before it.
         node_index: The node.
         rows: Coefficients of M functions for each image, (N, M, ...), shaped like the node's values.
-        ball: Where the images are.
+        ball: Set of images around each image.
         slopes: Slopes of the lower bounds of activations; by default the better of 0 and 1 (Sec. 3.3 of the
             paper).
         through_activations: False stops at activations and uses their intervals instead: interval bounds, but
@@ -60,14 +60,14 @@ def compute_linear_bounds(
     count, functions = rows.shape[:2]
     total = rows.new_zeros(count, functions)
     waiting = {node_index: rows}
-    for here in range(node_index, -1, -1):
+    for index in range(node_index, -1, -1):
         record_finished_pass()
-        if here not in waiting:
+        if index not in waiting:
             continue
-        rows = waiting.pop(here)
-        node = bounds.graph.nodes[here]
+        rows = waiting.pop(index)
+        node = bounds.graph.nodes[index]
         operation = node.operation
-        noise = bounds.noise[here]
+        noise = bounds.noise[index]
         if noise is not None:
             total = total - _dot_rows(rows.abs(), noise)
         if isinstance(operation, InputNode):
@@ -76,10 +76,10 @@ def compute_linear_bounds(
                 total = total - _PIXEL_ROUNDING_SHARE * rows.abs().flatten(2).sum(dim=2)
         elif isinstance(operation, Activation):
             if not through_activations:
-                total = total + BoxRegion(bounds.intervals[here]).compute_lower_bounds(rows)
+                total = total + BoxRegion(bounds.intervals[index]).compute_lower_bounds(rows)
                 continue
-            given = None if slopes is None else slopes[here]
-            rows, extra = _relax_activation(operation, bounds.intervals[node.inputs[0]], rows, given)
+            node_slopes = None if slopes is None else slopes[index]
+            rows, extra = _relax_activation(operation, bounds.intervals[node.inputs[0]], rows, node_slopes)
             total = total + extra
             _add_rows(waiting, node.inputs[0], rows)
         elif isinstance(operation, Affine):

@@ -19,7 +19,7 @@ COVERED_DTYPES = frozenset({torch.float32, torch.float64})
 def list_stored_dtypes(module: nn.Module) -> set[torch.dtype]:
     """Return the floating-point formats of a module's parameters and buffers."""
     tensors = (*module.parameters(), *module.buffers())
-    return {each.dtype for each in tensors if each.is_floating_point()}
+    return {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
 
 
 def check_dtypes_covered(formats: Iterable[torch.dtype], name: str) -> None:
@@ -28,9 +28,9 @@ def check_dtypes_covered(formats: Iterable[torch.dtype], name: str) -> None:
     Raises:
         ModelError: If there is one; the message names it.
     """
-    for each in set(formats) - COVERED_DTYPES:
+    for dtype in set(formats) - COVERED_DTYPES:
         raise ModelError(
-            f"computes in {str(each).removeprefix('torch.')}, for which there are no bounds",
+            f"computes in {str(dtype).removeprefix('torch.')}, for which there are no bounds",
             where=name,
             remedy="let it compute in float32",
         )
@@ -53,8 +53,8 @@ class DtypeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operation and record the formats of its results."""
         result = function(*args, **(kwargs or {}))
         self.dtypes |= {
-            each.dtype
-            for each in tree_leaves(result)
-            if isinstance(each, Tensor) and each.is_floating_point()
+            value.dtype
+            for value in tree_leaves(result)
+            if isinstance(value, Tensor) and value.is_floating_point()
         }
         return result

@@ -84,15 +84,15 @@ class Smoothing(Certificate):
     ) -> CertifiedBatch:
         """Count votes; see :meth:`Certificate.certify`."""
         voter = VoteCounter(classifier, images, self.sigma, stream)
-        everyone = torch.arange(len(images))
-        chosen = voter.count_votes(everyone, 0, self.n0).argmax(dim=1)
-        rows = everyone[chosen < classifier.num_classes]  # most answers were not finite: no prediction
+        all_rows = torch.arange(len(images))
+        chosen = voter.count_votes(all_rows, 0, self.n0).argmax(dim=1)
+        rows = all_rows[chosen < classifier.num_classes]  # no prediction if most logits were not finite
         predictions = torch.full((len(images),), ABSTAINED)
         radius = torch.zeros(len(images), dtype=torch.float64)
         if len(rows):
             count = self._count_until_decided if self.sequential else self._count_all_votes
-            known, radius[rows] = count(voter, rows, chosen[rows], threat)
-            predictions[rows[known]] = chosen[rows[known]]
+            is_proven, radius[rows] = count(voter, rows, chosen[rows], threat)
+            predictions[rows[is_proven]] = chosen[rows[is_proven]]
         return CertifiedBatch(
             predictions=predictions,
             verified=(predictions == labels.cpu()) & (radius >= threat.eps),
@@ -111,7 +111,6 @@ class Smoothing(Certificate):
         Returns:
             A class for each image, which is wrong (not the class with the most of all possible votes) with
             probability at most alpha; None if the votes are not decisive.
-            with probability at most alpha; None where the votes do not tell.
 
         Source: Cohen et al. 2019, section 3.2.1, after Hung and Fithian 2019.
         """
@@ -119,9 +118,12 @@ class Smoothing(Certificate):
             torch.arange(len(images)), 0, self.n
         )
         (first, second), best = votes.topk(2, dim=1).values.numpy().T, votes.argmax(dim=1)
-        doubt = 2 * betainc(first, second + 1, 0.5)  # that so few of both would fall on the second by chance
+        doubt = 2 * betainc(first, second + 1, 0.5)  # p-value of so few votes for the second class
         sure = torch.from_numpy(doubt <= self.alpha) & (best < classifier.num_classes)
-        return [one if known else None for one, known in zip(best.tolist(), sure.tolist(), strict=True)]
+        return [
+            class_index if is_proven else None
+            for class_index, is_proven in zip(best.tolist(), sure.tolist(), strict=True)
+        ]
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002 - the most it can be
         """Return all votes; a sequential count usually needs far fewer."""
@@ -138,7 +140,7 @@ class Smoothing(Certificate):
             )
         if isinstance(classifier, SmoothedClassifier) and classifier.sigma != self.sigma:
             raise ConfigError(
-                f"is smoothed with sigma {classifier.sigma:g}, the certificate speaks of {self.sigma:g}",
+                f"is smoothed with sigma {classifier.sigma:g}, the certificate is for sigma {self.sigma:g}",
                 where=classifier.name,
                 remedy="use the same sigma",
             )
@@ -170,7 +172,7 @@ class Smoothing(Certificate):
         self, voter: VoteCounter, rows: Tensor, chosen: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
         """Return the images with a proven majority, (M,), and the radius of each, float64."""
-        del threat  # the radius is what the votes say, whatever was asked
+        del threat  # the votes give the radius, independent of the threat model's eps
         hits = voter.count_votes(rows, self.n0, self.n).gather(1, chosen[:, None]).squeeze(1)
         share = compute_lower_bounds(hits.numpy(), self.n, self.alpha)
         radius = torch.from_numpy(self.sigma * ndtri(share)).clamp_min(0)
@@ -183,8 +185,8 @@ class Smoothing(Certificate):
         share = float(ndtr(threat.eps / self.sigma))
         poll = SequentialVoteTest(len(rows), share=share, max_votes=self.n, alpha=self.alpha)
         while len(poll.open_rows):
-            asked = torch.from_numpy(poll.open_rows)
-            votes = voter.count_votes(rows[asked], self.n0 + poll.vote_count, poll.next_vote_count)
-            poll.add_votes(votes.gather(1, chosen[asked, None]).squeeze(1).numpy())
+            open_rows = torch.from_numpy(poll.open_rows)
+            votes = voter.count_votes(rows[open_rows], self.n0 + poll.vote_count, poll.next_vote_count)
+            poll.add_votes(votes.gather(1, chosen[open_rows, None]).squeeze(1).numpy())
         radius = torch.from_numpy(np.where(poll.has_share, threat.eps, 0.0))
         return torch.from_numpy(poll.has_majority), radius

@@ -41,9 +41,9 @@ class VoteCounter:
         rows = rows.to(self.images.device)
         pairs = torch.arange(len(rows) * draw_count, device=self.images.device)
         for some in torch.split(pairs, self._batch_size):
-            place, draw = some // draw_count, some % draw_count + first_draw
-            found = self._draw_votes(rows[place], draw)
-            counts += torch.bincount(place * (classes + 1) + found, minlength=len(counts))
+            image_index, draw = some // draw_count, some % draw_count + first_draw
+            votes = self._draw_votes(rows[image_index], draw)
+            counts += torch.bincount(image_index * (classes + 1) + votes, minlength=len(counts))
         return counts.view(len(rows), classes + 1).cpu()
 
     def _draw_votes(self, rows: Tensor, draws: Tensor) -> Tensor:

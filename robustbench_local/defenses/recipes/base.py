@@ -76,7 +76,7 @@ class Recipe(ABC):
         )
         check_condition(0 <= self.momentum < 1, "momentum must be in [0, 1)")
         check_condition(
-            all(0 < each < 1 for each in self.milestones),
+            all(0 < milestone < 1 for milestone in self.milestones),
             "milestones must be shares of the epochs, in (0, 1)",
         )
         check_condition(self.gradient_clip >= 0, "gradient_clip must not be negative")
@@ -84,7 +84,7 @@ class Recipe(ABC):
             self.shift >= 0 and 0 <= self.brightness < 1, "shift must not be negative, brightness below 1"
         )
         check_condition(
-            all(0 <= each < 1 for each in (self.contrast, self.saturation, self.zoom)),
+            all(0 <= value < 1 for value in (self.contrast, self.saturation, self.zoom)),
             "contrast, saturation and zoom must be in [0, 1)",
         )
         check_condition(0 <= self.rotation <= 180, "rotation must be 0 to 180 degrees")
@@ -110,7 +110,7 @@ class Recipe(ABC):
         indices = (
             range(len(class_names))
             if everything
-            else [_find_class_index(one, class_names) for one in self.flip]
+            else [_find_class_index(entry, class_names) for entry in self.flip]
         )
         return Augmentation(
             shift=self.shift,
@@ -134,6 +134,6 @@ def check_condition(condition: bool, what: str) -> None:
 
 
 def _find_class_index(entry: int | str, class_names: tuple[str, ...]) -> int:
-    known = entry in class_names if isinstance(entry, str) else 0 <= entry < len(class_names)
-    check_condition(known, f"flip names {entry!r}, which is no class of the data")
+    is_known = entry in class_names if isinstance(entry, str) else 0 <= entry < len(class_names)
+    check_condition(is_known, f"flip names {entry!r}, which is not a class of the data")
     return class_names.index(entry) if isinstance(entry, str) else entry

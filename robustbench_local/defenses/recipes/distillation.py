@@ -72,7 +72,7 @@ class Distillation(TemperedTraining):
     @property
     def teacher_recipe(self) -> TemperedTraining:
         """The recipe of the teacher."""
-        shared = {one.name: getattr(self, one.name) for one in fields(TemperedTraining)}
+        shared = {field.name: getattr(self, field.name) for field in fields(TemperedTraining)}
         return TemperedTraining(**shared)
 
 

@@ -13,7 +13,7 @@ from robustbench_local.extensions.open_registry import OpenRegistry
 
 RECIPES: OpenRegistry[Recipe] = OpenRegistry(
     "training recipe",
-    Recipe,  # type: ignore[type-abstract]  # compared with, never built
+    Recipe,  # type: ignore[type-abstract]  # for subclass checks only
     {
         "ard": "robustbench_local.defenses.recipes.ard:ARD",
         "crown-ibp": "robustbench_local.defenses.recipes.crown_ibp:CrownIBP",
@@ -43,7 +43,7 @@ def list_parameter_names(method: str) -> tuple[str, ...]:
     Raises:
         ConfigError: If there is no such recipe.
     """
-    return tuple(one.name for one in fields(RECIPES[method]) if one.name != _THREAT_FIELD)
+    return tuple(parameter.name for parameter in fields(RECIPES[method]) if parameter.name != _THREAT_FIELD)
 
 
 def read_recipe(card: Card) -> Recipe:
@@ -57,23 +57,29 @@ def read_recipe(card: Card) -> Recipe:
     where = f"card {card.name}"
     if card.method not in RECIPES:
         raise CardError(
-            f"{card.method!r} is no training recipe", where=where, remedy=did_you_mean(card.method, RECIPES)
+            f"{card.method!r} is not a training recipe",
+            where=where,
+            remedy=did_you_mean(card.method, RECIPES),
         )
     kind = RECIPES[card.method]
-    known = {one.name: one for one in fields(kind)}
+    fields_by_name = {parameter.name: parameter for parameter in fields(kind)}
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    if _THREAT_FIELD in known:
+    if _THREAT_FIELD in fields_by_name:
         if card.threat is None:
             raise CardError(
                 f"{card.method} needs a threat model", where=where, remedy="add threat: to the card"
             )
         values[_THREAT_FIELD] = card.threat.build_threat_model()
     for name, value in card.parameters.items():
-        if name not in known or name == _THREAT_FIELD:
-            raise CardError(f"unknown parameter {name!r}", where=where, remedy=did_you_mean(name, known))
+        if name not in fields_by_name or name == _THREAT_FIELD:
+            raise CardError(
+                f"unknown parameter {name!r}", where=where, remedy=did_you_mean(name, fields_by_name)
+            )
         values[name] = validate_value(f"{where}, {name}", value, hints[name])
-    if missing := sorted(name for name, one in known.items() if _is_required(one) and name not in values):
+    if missing := sorted(
+        name for name, parameter in fields_by_name.items() if _is_required(parameter) and name not in values
+    ):
         raise CardError(f"parameter {missing[0]!r} is missing", where=where)
     try:
         return kind(**values)
@@ -81,5 +87,5 @@ def read_recipe(card: Card) -> Recipe:
         raise CardError(error.what, where=where) from None
 
 
-def _is_required(one: Field[Any]) -> bool:
-    return one.default is MISSING and one.default_factory is MISSING
+def _is_required(parameter: Field[Any]) -> bool:
+    return parameter.default is MISSING and parameter.default_factory is MISSING

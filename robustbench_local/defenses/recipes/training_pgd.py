@@ -28,16 +28,16 @@ def frozen_evaluation_mode(module: nn.Module) -> Iterator[None]:
     an image's example does not depend on its batch, and the statistics are learned from the finished examples
     only.
     """
-    modes = {one: one.training for one in module.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    modes = {child: child.training for child in module.modules()}
+    required_gradients = {parameter: parameter.requires_grad for parameter in module.parameters()}
     module.eval().requires_grad_(False)
     try:
         yield
     finally:
-        for parameter, flag in wanted.items():
+        for parameter, flag in required_gradients.items():
             parameter.requires_grad_(flag)
-        for one, mode in modes.items():
-            one.training = mode
+        for child, mode in modes.items():
+            child.training = mode
 
 
 def build_linf_examples(
@@ -122,8 +122,8 @@ def compute_kl_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
         clean: Logits (N, K).
         adversarial: Logits (N, K).
     """
-    expected, found = clean.log_softmax(dim=1), adversarial.log_softmax(dim=1)
-    return nn.functional.kl_div(found, expected, reduction="none", log_target=True).sum(dim=1)
+    expected, observed = clean.log_softmax(dim=1), adversarial.log_softmax(dim=1)
+    return nn.functional.kl_div(observed, expected, reduction="none", log_target=True).sum(dim=1)
 
 
 def _compute_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -148,16 +148,18 @@ def load_initial_network(
         loaded = _load_source(model, request)
         loaded.check_normalization(normalize)
         if not isinstance(loaded.model, nn.Module):
-            raise ModelError("is no torch module, so it cannot be trained", where=model)
+            raise ModelError("is not a torch module, so it cannot be trained", where=model)
         if loaded.num_classes != num_classes:
             _replace_head(loaded.model, loaded.num_classes, num_classes, model)
-    known = loaded.normalize if normalize is None else parse_normalization(normalize, loaded.channels)
+    normalization = loaded.normalize if normalize is None else parse_normalization(normalize, loaded.channels)
     sha = loaded.provenance.get("sha256") or loaded.provenance.get("published")
     return InitialNetwork(
-        module=NormalizedNetwork(loaded.model.requires_grad_(True), known, input_size or loaded.input_size),
+        module=NormalizedNetwork(
+            loaded.model.requires_grad_(True), normalization, input_size or loaded.input_size
+        ),
         architecture=str(loaded.provenance.get("architecture") or model),
         num_classes=num_classes,
-        normalize=known,
+        normalize=normalization,
         input_size=input_size or loaded.input_size,
         origin={"weights": str(loaded.provenance.get("weights", weights)), "sha256": str(sha)} if sha else {},
     )
@@ -184,7 +186,7 @@ def build_teacher_loader(
         request = ModelRequest(base_folder=base_folder, allow_code=allow_code, default_classes=num_classes)
         loaded = load_model(source, request)
         if not isinstance(loaded.model, nn.Module):
-            raise ModelError("is no torch module, so it cannot teach", where=name)
+            raise ModelError("is not a torch module, so it cannot be a teacher", where=name)
         loaded.check_normalization(None)
         network = NormalizedNetwork(loaded.model, loaded.normalize, loaded.input_size)
         return network.to(device).eval().requires_grad_(False)

@@ -34,7 +34,7 @@ class Learner:
         self.curves: list[EpochResult] = []
         self.best, self.best_state = Score(0, 0.0, None), self._copy_weights()
         self._uses_mixed_precision = mixed_precision
-        self._trainable = [one for one in module.parameters() if one.requires_grad]
+        self._trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def step(self, batch: TrainingBatch) -> Tensor:
         """Take one step of the optimizer; return the loss, NaN after a non-finite weight gradient."""
@@ -47,7 +47,7 @@ class Learner:
             group["lr"] = compute_learning_rate(self.recipe, batch.progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        slopes = [one.grad for one in self._trainable if one.grad is not None]
+        slopes = [parameter.grad for parameter in self._trainable if parameter.grad is not None]
         sizes = torch.stack(torch._foreach_norm(slopes)) if slopes else loss.new_zeros(1)  # noqa: SLF001
         if self.recipe.gradient_clip:
             nn.utils.clip_grad_norm_(self._trainable, self.recipe.gradient_clip)
@@ -87,13 +87,13 @@ class Learner:
             "best_state": self.best_state,
             "curves": [
                 [
-                    one.loss,
-                    one.learning_rate,
-                    one.seconds,
-                    _convert_score(one.training),
-                    _convert_score(one.validation),
+                    result.loss,
+                    result.learning_rate,
+                    result.seconds,
+                    _convert_score(result.training),
+                    _convert_score(result.validation),
                 ]
-                for one in self.curves
+                for result in self.curves
             ],
         }
 
@@ -116,7 +116,7 @@ def _convert_score(score: Score) -> list[Any]:
 
 
 def _build_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [one for one in module.parameters() if one.requires_grad]
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(

@@ -33,11 +33,16 @@ def write_curves(out: Path, curves: Sequence[EpochResult], *, best: int, title: 
     with out.with_suffix(".curves.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(CURVE_COLUMNS)
-        for one in curves:
-            shares = (one.training.clean, one.training.robust, one.validation.clean, one.validation.robust)
-            numbers = (f"{one.seconds:.1f}", f"{one.learning_rate:.6g}", f"{one.loss:.6g}")
+        for result in curves:
+            shares = (
+                result.training.clean,
+                result.training.robust,
+                result.validation.clean,
+                result.validation.robust,
+            )
+            numbers = (f"{result.seconds:.1f}", f"{result.learning_rate:.6g}", f"{result.loss:.6g}")
             accuracies = ("" if share is None else f"{share:.4f}" for share in shares)
-            rows.writerow((one.validation.epoch, *numbers, *accuracies))
+            rows.writerow((result.validation.epoch, *numbers, *accuracies))
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - only who trains waits for it
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -48,17 +53,17 @@ def write_curves(out: Path, curves: Sequence[EpochResult], *, best: int, title: 
 
 
 def _draw_curves(axes: Axes, curves: Sequence[EpochResult], best: int, title: str) -> None:
-    epochs = [one.validation.epoch for one in curves]
+    epochs = [result.validation.epoch for result in curves]
     lines: list[tuple[str, str, str, list[float | None]]] = [
-        ("clean, training", _CLEAN_COLOUR, "--", [one.training.clean for one in curves]),
-        ("clean, validation", _CLEAN_COLOUR, "-", [one.validation.clean for one in curves]),
-        ("robust, training", _ROBUST_COLOUR, "--", [one.training.robust for one in curves]),
-        ("robust, validation", _ROBUST_COLOUR, "-", [one.validation.robust for one in curves]),
+        ("clean, training", _CLEAN_COLOUR, "--", [result.training.clean for result in curves]),
+        ("clean, validation", _CLEAN_COLOUR, "-", [result.validation.clean for result in curves]),
+        ("robust, training", _ROBUST_COLOUR, "--", [result.training.robust for result in curves]),
+        ("robust, validation", _ROBUST_COLOUR, "-", [result.validation.robust for result in curves]),
     ]
     for label, colour, style, shares in lines:
-        known = [100 * share for share in shares if share is not None]
-        if known:
-            axes.plot(epochs, known, style, color=colour, label=label)
+        percentages = [100 * share for share in shares if share is not None]
+        if percentages:
+            axes.plot(epochs, percentages, style, color=colour, label=label)
     axes.axvline(best, color="#888888", linewidth=1, label="kept")
     axes.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 100), title=title)
     axes.grid(alpha=0.3)

@@ -52,9 +52,10 @@ def write_weights(
         StorageError: If writing fails.
     """
     network = start.module.network
-    kept = torch.contiguous_format  # and copied: safetensors refuses layers that share their weights
+    memory_format = torch.contiguous_format  # copied, because safetensors refuses shared weights
     state = {
-        name: value.detach().cpu().clone(memory_format=kept) for name, value in network.state_dict().items()
+        name: value.detach().cpu().clone(memory_format=memory_format)
+        for name, value in network.state_dict().items()
     }
     partial = out.with_name(f"{out.name}.partial")
     try:
@@ -109,7 +110,7 @@ def summarize_data(source: str, data: Dataset) -> dict[str, Any]:
 
 def _describe_defense(card: Card, recipe: Recipe) -> dict[str, Any]:
     """Describe the defense as trained."""
-    found = getattr(recipe, "threat", None)
-    threat = {"threat": {"norm": found.norm, "eps": found.eps}} if found else {}
+    threat_model = getattr(recipe, "threat", None)
+    threat = {"threat": {"norm": threat_model.norm, "eps": threat_model.eps}} if threat_model else {}
     name = {"card": card.base_name, "version": card.version, "method": card.method}
     return {**name, **threat, "parameters": recipe.parameters}

@@ -15,7 +15,7 @@ def compute_learning_rate(recipe: Recipe, progress: float) -> float:
     if progress < recipe.warmup_epochs:
         return recipe.learning_rate * (progress + 0.1) / (recipe.warmup_epochs + 0.1)
     if recipe.schedule == "piecewise":
-        passed = sum(progress >= each * recipe.epochs for each in recipe.milestones)
+        passed = sum(progress >= milestone * recipe.epochs for milestone in recipe.milestones)
         return recipe.learning_rate * 0.1**passed
     done = (progress - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
     return recipe.learning_rate * (1 + math.cos(math.pi * min(done, 1.0))) / 2

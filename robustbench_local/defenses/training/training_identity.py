@@ -66,9 +66,11 @@ def describe_teacher(recipe: Recipe, load: Callable[[str], nn.Module]) -> dict[s
 def describe_network(module: nn.Module) -> dict[str, str]:
     """Return the identity of a network: its computation and its weights; see `model_identity`."""
     shapes = [(name, tuple(value.shape)) for name, value in module.state_dict().items()]
-    kept = module.state_dict().keys()
+    stored_names = module.state_dict().keys()
     constants = [
-        f"{name} {describe_tensor(value)}" for name, value in module.named_buffers() if name not in kept
+        f"{name} {describe_tensor(value)}"
+        for name, value in module.named_buffers()
+        if name not in stored_names
     ]
     return {**describe_model(module), "shapes": repr(shapes), "constants": repr(constants)}
 

@@ -47,13 +47,13 @@ class JPEG(FixedWrapper):
     def transform_images(self, images: Tensor) -> Tensor:
         """Return the images after compression; they are rounded to 8 bits before it."""
         if images.shape[1] not in (1, 3):
-            raise ModelError(f"JPEG holds 1 or 3 channels, these images have {images.shape[1]}")
+            raise ModelError(f"JPEG supports 1 or 3 channels, these images have {images.shape[1]}")
         return apply_straight_through(self._compress_images, images)
 
     def _compress_images(self, images: Tensor) -> Tensor:
         levels = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
         pictures = levels.permute(0, 2, 3, 1).numpy()
-        read = np.stack([self._recode_picture(each) for each in pictures])
+        read = np.stack([self._recode_picture(picture) for picture in pictures])
         return (torch.from_numpy(read).permute(0, 3, 1, 2).float() / 255).to(images.device, images.dtype)
 
     def _recode_picture(self, picture: PixelLevels) -> PixelLevels:

@@ -16,7 +16,7 @@ from robustbench_local.extensions.open_registry import OpenRegistry
 
 WRAPPERS: OpenRegistry[Wrapper] = OpenRegistry(
     "wrapper defense",
-    Wrapper,  # type: ignore[type-abstract]  # compared with, never built
+    Wrapper,  # type: ignore[type-abstract]  # for subclass checks only
     {
         "bit-depth": "robustbench_local.defenses.wrappers.bit_depth:BitDepth",
         "jpeg": "robustbench_local.defenses.wrappers.jpeg:JPEG",
@@ -63,7 +63,6 @@ def defend(
     Returns:
         The defended classifier. Attacks pass through the defense, by its surrogate if it has no useful
         gradient; for a stochastic defense they average over 20 draws.
-        gradient; where it draws random numbers, they look at the mean over 20 draws.
 
     Raises:
         CardError: If there is no such card.

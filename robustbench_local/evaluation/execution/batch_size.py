@@ -17,15 +17,15 @@ from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.errors import ModelError
 
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 1024
-"""Batch sizes that are tried: powers of two."""
+"""Smallest and largest batch size to try: powers of two."""
 MAX_COST_SHARE = 0.95
-"""A larger batch is worth its memory if an image costs at most this share of its cost in a smaller one."""
+"""A larger batch is worth its memory if the cost per image is at most this share of that in a smaller one."""
 MAX_SLOWDOWN_FACTOR = 1.5
-"""No larger batch is tried once an image costs so many times what it costs in the best one."""
+"""No larger batch is tried once the cost per image exceeds the best one by this factor."""
 TIMED_PASSES = 32
-"""Passes of an image that are timed together for the plan's estimate."""
+"""Number of passes timed together for the plan's estimate."""
 MAX_PASS_SECONDS = 0.1
-"""Seconds: no larger batch is tried once a pass takes so long."""
+"""No larger batch is tried once a pass takes this many seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ class ModelSpeed:
     """Seconds per image for one pass, measured once on a model."""
 
     forward_seconds: float
-    """One forward pass."""
+    """Seconds of one forward pass."""
     backward_seconds: float
-    """What a backward pass adds to a forward pass."""
+    """Seconds that a backward pass adds to a forward pass."""
 
     def estimate_seconds(self, passes: tuple[int, int]) -> float:
         """Estimate the seconds of a number of forward and backward passes."""

@@ -21,7 +21,7 @@ from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 from robustbench_local.store.run_store import RunStore
 
 MAX_PASSES_WITHOUT_WORKERS = 200
-"""Passes at most of a cell for which no worker processes are started."""
+"""Maximum number of passes of a cell that runs without worker processes."""
 
 
 def execute_plan(
@@ -59,9 +59,9 @@ def _match_stored_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
     """
     stored, settled = store.read_cells(), {}
     for cell in plan.cells:
-        there = [record for record in stored if _identify_cell(record) == _identify_cell(cell.record)]
-        known = [record for record in there if cell.problem or record.key == cell.record.key]
-        for record in there if not known else ():
+        same_cells = [record for record in stored if _identify_cell(record) == _identify_cell(cell.record)]
+        known = [record for record in same_cells if cell.problem or record.key == cell.record.key]
+        for record in same_cells if not known else ():
             if UNKNOWN_IDENTITY in record.identity.values():
                 store.remove_cell(record.key)
         if not known:
@@ -187,10 +187,10 @@ class _CellRunner:
             "original": job.select_images(positions).images.numpy(),
             "adversarial": batch.candidates[[index[position] for position in positions]].numpy(),
         }
-        kept = [batch.report_images[position] for position in positions if batch.report_images]
+        image_sets = [batch.report_images[position] for position in positions if batch.report_images]
         arrays |= {
-            name: np.stack([image_arrays[name] for image_arrays in kept])
-            for name in (kept[0] if kept else ())
+            name: np.stack([image_arrays[name] for image_arrays in image_sets])
+            for name in (image_sets[0] if image_sets else ())
         }
         self.store.save_arrays(self.key, positions[0], arrays)
 

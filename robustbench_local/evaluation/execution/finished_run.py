@@ -25,9 +25,9 @@ from robustbench_local.store.run_folder import DATABASE_NAME
 from robustbench_local.store.run_store import RunStore
 
 INPUTS_KEY = "inputs of the finished run"
-"""Under which a run remembers what its outcome depends on."""
+"""Key under which a run stores the inputs of its outcome."""
 MAX_READ_BYTES = 1 << 30
-"""Files of more bytes together are not read for this: planning the run does it."""
+"""Maximum total size of files to read for this check; beyond it the run is planned."""
 _PACKAGE_FOLDER = Path(__file__).parents[2]
 _DECIDING_OPTIONS = ("limit", "seed", "sources", "targets", "search_precision", "allow_batch_dependence")
 """Options that override the grid, or let a model be evaluated that would be refused."""
@@ -135,11 +135,11 @@ def _list_data_files(grid: Grid, base: Path) -> list[Path]:
         _require_condition(path.is_file())
         return [path]
     _require_condition(path.is_dir())
-    found: list[Path] = []
+    files: list[Path] = []
     for folder, folders, names in os.walk(path):
-        _require_condition(not any(Path(folder, each).is_symlink() for each in folders))
-        found += [Path(folder, each) for each in names]
-    return sorted(found)
+        _require_condition(not any(Path(folder, name).is_symlink() for name in folders))
+        files += [Path(folder, name) for name in names]
+    return sorted(files)
 
 
 def _find_weights(entry: ModelEntry, base: Path) -> Path | None:

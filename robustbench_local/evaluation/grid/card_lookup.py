@@ -42,7 +42,7 @@ _METHOD_TITLES: Mapping[str, str] = {
     "ti-fgsm": "TI-FGSM",
     "vmi-fgsm": "VMI-FGSM",
 }
-"""What tables call our methods; others are called as the grid writes them."""
+"""Table names of this package's methods; others are named as in the grid."""
 
 
 def find_method_cards(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:

@@ -12,13 +12,13 @@ from robustbench_local.evaluation.grid.schema import Grid
 _PATH_SEPARATORS = '/\\:*?"<>|' if os.name == "nt" else "/\\"
 _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BIDI_CHARACTERS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
-"""Signs that nobody sees and that turn the text around them."""
+"""Invisible characters that reverse the text around them."""
 _WINDOWS_DEVICES = frozenset(
     {"CON", "PRN", "AUX", "NUL"} | {f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)}
 )
-"""Names that Windows keeps for devices, whatever follows behind a dot."""
+"""Names that Windows reserves for devices, with any extension."""
 MAX_NAME_BYTES = 255
-"""Longest name of a folder that every file system takes."""
+"""Longest folder name that every file system accepts."""
 
 
 def find_run_directory(grid: Grid, out: Path | str | None) -> Path:

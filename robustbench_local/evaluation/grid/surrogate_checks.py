@@ -10,7 +10,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 
 NAIVE_NOTE = "crafted on the model without its defense (non-adaptive attack)"
-"""The line that a reader of a naive attacker's numbers has to know."""
+"""Note for a reader of results of an attack unaware of the defense."""
 
 
 def check_surrogate(

@@ -19,11 +19,11 @@ from robustbench_local.classifier.wrapper import find_innermost
 from robustbench_local.errors import ModelError
 
 MAX_COMPARED_IMAGES = 4
-"""Candidates of a batch that both are asked about."""
+"""Maximum number of candidates per batch that both models are queried on."""
 MIN_DISAGREEMENTS = 2
-"""So many of them that differ are no accident, where there are so many."""
+"""Number of disagreements that cannot be chance."""
 MAX_DISAGREEMENT_SHARE = 0.25
-"""Share of them up to which differences may be rounding that the probe did not meet."""
+"""Share of disagreements up to which they may be rounding that the probe did not meet."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AgreementCounts:
     compared: int = 0
     disagreements: int = 0
     size_compared: int = 0
-    """Images that were asked about in batches of other sizes."""
+    """Number of images queried in batches of other sizes."""
     size_disagreements: int = 0
 
     def __add__(self, other: AgreementCounts) -> AgreementCounts:
@@ -134,8 +134,8 @@ def compare_with_fresh_copy(
     else:
         answers, expected = _predict_uncounted(attacked, chosen), margins[:MAX_COMPARED_IMAGES].double().cpu()
     before.restore_states()
-    found = _compute_margins(answers, own)
-    unlike = _find_differing(found, expected, known.tolerance * _compute_logit_ranges(answers))
+    margins_after = _compute_margins(answers, own)
+    unlike = _find_differing(margins_after, expected, known.tolerance * _compute_logit_ranges(answers))
     return AgreementCounts(len(chosen), int(unlike.sum()))
 
 

@@ -50,13 +50,13 @@ from robustbench_local.randomness import RandomStream
 from robustbench_local.store.records import OutcomeRecord
 
 BATCHES_PER_CHUNK = 4
-"""Batches that are handed together to an attack that refills its batch."""
+"""Number of batches passed together to an attack that refills its batch."""
 MAX_PASSES_FOR_CHUNKS = 1000
-"""Most passes an image of an attack whose images are handed over in chunks of several batches."""
+"""Maximum passes per image of an attack whose chunks hold several batches."""
 HARNESS_PASSES = 3
 """The harness predicts the clean image, the candidate, and the candidate rounded to 8 bits."""
 GROUP_REFERENCE_PIXELS = 3 * 32 * 32
-"""Pixel values of the image that an attack's group size is meant for."""
+"""Number of pixel values per image for which an attack's group size is defined."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,18 +25,19 @@ from robustbench_local.evaluation.harness.outcome import build_error_outcome
 from robustbench_local.evaluation.harness.worker_pool import WorkerLostError, WorkerPool
 
 Notifier = Callable[[str], None]
-"""Takes a line worth keeping, such as a halved batch."""
+"""Receives a note to store, such as a halved batch."""
 
 MAX_FAILURES_BEFORE_SUCCESS = 3
-"""So many images failing alone, with none succeeding before, convict the model or the attack."""
+"""Number of images that fail alone, before any success, after which the model or the attack is the cause."""
 MAX_HANGS = 6
-"""So often a model may hang in a cell until the cell is given up: each time costs the whole time limit."""
+"""Maximum number of hangs of a model before the cell is given up: each costs a whole time limit."""
 MAX_HANGS_BEFORE_SUCCESS = 3
-"""The same with no image succeeding before."""
+"""The same before any success."""
 MAX_SINGLE_IMAGE_RETRIES = 9
-"""No more than so many images are tried one by one after a hang; more in parts of their square root."""
+"""Maximum number of images retried one by one after a hang; more are retried in parts of their square
+root."""
 MAX_PROCESS_ENDS = 200
-"""So often a model's process may end in a cell, until the cell is given up."""
+"""Maximum number of ended model processes before the cell is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +45,13 @@ class IsolationSettings:
     """The process in which a cell runs, and its time limits."""
 
     isolated: bool = False
-    """Whether one worker, too, is a process of its own, where that is possible."""
+    """Whether a single worker also runs in its own process, where possible."""
     timeout: float | None = None
-    """Seconds within which a pass has to finish in a worker process; None or 0 for any time."""
+    """Seconds within which a pass has to finish in a worker process; None or 0 for no limit."""
     cell_timeout: float | None = None
-    """Seconds that the cell may take; None or 0 for any time."""
+    """Time limit of the cell in seconds; None or 0 for no limit."""
     abort_hung_model: Callable[[str], None] = lambda _why: None
-    """Ends a model that hangs in this very process and cannot be interrupted; takes why, in one line."""
+    """Ends a model that hangs in this process and cannot be interrupted; receives the reason in one line."""
 
 
 def run_batches(

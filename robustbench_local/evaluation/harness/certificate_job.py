@@ -14,7 +14,7 @@ from robustbench_local.evaluation.harness.verify import predict
 from robustbench_local.randomness import RandomStream
 
 CHUNK_PIXELS = 2**28
-"""Pixel values that go through a classifier between two commits, about: a few minutes of one core."""
+"""Approximate number of pixel values per classifier between two commits: a few minutes of one core."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,15 +24,15 @@ class OutcomeBatch:
     """The outcomes of some images, with their verified candidates."""
 
     outcomes: tuple[OutcomeRecord, ...]
-    """One an image, in the order of their positions."""
+    """One per image, in the order of their positions."""
     candidates: Tensor
     """(N, C, H, W), on the CPU; the original where there was no valid candidate."""
     view_predictions: tuple[ViewPredictionsRecord, ...] = ()
-    """What was read in every view of these images, where they are judged over views."""
+    """The predictions of every view of these images, if the job uses views."""
     views: tuple[ViewRecord, ...] = ()
     """Those views."""
     report_images: Mapping[int, Mapping[str, npt.NDArray[np.generic]]] = field(default_factory=dict)
-    """What is kept for the report besides the candidate, by position and name."""
+    """Images for the report besides the candidate, by position and name."""
     agreement: AgreementCounts = field(default_factory=AgreementCounts)
     """Whether the attacked model and a fresh copy of it agreed."""
 
@@ -86,7 +86,7 @@ class Job(ABC):
     seed: int
     """The run's seed."""
     positions: Tensor | None = None
-    """Which images of the data belong to the cell, in their order, int64; None: all."""
+    """Positions of the cell's images in the data, in order, int64; None: all."""
 
     @property
     def image_count(self) -> int:

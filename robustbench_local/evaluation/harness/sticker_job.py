@@ -50,13 +50,13 @@ from robustbench_local.threats.physical.views import Views
 from robustbench_local.threats.threat_model import ThreatModel
 
 TEST_VIEWS = 1000
-"""Views that a sign is judged over."""
+"""Number of views in which a sign is evaluated."""
 SIGN_SUCCESS_SHARE = 0.5
 """A sign is broken if more than this share of its views end as the attacker wants."""
 WHOLE_SIGN_STEP_DIVISOR = 3
-"""Painting a whole sign gets this part of the steps: it shows that the attack works, and that takes few."""
+"""Divisor of the number of steps for a sticker over the whole sign, a positive control that needs few."""
 SHOWN_VIEWS, SHOWN_FRAMES = 8, 12
-"""Photographs that are kept of a sign: its first test views, and frames evenly over the drive-by."""
+"""Numbers of stored photographs of a sign: its first test views, and frames evenly over the drive-by."""
 
 PredictionsByCondition = dict[tuple[Condition, ViewKind], ViewPredictions]
 ReportArrays = dict[str, npt.NDArray[np.generic]]
@@ -69,7 +69,7 @@ class StickerJob(BaseAttackJob):
     attack: EOTAttack
     """The attack and its hyper-parameters."""
     test_views: int = TEST_VIEWS
-    """Views of each sign."""
+    """Number of views of each sign."""
 
     @property
     def images_per_position(self) -> int:
@@ -158,10 +158,10 @@ class StickerJob(BaseAttackJob):
             flat_images=flat,
             flat_predictions=reading,
         )
-        for place, row in enumerate(rows):
-            record = judged.build_outcome(clean_records[place], place, _count_passes(meters, place))
-            outcomes[row] = add_gradient_counts(record, gradients[place])
-        kept = _build_report_arrays(signs, crafted)
+        for index, row in enumerate(rows):
+            record = judged.build_outcome(clean_records[index], index, _count_passes(meters, index))
+            outcomes[row] = add_gradient_counts(record, gradients[index])
+        report_arrays = _build_report_arrays(signs, crafted)
         return OutcomeBatch(
             outcomes=tuple(outcomes),
             candidates=candidates,
@@ -169,8 +169,8 @@ class StickerJob(BaseAttackJob):
             views=tuple(_build_view_records(clean_records, signs)),
             agreement=compare_with_fresh_copy(self.classifier, judge, flat, signs.labels),
             report_images={
-                record.position: {name: values[place] for name, values in kept.items()}
-                for place, record in enumerate(clean_records)
+                record.position: {name: values[index] for name, values in report_arrays.items()}
+                for index, record in enumerate(clean_records)
             },
         )
 
@@ -200,15 +200,15 @@ def list_controls(attack: EOTAttack, threat: ThreatModel) -> list[tuple[Conditio
         Condition, attack and threat model of each: a sticker of size zero, the attack without views, and a
         sticker over the whole sign, for which fewer steps are enough.
     """
-    found: list[tuple[Condition, EOTAttack, ThreatModel]] = []
+    controls: list[tuple[Condition, EOTAttack, ThreatModel]] = []
     if threat.norm == "sticker" and threat.eps:
-        found.append(("no-size", attack, replace(threat, eps=0.0)))
+        controls.append(("no-size", attack, replace(threat, eps=0.0)))
     if attack.views:
-        found.append(("without-views", replace(attack, views=0), threat))
+        controls.append(("without-views", replace(attack, views=0), threat))
     if threat.norm == "sticker" and threat.transformation != "poster":
         quick = replace(attack, steps=-(-attack.steps // WHOLE_SIGN_STEP_DIVISOR))
-        found.append(("whole-sign", quick, replace(threat, eps=1.0, transformation="poster")))
-    return found
+        controls.append(("whole-sign", quick, replace(threat, eps=1.0, transformation="poster")))
+    return controls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,19 +225,19 @@ class _StickerEvidence:
         """Build the record of an attacked sign from that of the clean sign."""
         label, threat = self.scene.labels[place : place + 1].cpu(), self.stickers.threat
         right = self.predictions["clean", "view"].find_correct_views(self.scene.labels)[place]
-        seen = self.predictions["sticker", "view"].prediction[place][right]
-        hits = threat.is_success(seen, label.expand(len(seen))) & (seen >= 0)
-        moved = (seen != label) & ~hits
+        predicted = self.predictions["sticker", "view"].prediction[place][right]
+        hits = threat.is_success(predicted, label.expand(len(predicted))) & (predicted >= 0)
+        moved = (predicted != label) & ~hits
         void = float(right.double().mean()) < MIN_CLEAN_SHARE
         change = (self.flat_images[place : place + 1] - self.scene.images[place : place + 1]).double().cpu()
-        broken = not void and int(hits.sum()) > SIGN_SUCCESS_SHARE * len(seen)
+        broken = not void and int(hits.sum()) > SIGN_SUCCESS_SHARE * len(predicted)
         prediction = int(self.flat_predictions.prediction[place])
         judged = replace(
             record,
             adversarial_prediction=prediction if prediction >= 0 else None,
             clean_correct=not void,
             broken=broken,
-            moved_elsewhere=not (void or broken) and int(moved.sum()) > SIGN_SUCCESS_SHARE * len(seen),
+            moved_elsewhere=not (void or broken) and int(moved.sum()) > SIGN_SUCCESS_SHARE * len(predicted),
             margin=float(self.flat_predictions.margin[place]),
             fragile=bool(self.flat_predictions.fragile[place]),
             linf=float(compute_norms(change, "Linf")),
@@ -259,12 +259,12 @@ class _StickerEvidence:
     def _format_broken_rules(self, place: int) -> str | None:
         """Name the rule that the sticker breaks, and those that its controls break."""
         own = self.stickers.rejection_reasons[place]
-        found = {
-            condition: seen.rejection_reasons[place]
-            for (condition, _), seen in self.predictions.items()
-            if seen.rejection_reasons[place] not in {None, own}
+        broken_rules = {
+            condition: predictions.rejection_reasons[place]
+            for (condition, _), predictions in self.predictions.items()
+            if predictions.rejection_reasons[place] not in {None, own}
         }
-        message = [f"control {condition}: {reason}" for condition, reason in found.items()]
+        message = [f"control {condition}: {reason}" for condition, reason in broken_rules.items()]
         return "; ".join([own, *message] if own else message) or None
 
 
@@ -272,9 +272,9 @@ def _build_prediction_records(
     records: list[OutcomeRecord], views_by_condition: Mapping[tuple[Condition, ViewKind], ViewPredictions]
 ) -> list[ViewPredictionsRecord]:
     return [
-        _build_prediction_record(record, place, condition, kind, seen)
-        for place, record in enumerate(records)
-        for (condition, kind), seen in views_by_condition.items()
+        _build_prediction_record(record, index, condition, kind, predictions)
+        for index, record in enumerate(records)
+        for (condition, kind), predictions in views_by_condition.items()
     ]
 
 
@@ -294,8 +294,8 @@ def _build_prediction_record(
         position=record.position,
         condition=condition,
         kind=kind,
-        predictions=tuple(None if one < 0 else one for one in read),
-        confidences=tuple(None if math.isnan(one) else round(one, 4) for one in sure),
+        predictions=tuple(None if value < 0 else value for value in read),
+        confidences=tuple(None if math.isnan(value) else round(value, 4) for value in sure),
     )
 
 
@@ -317,9 +317,9 @@ def _build_view_records(records: list[OutcomeRecord], signs: StickerScene) -> li
             cell=record.cell,
             position=record.position,
             kind=kind,
-            **{name: _round_values(getattr(views, name)[place]) for name in names},
+            **{name: _round_values(getattr(views, name)[index]) for name in names},
         )
-        for place, record in enumerate(records)
+        for index, record in enumerate(records)
         for kind, views in _list_view_kinds(signs)
     ]
 

@@ -29,11 +29,11 @@ from robustbench_local.threats.physical.views import ViewRange, Views, sample_ap
 from robustbench_local.threats.threat_model import ThreatModel
 
 APPROACH_FRAMES = 60
-"""Frames of the drive-by."""
+"""Number of frames of the drive-by."""
 RANDOM_STICKERS = 8
-"""Stickers of random colours that a sign gets, each for its part of the views."""
+"""Number of stickers of random colors per sign, each for its part of the views."""
 _SQUARE_SIDES_PIXELS = (1, 2, 4, 8)
-"""Sides of their squares of one colour, in pixels of an image 32 pixels wide: from noise to large fields."""
+"""Sides of their squares of one color, in pixels of an image 32 pixels wide: from noise to large fields."""
 _REFERENCE_SIZE_PIXELS = 32
 
 
@@ -46,7 +46,7 @@ class CraftedStickers:
     threat: ThreatModel
     """Sticker or patch, its shape and share."""
     rejection_reasons: tuple[str | None, ...]
-    """Which rule each breaks; such a sign is looked at as it is: the attack has failed on it."""
+    """The rule that each breaks; such a sign is predicted without it, because the attack has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class ViewPredictions:
     confidence: Tensor
     """Its softmax probability, (N, V); NaN where a logit is not finite."""
     rejection_reasons: tuple[str | None, ...]
-    """Which rule each sign's sticker breaks: that sign was looked at as it is, and shows nothing of it."""
+    """The rule that each sign's sticker breaks: that sign was predicted without it."""
 
     @classmethod
     def from_parts(cls, parts: Sequence[ViewPredictions]) -> ViewPredictions:
@@ -83,7 +83,7 @@ class StickerScene:
     """
 
     classifier: Classifier
-    """Who reads them."""
+    """The classifier that predicts the views."""
     images: Tensor
     """(N, C, H, W), on the classifier's device."""
     labels: Tensor
@@ -91,11 +91,11 @@ class StickerScene:
     masks: Tensor | None
     """Their outlines, (N, 1, H, W), where the data have them."""
     stream: RandomStream
-    """The signs' random numbers, for judging them."""
+    """The signs' random numbers for verdicts."""
     test_views: Views
     """(N, V) independent views."""
     approach_views: Views
-    """(N, ``FRAMES``) views of one approach."""
+    """(N, ``APPROACH_FRAMES``) views of one approach."""
 
     @classmethod
     def from_data(
@@ -135,13 +135,15 @@ class StickerScene:
             seed: The run's seed; the attack has random numbers of its own.
         """
         own = RandomStream(seed, self.stream.ids, repr(attack))
-        found = attack.perturb(
+        candidates = attack.perturb(
             self.classifier, self.images.clone(), self.labels.clone(), threat, own, self.masks
         )
-        reasons = find_scene_violations(found, self.images, self.surfaces, threat)
+        reasons = find_scene_violations(candidates, self.images, self.surfaces, threat)
         if all(reasons):  # it may have any shape
-            found = self._build_blank_candidates(threat)
-        return CraftedStickers(candidates=found.detach(), threat=threat, rejection_reasons=tuple(reasons))
+            candidates = self._build_blank_candidates(threat)
+        return CraftedStickers(
+            candidates=candidates.detach(), threat=threat, rejection_reasons=tuple(reasons)
+        )
 
     def predict_views(self, crafted: CraftedStickers | None, views: Views) -> ViewPredictions:
         """Photograph every sign in every view and predict the photographs.
@@ -182,14 +184,14 @@ class StickerScene:
         """Return photographs with the rounding of image files, (N, V, C, H, W)."""
         with torch.no_grad():
             pictures = photograph_scenes(self._compose_scenes(crafted, views), views)
-        found: npt.NDArray[np.uint8] = (pictures * 255).round().byte().cpu().numpy()
-        return found
+        photographs: npt.NDArray[np.uint8] = (pictures * 255).round().byte().cpu().numpy()
+        return photographs
 
     def _predict_batch(self, crafted: CraftedStickers | None, views: Views) -> ViewPredictions:
         rows = torch.arange(len(self.images), device=self.images.device).repeat_interleave(views.count)
         with torch.no_grad(), with_verdict_draws(self.classifier, self.stream):
-            seen = photograph_scenes(self._compose_scenes(crafted, views), views).flatten(0, 1)
-            logits = self.classifier(seen, rows).double().cpu()
+            photographs = photograph_scenes(self._compose_scenes(crafted, views), views).flatten(0, 1)
+            logits = self.classifier(photographs, rows).double().cpu()
         finite = torch.isfinite(logits).all(dim=1)
         likely, classes = logits.masked_fill(~finite[:, None], 0.0).softmax(dim=1).max(dim=1)
         return ViewPredictions(

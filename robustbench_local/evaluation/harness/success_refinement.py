@@ -25,14 +25,14 @@ from robustbench_local.threats.eight_bit import has_8bit_choice
 from robustbench_local.threats.threat_model import ThreatModel
 
 CLEAR_MARGIN_SHARE = 2 * FRAGILE_MARGIN_SHARE
-"""Share of the logits' range at which the search takes a margin for clear: with room for the rounding of
+"""Share of the logits' range from which the search treats a margin as clear, with room for the rounding of
 another pass."""
 FINISHING_VERIFICATION_PASSES = 2
-"""The harness reads what was found once more, and as an 8-bit image."""
+"""The harness predicts a new candidate once more, and as an 8-bit image."""
 
 
 VerifyRows = Callable[[Tensor, Tensor], VerificationResult]
-"""Rows of images, (M,), and candidates for them, (M, C, H, W), to the harness's verdicts."""
+"""Rows of images, (M,), and candidates for them, (M, C, H, W), to verification results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,11 @@ class AttackedImages:
     attack: Attack
     """The attack."""
     attacked_model: Classifier
-    """What it saw."""
+    """The model that the attack queried."""
     queries_left: Tensor | None
-    """(N,) int64: looks that it may still spend on each image; None: they are not limited."""
+    """(N,) int64: queries that remain for each image; None: no limit."""
     is_transfer: bool
-    """Whether it saw another classifier than the one that is judged."""
+    """Whether the attacked classifier differs from the one under test."""
     images: Tensor
     """The originals, (N, C, H, W)."""
     labels: Tensor
@@ -58,9 +58,9 @@ class AttackedImages:
     stream: RandomStream
     """The images' random numbers."""
     add_note: Callable[[str], None]
-    """Takes what a reader of the results should know about the model."""
+    """Receives notes about the model for a reader of the results."""
     add_pass_counter: Callable[[PassCounter], None]
-    """Told of the meter that counts what the search spends on each of these images."""
+    """Receives the counter of the search's passes on these images."""
 
 
 def finish_successes(
@@ -116,20 +116,20 @@ def _finish_rows(
         attacked.images[rows], threat, None if attacked.masks is None else attacked.masks[rows]
     )
     fragile = verified.predictions.fragile.to(rows.device)[rows] & (measure == "ball")
-    rows, choice, fragile = (each[choice | fragile] for each in (rows, choice, fragile))
+    rows, choice, fragile = (values[choice | fragile] for values in (rows, choice, fragile))
     candidates = verified.candidates.to(rows.device)[rows]
-    found = _search_candidates(attacked, rows, candidates, choice)
-    same = (found == candidates).flatten(1).all(dim=1)
+    improved = _search_candidates(attacked, rows, candidates, choice)
+    same = (improved == candidates).flatten(1).all(dim=1)
     again = (same & choice & fragile).nonzero().flatten()
     if len(again):  # no 8-bit image succeeds: at least the margin may become clear
-        found[again] = _search_candidates(
+        improved[again] = _search_candidates(
             attacked, rows[again], candidates[again], torch.zeros_like(choice[again])
         )
-        same = (found == candidates).flatten(1).all(dim=1)
+        same = (improved == candidates).flatten(1).all(dim=1)
     if bool(same.all()):
         return verified
     rows = rows[~same]
-    return _merge_results(verified, verify_rows(rows, found[~same]), rows.cpu(), measure)
+    return _merge_results(verified, verify_rows(rows, improved[~same]), rows.cpu(), measure)
 
 
 def find_unfinished_rows(verified: VerificationResult, threat: ThreatModel, measure: Measure) -> Tensor:
@@ -144,7 +144,7 @@ def find_unfinished_rows(verified: VerificationResult, threat: ThreatModel, meas
     """
     if not threat.is_ball:
         return torch.empty(0, dtype=torch.int64)
-    undone = torch.tensor([held is False for held in verified.broken_8bit], dtype=torch.bool)
+    undone = torch.tensor([is_broken is False for is_broken in verified.broken_8bit], dtype=torch.bool)
     noise = verified.predictions.fragile & (measure == "ball")
     return (verified.broken & (undone | noise)).nonzero().flatten()
 
@@ -196,18 +196,18 @@ def _merge_results(
     """
     eight = list(first.broken_8bit)
     if measure == "distance":
-        for row, broken, held in zip(rows.tolist(), second.broken.tolist(), second.broken_8bit, strict=True):
-            eight[row] = True if broken and held else eight[row]
+        for row, broken, holds in zip(rows.tolist(), second.broken.tolist(), second.broken_8bit, strict=True):
+            eight[row] = True if broken and holds else eight[row]
         return replace(first, broken_8bit=tuple(eight))
     places = [
-        place
-        for place, row in enumerate(rows.tolist())
-        if bool(second.broken[place])
-        and _is_improvement(_rate_success(first, row), _rate_success(second, place))
+        index
+        for index, row in enumerate(rows.tolist())
+        if bool(second.broken[index])
+        and _is_improvement(_rate_success(first, row), _rate_success(second, index))
     ]
     chosen = rows[places]
-    for place in places:
-        eight[int(rows[place])] = second.broken_8bit[place]
+    for index in places:
+        eight[int(rows[index])] = second.broken_8bit[index]
     old, new = first.predictions, second.predictions
     reading = Predictions(
         **{

@@ -39,15 +39,15 @@ from robustbench_local.evaluation.isolation.isolated_call import (
 from robustbench_local.evaluation.isolation.watchdog import Watchdog
 
 MIN_IMAGES_PER_WORKER = 8
-"""A worker's batch is not made smaller than this, however many workers there are."""
+"""Minimum batch size of a worker, whatever the number of workers."""
 _HEARTBEAT_SECONDS = 0.5
-"""Between two looks at how many passes the workers have made."""
+"""Seconds between two checks of the workers' passes."""
 _SHUTDOWN_SECONDS = 30.0
-"""How long a worker may take to put its model back at the end."""
+"""Seconds that a worker may take to restore its model at the end."""
 _STOP = "stop"
-"""The last order."""
+"""The last request."""
 _CURRENT_PASSES, _FINISHED_PASSES = 0, 1
-"""What a worker counts: the passes of its batch so far, and all that it has finished."""
+"""Indices of a worker's counts: the passes of its batch so far, and all finished ones."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class WorkerLostError(Exception):
 def can_be_isolated(work: Job) -> bool:
     """Check whether a job can run in forks of this process: on Linux and not on a GPU."""
     both = (work.classifier, work.queried_model)
-    return all(each.settings.is_fork_safe and can_fork(each.device) for each in both)
+    return all(classifier.settings.is_fork_safe and can_fork(classifier.device) for classifier in both)
 
 
 def count_usable_workers(work: Job, workers: int) -> int:
@@ -183,7 +183,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
     def _run_in_workers(self, positions: list[int], batch_size: int) -> OutcomeBatch:
         while len(self._workers) < self.size:
             self._workers.append(self._start_worker(len(self._workers)))
-        shares = [share for place in range(self.size) if (share := positions[place :: self.size])]
+        shares = [share for offset in range(self.size) if (share := positions[offset :: self.size])]
         size = batch_size
         if self.size > 1:
             size = min(batch_size, max(MIN_IMAGES_PER_WORKER, -(-batch_size // self.size)))
@@ -232,8 +232,8 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             raise WorkerLostError(worker.describe_exit(), killed=killed) from None
 
     def _get_progress(self, worker: ChildProcess) -> tuple[int, int]:
-        place = self._workers.index(worker)
-        return self._pass_counts[2 * place + _FINISHED_PASSES], worker.count_received_bytes()
+        index = self._workers.index(worker)
+        return self._pass_counts[2 * index + _FINISHED_PASSES], worker.count_received_bytes()
 
     def _record_notes(self, answer: _Response) -> None:
         for note in answer.notes:

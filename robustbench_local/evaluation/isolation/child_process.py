@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 _LENGTH_FORMAT = struct.Struct("<Q")
 _READ_BYTES = 1 << 20
 _EXIT_SECONDS = 5.0
-"""How long a process whose pipe has ended may take to be gone."""
+"""Seconds that a process may take to exit after its pipe has closed."""
 
 
 def can_fork(*devices: torch.device) -> bool:
@@ -152,7 +152,7 @@ class ChildProcess:
 
     def _pop_complete_responses(self) -> list[Any]:
         """Remove and return the answers that have arrived completely."""
-        found = []
+        responses = []
         while len(self._received) >= _LENGTH_FORMAT.size:
             (length,) = _LENGTH_FORMAT.unpack_from(self._received)
             if len(self._received) < _LENGTH_FORMAT.size + length:
@@ -160,10 +160,10 @@ class ChildProcess:
             content = bytes(self._received[_LENGTH_FORMAT.size : _LENGTH_FORMAT.size + length])
             del self._received[: _LENGTH_FORMAT.size + length]
             try:
-                found.append(pickle.loads(content))  # noqa: S301 - our own bytes
+                responses.append(pickle.loads(content))  # noqa: S301 - our own bytes
             except Exception as error:
                 raise EOFError from error
-        return found
+        return responses
 
 
 def wait_for_responses(children: list[ChildProcess], seconds: float) -> list[ChildProcess]:

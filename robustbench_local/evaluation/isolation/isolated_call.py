@@ -26,7 +26,7 @@ from robustbench_local.evaluation.isolation.child_process import (
 T = TypeVar("T")
 
 _HEARTBEAT_SECONDS = 0.5
-"""Between two looks at a child that says nothing."""
+"""Seconds between two checks of a silent child."""
 _listeners: list[Callable[[Any], None]] = []
 
 

@@ -14,11 +14,11 @@ from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError
 
 _HEARTBEAT_SECONDS = 0.5
-"""Between two looks."""
+"""Seconds between two checks."""
 _DELIVERY_SECONDS = 0.05
-"""How long an interrupt that was sent may be under way."""
+"""Seconds that a sent interrupt may take to arrive."""
 GRACE_SECONDS = 5.0
-"""How long a model may take to hear that its time is over, before nothing but this process's end is left."""
+"""Seconds that a model may take to react to its interrupt, before this process has to be ended."""
 
 
 class OverdueError(ModelTimeoutError):
@@ -75,11 +75,11 @@ class Watchdog(AbstractContextManager["Watchdog"]):
         # An interrupt under way to a thread that waits in C makes CPython 3.11 repeat one instruction of
         # every traced thread for ever, as under a debugger or coverage: this one has to go on, untraced.
         sys.settrace(None)
-        seen, idle = count_finished_passes(), 0.0
+        last_count, idle = count_finished_passes(), 0.0
         pause = min(_HEARTBEAT_SECONDS, (self._timeout or 1.0) / 4)
         while not self._closed.wait(pause):
             now = count_finished_passes()
-            idle, seen = (idle + pause if now == seen else 0.0), now
+            idle, last_count = (idle + pause if now == last_count else 0.0), now
             if self._timeout is not None and idle >= self._timeout:
                 self._interrupt_thread(f"no pass finished for {self._timeout:g} s")
                 return

@@ -27,7 +27,7 @@ BF16_NOTE = (
     "searched in bf16, which misses some adversarial examples of robust networks; every success is "
     "verified in fp32"
 )
-"""What a reader has to know of a cell whose search was not in full precision."""
+"""Note on a cell whose search was not in full precision."""
 
 
 def build_cells(

@@ -33,13 +33,13 @@ class GridDefense(ABC):
     """One entry of a list of defenses, looked up and checked."""
 
     name: str
-    """The card's name, with what the entry overrides; ``none`` for the model as it is."""
+    """The card's name, with the entry's overrides; ``none`` for the baseline model."""
     card: Card | None = None
-    """Where it comes from; None for the model as it is."""
+    """The defense's card; None for the baseline model."""
     code: Mapping[str, str] = field(default_factory=dict)
-    """The identity of its code where that is not this package's own; see `describe_code`."""
+    """The identity of external code; see `describe_code`."""
     label: str = ""
-    """What tables call it; empty for the model as it is."""
+    """Its name in tables; empty for the baseline model."""
 
     @abstractmethod
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
@@ -69,7 +69,7 @@ class WrapperDefense(GridDefense):
 
     card: Card
     wrapper: Wrapper
-    """What is put around the model."""
+    """The wrapper."""
 
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
         """Return the wrapped model, with a reference to the model without the wrapper.
@@ -92,9 +92,9 @@ class RecipeDefense(GridDefense):
 
     card: Card
     recipe: Recipe
-    """How it is trained."""
+    """The training recipe."""
     weight_cache: WeightCache
-    """What trains it."""
+    """Trains the model, or loads it from the cache."""
 
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
         """Return the trained model.
@@ -270,10 +270,10 @@ def _build_outside_card(name: str, settings: Mapping[str, Any]) -> Card:
 def _resolve_entries(
     entries: Sequence[DefenseEntry], folders: Sequence[Path], weight_cache: WeightCache, where: str
 ) -> list[GridDefense]:
-    found: list[GridDefense] = []
+    defenses: list[GridDefense] = []
     for entry in entries:
         for defense in find_defenses(entry.card, entry.overrides, folders, weight_cache, entry.name):
-            if defense.name in {other.name for other in found}:
+            if defense.name in {other.name for other in defenses}:
                 raise ConfigError(f"the defense {defense.name!r} is listed twice", where=where)
-            found.append(defense)
-    return found
+            defenses.append(defense)
+    return defenses

@@ -24,7 +24,7 @@ VERDICT_MODULES = tuple(
         "models",
     )
 )
-"""Where the code that decides verdicts begins: folders and modules; all that they import decides too."""
+"""Roots of the code that decides verdicts: folders and modules; all that they import decides too."""
 REPORTED_DISTRIBUTIONS = (
     "numpy",
     "pandas",
@@ -37,7 +37,7 @@ REPORTED_DISTRIBUTIONS = (
     "torchattacks",
     "torchvision",
 )
-"""Distributions whose versions a reviewer wants to know."""
+"""Distributions whose versions are part of the report."""
 
 
 def compute_code_version() -> str:

@@ -43,9 +43,9 @@ class ModelLoader:
     """Loads the models of a grid for its images."""
 
     options: Options
-    """How to run the grid."""
+    """The options of the run."""
     device: torch.device
-    """Where to compute."""
+    """Device to compute on."""
     base_folder: Path
     """Folder that the grid file's relative paths start from."""
     data: Dataset

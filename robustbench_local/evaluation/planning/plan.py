@@ -33,13 +33,13 @@ class EvaluationSubject:
     digest: str
     """SHA-256 of the weights and preprocessing."""
     description: dict[str, Any]
-    """What the report says about the model."""
+    """The model's description for the report."""
     defense: str = "none"
     """Name of its defense."""
     undefended: EvaluationSubject | None = None
-    """The model without its wrapper, which a naive attacker takes it for; None if it has none."""
+    """The model without its wrapper, for attacks unaware of the defense; None if it has none."""
     problem: RobustbenchError | None = None
-    """Why the model cannot be used, and its cells are errors; None if it can."""
+    """The reason why the model cannot be used, which makes its cells errors; None if it can."""
 
     def __str__(self) -> str:
         return self.id if self.defense == "none" else f"{self.id} + {self.defense}"
@@ -50,7 +50,7 @@ class CellSpec:
     """One cell of a grid: an attack or certificate, a model, and the images it runs on."""
 
     record: CellRecord
-    """What the store keeps about it."""
+    """The stored record of the cell."""
     subject: EvaluationSubject
     """The classifier under test."""
     method: Attack | Certificate
@@ -58,15 +58,15 @@ class CellSpec:
     threat: ThreatModel
     """Budget and goal."""
     positions: Tensor
-    """Which images of the data belong to the cell, int64."""
+    """Positions of the cell's images in the data, int64."""
     seed: int
     """The run's seed."""
     surrogate: EvaluationSubject | None = None
     """The model that candidates are crafted on; None: the one under test."""
     test_views: int = TEST_VIEWS
-    """Views that a sign is judged over, where the attack is a sticker or a patch."""
+    """Number of views in which a sign is evaluated, for a sticker or a patch."""
     skip_reason: str | None = None
-    """Why the cell cannot run on this model at all; None if it can."""
+    """Reason why the cell cannot run on this model; None if it can."""
 
     @property
     def is_certificate(self) -> bool:
@@ -117,11 +117,11 @@ class Plan:
     seed: int
     """The run's seed."""
     batch_size: int | None
-    """Images in a pass; None: measured on each model before its first cell."""
+    """Images per pass; None: measured on each model before its first cell."""
     workers: int
-    """Processes that share the images of a cell where that pays."""
+    """Number of processes that share the images of a cell where that pays."""
     max_example_images: int
-    """How many broken images a cell keeps for the gallery."""
+    """Maximum number of broken images that a cell stores for the gallery."""
     data: Dataset
     """The run's images as loaded."""
     subjects: tuple[EvaluationSubject, ...]
@@ -129,16 +129,16 @@ class Plan:
     cells: tuple[CellSpec, ...]
     """In the order of the grid; cheap attacks stand first if the grid says so."""
     labels: RunLabels
-    """What tables call the attacks and models."""
+    """Table names of the attacks and models."""
     identity: dict[str, str]
-    """Everything that decides the verdicts, by name: what a resumed run must agree with."""
+    """Everything that decides the verdicts, by name; a resumed run has to agree with it."""
     timeout: float | None = None
-    """Seconds within which a model has to finish a pass; None for any time."""
+    """Seconds within which a model has to finish a pass; None for no limit."""
     cell_timeout: float | None = None
-    """Seconds that a cell may take; None for any time."""
+    """Time limit of a cell in seconds; None for no limit."""
     skip_verified: bool = False
-    """Whether images that a certificate has proven robust are spared the attacks that it covers."""
+    """Whether attacks skip images that a certificate has proven robust against them."""
     description: dict[str, Any] = field(default_factory=dict)
-    """What the store keeps for the report: grid, data, models, environment."""
+    """The stored description for the report: grid, data, models, environment."""
     warnings: tuple[str, ...] = ()
     """What the user should know before it starts."""

@@ -110,7 +110,9 @@ def _build_plan(
     identity = _build_identity(
         grid, data, {str(subject): subject for subject in (*models.values(), *subjects)}, cards
     )
-    defense_cards = [defense.card for each in defenses.values() for defense in each if defense.card]
+    defense_cards = [
+        defense.card for model_defenses in defenses.values() for defense in model_defenses if defense.card
+    ]
     with guard():
         identity |= describe_run_code(grid, cards, defense_cards)
         cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))

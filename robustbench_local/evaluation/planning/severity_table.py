@@ -18,7 +18,7 @@ _OTHER_SPEEDS_KMH = {
     "Priority road": 100,
     "End of all speed and passing limits": 120,
 }
-"""What a driver may reach past these signs, in km/h: the limit outside towns, or none."""
+"""Speeds that a driver may reach past these signs, in km/h: the limit outside towns, or none."""
 _YIELD_SEVERITY, _OTHER_SIGN_SEVERITY = 0.05, 0.01
 
 STOP_SIGN_RULE = (

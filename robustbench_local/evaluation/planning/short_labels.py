@@ -12,7 +12,7 @@ from robustbench_local.config.display_names import MAX_DISPLAY_NAME_CHARACTERS
 from robustbench_local.number_parser import format_radius
 
 MAX_LABEL_CHARACTERS = 90
-"""Longest label of an attack, what the attacker knows included."""
+"""Longest label of an attack, with the attacker's knowledge."""
 _MAX_VALUE_CHARACTERS = 24
 """Characters of a value or a class name inside a label."""
 _COUNT_NOUNS = {
@@ -36,14 +36,14 @@ class LabelledAttack:
     card: Card
     """The card with its overrides."""
     name: str | None = None
-    """What the grid calls the entry; None: what its card is called."""
+    """Name of the entry in the grid; None: the card's name."""
     suffix: str = ""
-    """What the attacker knows, in brackets, where that is not everything."""
+    """The attacker's knowledge, in brackets, where it is limited."""
 
 
 def build_family_labels(attacks: Sequence[LabelledAttack], class_names: Sequence[str]) -> dict[str, str]:
     """Build labels of attacks without budget and attacker knowledge; arguments as below."""
-    return {one.identifier: _build_base_label(one, class_names) for one in attacks}
+    return {attack.identifier: _build_base_label(attack, class_names) for attack in attacks}
 
 
 def build_attack_labels(attacks: Sequence[LabelledAttack], class_names: Sequence[str]) -> dict[str, str]:

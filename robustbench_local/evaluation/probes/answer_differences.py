@@ -6,21 +6,22 @@ import torch
 from torch import Tensor, nn
 
 SAME_SHAPE_TOLERANCE = 1e-4
-"""Share of the logits' range by which answers may differ between batches of one size, the image at the same
-place in both: kernels do the same there whatever the other images are. As much as makes a verdict fragile."""
+"""Share of the logits' range by which answers may differ between batches of one size, with the image at the
+same position: kernels then compute the same, whatever the other images are. As large as the margin that makes
+a verdict fragile."""
 ROUNDING_FACTOR = 10.0
-"""Batches of other sizes may differ by so many times what a change of 1e-6 in every pixel makes of the
-answers: sums are taken in another order, and a network of low precision rounds each otherwise."""
+"""Factor between the effect of a change of 1e-6 in every pixel and the allowed difference between batches of
+other sizes: sums are taken in another order, and a network of low precision rounds them differently."""
 MAX_ROUNDING_SHARE = 0.1
-"""The largest share of the logits' range that is ever taken for rounding."""
+"""The largest share of the logits' range that may count as rounding."""
 QUANTIZED_TOLERANCE = 8 / 256
 """Share for networks with quantized layers: their arithmetic has 256 levels, which some of them lay over the
 whole batch."""
 SERVICE_TOLERANCE = 1e-2
-"""The same for what is no module: nobody knows its arithmetic, and it may round what it sends."""
+"""The same for a callable: its arithmetic is unknown, and it may round its answers."""
 RECORDED_TOLERANCE = 1e-2
-"""Share of the logits' range by which answers may differ while gradients are recorded: torch has faster
-kernels for some layers where they are not, which round otherwise."""
+"""Share of the logits' range by which answers may differ while gradients are recorded: without recording,
+torch has faster kernels for some layers, which round differently."""
 
 
 def measure_difference(one: Tensor, other: Tensor) -> float:

@@ -14,7 +14,7 @@ from robustbench_local.evaluation.probes.model_queries import ModelQueries
 from robustbench_local.evaluation.probes.probe_images import PROBE_SEED, ProbeImages
 
 LARGE_BATCH_SIZE = 17
-"""The batch in which an image is asked about in much company: no multiple of what kernels are made for."""
+"""A large batch size, no multiple of those that kernels are optimized for."""
 
 
 def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: Tensor) -> None:
@@ -46,10 +46,10 @@ def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: 
     with questions.open_fresh_copy() as model:
         many = questions.query_model(model, torch.cat([copies, images.distinct[1:], images.pair.flip(0)]))
     same = torch.cat([alone, beside[0][1:], beside[0][1:], beside[1][1:]])
-    seen = many[[-1, -2, 0, len(copies), len(copies) + 1]]
+    answers = many[[-1, -2, 0, len(copies), len(copies) + 1]]
     findings.size_tolerance = _measure_size_tolerance(questions, images, beside[0])
     what = "the size of the batch, the place in it or the other images"
-    findings.refuse_batch_dependence(same, seen, findings.size_tolerance, what)
+    findings.refuse_batch_dependence(same, answers, findings.size_tolerance, what)
 
 
 def _has_fixed_seed(questions: ModelQueries, image: Tensor, answer: Tensor) -> bool:

@@ -26,29 +26,29 @@ class ConsistencyResult:
     """The result of the consistency probe; it can be sent to another process."""
 
     kind: ConsistencyKind
-    """``"company"``: answers depend on the other images of a batch, on its size or on the place in it.
-    ``"memory"``: they depend on what was asked before. ``"gradients"``: they are others while gradients are
-    recorded, so that white-box attacks see another model than the one that is judged."""
+    """``"company"``: answers depend on the other images of a batch, on its size or on the position in it.
+    ``"memory"``: they depend on earlier queries. ``"gradients"``: they change while gradients are recorded,
+    so that white-box attacks see another model than the one under test."""
     cause: str = ""
-    """Why it is not consistent, in one line with the figure; empty if it is."""
+    """The inconsistency, in one line with the figure; empty if there is none."""
     difference: float = 0.0
     """Largest difference between two answers that should be the same."""
     logit_range: float = 0.0
-    """The logits' range that it is to be compared with."""
+    """The logits' range, as the scale of the difference."""
     notes: tuple[str, ...] = ()
-    """What a reader of the results has to know although it refuses nothing."""
+    """Notes for a reader of the results that refuse nothing."""
     is_stateful: bool = False
-    """Whether something of the model changes from call to call, its answers aside."""
+    """Whether anything in the model besides its answers changes from call to call."""
     is_nondeterministic: bool = False
-    """Whether the same image gets another answer each time, by random numbers that no global seed repeats."""
+    """Whether answers to the same image vary by random numbers that no global seed repeats."""
     may_be_random: bool = False
     """Whether it draws random numbers, by whatever generator."""
     tolerance: float = SAME_SHAPE_TOLERANCE
     """Share of the logits' range by which its answers differ by rounding."""
     has_misleading_gradients: bool = False
-    """Whether its gradients do not say how its answers change; see `find_misleading_gradients`."""
+    """Whether its gradients do not predict how its answers change; see `has_misleading_gradients`."""
     queried_images: int = 0
-    """Images that it was asked about, repetitions included, but for those of the last question."""
+    """Number of images in the queries, repetitions included, except for those of the last one."""
 
     @property
     def is_consistent(self) -> bool:
@@ -69,20 +69,20 @@ class ConsistencyFindings:
     """The findings so far; an inconsistency ends the probe with an `InconsistentError`."""
 
     access: Access
-    """What the model answers."""
+    """Kind of the model's answers."""
     tolerance: float
-    """For batches of one size, the image at the same place."""
+    """Tolerance for batches of one size, with the image at the same position."""
     size_tolerance: float = SAME_SHAPE_TOLERANCE
-    """For batches of other sizes and places."""
+    """Tolerance for batches of other sizes and positions."""
     queried_images: int = 0
-    """Images that it was asked about."""
+    """Number of images in the queries."""
     notes: list[str] = field(default_factory=list)
     may_be_random: bool = False
     """Whether the forward draws from a global random state."""
     is_nondeterministic: bool = False
-    """Whether answers differ for a reason that no seed takes away."""
+    """Whether answers vary for a reason that no seed controls."""
     has_own_generator: bool = False
-    """Whether it draws from a generator that is part of it."""
+    """Whether it draws from a generator that is part of the model."""
     is_stateful: bool = False
     has_misleading_gradients: bool = False
 

@@ -13,9 +13,9 @@ from typing import Any
 
 _CODE_SUFFIXES = (".py", ".pyc", ".so")
 _CLOCK_SLACK_SECONDS = 0.02
-"""Times of files are as coarse as the kernel's clock."""
+"""Resolution of file times, which is that of the kernel's clock."""
 _open_watches: list[set[str]] = []
-"""What was opened, for each watch that is under way."""
+"""The opened files of each active watch."""
 
 
 @contextmanager
@@ -47,9 +47,9 @@ def _install_audit_hook() -> None:
 def _record_opened_file(event: str, arguments: tuple[Any, ...]) -> None:
     if _open_watches and event in {"open", "sqlite3.connect", "os.rename"}:
         # a file that is written under another name first is known by its last one
-        place = arguments[1] if event == "os.rename" else arguments[0]
-        if isinstance(place, str | bytes | os.PathLike):
-            path = os.fsdecode(place)
+        file = arguments[1] if event == "os.rename" else arguments[0]
+        if isinstance(file, str | bytes | os.PathLike):
+            path = os.fsdecode(file)
             if not path.endswith(_CODE_SUFFIXES):
                 for opened in _open_watches:
                     opened.add(path)

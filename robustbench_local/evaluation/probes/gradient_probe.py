@@ -13,14 +13,14 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.gradient_repair import ROUNDING_SHARE
 
 STEP_SIZES = (1e-2, 3e-2, 1e-3)
-"""Largest change of a pixel in the finite differences, one after the other until one agrees."""
+"""Largest pixel changes of the finite differences, tried in order until one agrees."""
 MIN_CHANGE_SHARE = 0.1
-"""Share of the change that a gradient foretells which has to come. Straight-through gradients of a rounding
-foretell too much, gradients at random a change that does not come: 1 / sqrt(C * H * W) of it."""
+"""Minimum share of the predicted change that has to occur. Straight-through gradients of a rounding predict
+too much; random gradients predict a change of which 1 / sqrt(C * H * W) occurs."""
 MAX_SHARE_RATIO = 3.0
-"""Shares that differ by this factor at most, from image to image, are those of gradients in another unit."""
+"""Maximum ratio between images of the shares of gradients that only have another unit."""
 MIN_INFORMATIVE_SHARE = 0.5
-"""Share of the differences that have to tell something: a plateau, where nothing changes, does not."""
+"""Minimum share of informative differences: a plateau, where nothing changes, is not informative."""
 
 
 def has_misleading_gradients(classifier: Classifier, images: Tensor) -> bool:
@@ -48,10 +48,10 @@ def has_misleading_gradients(classifier: Classifier, images: Tensor) -> bool:
         if bool((known & (came >= MIN_CHANGE_SHARE * foretold)).any()):
             return False
         shares.append((came / foretold)[known & (came != 0)])
-    found = torch.cat(shares)
-    if len(found) < MIN_INFORMATIVE_SHARE * len(STEP_SIZES) * len(points):
+    joined = torch.cat(shares)
+    if len(joined) < MIN_INFORMATIVE_SHARE * len(STEP_SIZES) * len(points):
         return False
-    return not (float(found.min()) > 0 and float(found.max()) <= MAX_SHARE_RATIO * float(found.min()))
+    return not (float(joined.min()) > 0 and float(joined.max()) <= MAX_SHARE_RATIO * float(joined.min()))
 
 
 def _mix_logits(logits: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from robustbench_local.evaluation.probes.consistency_probe import probe_consiste
 from robustbench_local.models.http_model import MAX_IDENTITY_IMAGES, Endpoint
 
 MAX_COPY_SECONDS = 60.0
-"""How long a model that has answered before may take for one image in a copy of the process."""
+"""Seconds that a model may take for one image in a fork after it has answered before."""
 _UNKNOWN_CONSISTENCY = ConsistencyResult(
     kind="consistent",
     notes=(
@@ -30,10 +30,10 @@ _UNKNOWN_CONSISTENCY = ConsistencyResult(
         ),
     ),
 )
-"""Of a model that can be asked about images of the data alone."""
+"""The consistency of a model that can only be queried on images of the data."""
 
 MAX_SINGLE_IMAGES = 3
-"""So many images a model is asked about one by one, where its process ends over the first ones together."""
+"""Maximum number of images queried one by one, if the first ones together end the model's process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +41,17 @@ class ModelProbeResult:
     """Properties of a model found by its first queries; they can be sent to another process."""
 
     notes: tuple[str, ...]
-    """What a reader has to know about the model."""
+    """Notes on the model for a reader of the results."""
     smallest_batch: int
-    """Images that it has to be given at least."""
+    """Minimum batch size."""
     consistency: ConsistencyResult
-    """Whether an image's answer is its own."""
+    """Whether an answer depends on its image alone."""
     has_masked_borders: bool
-    """Whether its gradients break off at pixels of exactly 0 or 1."""
+    """Whether its gradients vanish at pixels of exactly 0 or 1."""
     first_labels: str
     """A service's answers, which are part of its identity; empty for other models."""
     is_complete: bool = True
-    """Whether it was asked about all of the first images, and not about one of them only."""
+    """Whether it was queried on all of the first images, and not on one of them only."""
 
 
 def probe_model(
@@ -159,8 +159,8 @@ def probe_in_child(count: int, probe: ProbeFunction, *, timeout: float | None, n
         for compare in (True,) if hangs else (True, False):
             for row in rows:
                 with suppress(ProcessEndedError, ModelTimeoutError):
-                    found = ask(slice(row, row + 1), should_compare=compare)
-                    return replace(_add_note(found, note), is_complete=False)
+                    result = ask(slice(row, row + 1), should_compare=compare)
+                    return replace(_add_note(result, note), is_complete=False)
         raise
 
 

@@ -25,7 +25,7 @@ class ModelQueries:
     classifier: Classifier
     findings: ConsistencyFindings
     should_use_gradients: bool = True
-    """Whether it may be asked for gradients."""
+    """Whether gradients may be computed."""
 
     @property
     def has_gradients(self) -> bool:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 SIMILAR_BATCHES, SIMILAR_BATCH_SIZE = 4, 8
-"""Batches of images similar to one that are asked about, and images in each."""
+"""Number of batches of similar images, and of images in each."""
 SIMILAR_DISTANCE = 8 / 255
-"""How far a similar image is from the image, in every pixel."""
+"""Distance of a similar image from the image, in every pixel."""
 TWIN_SHARE = 0.04
-"""Share of an image's values in which its twin differs: few, so that who remembers rounded images confuses
-the two."""
+"""Share of an image's values in which its twin differs: so few that a model that remembers rounded images
+confuses the two."""
 PROBE_SEED = 20_240_229
-"""Of all random numbers that the questions take."""
+"""Seed of all random numbers of the probe."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ProbeImages:
     pair: Tensor
     """(2, C, H, W), the first of them and its twin, which differs in a few values."""
     similar: Tensor
-    """(`SIMILAR_BATCHES` * `SIMILAR_SIZE`, C, H, W), all close to the first."""
+    """(`SIMILAR_BATCHES` * `SIMILAR_BATCH_SIZE`, C, H, W), all close to the first."""
 
 
 def make_probe_images(distinct: Tensor) -> ProbeImages:

@@ -11,7 +11,7 @@ from robustbench_local.classifier.hidden_state import describe_state, find_exter
 from robustbench_local.evaluation.probes.file_watch import watch_files
 
 FILE_PREFIX = "file "
-"""What a path of a file begins with, before its name."""
+"""Prefix of a file's path, before its name."""
 
 
 def find_state_changes(model: Classifier, act: Callable[[], object]) -> dict[str, str]:

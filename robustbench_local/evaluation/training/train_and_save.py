@@ -32,10 +32,10 @@ from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.threats.threat_model import ThreatModel
 
 _DEFAULT_THREAT = ThreatModel(norm="Linf", eps=8 / 255)
-"""What a training without a threat model of its own is measured against."""
+"""Threat model of the evaluation after a training that has none."""
 _PGD_STEPS = 50
 _MAX_CERTIFIED_IMAGES = 500
-"""Most images that a certificate is asked about."""
+"""Maximum number of images for a certificate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,11 @@ class TrainingImages:
     """The images of a training."""
 
     training: Dataset
-    """What the weights are fitted to."""
+    """Images that the weights are fitted to."""
     validation: Dataset
-    """What chooses the epoch."""
+    """Images that select the epoch."""
     test: Dataset | None = None
-    """What the figures are measured on; without it, the validation images."""
+    """Images of the final evaluation; without them, the validation images."""
 
 
 def apply_settings(card: Card, settings: Mapping[str, Any]) -> tuple[Card, Recipe]:
@@ -145,8 +145,8 @@ def measure_row(
                 _build_score({"attack": "none"}, result.counts.clean_correct, result.clean_accuracy)
             )
             report(_format_score(figures[-1]))
-        found = {**_build_attack_entry(attack), **_build_budget_entry(threat)}
-        figures.append(_build_score(found, result.counts.robust, result.robust_accuracy))
+        entry = {**_build_attack_entry(attack), **_build_budget_entry(threat)}
+        figures.append(_build_score(entry, result.counts.robust, result.robust_accuracy))
         report(_format_score(figures[-1]))
     some = _select_images(data, _MAX_CERTIFIED_IMAGES)
     for name, certificate, ball in list_certificates(recipe):
