@@ -41,21 +41,25 @@ def describe_masking(evidence: Evidence) -> Iterator[str]:
 
 def describe_disagreements(evidence: Evidence) -> Iterator[str]:
     """Describe other disagreements between attacks of the run."""
-    for found in find_disagreements(evidence):
-        if found.is_reported:
+    for disagreement in find_disagreements(evidence):
+        if disagreement.is_reported:
             where = (
-                f"Attacks on {isolate_direction(str(found.subject))} under {found.threat} contradict each "
-                f"other"
+                f"Attacks on {isolate_direction(str(disagreement.subject))} under {disagreement.threat} "
+                "contradict each other"
             )
-            yield f"{where}: {found.reason}."
+            yield f"{where}: {disagreement.reason}."
 
 
 def describe_partial_overlap(evidence: Evidence) -> Iterator[str]:
     """Describe worst cases of attacks with different images, and the images of the stated share."""
     for threat in evidence.threats:
-        worst = [one for one in evidence.worst_cases if one.threat == threat and one.left_out_count]
+        worst = [
+            worst_case
+            for worst_case in evidence.worst_cases
+            if worst_case.threat == threat and worst_case.left_out_count
+        ]
         if worst:
-            where = join_in_sentence([_format_overlap(one) for one in worst])
+            where = join_in_sentence([_format_overlap(worst_case) for worst_case in worst])
             text = (
                 f"Attacks under {threat} ran on different images; an image counts as not robust as soon "
                 f"as one succeeds: {where}."
@@ -75,32 +79,32 @@ def _format_overlap(worst: WorstCase) -> str:
 
 def describe_breaks_by_other_attacks(evidence: Evidence) -> Iterator[str]:
     """Describe images misclassified by candidates of attacks outside the worst case."""
-    found = [one for one in evidence.worst_cases if one.other_breaking_attacks]
-    for one in found:
+    worst_cases = [worst_case for worst_case in evidence.worst_cases if worst_case.other_breaking_attacks]
+    for worst_case in worst_cases:
         names = join_in_sentence(
-            [isolate_direction(name) for name in dict.fromkeys(one.other_breaking_attacks.values())]
+            [isolate_direction(name) for name in dict.fromkeys(worst_case.other_breaking_attacks.values())]
         )
         what = (
-            f"{format_count(len(one.other_breaking_attacks), 'image')} of "
-            f"{isolate_direction(str(one.subject))}"
+            f"{format_count(len(worst_case.other_breaking_attacks), 'image')} of "
+            f"{isolate_direction(str(worst_case.subject))}"
         )
         why = (
             f"are misclassified on candidates of {names} inside the same ball, and under none of the "
             f"attacks themselves"
         )
-        text = f"Counted as not robust under {one.threat}: {what} {why}."
+        text = f"Counted as not robust under {worst_case.threat}: {what} {why}."
         yield text
 
 
 def describe_doubts(evidence: Evidence) -> Iterator[str]:
     """Describe images that are not shown to be robust although no attack succeeded."""
     doubts = find_doubts(evidence)
-    for subject, reason, hint in dict.fromkeys((one.subject, one.reason, one.hint) for one in doubts):
-        alike = [one for one in doubts if (one.subject, one.reason) == (subject, reason)]
+    for subject, reason, hint in dict.fromkeys((doubt.subject, doubt.reason, doubt.hint) for doubt in doubts):
+        alike = [doubt for doubt in doubts if (doubt.subject, doubt.reason) == (subject, reason)]
         where = [
-            f"{format_count(count, 'image')} under {one.threat}"
-            for one in alike
-            if (count := _count_unbroken(evidence, one))
+            f"{format_count(count, 'image')} under {doubt.threat}"
+            for doubt in alike
+            if (count := _count_unbroken(evidence, doubt))
         ]
         if where:  # else other attacks succeeded on them: only the attack that did not is in doubt
             more = f" {hint[0].upper()}{hint[1:]}." if hint else ""

@@ -105,11 +105,11 @@ AttemptsByThreat = Mapping[tuple[EvaluatedModel, Threat], Sequence[Attempt]]
 @compute_once
 def index_attempts(evidence: Evidence) -> AttemptsByThreat:
     """Index every completed untargeted attempt; ensembles are split."""
-    found: defaultdict[tuple[EvaluatedModel, Threat], list[Attempt]] = defaultdict(list)
+    attempts_by_threat: defaultdict[tuple[EvaluatedModel, Threat], list[Attempt]] = defaultdict(list)
     for cell in evidence.attack_cells:
         if cell.is_done and not (cell.targeted or cell.is_sticker or cell.is_corruption):
-            found[cell.subject, cell.threat] += split_cell(cell)
-    return found
+            attempts_by_threat[cell.subject, cell.threat] += split_cell(cell)
+    return attempts_by_threat
 
 
 def split_cell(cell: CellResult) -> list[Attempt]:
@@ -131,15 +131,19 @@ def split_cell(cell: CellResult) -> list[Attempt]:
 
 def split_by_loss(cell: CellResult) -> list[Attempt]:
     """Split the gradient stages of an ensemble by loss; later stages attack what earlier ones missed."""
-    found = []
-    left = _select_completed_images(cell.verdicts)
+    attempts = []
+    remaining_images = _select_completed_images(cell.verdicts)
     for loss in ("ce", "margin"):
-        broken = frozenset(i for i in left if _LOSS_BY_STAGE.get(cell.successful_stages.get(i, "")) == loss)
-        found.append(
-            _build_attempt(cell, f"stages on the {_LOSS_NAMES[loss]}", "white-box", loss, left, broken)
+        broken = frozenset(
+            i for i in remaining_images if _LOSS_BY_STAGE.get(cell.successful_stages.get(i, "")) == loss
         )
-        left = left - broken
-    return found
+        attempts.append(
+            _build_attempt(
+                cell, f"stages on the {_LOSS_NAMES[loss]}", "white-box", loss, remaining_images, broken
+            )
+        )
+        remaining_images = remaining_images - broken
+    return attempts
 
 
 _LOSS_NAMES = {"ce": "cross-entropy", "margin": "margin"}

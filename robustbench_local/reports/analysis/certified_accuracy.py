@@ -116,22 +116,22 @@ class CertifiedGroup:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes about the certificates, one sentence each."""
-        found = []
+        notes = []
         votes = [row.cell.subject for row in self.rows if row.cell.record.concerns != "model"]
         if votes:
             names = join_in_sentence([isolate_direction(str(subject)) for subject in dict.fromkeys(votes)])
-            found.append(f"Of {names}: {_SMOOTHED_VOTE_NOTE}.")
+            notes.append(f"Of {names}: {_SMOOTHED_VOTE_NOTE}.")
         if any(row.cell.tally.abstained for row in self.rows):
-            found.append(
+            notes.append(
                 "Where a certificate abstains, it makes no prediction, or stopped before it was sure of one. "
                 "Such an image counts as not certified."
             )
         if any(row.cell.record.alpha for row in self.rows):
-            found.append(
+            notes.append(
                 "A probabilistic guarantee holds for each image on its own: among n images, alpha times n "
                 "claims are expected to be wrong. The intervals only cover the sampling of images."
             )
-        return tuple(found)
+        return tuple(notes)
 
 
 @collect_once
@@ -202,7 +202,7 @@ def _merge_levels(rows: Sequence[CertifiedCell]) -> MarksByRadius:
 
 def _collect_attacked_marks(evidence: Evidence, subject: EvaluatedModel, norm: str) -> MarksByRadius:
     """Collect the robust images of a subject under attacks at each radius, clean images at 0 included."""
-    found = {
+    verdicts_by_radius = {
         worst.threat.eps: worst.verdicts
         for worst in evidence.worst_cases
         if worst.subject == subject
@@ -210,7 +210,11 @@ def _collect_attacked_marks(evidence: Evidence, subject: EvaluatedModel, norm: s
         and not worst.threat.sources
         and worst.verdicts
     }
-    return collect_marks(sorted(found.items(), key=lambda level: level[0])) if found else ()
+    return (
+        collect_marks(sorted(verdicts_by_radius.items(), key=lambda level: level[0]))
+        if verdicts_by_radius
+        else ()
+    )
 
 
 def _compute_mean(marks: ImageMarks) -> float:

@@ -42,8 +42,10 @@ class CorruptionMap:
     @property
     def image_counts(self) -> str:
         """Number of images of an entry: ``500``, or ``200 to 500``."""
-        found = [square.estimate.n for row in self.rows for square in row.entries if square.estimate.is_known]
-        ends = dict.fromkeys((min(found), max(found))) if found else (0,)
+        counts = [
+            square.estimate.n for row in self.rows for square in row.entries if square.estimate.is_known
+        ]
+        ends = dict.fromkeys((min(counts), max(counts))) if counts else (0,)
         return " to ".join(f"{size:,}" for size in ends)
 
 
@@ -97,7 +99,7 @@ def _build_map(
 def _select_common_images(cells: Sequence[CellResult]) -> list[str]:
     """Select the images common to all done cells, so that entries and their mean are comparable."""
     met = [cell.verdicts for cell in cells if cell.is_done]
-    return [image for image in met[0] if all(image in one for one in met)] if met else []
+    return [image for image in met[0] if all(image in verdicts for verdicts in met)] if met else []
 
 
 def _compute_clean_accuracy(cells: Sequence[CellResult], images: Sequence[str]) -> Estimate:

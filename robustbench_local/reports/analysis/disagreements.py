@@ -90,30 +90,32 @@ def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
     other attacks succeeded is in doubt too, since a gate may name the misled attack alone.
     """
     index = index_attempts(evidence)
-    for found in find_disagreements(evidence):
-        alike = [one for one in evidence.threats if one.norm == found.threat.norm]
-        threats = [found.threat] if found.scope == "attacks" else alike
+    for disagreement in find_disagreements(evidence):
+        alike = [threat for threat in evidence.threats if threat.norm == disagreement.threat.norm]
+        threats = [disagreement.threat] if disagreement.scope == "attacks" else alike
         for threat in threats:
-            attempts = index.get((found.subject, threat), ())
-            misled = [one for one in attempts if _is_misled(one, found)]
+            attempts = index.get((disagreement.subject, threat), ())
+            misled = [attempt for attempt in attempts if _is_misled(attempt, disagreement)]
             cleared = _merge_images(
-                one.unbroken_images for one in attempts if one not in misled and _is_trustworthy(one)
+                attempt.unbroken_images
+                for attempt in attempts
+                if attempt not in misled and _is_trustworthy(attempt)
             )
-            images = _merge_images(one.unbroken_images for one in misled) - cleared
+            images = _merge_images(attempt.unbroken_images for attempt in misled) - cleared
             yield Doubt(
-                subject=found.subject,
+                subject=disagreement.subject,
                 threat=threat,
-                images=images - _select_certified_images(evidence, found.subject, threat),
-                reason=found.reason,
-                hint=found.hint,
+                images=images - _select_certified_images(evidence, disagreement.subject, threat),
+                reason=disagreement.reason,
+                hint=disagreement.hint,
             )
 
 
-def _is_misled(attempt: Attempt, found: Disagreement) -> bool:
+def _is_misled(attempt: Attempt, disagreement: Disagreement) -> bool:
     """Return whether a disagreement concerns an attempt, possibly under another threat model."""
-    if found.scope == "attacks":
-        return attempt.name in {one.name for one in found.misled_attempts}
-    return attempt.sees_gradients and (found.scope == "gradients" or attempt.loss == "ce")
+    if disagreement.scope == "attacks":
+        return attempt.name in {misled_attempt.name for misled_attempt in disagreement.misled_attempts}
+    return attempt.sees_gradients and (disagreement.scope == "gradients" or attempt.loss == "ce")
 
 
 def _is_trustworthy(attempt: Attempt) -> bool:
@@ -135,18 +137,18 @@ def _select_certified_images(evidence: Evidence, subject: EvaluatedModel, threat
 
 def _find_masking_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
     """Find black-box or transfer attacks that beat white-box ones (D8, D9); another finding reports them."""
-    for one in find_gradient_masking(evidence):
-        kind = "transfer attacks" if one.transferred else "black-box attacks"
-        count = f"{one.missed_share.count} of {format_count(one.missed_share.n, 'image')}"
+    for masking in find_gradient_masking(evidence):
+        kind = "transfer attacks" if masking.transferred else "black-box attacks"
+        count = f"{masking.missed_share.count} of {format_count(masking.missed_share.n, 'image')}"
         what = (
-            f"{count} are misclassified under {kind} ({join_in_sentence(one.attacks)}) and under no "
+            f"{count} are misclassified under {kind} ({join_in_sentence(masking.attacks)}) and under no "
             f"white-box attack"
         )
         yield Disagreement(
-            subject=one.subject,
-            threat=one.threat,
+            subject=masking.subject,
+            threat=masking.threat,
             reason=f"{what}: gradient masking",
-            misled_attempts=one.misled_attempts,
+            misled_attempts=masking.misled_attempts,
             scope="gradients",
             hint="run a black-box attack such as square with 5,000 queries on the same images",
             is_reported=False,
@@ -265,9 +267,9 @@ def _find_distance_disagreements(
     evidence: Evidence, subject: EvaluatedModel, index: AttemptsByThreat
 ) -> Iterator[Disagreement]:
     """Find minimum-norm attacks whose distance exceeds the radius at which another attack succeeds."""
-    every = [one for threat in evidence.threats for one in index.get((subject, threat), ())]
-    own = [one for one in every if one.sees_gradients]
-    for far in (one for one in own if one.cell.radii):
+    attempts = [attempt for threat in evidence.threats for attempt in index.get((subject, threat), ())]
+    own = [attempt for attempt in attempts if attempt.sees_gradients]
+    for far in (attempt for attempt in own if attempt.cell.radii):
         for near in own:
             alike = near.cell.threat.norm == far.cell.threat.norm and near.cell is not far.cell
             if alike and near.cell.record.eps <= far.cell.record.eps:

@@ -74,7 +74,8 @@ class DistanceGroup:
         if not self.threat.eps:
             return ()
         labels = dict.fromkeys(
-            one.label for one in sorted(self.attack_distances, key=lambda one: not one.is_nearest)
+            distances.label
+            for distances in sorted(self.attack_distances, key=lambda distances: not distances.is_nearest)
         )
         panels = (self._build_panel(label) for label in labels)
         return tuple(panel for panel in panels if panel.curves)
@@ -131,18 +132,20 @@ def compute_nearest_quartiles(cells: Sequence[CellResult]) -> Quartiles:
     probability.
     """
     common = compute_nearest_radii(cells)
-    every = {
-        image: min(one.radii[image] for one in cells if image in one.radii)
+    all_radii = {
+        image: min(other.radii[image] for other in cells if image in other.radii)
         for cell in cells
         for image in cell.radii
     }
-    whole, met = compute_radius_quartiles(every.values()), compute_radius_quartiles(common.values())
-    if all(image in common or not radius for image, radius in every.items()):
+    whole, met = compute_radius_quartiles(all_radii.values()), compute_radius_quartiles(common.values())
+    if all(image in common or not radius for image, radius in all_radii.items()):
         return whole
     if not met.is_known:
         return replace(whole, low=0.0)
-    half = [compute_radius_quartiles(radii, level=0.975).high for radii in (common.values(), every.values())]
-    stated = min(met, whole, key=lambda one: one.median)
+    half = [
+        compute_radius_quartiles(radii, level=0.975).high for radii in (common.values(), all_radii.values())
+    ]
+    stated = min(met, whole, key=lambda quartiles: quartiles.median)
     return replace(stated, low=min(met.low, whole.low), high=min(half))
 
 

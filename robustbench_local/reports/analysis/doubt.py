@@ -68,5 +68,7 @@ def select_doubts(doubts: Iterable[Doubt], cells: Sequence[CellResult]) -> list[
         not (cell.has_external_candidates or cell.is_certificate or cell.is_corruption) for cell in cells
     )
     return [
-        one for one in doubts if (one.subject, one.threat) in places and (own or one.concerns_clean_answers)
+        doubt
+        for doubt in doubts
+        if (doubt.subject, doubt.threat) in places and (own or doubt.concerns_clean_answers)
     ]

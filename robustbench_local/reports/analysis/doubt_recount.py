@@ -32,9 +32,9 @@ def assume_outcome(cell: CellResult, doubts: Iterable[Doubt], outcome: AssumedOu
     Returns:
         A cell with other ``verdicts``, ``radii`` and ``signs``; its ``tally`` is as measured.
     """
-    own = [one for one in doubts if (one.subject, one.threat) == (cell.subject, cell.threat)]
-    answers = frozenset[str]().union(*(one.images for one in own if one.concerns_clean_answers))
-    images = answers if outcome == "robust" else answers.union(*(one.images for one in own))
+    own = [doubt for doubt in doubts if (doubt.subject, doubt.threat) == (cell.subject, cell.threat)]
+    answers = frozenset[str]().union(*(doubt.images for doubt in own if doubt.concerns_clean_answers))
+    images = answers if outcome == "robust" else answers.union(*(doubt.images for doubt in own))
     verdicts = {
         image: _assume_verdict(verdict, image in images, image in answers, outcome)
         for image, verdict in cell.verdicts.items()
@@ -67,12 +67,12 @@ def _assume_sign(sign: SignResult, targets: Collection[int], outcome: AssumedOut
     reading = sign.label if outcome == "robust" else wanted
     views = {
         kind: replace(
-            seen,
+            sign_views,
             predictions={
                 name: np.full_like(read, reading) if name == "sticker" else read
-                for name, read in seen.predictions.items()
+                for name, read in sign_views.predictions.items()
             },
         )
-        for kind, seen in sign.views.items()
+        for kind, sign_views in sign.views.items()
     }
     return replace(sign, views=views)

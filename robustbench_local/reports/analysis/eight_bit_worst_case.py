@@ -63,14 +63,14 @@ class EightBitCase:
 @collect_once
 def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
     """Find the worst case in 8 bits for each untargeted threat model of a norm."""
-    found = []
+    cases = []
     for worst in evidence.worst_cases:
         if worst.threat.norm in {"Linf", "L2", "L1"}:
             marks = _collect_marks(_select_cells_inside(evidence.cells, worst.subject, worst.threat))
-            found.append(
+            cases.append(
                 _build_case(worst.subject, worst.threat, worst.attack_labels, worst.stated_verdicts, marks)
             )
-    return tuple(found)
+    return tuple(cases)
 
 
 @collect_once
@@ -85,7 +85,7 @@ def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
             record = cell.record
             alone = record.key if cell.has_external_candidates else ""
             groups[cell.subject, cell.threat, record.targets, alone].append(cell)
-    found = []
+    cases = []
     for cells in groups.values():
         verdicts = _merge_verdicts(cells)
         attacks = tuple(cell.label for cell in cells)
@@ -97,8 +97,8 @@ def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
             _collect_marks(cells),
             targeted=cells[0].targeted,
         )
-        found.append(case)
-    return tuple(found)
+        cases.append(case)
+    return tuple(cases)
 
 
 def _select_cells_inside(
@@ -123,14 +123,14 @@ def _collect_marks(cells: Iterable[CellResult]) -> _SuccessMarks:
 def _merge_verdicts(cells: Sequence[CellResult]) -> dict[str, ImageVerdict]:
     """Merge the verdicts on each image over all cells that have it."""
     images = dict.fromkeys(image for cell in cells for image in cell.verdicts)
-    found = {}
+    merged = {}
     for image in images:
         met = [cell.verdicts[image] for cell in cells if image in cell.verdicts]
         correct = all(verdict.clean_correct for verdict in met)
         broken = correct and any(verdict.broken for verdict in met)
         robust = not broken and all(verdict.robust for verdict in met)
-        found[image] = ImageVerdict(clean_correct=correct, broken=broken, robust=robust)
-    return found
+        merged[image] = ImageVerdict(clean_correct=correct, broken=broken, robust=robust)
+    return merged
 
 
 def _build_case(

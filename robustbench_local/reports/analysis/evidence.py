@@ -114,8 +114,7 @@ class CellResult:
     certified_radii: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> certified radius, whatever the status. Images without a certificate are missing."""
     final_predictions: Mapping[str, tuple[int | None, int]] = field(default_factory=dict, repr=False)
-    """Image id -> (final prediction, label), over the images that are correctly classified clean; empty
-    unless done."""
+    """Image id -> (final prediction, label) of images correctly classified clean; empty unless done."""
     successful_stages: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Image id -> the stage of an ensemble that succeeded; only images whose stage is known."""
     gradient_images: frozenset[str] = field(default=frozenset(), repr=False)
@@ -340,8 +339,12 @@ class Evidence:
 
     def get_worst_case(self, subject: EvaluatedModel, threat: Threat) -> WorstCase | None:
         """Return a subject's worst case under a threat model, if the grid has one."""
-        found = (one for one in self.worst_cases if one.subject == subject and one.threat == threat)
-        return next(found, None)
+        matches = (
+            worst_case
+            for worst_case in self.worst_cases
+            if worst_case.subject == subject and worst_case.threat == threat
+        )
+        return next(matches, None)
 
     def compute_clean_accuracy(self, subject: EvaluatedModel) -> Estimate:
         """Compute a subject's accuracy on clean images, from the done cell with most images.
@@ -357,10 +360,14 @@ class Evidence:
 
     def compare_models(self, threat: Threat) -> list[ModelComparison]:
         """Compare the subject of highest robust accuracy with each other one, on the same images."""
-        rows = [one for one in self.worst_cases if one.threat == threat and one.robust_accuracy.is_known]
+        rows = [
+            worst_case
+            for worst_case in self.worst_cases
+            if worst_case.threat == threat and worst_case.robust_accuracy.is_known
+        ]
         if len(rows) < 2:
             return []
-        best = max(rows, key=lambda one: one.robust_accuracy.value)
+        best = max(rows, key=lambda worst_case: worst_case.robust_accuracy.value)
         return [_compare_worst_cases(best, other) for other in rows if other is not best]
 
     def get_subject(self, model: str, defense: str | None) -> EvaluatedModel:

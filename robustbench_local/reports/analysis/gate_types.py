@@ -72,12 +72,12 @@ class Gate:
         Raises:
             ConfigError: If it has unknown keys or impossible values.
         """
-        given = {key: value for key, value in entry.items() if value is not None}
-        unknown = sorted(set(given) - set(cls.__dataclass_fields__))
+        values = {key: value for key, value in entry.items() if value is not None}
+        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             known = join_in_sentence(list(cls.__dataclass_fields__))
             raise ConfigError(f"unknown key {unknown[0]!r}", where="gates", remedy=f"use {known}")
-        return cls(**given)
+        return cls(**values)
 
     @property
     def limit(self) -> float:

@@ -187,14 +187,14 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
 def _judge_distance(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
     """Judge the median of the nearest distances over attacks under one threat model."""
     done, record = [cell for cell in cells if cell.is_done], cells[0].record
-    found = compute_nearest_quartiles(done) if done else compute_radius_quartiles(())
-    known = Estimate(value=found.median, low=found.low, high=found.high, n=found.n)
+    quartiles = compute_nearest_quartiles(done) if done else compute_radius_quartiles(())
+    known = Estimate(value=quartiles.median, low=quartiles.low, high=quartiles.high, n=quartiles.n)
     ends = [
         format_distance(record.norm, end, max_radius=record.eps)
-        for end in (found.median, found.low, found.high)
+        for end in (quartiles.median, quartiles.low, quartiles.high)
     ]
-    between = f"{ends[1]} to {ends[2]}, " if found.low < found.high else ""
-    value_text = f"{ends[0]} ({between}n = {found.n})"
+    between = f"{ends[1]} to {ends[2]}, " if quartiles.low < quartiles.high else ""
+    value_text = f"{ends[0]} ({between}n = {quartiles.n})"
     missing = [cell.label for cell in cells if not cell.is_done]
     return _build_verdict(gate, subject, known, missing, text=value_text, max_radius=record.eps)
 

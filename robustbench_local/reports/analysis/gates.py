@@ -52,7 +52,9 @@ def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None
     doubts = find_doubts(evidence)
     return GateReport(
         verdicts=tuple(verdict for gate in read for verdict in _judge_gate(evidence, gate, doubts)),
-        violations=tuple(one.sentence for one in find_violations(evidence) if one.is_blocking),
+        violations=tuple(
+            violation.sentence for violation in find_violations(evidence) if violation.is_blocking
+        ),
     )
 
 

@@ -66,9 +66,11 @@ def _build_doubt(
         # an attack that could not make an image leave its label could not lead it to a target either
         rivals = [cell, *(other for other in cells if cell.targeted or not other.targeted)]
         open_ones = {image for image in cell.useless_gradient_images - proven if cell.verdicts[image].robust}
-        left = {image for image in open_ones if not any(_is_decisive(rival, image) for rival in rivals)}
-        if left:
-            images |= left
+        doubtful_images = {
+            image for image in open_ones if not any(_is_decisive(rival, image) for rival in rivals)
+        }
+        if doubtful_images:
+            images |= doubtful_images
             suspects.append(cell)
     if not images:
         return None

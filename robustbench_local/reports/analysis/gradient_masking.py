@@ -41,12 +41,12 @@ def find_gradient_masking(evidence: Evidence) -> Iterator[MaskingEvidence]:
     for subject in evidence.subjects:
         for threat in evidence.threats:
             met = index.get((subject, threat), ())
-            white = [one for one in met if one.sees_gradients]
+            white = [attempt for attempt in met if attempt.sees_gradients]
             for transferred in (False, True):
                 black = [
-                    one
-                    for one in met
-                    if not one.sees_gradients and one.cell.has_external_candidates == transferred
+                    attempt
+                    for attempt in met
+                    if not attempt.sees_gradients and attempt.cell.has_external_candidates == transferred
                 ]
                 found = _build_evidence(white, black) if white and black else None
                 if found is not None:
@@ -63,7 +63,7 @@ def _select_strongest(white: Sequence[Attempt]) -> Sequence[Attempt]:
 
     A single step misses much on sound models as well.
     """
-    return [one for one in white if not one.is_single_step] or white
+    return [attempt for attempt in white if not attempt.is_single_step] or white
 
 
 def _merge_images(sets: Iterable[frozenset[str]]) -> frozenset[str]:
@@ -72,14 +72,14 @@ def _merge_images(sets: Iterable[frozenset[str]]) -> frozenset[str]:
 
 def _build_evidence(white: Sequence[Attempt], black: Sequence[Attempt]) -> MaskingEvidence | None:
     strongest = _select_strongest(white)
-    held = _merge_images(one.completed_images for one in strongest) - _merge_images(
-        one.broken_images for one in white
+    unbroken = _merge_images(attempt.completed_images for attempt in strongest) - _merge_images(
+        attempt.broken_images for attempt in white
     )
-    fallen = {one.name: held & one.broken_images for one in black}
+    fallen = {attempt.name: unbroken & attempt.broken_images for attempt in black}
     count = len(_merge_images(fallen.values()))
     images = len(
-        _merge_images(one.evaluated_images for one in strongest)
-        & _merge_images(one.evaluated_images for one in black)
+        _merge_images(attempt.evaluated_images for attempt in strongest)
+        & _merge_images(attempt.evaluated_images for attempt in black)
     )
     if not exceeds_chance(count, images):
         return None

@@ -79,13 +79,13 @@ def compute_severity(table: SeverityTable, readings: Iterable[tuple[int | None, 
     counts = Counter(readings)
     costs = {reading: table.get_severity(*reading) for reading in counts}
     worst = max(costs.values(), default=0.0)
-    found = [prediction for (prediction, _), cost in costs.items() if cost == worst > 0]
-    worst_class = found[0] if found else None
+    worst_predictions = [prediction for (prediction, _), cost in costs.items() if cost == worst > 0]
+    worst_class = worst_predictions[0] if worst_predictions else None
     alike = (count for (prediction, _), count in counts.items() if prediction == worst_class)
     values = [cost for reading, cost in costs.items() for _ in range(counts[reading])]
     return SeveritySummary(
         expected=estimate_bounded_mean(values, most=table.max_severity),
         worst_severity=worst,
         worst_class=worst_class,
-        worst_count=sum(alike) if found else 0,
+        worst_count=sum(alike) if worst_predictions else 0,
     )

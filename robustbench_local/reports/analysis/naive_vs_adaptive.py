@@ -92,7 +92,7 @@ def _build_comparison(
 def _select_common_images(cells: Sequence[CellResult | None]) -> list[str]:
     """Select the images common to all done cells."""
     met = [cell.verdicts for cell in cells if cell is not None and cell.is_done]
-    return [image for image in met[0] if all(image in one for one in met)] if met else []
+    return [image for image in met[0] if all(image in verdicts for verdicts in met)] if met else []
 
 
 def _compare_verdicts(naive: CellResult, adaptive: CellResult | None) -> Comparison | None:

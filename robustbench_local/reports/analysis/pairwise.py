@@ -23,13 +23,13 @@ def describe_success_comparisons(successes: Mapping[EvaluatedModel, SuccessByIma
     Args:
         successes: Attack success by image against each model; models without images are omitted.
     """
-    met = {one: marks for one, marks in successes.items() if marks}
+    met = {subject: marks for subject, marks in successes.items() if marks}
     if len(met) < 2:
         return []
     common = set.intersection(*(set(marks) for marks in met.values()))
-    compared = {one: [marks[image] for image in common or marks] for one, marks in met.items()}
-    shares = {one: sum(marks) / len(marks) for one, marks in compared.items()}
-    best = min(shares, key=lambda one: shares[one])
+    compared = {subject: [marks[image] for image in common or marks] for subject, marks in met.items()}
+    shares = {subject: sum(marks) / len(marks) for subject, marks in compared.items()}
+    best = min(shares, key=lambda subject: shares[subject])
     return [_describe_comparison(best, other, successes) for other in shares if other != best]
 
 

@@ -174,10 +174,10 @@ def _collect_best_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalO
     return _collect_outcomes([cell for cell in cells if cell.is_done])
 
 
-def _build_best_entry(cells: Sequence[CellResult], found: Mapping[str, list[_GoalOutcome]]) -> GoalEntry:
+def _build_best_entry(cells: Sequence[CellResult], outcomes: Mapping[str, list[_GoalOutcome]]) -> GoalEntry:
     missing = [cell.label for cell in cells if not cell.is_done]
     reason = f"without {join_in_sentence(missing)}" if missing else ""
-    return _count_outcomes(list(found.values()), "unknown", reason)
+    return _count_outcomes(list(outcomes.values()), "unknown", reason)
 
 
 def _collect_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalOutcome]]:
@@ -193,26 +193,26 @@ def _collect_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalOutcom
 def _count_outcomes(images: Sequence[list[_GoalOutcome]], word: str, reason: str) -> GoalEntry:
     """Count images by outcome of the attacks."""
     hits = sum(any(broken for broken, _ in ends) for ends in images)
-    held = sum(all(prediction == label for _, (prediction, label) in ends) for ends in images)
+    robust_count = sum(all(prediction == label for _, (prediction, label) in ends) for ends in images)
     return GoalEntry(
         estimate=compute_clopper_pearson(hits, len(images)),
         status_text=word,
         reason=reason,
         success_count=hits,
-        other_class_count=len(images) - hits - held,
-        robust_count=held,
+        other_class_count=len(images) - hits - robust_count,
+        robust_count=robust_count,
     )
 
 
 def _compute_worst_case_severity(
-    evidence: Evidence, cells: Sequence[CellResult], found: Mapping[str, list[_GoalOutcome]]
+    evidence: Evidence, cells: Sequence[CellResult], outcomes: Mapping[str, list[_GoalOutcome]]
 ) -> SeveritySummary | None:
     """Compute the severity if the attacker picks the most harmful attack for each image."""
     record = cells[0].record
     costs = find_severity_table(evidence, record.model, record.sources)
-    if costs is None or not found:
+    if costs is None or not outcomes:
         return None
-    readings = ([reading for _, reading in ends] for ends in found.values())
+    readings = ([reading for _, reading in ends] for ends in outcomes.values())
     return compute_severity(
-        costs, [max(each, key=lambda reading: costs.get_severity(*reading)) for each in readings]
+        costs, [max(options, key=lambda reading: costs.get_severity(*reading)) for options in readings]
     )

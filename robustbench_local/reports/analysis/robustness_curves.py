@@ -121,12 +121,12 @@ def build_common_curves(outlines: Sequence[CurveData]) -> tuple[RobustnessCurve,
     Without such images, each curve is over the images common to its own radii, and a curve without any
     is dropped; the title of the panel says that the images differ.
     """
-    each = [outline.common_images for outline in outlines]
-    if not each:
+    image_lists = [outline.common_images for outline in outlines]
+    if not image_lists:
         return ()
-    shared = set(each[0]).intersection(*each[1:])
-    common = [image for image in each[0] if image in shared]
-    chosen = [common or images for images in each]
+    shared = set(image_lists[0]).intersection(*image_lists[1:])
+    common = [image for image in image_lists[0] if image in shared]
+    chosen = [common or images for images in image_lists]
     return tuple(
         outline.build_curve(images) for outline, images in zip(outlines, chosen, strict=True) if images
     )
@@ -134,11 +134,13 @@ def build_common_curves(outlines: Sequence[CurveData]) -> tuple[RobustnessCurve,
 
 def collect_marks(verdicts: Sequence[tuple[float, Mapping[str, ImageVerdict]]]) -> MarksByRadius:
     """Collect robust images by radius, and the correctly classified ones at 0 unless 0 was measured."""
-    held = [(eps, {image: one.robust for image, one in known.items()}) for eps, known in verdicts]
+    robust_marks = [
+        (eps, {image: verdict.robust for image, verdict in known.items()}) for eps, known in verdicts
+    ]
     if any(eps == 0 for eps, _ in verdicts):
-        return held
-    clean = {image: one.clean_correct for _, known in verdicts for image, one in known.items()}
-    return [(0.0, clean), *held]
+        return robust_marks
+    clean = {image: verdict.clean_correct for _, known in verdicts for image, verdict in known.items()}
+    return [(0.0, clean), *robust_marks]
 
 
 @collect_once

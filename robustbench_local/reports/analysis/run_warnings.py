@@ -52,9 +52,9 @@ class Finding:
 @collect_once
 def list_findings(evidence: Evidence) -> list[Finding]:
     """List all findings, the most serious level first; within a level in the order of the grid."""
-    found = [finding for check in _FINDERS for finding in check(evidence)]
+    findings = [finding for check in _FINDERS for finding in check(evidence)]
     order: tuple[FindingLevel, ...] = ("void", "incomplete", "warning", "note")
-    return sorted(found, key=lambda finding: order.index(finding.level))
+    return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
 def is_guessing(evidence: Evidence, subject: EvaluatedModel) -> bool:

@@ -65,14 +65,14 @@ class StickerControl:
 
 def build_sticker_controls(cell: CellResult) -> tuple[StickerControl, ...]:
     """Build the controls that a done cell has."""
-    found = (
+    controls = (
         _build_clean_control(cell),
         _build_no_size_control(cell),
         _build_random_colours_control(cell),
         _build_no_views_control(cell),
         _build_whole_sign_control(cell),
     )
-    return tuple(control for control in found if control is not None)
+    return tuple(control for control in controls if control is not None)
 
 
 def compare_with_no_views(cell: CellResult) -> Comparison | None:
@@ -97,21 +97,21 @@ def find_control_problems(cell: CellResult, *, is_low: bool) -> list[str]:
             may paint the whole surface is not weak if it succeeds in nearly all views.
     """
     void, whole = sum(not sign.is_counted for sign in cell.signs), _build_whole_sign_control(cell)
-    found = []
+    problems = []
     if 2 * void > len(cell.signs):
-        found.append(f"more than half of the signs are void ({void} of {len(cell.signs)})")
+        problems.append(f"more than half of the signs are void ({void} of {len(cell.signs)})")
     if (
         not is_low
         or whole is None
         or (_is_whole_sign_attack(cell) and cell.sticker_success.value >= MIN_WHOLE_SIGN_SHARE)
     ):
-        return found
+        return problems
     if whole.is_met is False:
         fact = f"the control “{whole.name}” reaches {format_estimate(whole.success_share)}"
-        found.append(f"{fact}, not nearly all views: the attack may be weak")
+        problems.append(f"{fact}, not nearly all views: the attack may be weak")
     elif whole.is_met is None:
-        found.append(f"the control “{whole.name}” has no result: {whole.reason}")
-    return found
+        problems.append(f"the control “{whole.name}” has no result: {whole.reason}")
+    return problems
 
 
 def _build_clean_control(cell: CellResult) -> StickerControl:
@@ -161,11 +161,11 @@ def _build_random_colours_control(cell: CellResult) -> StickerControl:
 
 
 def _build_no_views_control(cell: CellResult) -> StickerControl | None:
-    comparison, kept, reason = compare_with_no_views(cell), None, ""
+    comparison, is_worse, reason = compare_with_no_views(cell), None, ""
     if comparison is not None and not cell.sticker_success.count:
         reason = "the sticker itself succeeds in no view"
     elif comparison is not None:
-        kept = comparison.only_first > comparison.only_second and comparison.is_significant(
+        is_worse = comparison.only_first > comparison.only_second and comparison.is_significant(
             MAX_NO_VIEWS_P_VALUE
         )
         reason = _describe_comparison(comparison)
@@ -175,7 +175,7 @@ def _build_no_views_control(cell: CellResult) -> StickerControl | None:
             "without-views",
             name="optimized without views, on the sign as it is",
             expected=f"clearly lower (p < {MAX_NO_VIEWS_P_VALUE:g})",
-            is_met=kept,
+            is_met=is_worse,
             consequence="optimizing over views makes no clear difference",
             reason=reason,
         )

@@ -320,10 +320,10 @@ def _build_drive_by(signs: Sequence[SignResult], targets: Sequence[int]) -> Driv
     if not drives:
         return None
     hits = [sign_views.mark_successes("sticker", targets) for sign_views in drives]
-    hit, seen = sum(int(marks.sum()) for marks in hits), sum(map(len, hits))
+    hit, frame_count = sum(int(marks.sum()) for marks in hits), sum(map(len, hits))
     return DriveBy(
-        success_share=hit / seen if seen else math.nan,
-        counted_frames=seen,
+        success_share=hit / frame_count if frame_count else math.nan,
+        counted_frames=frame_count,
         successful_drives=estimate_share(
             [np.array([2 * marks.sum() >= len(marks) for marks in hits if len(marks)])]
         ),

@@ -74,8 +74,8 @@ def build_view_map(views: Sequence[SignViews], targets: Sequence[int], shape: Se
     distance = np.concatenate([sign_views.size_pixels[sign_views.clean_correct] for sign_views in views])
     angle = np.concatenate([sign_views.angle_degrees[sign_views.clean_correct] for sign_views in views])
     hits = np.concatenate([sign_views.mark_successes("sticker", targets) for sign_views in views])
-    every = np.concatenate([sign_views.size_pixels for sign_views in views])
-    edges = np.geomspace(np.floor(every.min()), np.ceil(every.max()), DISTANCE_BINS + 1)
+    all_sizes = np.concatenate([sign_views.size_pixels for sign_views in views])
+    edges = np.geomspace(np.floor(all_sizes.min()), np.ceil(all_sizes.max()), DISTANCE_BINS + 1)
     column = np.clip(np.searchsorted(edges, distance, side="right") - 1, 0, DISTANCE_BINS - 1)
     row = np.searchsorted(np.array(ANGLE_EDGES_DEGREES), angle, side="right") - 1
     squares = tuple(
@@ -111,10 +111,10 @@ def _find_worst_bin(
         for column, square in zip(columns, line, strict=True)
         if square.estimate.n >= MIN_VIEWS_PER_BIN
     ]
-    found, where = max(named, key=lambda one: one[0].value, default=(None, ""))
-    if found is None or not found.count:
+    highest, where = max(named, key=lambda pair: pair[0].value, default=(None, ""))
+    if highest is None or not highest.count:
         return None
-    corrected = compute_clopper_pearson(found.count, found.n, level=1 - ALPHA / len(named))
+    corrected = compute_clopper_pearson(highest.count, highest.n, level=1 - ALPHA / len(named))
     return WorstBin(position=where, estimate=corrected, bin_count=len(named))
 
 

@@ -34,7 +34,9 @@ def select_main_goal_cells(evidence: Evidence) -> list[CellResult]:
         if known is None or cell.attack_success.value > known.attack_success.value:
             met[cell.subject] = cell
     norms = list(dict.fromkeys(norm for norm, *_ in goals))
-    ranked = sorted(goals, key=lambda one: (-len(goals[one]), norms.index(one[0]), -one[1], -len(one[3])))
+    ranked = sorted(
+        goals, key=lambda goal: (-len(goals[goal]), norms.index(goal[0]), -goal[1], -len(goal[3]))
+    )
     return list(goals[ranked[0]].values()) if ranked else []
 
 

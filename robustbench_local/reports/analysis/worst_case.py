@@ -79,8 +79,13 @@ class WorstCase:
         common, every = _count_unbroken(self.verdicts), _count_unbroken(self.any_attack_verdicts)
         if not self.left_out_count:
             return compute_clopper_pearson(common[1] - common[0], common[1])
-        kept = estimate_partial_share(common, every)
-        return replace(kept, value=1 - kept.value, low=1 - kept.high, high=1 - kept.low)
+        unbroken_share = estimate_partial_share(common, every)
+        return replace(
+            unbroken_share,
+            value=1 - unbroken_share.value,
+            low=1 - unbroken_share.high,
+            high=1 - unbroken_share.low,
+        )
 
     def _estimate_share(self, common: _Counts, every: _Counts) -> Estimate:
         return (
@@ -137,12 +142,12 @@ def find_breaks_inside(cells: Sequence[CellResult], other_cells: Iterable[CellRe
         return {}
     own = {cell.record.key for cell in cells if cell.is_done}
     subject, threat = cells[0].subject, cells[0].threat
-    found: dict[str, str] = {}
+    attack_by_image: dict[str, str] = {}
     for other in other_cells:
         if other.subject == subject and other.record.key not in own and not other.is_sticker:
             for image in _select_inside(other, threat):
-                found.setdefault(image, other.label)
-    return found
+                attack_by_image.setdefault(image, other.label)
+    return attack_by_image
 
 
 def _select_inside(cell: CellResult, threat: Threat) -> Iterable[str]:

@@ -29,11 +29,11 @@ LEGEND_POINTS, LEGEND_WIDTH_INCHES = 8, 2.8
 def draw_curves(panels: Sequence[CurvePanel], names: Mapping[EvaluatedModel, str]) -> Figure:
     """Draw panels side by side; the bands are confidence intervals."""
     figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
-    every = list(names)
+    subjects = list(names)
     for column, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), column)
         for curve in panel.curves:
-            number = every.index(curve.subject) % len(MODEL_COLOURS)
+            number = subjects.index(curve.subject) % len(MODEL_COLOURS)
             radii = [eps for eps, _ in curve.points]
             values = [100 * estimate.value for _, estimate in curve.points]
             low = [100 * estimate.low for _, estimate in curve.points]

@@ -67,7 +67,7 @@ class Chart:
 
 def assign_styles(evidence: Evidence) -> dict[EvaluatedModel, int]:
     """Assign a color and marker to each model, the same in every drawing."""
-    return {subject: place % 6 for place, subject in enumerate(evidence.subjects)}
+    return {subject: index % 6 for index, subject in enumerate(evidence.subjects)}
 
 
 def build_chart(panel: CurvePanel, style_by_model: dict[EvaluatedModel, int]) -> Chart:
@@ -111,10 +111,10 @@ def _build_x_ticks(panel: CurvePanel, largest: float) -> tuple[Tick, ...]:
     ticks: list[Tick] = []
     room = float(CHART_WIDTH)
     for eps in reversed(panel.radii):
-        place = _scale_x(eps, largest)
-        label = format_radius(eps) if place <= room else ""
-        room = place - MIN_TICK_GAP if label else room
-        ticks.append(Tick(position=place, label=label))
+        position = _scale_x(eps, largest)
+        label = format_radius(eps) if position <= room else ""
+        room = position - MIN_TICK_GAP if label else room
+        ticks.append(Tick(position=position, label=label))
     return tuple(reversed(ticks))
 
 

@@ -163,9 +163,13 @@ def _build_distance_columns(cell: CellResult) -> dict[str, float | int | None]:
     names = ("distance_lower", "distance_median", "distance_upper", "unbroken")
     if not (cell.is_done and measures_distance(cell)):
         return dict.fromkeys(names)
-    found = compute_attack_distances(cell)
-    spread = found.quartiles
-    return dict(zip(names, (spread.lower, spread.median, spread.upper, found.unbroken_count), strict=True))
+    distances = compute_attack_distances(cell)
+    quartiles = distances.quartiles
+    return dict(
+        zip(
+            names, (quartiles.lower, quartiles.median, quartiles.upper, distances.unbroken_count), strict=True
+        )
+    )
 
 
 def _build_share_columns(name: str, estimate: Estimate) -> dict[str, float | None]:
