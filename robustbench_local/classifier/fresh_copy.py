@@ -70,7 +70,7 @@ class OriginalState:
         if twin is model and not self._copied_values:
             self.problem = "it is a function"
             return
-        # together, so that what is one object inside and outside stays one
+        # copied together, so that an object that is shared inside and outside stays shared
         self._template = self._copy_object((model, [_read_value(value) for value in self._copied_values]))
 
     def is_unchanged(self, model: Any) -> bool:
@@ -104,7 +104,7 @@ class OriginalState:
         return shared | describe_state(model, self.external_values, parameters=False)
 
     def _copy_object(self, value: Any) -> Any:
-        # TorchScript copies parameters by an operation, of which they would not be leaves
+        # TorchScript copies parameters by an operation, after which they are no leaves
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of classes that are out of fashion: not the reader's matter
             memo: dict[int, Any] = dict(self._shared)
@@ -113,8 +113,8 @@ class OriginalState:
                 self.uncopied_attributes |= _copy_modules(model, memo)
             return copy.deepcopy(value, memo)
 
-    def _is_copyable(self, place: ExternalValue) -> bool:
-        value = _read_value(place)
+    def _is_copyable(self, external_value: ExternalValue) -> bool:
+        value = _read_value(external_value)
         if _count_bytes(value) > MAX_COPIED_BYTES:
             return False
         try:
@@ -207,13 +207,13 @@ def _is_copied_plainly(kind: type) -> bool:
     return all(method is None or _is_torch_method(method) for method in ways)
 
 
-def _is_torch_method(way: Any) -> bool:
-    module_name = getattr(way, "__module__", None)  # None of what every object has
+def _is_torch_method(method: Any) -> bool:
+    module_name = getattr(method, "__module__", None)  # None of what every object has
     return module_name is None or module_name.startswith(("torch.nn.modules.", "torch._dynamo."))
 
 
-def _read_value(place: ExternalValue) -> Any:
-    return None if place.is_cache else read_external_value(place)
+def _read_value(external_value: ExternalValue) -> Any:
+    return None if external_value.is_cache else read_external_value(external_value)
 
 
 def is_own_adapter(model: Any) -> bool:

@@ -94,10 +94,10 @@ def describe_state(
     }
 
 
-def read_external_value(place: ExternalValue) -> Any:
+def read_external_value(external_value: ExternalValue) -> Any:
     """Return the value of a name, `MISSING` if it was deleted."""
     try:
-        return place.read()
+        return external_value.read()
     except (AttributeError, LookupError, ValueError):  # somebody deleted the name
         return MISSING
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# Where torch keeps the precision of float32 arithmetic; a verdict is computed in "ieee" only.
+# Torch's settings of float32 precision; a verdict is computed in "ieee" only.
 _BACKENDS: Any = torch.backends  # untyped: its attributes are made at run time
 _PRECISION_BACKENDS: tuple[Any, ...] = (
     _BACKENDS.cuda.matmul,

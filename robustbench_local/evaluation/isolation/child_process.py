@@ -238,7 +238,7 @@ class _ProcessLauncher:
             process, answer = self._requests.get()
             try:
                 with warnings.catch_warnings():
-                    # no other thread shares a lock with a copy, which has streams of its own
+                    # a fork has streams of its own, so no other thread can hold a lock of them
                     warnings.filterwarnings(
                         "ignore", message=".*multi-threaded.*fork", category=DeprecationWarning
                     )

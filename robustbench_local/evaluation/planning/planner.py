@@ -219,15 +219,15 @@ def _build_identity(
     return flat
 
 
-def _flatten_content(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def _flatten_content(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from _flatten_content(value, f"{place}.{key}" if place else str(key))
+            yield from _flatten_content(value, f"{path}.{key}" if path else str(key))
     elif isinstance(content, list):
         for index, value in enumerate(content):
-            yield from _flatten_content(value, f"{place}[{index}]")
+            yield from _flatten_content(value, f"{path}[{index}]")
     else:
-        yield place, str(content)
+        yield path, str(content)
 
 
 def _build_description(
