@@ -267,7 +267,7 @@ class Engine:
         self.scores = best
         if self._early_stop:
             self.finished[rows[front.done[leaving]]] = True
-            self._has_new_results = True  # for their siblings
+            self._has_new_results = True  # for other items of their images
 
     def _select_precision(self) -> AbstractContextManager[object]:
         """Return the precision of an evaluation: float32, or bf16, which trades successes for speed."""

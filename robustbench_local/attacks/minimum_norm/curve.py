@@ -119,9 +119,8 @@ class Curve(EngineAttack):
         """Run paths until no radius is left between successful and unsuccessful ones."""
         ladder = torch.tensor(self.list_radii(threat), device=engine.images.device)
         failed_count = torch.zeros(len(engine.images), dtype=torch.int64, device=engine.images.device)
-        success_index = torch.full_like(
-            failed_count, len(ladder)
-        )  # the first radius that breaks; the first `held` ones hold
+        # index of the smallest successful radius; the first `failed_count` radii failed
+        success_index = torch.full_like(failed_count, len(ladder))
         while bool((failed_count < success_index).any()):
             middle = failed_count + _split_gap(success_index - failed_count)
             eps = (ladder * (1 - _RADIUS_MARGIN_SHARE) - _RADIUS_MARGIN_SHARE / 10).clamp_min(0)[

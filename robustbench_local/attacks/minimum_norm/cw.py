@@ -115,7 +115,7 @@ class _CWSearch(MinimumNormSearch[_CWState]):
         state.weight.has_sufficed = state.weight.has_sufficed | success
         pull = 2 * (front.points - front.originals)
         push = reshape_for_broadcast(torch.where(success, 0.0, state.weight.value), gradient) * gradient
-        slope = 2 * front.points * (1 - front.points)  # of a pixel in its variable
+        slope = 2 * front.points * (1 - front.points)  # derivative of a pixel in its variable
         self._apply_adam_step(front, state, (pull - push) * slope)
         over = (front.age + 1) % self.attack.steps == 0
         if bool(over.any()):

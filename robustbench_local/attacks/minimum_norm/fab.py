@@ -137,7 +137,7 @@ class FABSearch(Search[TensorTable]):
         )
         pull = (step_length / (step_length + original_step_length)).clamp_max(ALPHA_MAX)
         reached = compute_success_margin(evaluation.logits, front.labels, self.threat) > 0
-        # original + kept * away + ahead * from_here + aside * from_original
+        # original + kept_share * away + ahead * from_here + aside * from_original
         kept_share = torch.where(reached, KEPT_DISTANCE_SHARE, 1 - pull)[:, None]
         ahead, aside = ((OVERSHOOT * share).masked_fill(reached, 0)[:, None] for share in (1 - pull, pull))
         moved = torch.addcmul(originals, away, kept_share).addcmul_(from_here, ahead)

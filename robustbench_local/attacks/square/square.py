@@ -274,7 +274,7 @@ class SquareSearch(Search[SquareState]):
         """Build the windows of the steps at these ages."""
         shape, device = tuple(front.points.shape[1:]), front.points.device
         smallest, largest = self._window_sides[oldest], self._window_sides[youngest]
-        if smallest == largest:  # sides only fall
+        if smallest == largest:  # sides never grow
             return Windows((largest,), shape, device)
         sides = [self._window_sides[age] for age in ages.tolist()]
         distinct_sides = sorted(set(sides))

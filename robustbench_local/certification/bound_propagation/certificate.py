@@ -113,7 +113,7 @@ def build_network_graph(classifier: Classifier, images: Tensor) -> Graph:
             remedy="load the data in that size",
         )
     graph = trace_network(module, tuple(images.shape[1:]), name=classifier.name)
-    normalization = classifier.normalization  # what the classifier does before its module
+    normalization = classifier.normalization  # applied before the module
     if normalization is not None:
         graph = graph.prepend_affine(_build_normalization(normalization))
     return graph

@@ -205,7 +205,7 @@ class _GraphReader:
         )
         if (
             isinstance(operation, Convolution) and operation.output_shape != shape
-        ):  # a mean that drops height and width
+        ):  # a mean without keepdim drops height and width
             inputs = (self._append_node(Node(name, operation, inputs, operation.output_shape)),)
             operation = Reshape(operation.output_shape, shape)
         self._node_indices[node] = self._append_node(Node(name, operation, inputs, shape))

@@ -47,7 +47,7 @@ class Rounding:
     def from_dtype(cls, dtype: torch.dtype) -> Rounding:
         """Return the rounding of a dtype, and of the bounds themselves."""
         limits = torch.finfo(dtype)
-        return cls(limits.eps / 2 + _OWN_ERROR_SHARE, limits.max / 2)  # the other half: what rounding adds
+        return cls(limits.eps / 2 + _OWN_ERROR_SHARE, limits.max / 2)  # reserve of a factor 2 for rounding
 
     def compute_noise(self, node: Node, sizes: list[Tensor]) -> Tensor | None:
         """Compute the noise of a node's values.
@@ -67,7 +67,7 @@ class Rounding:
         if isinstance(operation, Sum):
             return self._bound_error(1, sizes[0] + sizes[1])
         if isinstance(operation, Activation) and operation.slope:
-            return self._bound_error(2, sizes[0])  # the slope is rounded, and the product
+            return self._bound_error(2, sizes[0])  # both the slope and the product are rounded
         return None
 
     def _bound_error(self, terms: int, size: Tensor) -> Tensor:

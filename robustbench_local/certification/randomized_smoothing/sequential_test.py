@@ -66,7 +66,7 @@ class ShareClaim:
             votes: How many there were, the same for all.
         """
         out_of_reach = hits + (self.max_votes - votes) < self.min_hits
-        if self.min_hits >= self.max_votes:  # a single miss is too many, or nothing is enough
+        if self.min_hits >= self.max_votes:  # a single miss rules out the claim, or no vote can prove it
             return out_of_reach
         against = _compute_log_mixture(votes - hits, votes, 1 - self.min_hits / self.max_votes)
         return out_of_reach | (against >= -math.log(self.alpha))
@@ -153,9 +153,9 @@ def compute_log_evidence(hits: Counts, votes: int, share: float) -> Floats:
 
 def _compute_log_mixture(hits: Counts, votes: int, share: float) -> Floats:
     """Compute the log of the mean likelihood over shares above ``share``, relative to ``share``."""
-    hits, places = np.unique(hits, return_inverse=True)  # many images, few different counts
+    hits, places = np.unique(hits, return_inverse=True)  # many images share few distinct counts
     misses = votes - hits
-    with np.errstate(divide="ignore"):  # no likelihood at all is no evidence
+    with np.errstate(divide="ignore"):  # zero likelihood is no evidence
         mean = betaln(hits + 1, misses + 1) + np.log(betaincc(hits + 1, misses + 1, share))
     at_border = hits * math.log(share) + misses * math.log1p(-share)
     return np.asarray(mean - math.log1p(-share) - at_border, dtype=np.float64)[places]

@@ -86,7 +86,7 @@ class Smoothing(Certificate):
         voter = VoteCounter(classifier, images, self.sigma, stream)
         all_rows = torch.arange(len(images))
         chosen = voter.count_votes(all_rows, 0, self.n0).argmax(dim=1)
-        rows = all_rows[chosen < classifier.num_classes]  # most answers were not finite: no prediction
+        rows = all_rows[chosen < classifier.num_classes]  # no prediction if most logits were not finite
         predictions = torch.full((len(images),), ABSTAINED)
         radius = torch.zeros(len(images), dtype=torch.float64)
         if len(rows):
@@ -118,7 +118,7 @@ class Smoothing(Certificate):
             torch.arange(len(images)), 0, self.n
         )
         (first, second), best = votes.topk(2, dim=1).values.numpy().T, votes.argmax(dim=1)
-        doubt = 2 * betainc(first, second + 1, 0.5)  # that so few of both would fall on the second by chance
+        doubt = 2 * betainc(first, second + 1, 0.5)  # p-value of so few votes for the second class
         sure = torch.from_numpy(doubt <= self.alpha) & (best < classifier.num_classes)
         return [
             class_index if is_proven else None

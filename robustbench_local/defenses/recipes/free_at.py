@@ -72,7 +72,7 @@ class _FreeObjective(AdversarialObjective[FreeTraining]):
         if self._perturbation is None or self._perturbation.grad is None:
             return self._perturbation
         slope = remove_nonfinite(self._perturbation.grad)
-        # the previous backward pass is not repeated; from the next one on, all inputs have gradients
+        # the previous backward pass is not repeated; the gradients of all later passes are repaired
         self._repairs_gradients |= not torch.equal(slope, self._perturbation.grad)
         step = self.recipe.step_size * self._eps * slope.sign()
         return (self._perturbation.detach() + step).clamp(-self._eps, self._eps)

@@ -13,7 +13,7 @@ from robustbench_local.extensions.open_registry import OpenRegistry
 
 RECIPES: OpenRegistry[Recipe] = OpenRegistry(
     "training recipe",
-    Recipe,  # type: ignore[type-abstract]  # compared with, never built
+    Recipe,  # type: ignore[type-abstract]  # for subclass checks only
     {
         "ard": "robustbench_local.defenses.recipes.ard:ARD",
         "crown-ibp": "robustbench_local.defenses.recipes.crown_ibp:CrownIBP",
