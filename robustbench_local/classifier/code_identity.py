@@ -48,7 +48,7 @@ class CodeDescriber:
     """Describes objects that belong together; an object that was already described is only referenced.
 
     Attributes:
-        modules: Names of the modules that were met on the way.
+        module_names: Names of the modules that were visited.
     """
 
     def __init__(self) -> None:

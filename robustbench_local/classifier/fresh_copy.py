@@ -32,15 +32,16 @@ _ATOMIC_TYPES = frozenset({int, float, bool, str, type(None)})
 
 
 class OriginalState:
-    """The state of a model at construction; `copied` makes any number of copies of it.
+    """The state of a model at construction; `open_copy` makes any number of copies of it.
 
     Args:
         model: A module, or any other callable; neither changed nor queried.
 
     Attributes:
         problem: Why there are no copies, in words that follow "cannot be copied"; None if there are.
-        uncopied: Paths of the attributes, such as locks and open files, that copies share with the model.
-        places: Locations outside the model where its code may keep state.
+        uncopied_attributes: Paths of attributes, such as locks and open files, that copies share with the
+            model.
+        external_values: Names outside the model in which its code may keep state.
     """
 
     def __init__(self, model: Any) -> None:
@@ -63,7 +64,7 @@ class OriginalState:
             return
         try:
             twin = self._copy_object(model)
-        except Exception as error:  # noqa: BLE001 - somebody else's class may raise anything
+        except Exception as error:  # noqa: BLE001 - a foreign class may raise anything
             self.problem = f"{type(error).__name__}: {extract_first_line(error, 80)}"
             return
         self._copied_values = [value for value in self.external_values if self._is_copyable(value)]
@@ -119,7 +120,7 @@ class OriginalState:
             return False
         try:
             self._copy_object(value)
-        except Exception:  # noqa: BLE001 - somebody else's class may raise anything
+        except Exception:  # noqa: BLE001 - a foreign class may raise anything
             return False
         return True
 
@@ -183,7 +184,7 @@ def _copy_modules(model: nn.Module, memo: dict[int, Any]) -> set[str]:
         for key, value in vars(part).items():
             try:
                 vars(twins[name])[key] = _copy_value(value, memo)
-            except Exception:  # noqa: BLE001 - somebody else's class may raise anything
+            except Exception:  # noqa: BLE001 - a foreign class may raise anything
                 vars(twins[name])[key] = value
                 shared.add(f"{name}.{key}" if name else key)
     return shared

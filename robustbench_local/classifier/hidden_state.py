@@ -98,7 +98,7 @@ def read_external_value(external_value: ExternalValue) -> Any:
     """Return the value of a name, `MISSING` if it was deleted."""
     try:
         return external_value.read()
-    except (AttributeError, LookupError, ValueError):  # somebody deleted the name
+    except (AttributeError, LookupError, ValueError):  # the name was deleted
         return MISSING
 
 

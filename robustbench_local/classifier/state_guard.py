@@ -126,7 +126,7 @@ def set_deterministic_algorithms(enabled: bool, warn_only: bool) -> None:
         warn_only: Whether one that cannot only warns.
     """
     if "torch._inductor.config" in sys.modules or (warn_only and not enabled):
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)  # the compiler is told, too
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)  # sets the compiler's flag, too
     else:
         torch.set_deterministic_debug_mode(("warn" if warn_only else "error") if enabled else "default")
 

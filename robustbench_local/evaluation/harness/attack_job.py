@@ -159,7 +159,7 @@ def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
     images, labels, agreement = data.images.to(device), data.labels.to(device), AgreementCounts()
     with classifier.open_fresh_copy() as judge:
         clean = predict(judge, images, labels, stream=own)
-        if 0 in positions:  # once a cell, whoever has its first image
+        if 0 in positions:  # once per cell, for its first image
             at_work = {classifier.settings.batch_size or len(positions)}
             agreement = compare_batch_sizes(judge, images, labels, clean.margin, at_work)
     draws = passes_per_query(classifier)[1]
@@ -225,11 +225,11 @@ class _SpentPasses:
         forward, backward = (
             _split_passes_evenly(total, self._count) for total in self._attacked_model.take_external_passes()
         )
-        for meter in self.pass_counters:
-            forward, backward = forward + meter.forward_passes, backward + meter.backward_passes
-        for meter, rows in self.partial_pass_counters:
-            forward.index_add_(0, rows, meter.forward_passes)
-            backward.index_add_(0, rows, meter.backward_passes)
+        for counter in self.pass_counters:
+            forward, backward = forward + counter.forward_passes, backward + counter.backward_passes
+        for counter, rows in self.partial_pass_counters:
+            forward.index_add_(0, rows, counter.forward_passes)
+            backward.index_add_(0, rows, counter.backward_passes)
         return list(zip(forward.tolist(), backward.tolist(), strict=True))
 
 
@@ -251,8 +251,8 @@ def _attack_and_verify(
 
     repeated = True
     while repeated:
-        with attacked_model.count_passes(len(chosen), job.attack.queries) as meter:
-            spent.pass_counters[:] = [meter]
+        with attacked_model.count_passes(len(chosen), job.attack.queries) as counter:
+            spent.pass_counters[:] = [counter]
             with keep_model_unchanged(job.attack, classifier, attacked_model):
                 returned = job.attack.perturb(
                     attacked_model, images.clone(), labels.clone(), job.threat, stream, masks
@@ -265,7 +265,7 @@ def _attack_and_verify(
         attack=job.attack,
         attacked_model=attacked_model,
         is_transfer=job.surrogate is not None,
-        queries_left=None if limit is None else (limit - meter.forward_passes // draws).to(images.device),
+        queries_left=None if limit is None else (limit - counter.forward_passes // draws).to(images.device),
         images=images,
         labels=labels,
         masks=masks if job.threat.region == "mask" else None,

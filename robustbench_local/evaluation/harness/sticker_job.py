@@ -112,22 +112,22 @@ class StickerJob(BaseAttackJob):
         batch = OutcomeBatch(outcomes=tuple(records), candidates=data.images.clone())
         rows = clean.correct.nonzero().flatten().tolist()
         if rows:
-            with classifier.count_passes(len(rows)) as meter:
-                meters = [meter]
+            with classifier.count_passes(len(rows)) as counter:
+                counters = [counter]
                 try:
                     with classifier.open_fresh_copy() as judge, judge.count_passes(len(rows)) as looking:
-                        meters.append(looking)
-                        batch = self._attack_signs(batch, rows, judge, meters)
+                        counters.append(looking)
+                        batch = self._attack_signs(batch, rows, judge, counters)
                 except Exception as failure:
                     if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
                         raise
-                    spent, seconds = _count_passes(meters, 0), time.perf_counter() - started
+                    spent, seconds = _count_passes(counters, 0), time.perf_counter() - started
                     raise build_attack_error(records[0], replace_remedy(failure), spent, seconds) from failure
         seconds = (time.perf_counter() - started) / len(positions)
         return replace(batch, outcomes=tuple(replace(row, seconds=seconds) for row in batch.outcomes))
 
     def _attack_signs(
-        self, batch: OutcomeBatch, rows: list[int], judge: Classifier, meters: list[PassCounter]
+        self, batch: OutcomeBatch, rows: list[int], judge: Classifier, counters: list[PassCounter]
     ) -> OutcomeBatch:
         """Attack these rows of a batch; return the batch with their outcomes.
 
@@ -135,7 +135,7 @@ class StickerJob(BaseAttackJob):
             batch: The predictions of the clean signs.
             rows: The rows to attack.
             judge: A copy of the classifier, which predicts the results of the attack on the classifier.
-            meters: The pass counters of both.
+            counters: The pass counters of both.
         """
         clean_records = [batch.outcomes[row] for row in rows]
         chosen = self.select_images([record.position for record in clean_records])
@@ -144,7 +144,7 @@ class StickerJob(BaseAttackJob):
         )
         self.classifier.gradient_guard.check_every_gradient()
         crafted = signs.craft_stickers(self.attack, self.threat, self.seed)
-        gradients = meters[0].gradient_counts  # those of the attack; its controls prove nothing
+        gradients = counters[0].gradient_counts  # those of the attack; its controls prove nothing
         seen_by = replace(signs, classifier=judge)
         views_by_condition = self._predict_conditions(signs, seen_by, crafted)
         flat = signs.compose_flat(crafted)
@@ -159,7 +159,7 @@ class StickerJob(BaseAttackJob):
             flat_predictions=reading,
         )
         for index, row in enumerate(rows):
-            record = judged.build_outcome(clean_records[index], index, _count_passes(meters, index))
+            record = judged.build_outcome(clean_records[index], index, _count_passes(counters, index))
             outcomes[row] = add_gradient_counts(record, gradients[index])
         report_arrays = _build_report_arrays(signs, crafted)
         return OutcomeBatch(
@@ -299,10 +299,10 @@ def _build_prediction_record(
     )
 
 
-def _count_passes(meters: list[PassCounter], index: int) -> tuple[int, int]:
+def _count_passes(counters: list[PassCounter], index: int) -> tuple[int, int]:
     return (
-        sum(int(meter.forward_passes[index]) for meter in meters),
-        sum(int(meter.backward_passes[index]) for meter in meters),
+        sum(int(counter.forward_passes[index]) for counter in counters),
+        sum(int(counter.backward_passes[index]) for counter in counters),
     )
 
 

@@ -169,8 +169,8 @@ def _search_candidates(attacked: AttackedImages, rows: Tensor, candidates: Tenso
         eot_samples=1 if own_mean else attacked.attack.eot_samples,
         is_blind=attacked.is_transfer,
     )
-    with attacked.attacked_model.count_passes(len(attacked.images)) as meter:
-        attacked.add_pass_counter(meter)
+    with attacked.attacked_model.count_passes(len(attacked.images)) as counter:
+        attacked.add_pass_counter(counter)
         return search.finish_candidates(
             attacked.images[rows],
             attacked.labels[rows],

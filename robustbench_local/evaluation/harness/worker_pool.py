@@ -67,7 +67,7 @@ class WorkerLostError(Exception):
     """A worker process ended, or stopped finishing passes.
 
     Args:
-        line: One line about what happened to it.
+        description: One line about what happened to it.
         hung: Whether it was ended because it hung.
         killed: Whether an outside process killed it.
     """
@@ -104,13 +104,13 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
     """Processes that work on one cell, with one thread each if there are several.
 
     Args:
-        work: The work of a process; it must not change while the pool is open.
+        job: The work of a process; it must not change while the pool is open.
         workers: Number of processes.
-        ready: Opens the context in which the work runs.
+        prepare_models: Opens the context in which the work runs.
         isolated: Whether a single worker also runs in its own process where possible; several always do.
         timeout: Seconds within which each worker has to finish a pass; None for no limit.
         deadline: Time by `time.monotonic` at which the cell has to be finished; None for no limit.
-        give_up: Ends hung work that runs in no process of its own; receives the reason in one line.
+        abort_hung_model: Ends hung work that runs in no process of its own; receives the reason in one line.
     """
 
     def __init__(

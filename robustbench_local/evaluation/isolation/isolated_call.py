@@ -140,7 +140,7 @@ def make_picklable_error(failure: Exception) -> Exception:
     """Return the exception, or a similar one where it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(failure))  # noqa: S301 - our own bytes
-    except Exception:  # noqa: BLE001 - somebody else's class may do anything
+    except Exception:  # noqa: BLE001 - a foreign class may do anything
         return RuntimeError(f"{type(failure).__name__}: {failure}")
     return failure
 

@@ -38,7 +38,7 @@ class Watchdog(AbstractContextManager["Watchdog"]):
     Args:
         timeout: Seconds within which a pass has to finish; None or 0 for no limit.
         deadline: Time by `time.monotonic` at which all work has to be finished; None for no limit.
-        give_up: Ends work that cannot be interrupted; receives the reason in one line.
+        abort_hung_model: Ends work that cannot be interrupted; receives the reason in one line.
     """
 
     def __init__(
