@@ -183,9 +183,9 @@ def _write_metadata(plan: Plan, store: RunStore) -> None:
     store.update_meta(
         {key: plan.description[key] for key in CHANGEABLE_KEYS} | {"models": _merge_models(plan, store)}
     )
-    before, here = store.read_meta("environment")["versions"], plan.description["environment"]["versions"]
+    before, now = store.read_meta("environment")["versions"], plan.description["environment"]["versions"]
     changed = [
-        f"{name} {before.get(name)} -> {here.get(name)}" for name in here if before.get(name) != here[name]
+        f"{name} {before.get(name)} -> {now.get(name)}" for name in now if before.get(name) != now[name]
     ]
     if changed:
         line = f"resumed with other versions: {', '.join(changed)}; verdicts may differ in the last digits"

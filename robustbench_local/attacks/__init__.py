@@ -15,7 +15,7 @@ from robustbench_local.extensions.open_registry import OpenRegistry
 
 ATTACKS: OpenRegistry[Attack] = OpenRegistry(
     "attack",
-    Attack,  # type: ignore[type-abstract]  # compared with, never built
+    Attack,  # type: ignore[type-abstract]  # for subclass checks only
     {
         "apgd": "robustbench_local.attacks.apgd.apgd:APGD",
         "apgd-ce+t": "robustbench_local.attacks.ensembles.apgd_ce_t:APGDCET",

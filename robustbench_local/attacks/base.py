@@ -36,8 +36,8 @@ class AttackType(ABCMeta):
         Raises:
             ConfigError: If a parameter is unknown, or given without its name.
         """
-        known = [parameter.name for parameter in fields(cls)]  # type: ignore[arg-type]  # dataclasses, all of them
-        unknown = [name for name in parameters if name not in known]
+        field_names = [parameter.name for parameter in fields(cls)]  # type: ignore[arg-type]  # every attack is a dataclass
+        unknown = [name for name in parameters if name not in field_names]
         if not values and not unknown:
             return super().__call__(**parameters)
         call = f'{cls.__name__}(...)(classifier, images, labels, norm="Linf", eps="8/255")'
@@ -45,7 +45,7 @@ class AttackType(ABCMeta):
             raise ConfigError(
                 f"{cls.__name__} takes its parameters by name", remedy=f"give the model to the call: {call}"
             )
-        remedy = suggest_parameter(unknown[0], known)
+        remedy = suggest_parameter(unknown[0], field_names)
         if unknown[0] in _CALL_OPTIONS:
             remedy = f"give it to the call: {call}"
         raise ConfigError(f"{cls.__name__} has no parameter {unknown[0]!r}", remedy=remedy)

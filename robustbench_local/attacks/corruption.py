@@ -29,7 +29,7 @@ class Corruption(Attack):
 
     def perturb(
         self,
-        classifier: Classifier,  # noqa: ARG002 - nothing is asked
+        classifier: Classifier,  # noqa: ARG002 - no queries
         images: Tensor,
         labels: Tensor,  # noqa: ARG002
         threat: ThreatModel,  # noqa: ARG002

@@ -146,14 +146,14 @@ class PGDSearch(Search[_PixelBounds]):
         """Return the attack's loss for the goal."""
         return build_objective(self.attack.loss, self.threat, front.labels)
 
-    def step(self, front: ActiveSet, state: _PixelBounds, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: _PixelBounds, evaluation: PointEvaluation) -> Tensor:
         """Take one step along the gradient, projected into the ball."""
         length = self.attack.get_step_size(self.threat)
         if state.lower_bounds is not None:
             # in place from this line on: allocation costs more than the arithmetic
-            moved = seen.gradient.sign()
+            moved = evaluation.gradient.sign()
             torch.add(front.points, moved, alpha=length, out=moved)
             return torch.clamp(moved, state.lower_bounds, state.upper_bounds, out=moved)
-        gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
+        gradient = evaluation.gradient if front.masks is None else evaluation.gradient * front.masks
         moved = front.points + length * compute_steepest_step(gradient, self.threat.norm)
         return project_to_box(moved, front.originals, self.get_ball(front), front.masks)

@@ -13,7 +13,7 @@ from robustbench_local.extensions.open_registry import OpenRegistry
 
 CERTIFICATES: OpenRegistry[Certificate] = OpenRegistry(
     "certificate",
-    Certificate,  # type: ignore[type-abstract]  # compared with, never built
+    Certificate,  # type: ignore[type-abstract]  # for subclass checks only
     {
         "crown": "robustbench_local.certification.bound_propagation.crown:CROWN",
         "ibp": "robustbench_local.certification.bound_propagation.ibp:IBP",

@@ -77,7 +77,7 @@ class Certificate(ABC):
                 right image.
             images: (N, C, H, W) in [0, 1], on the classifier's device; not modified.
             labels: True classes, (N,).
-            threat: The ball that is asked about.
+            threat: The ball to certify.
             stream: The only source of randomness, one stream per image.
 
         Returns:
@@ -89,7 +89,7 @@ class Certificate(ABC):
         """Return the maximum forward and backward passes per image, for the plan.
 
         Args:
-            threat: The ball that is asked about.
+            threat: The ball to certify.
 
         Returns:
             (forward, backward).
@@ -99,7 +99,7 @@ class Certificate(ABC):
         """Check before any work that the classifier can be certified.
 
         Args:
-            threat: The ball that is asked about.
+            threat: The ball to certify.
             classifier: The classifier to certify.
 
         Raises:
@@ -110,11 +110,11 @@ class Certificate(ABC):
         name = type(self).__name__
         if threat.norm not in self.norms:
             remedy = f"use {' or '.join(sorted(self.norms))}, or another certificate"
-            raise ThreatError(f"{name} proves nothing in the norm {threat.norm!r}", remedy=remedy)
+            raise ThreatError(f"{name} does not support the norm {threat.norm!r}", remedy=remedy)
         if threat.targets or threat.region != "image":
             unsupported = "a target" if threat.targets else "a mask"
             raise ThreatError(
-                f"{name} does not know {unsupported}", remedy="ask about the whole ball, untargeted"
+                f"{name} does not support {unsupported}", remedy="certify the whole ball, untargeted"
             )
 
     def get_base_classifier(self, classifier: Classifier) -> Classifier:

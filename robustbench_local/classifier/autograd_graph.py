@@ -10,12 +10,12 @@ from torch import Tensor
 
 def walk_graph(output: Tensor) -> Iterator[Any]:
     """Iterate once over every operation behind a tensor; over none if it needs no gradient."""
-    seen: set[Any] = set()
+    visited: set[Any] = set()
     waiting: list[Any] = [output.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         waiting += [following for following, _ in node.next_functions]
         yield node

@@ -312,14 +312,14 @@ class Classifier(PassAccount):
 
         Each value is a digest, a version or a few words. See `model_identity` for what is covered.
         """
-        said = (
+        parts = (
             self.num_classes,
             self._preprocessing.normalization,
             self.input_size,
             self.access,
             self.output,
         )
-        return {**describe_model(self.model), "preprocessing and access": repr(said)}
+        return {**describe_model(self.model), "preprocessing and access": repr(parts)}
 
     @property
     def normalization(self) -> Normalization | None:

@@ -88,9 +88,9 @@ class CodeDescriber:
     def describe_module(self, module: nn.Module) -> str:
         """Describe a module with everything in it."""
         parts = []
-        for name, one in module.named_modules():
-            kind = self.describe_value(type(one))
-            parts.append(f"{name}: {kind} ({self.describe_attributes(one)}){describe_program(one)}")
+        for name, part in module.named_modules():
+            kind = self.describe_value(type(part))
+            parts.append(f"{name}: {kind} ({self.describe_attributes(part)}){describe_program(part)}")
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         parts += [f"{name}: {describe_tensor(value)}" for name, value in sorted(tensors.items())]
         return "\n".join(parts)
@@ -131,8 +131,8 @@ class CodeDescriber:
             *(self.describe_value(part) for part in parts),
             self._describe_globals(value),
         ]
-        held = {name: part for name, part in vars(value).items() if name != CODE_RECORD_ATTRIBUTE}
-        described += [self.describe_value(held)] if held else []
+        attributes = {name: part for name, part in vars(value).items() if name != CODE_RECORD_ATTRIBUTE}
+        described += [self.describe_value(attributes)] if attributes else []
         return f"function {_format_qualified_name(value)} " + "\n ".join(described)
 
     def _describe_globals(self, function: types.FunctionType) -> str:
@@ -162,11 +162,11 @@ class CodeDescriber:
         self.module_names.add(module.__name__)
         if not is_user_module(module.__name__):
             return ""
-        held = vars(module)
+        values = vars(module)
         return "; ".join(
-            f"{module.__name__}.{name}={self.describe_value(held[name])}"
-            for name in sorted(names & held.keys())
-            if isinstance(held[name], (*_SIMPLE_TYPES, Tensor, types.FunctionType, type, tuple, list, dict))
+            f"{module.__name__}.{name}={self.describe_value(values[name])}"
+            for name in sorted(names & values.keys())
+            if isinstance(values[name], (*_SIMPLE_TYPES, Tensor, types.FunctionType, type, tuple, list, dict))
         )
 
     def _describe_method(self, value: types.MethodType) -> str:
@@ -314,7 +314,11 @@ def _iterate_functions(value: Any) -> Iterable[types.FunctionType]:
 
 @functools.lru_cache(maxsize=4096)
 def _find_stored_globals(code: types.CodeType) -> frozenset[str]:
-    stored = {one.argval for one in dis.get_instructions(code) if one.opname == "STORE_GLOBAL"}
+    stored = {
+        instruction.argval
+        for instruction in dis.get_instructions(code)
+        if instruction.opname == "STORE_GLOBAL"
+    }
     inner = (value for value in code.co_consts if isinstance(value, types.CodeType))
     return frozenset(stored).union(*map(_find_stored_globals, inner))
 

@@ -73,8 +73,8 @@ class ChannelsLast:
         layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
         if all(layer.in_channels < _MIN_CHANNELS for layer in layers):
             return
-        held = (dict(layer.named_parameters(recurse=False)).get("weight") for layer in layers)
-        for weight in dict.fromkeys(weight for weight in held if weight is not None):
+        weights = (dict(layer.named_parameters(recurse=False)).get("weight") for layer in layers)
+        for weight in dict.fromkeys(weight for weight in weights if weight is not None):
             last = weight.data.clone(memory_format=torch.channels_last)
             if last.stride() != weight.stride():
                 self._original_layouts.append((weight, weight.data))

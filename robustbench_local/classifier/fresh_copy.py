@@ -47,7 +47,11 @@ class OriginalState:
         self.problem: str | None = None
         self.uncopied_attributes: set[str] = set()
         self.external_values = find_external_values(model)
-        self._shared = {id(one): one for one in model.parameters()} if isinstance(model, nn.Module) else {}
+        self._shared = (
+            {id(parameter): parameter for parameter in model.parameters()}
+            if isinstance(model, nn.Module)
+            else {}
+        )
         self._known_description = self._describe_model(model)
         self._copied_values: list[ExternalValue] = []
         self._template: tuple[Any, list[Any]] = (None, [])
@@ -62,12 +66,12 @@ class OriginalState:
         except Exception as error:  # noqa: BLE001 - somebody else's class may raise anything
             self.problem = f"{type(error).__name__}: {extract_first_line(error, 80)}"
             return
-        self._copied_values = [place for place in self.external_values if self._is_copyable(place)]
+        self._copied_values = [value for value in self.external_values if self._is_copyable(value)]
         if twin is model and not self._copied_values:
             self.problem = "it is a function"
             return
-        # together, so that what is one object inside and outside stays one
-        self._template = self._copy_object((model, [_read_value(place) for place in self._copied_values]))
+        # copied together, so that an object that is shared inside and outside stays shared
+        self._template = self._copy_object((model, [_read_value(value) for value in self._copied_values]))
 
     def is_unchanged(self, model: Any) -> bool:
         """Check that a model is in its original state or as an evaluation left it."""
@@ -89,18 +93,18 @@ class OriginalState:
             return
         twin, values = self._copy_object(self._template)
         with ExitStack() as stack:
-            for place, value in zip(self._copied_values, values, strict=True):
-                stack.callback(place.write, _read_value(place))
-                place.write(value)
+            for external_value, value in zip(self._copied_values, values, strict=True):
+                stack.callback(external_value.write, _read_value(external_value))
+                external_value.write(value)
             yield twin
 
     def _describe_model(self, model: Any) -> dict[str, str]:
         """Everything but the values of the parameters, which all copies share."""
-        shared = {name: f"parameter {id(one)}" for name, one in _iterate_parameters(model)}
+        shared = {name: f"parameter {id(parameter)}" for name, parameter in _iterate_parameters(model)}
         return shared | describe_state(model, self.external_values, parameters=False)
 
     def _copy_object(self, value: Any) -> Any:
-        # TorchScript copies parameters by an operation, of which they would not be leaves
+        # TorchScript copies parameters by an operation, after which they are no leaves
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of classes that are out of fashion: not the reader's matter
             memo: dict[int, Any] = dict(self._shared)
@@ -109,8 +113,8 @@ class OriginalState:
                 self.uncopied_attributes |= _copy_modules(model, memo)
             return copy.deepcopy(value, memo)
 
-    def _is_copyable(self, place: ExternalValue) -> bool:
-        value = _read_value(place)
+    def _is_copyable(self, external_value: ExternalValue) -> bool:
+        value = _read_value(external_value)
         if _count_bytes(value) > MAX_COPIED_BYTES:
             return False
         try:
@@ -200,16 +204,16 @@ def _is_copied_plainly(kind: type) -> bool:
     if issubclass(kind, nn.RNNBase) or hasattr(kind, "__deepcopy__"):
         return False
     ways = (kind.__setstate__, kind.__reduce_ex__, getattr(kind, "__getstate__", None))  # type: ignore[attr-defined]
-    return all(way is None or _is_torch_method(way) for way in ways)
+    return all(method is None or _is_torch_method(method) for method in ways)
 
 
-def _is_torch_method(way: Any) -> bool:
-    place = getattr(way, "__module__", None)  # None of what every object has
-    return place is None or place.startswith(("torch.nn.modules.", "torch._dynamo."))
+def _is_torch_method(method: Any) -> bool:
+    module_name = getattr(method, "__module__", None)  # None of what every object has
+    return module_name is None or module_name.startswith(("torch.nn.modules.", "torch._dynamo."))
 
 
-def _read_value(place: ExternalValue) -> Any:
-    return None if place.is_cache else read_external_value(place)
+def _read_value(external_value: ExternalValue) -> Any:
+    return None if external_value.is_cache else read_external_value(external_value)
 
 
 def is_own_adapter(model: Any) -> bool:

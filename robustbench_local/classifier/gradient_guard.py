@@ -74,12 +74,12 @@ class GradientGuard:
             losses: (N,) or (N, T).
             gradient: (N, C, H, W) or (N, T, C, H, W).
         """
-        seen = self._has_seen_nonfinite = self._has_seen_nonfinite.to(gradient.device)
+        has_seen = self._has_seen_nonfinite = self._has_seen_nonfinite.to(gradient.device)
         if self._checks_every_gradient and is_finite_and_nonzero(gradient):
-            self._checks_every_gradient = gradient.device.type == "cpu" or bool(seen)
+            self._checks_every_gradient = gradient.device.type == "cpu" or bool(has_seen)
             return gradient
         faults = find_faults(gradient)
-        seen |= faults.nonfinite.any()
+        has_seen |= faults.nonfinite.any()
         if not self._checks_every_gradient:
             gradient = remove_nonfinite(gradient)
             faults = GradientFaults(
@@ -132,8 +132,8 @@ def _repair_rows(
         spent.add_backward(None, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
         if repaired is None:  # a forward whose graph is there only now and then
             repaired = torch.zeros_like(gradient)
-        there = bad.view(-1, *[1] * (gradient.ndim - 1))
-        mended = torch.where(there, remove_nonfinite(repaired), gradient)
+        is_bad = bad.view(-1, *[1] * (gradient.ndim - 1))
+        mended = torch.where(is_bad, remove_nonfinite(repaired), gradient)
         zero = find_faults(mended).is_zero
         confirmed = classifier.confirm_gradient(losses_at, images, losses, mended)
     if meter is not None:

@@ -141,5 +141,5 @@ def compute_ascent_gradient(
     loss = loss_at(again)
     keep_backward_finite(loss)
     (repaired,) = torch.autograd.grad(loss, again)
-    there = finite.view(-1, *[1] * (gradient.ndim - 1))
-    return torch.where(there, gradient, remove_nonfinite(repaired)), True
+    is_finite = finite.view(-1, *[1] * (gradient.ndim - 1))
+    return torch.where(is_finite, gradient, remove_nonfinite(repaired)), True

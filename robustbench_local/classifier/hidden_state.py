@@ -79,22 +79,25 @@ def describe_state(
     Returns:
         Digest by path. Two descriptions differ where something that a forward could read has changed.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for prefix, part in _iterate_parts(model):
-        held = {
+        values = {
             key: value for key, value in _read_attributes(part).items() if key not in _INTERNAL_ATTRIBUTES
         }
         if isinstance(part, nn.Module):
-            held |= dict(part.named_buffers(recurse=False))
-            held |= dict(part.named_parameters(recurse=False)) if parameters else {}
-        found |= {f"{prefix}{key}": digest_value(value) for key, value in held.items()}
-    return found | {place.path: digest_value(read_external_value(place)) for place in external_values}
+            values |= dict(part.named_buffers(recurse=False))
+            values |= dict(part.named_parameters(recurse=False)) if parameters else {}
+        digests |= {f"{prefix}{key}": digest_value(value) for key, value in values.items()}
+    return digests | {
+        external_value.path: digest_value(read_external_value(external_value))
+        for external_value in external_values
+    }
 
 
-def read_external_value(place: ExternalValue) -> Any:
+def read_external_value(external_value: ExternalValue) -> Any:
     """Return the value of a name, `MISSING` if it was deleted."""
     try:
-        return place.read()
+        return external_value.read()
     except (AttributeError, LookupError, ValueError):  # somebody deleted the name
         return MISSING
 
@@ -102,7 +105,7 @@ def read_external_value(place: ExternalValue) -> Any:
 def digest_value(value: Any) -> str:
     """Return a short text that changes with a value; for objects of unknown kinds only their type."""
     if type(value) in _SCALAR_TYPES or (
-        type(value) is tuple and all(type(one) in _SCALAR_TYPES for one in value)
+        type(value) is tuple and all(type(item) in _SCALAR_TYPES for item in value)
     ):
         return f"value {value!r}"
     nodes = iter(range(MAX_NODES))
@@ -252,7 +255,7 @@ class _StateFinder:
                     self._visit_value(
                         f"{base.__name__}.{name}", functools.partial(getattr, base, name), write, frozenset()
                     )
-            for name in {one for one in used if not hasattr(base, one) and not one.startswith("__")}:
+            for name in {name for name in used if not hasattr(base, name) and not name.startswith("__")}:
                 self._add_missing(
                     f"{base.__name__}.{name}",
                     functools.partial(_get_attribute, base, name),

@@ -67,11 +67,11 @@ def build_probes(shape: torch.Size, device: torch.device) -> Tensor:
     probes = []
     for period, largest in _PROBE_BLOCKS:
         side = 1 if min(shape[-2:]) < 2 * period else largest
-        grey = 0.25 + 0.5 * torch.rand(tuple(shape), generator=generator)
+        gray = 0.25 + 0.5 * torch.rand(tuple(shape), generator=generator)
         down, across = (torch.arange(length) for length in shape[-2:])
         block = (down % period < side)[:, None] & (across % period < side)
         number = (down // period)[:, None] + across // period
-        probes += [torch.where(block, ((number + colour) % 2).float(), grey) for colour in (0, 1)]
+        probes += [torch.where(block, ((number + color) % 2).float(), gray) for color in (0, 1)]
     return torch.stack(probes).to(device)
 
 
@@ -91,30 +91,30 @@ def has_masked_borders(
     Returns:
         None if inconclusive, because there is no gradient to compare or no pixel at the border.
     """
-    there, inside = slope_at(points), slope_at(points.clamp(inset, 1 - inset))
+    at_border, inside = slope_at(points), slope_at(points.clamp(inset, 1 - inset))
     edges = [points <= 0, points >= 1]
     free = ~(edges[0] | edges[1])
-    found = None
+    result = None
     for rows in (slice(0, single), slice(single, None)):
         usual = inside[rows].abs()[free[rows]]
         if len(points[rows]) == 0:
             continue
         least = _MIN_GRADIENT_SHARE * (usual.mean() if len(usual) else inside[rows].abs().mean())
-        outer, inner = there[rows], inside[rows]
+        outer, inner = at_border[rows], inside[rows]
         jumps = (outer - inner).abs() > MIN_JUMP_SHARE * inner.abs()
-        gone = (outer == 0) | ((outer - inner / 2).abs() <= _HALF_TOLERANCE * inner.abs())
+        fades = (outer == 0) | ((outer - inner / 2).abs() <= _HALF_TOLERANCE * inner.abs())
         clear = inner.abs() > least
         sides = [clear & edge[rows] for edge in edges]
         sides = [side for side in sides if bool(side.any())]
         if not sides:
             continue
-        found = False
+        result = False
         jumping = [_compute_share(jumps, side) > MIN_BROKEN_SHARE for side in sides]
         broken_off = any(jumping) if rows.stop is not None else len(sides) == 2 and all(jumping)
         steady = _compute_share(jumps, clear & free[rows]) <= _MAX_OTHER_JUMPS_SHARE
-        if (broken_off and steady) or any(_compute_share(gone, side) > MIN_BROKEN_SHARE for side in sides):
+        if (broken_off and steady) or any(_compute_share(fades, side) > MIN_BROKEN_SHARE for side in sides):
             return True
-    return found
+    return result
 
 
 class BorderProbe:
@@ -186,15 +186,15 @@ class BorderProbe:
         def slope_at(points: Tensor) -> Tensor:
             return self._compute_gradient(logits_of, points)
 
-        found = None
+        result = None
         probes = build_probes(images.shape[1:], images.device).to(images.dtype)
         if first:
-            found = has_masked_borders(slope_at, probes, self.inset, single=len(probes) // 2)
-        if found is None:
-            found = has_masked_borders(slope_at, images[: len(probes)], self.inset)
-        if found is not None:
+            result = has_masked_borders(slope_at, probes, self.inset, single=len(probes) // 2)
+        if result is None:
+            result = has_masked_borders(slope_at, images[: len(probes)], self.inset)
+        if result is not None:
             self._probes_left = 0
-        return found
+        return result
 
     def _compute_gradient(self, logits_of: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
         """Return the finite gradient of a fixed mixture of the logits."""

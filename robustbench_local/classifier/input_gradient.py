@@ -27,19 +27,19 @@ def compute_input_gradient(losses: Tensor, images: Tensor, *, full_backward: boo
         (N, C, H, W), or (N, T, C, H, W); None if no path leads from the losses to the pixels.
     """
     columns = [losses] if losses.ndim == 1 else list(losses.unbind(dim=1))
-    found = []
-    for place, each in enumerate(columns):
-        more = place + 1 < len(columns)
+    gradients = []
+    for index, column in enumerate(columns):
+        has_next = index + 1 < len(columns)
         if full_backward:
             images.grad = None
-            torch.autograd.backward(each.sum(), retain_graph=more)
+            torch.autograd.backward(column.sum(), retain_graph=has_next)
             slope = images.grad
         else:
-            (slope,) = torch.autograd.grad(each.sum(), images, retain_graph=more, allow_unused=True)
+            (slope,) = torch.autograd.grad(column.sum(), images, retain_graph=has_next, allow_unused=True)
         if slope is None:
             return None
-        found.append(slope.contiguous())  # as the images lie: sums of mixed orders are slow
-    return found[0] if losses.ndim == 1 else torch.stack(found, dim=1)
+        gradients.append(slope.contiguous())  # as the images lie: sums of mixed orders are slow
+    return gradients[0] if losses.ndim == 1 else torch.stack(gradients, dim=1)
 
 
 def differentiate_model(losses: Tensor, images: Tensor, *, full_backward: bool, name: str) -> Tensor | None:

@@ -68,19 +68,19 @@ class ModelCall:
         Raises:
             ModelError: If the model raises, or its output is not (N, K) floats.
         """
-        given = prepare(images)
-        if given is images and self._should_copy_input:
-            given = images.clone()
-        version = given._version  # noqa: SLF001  the only sign of an in-place change
+        model_input = prepare(images)
+        if model_input is images and self._should_copy_input:
+            model_input = images.clone()
+        version = model_input._version  # noqa: SLF001  the only sign of an in-place change
         randomness = None if self._is_checked else RandomStates.from_process()
         try:
-            output = _call_model(model, given, mode, note)
+            output = _call_model(model, model_input, mode, note)
         except Exception as error:
             if is_out_of_memory(error) or isinstance(error, RobustbenchError):
                 raise
             if mode is not None and mode.undo_layout_after(error):
                 return self.compute_logits(model, images, prepare, mode, note)
-            shape = tuple(given.shape)
+            shape = tuple(model_input.shape)
             message = (
                 f"the model raised {type(error).__name__} on images {shape}: {extract_first_line(error)}"
             )
@@ -89,8 +89,8 @@ class ModelCall:
                 "import it at the top of the model's file" if missing else "check input_size and channels"
             )
             raise ModelError(message, where=self._name, remedy=remedy) from error
-        touched = given._version != version  # noqa: SLF001
-        if touched and given is images:
+        touched = model_input._version != version  # noqa: SLF001
+        if touched and model_input is images:
             what = "changes its input in place, though not at its first call"
             raise ModelError(what, where=self._name, remedy="let its forward begin with a clone of the input")
         if touched:
@@ -98,7 +98,7 @@ class ModelCall:
         logits = self._read_logits(output, len(images)).to(images.device)
         if randomness is not None:
             self._check_first_logits(logits, randomness, note)
-            self._should_copy_input = touched or not torch.equal(given, prepare(images))
+            self._should_copy_input = touched or not torch.equal(model_input, prepare(images))
         record_finished_pass()
         return logits
 
@@ -122,12 +122,12 @@ class ModelCall:
 
 
 def _call_model(
-    model: Callable[[Tensor], Any], given: Tensor, mode: EvaluationMode | None, note: Callable[[str], None]
+    model: Callable[[Tensor], Any], inputs: Tensor, mode: EvaluationMode | None, note: Callable[[str], None]
 ) -> Any:
     """Call the model and restore the state of the process."""
     settings = ProcessSettings.from_process() if mode is None else mode.select_expected_settings()
     try:
-        output = model(given)
+        output = model(inputs)
     finally:
         changed = settings.restore_settings()
     if changed:

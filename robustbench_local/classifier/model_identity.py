@@ -88,12 +88,12 @@ def record_code(model: Any, names: Iterable[str]) -> frozenset[str]:
 
 def _describe_module(model: nn.Module, describer: CodeDescriber) -> dict[str, str]:
     modules = dict(model.named_modules())
-    kinds = [f"{name} {type(one).__module__}.{type(one).__qualname__}" for name, one in modules.items()]
-    classes = list(dict.fromkeys(type(one) for one in modules.values()))
+    kinds = [f"{name} {type(part).__module__}.{type(part).__qualname__}" for name, part in modules.items()]
+    classes = list(dict.fromkeys(type(part) for part in modules.values()))
     code = [describer.describe_value(kind) for kind in classes]
-    code += [f"{name}{program}" for name, one in modules.items() if (program := describe_program(one))]
+    code += [f"{name}{program}" for name, part in modules.items() if (program := describe_program(part))]
     code += [_describe_library_source(kind.__module__) for kind in classes]
-    attributes = [f"{name} {describer.describe_attributes(one)}" for name, one in modules.items()]
+    attributes = [f"{name} {describer.describe_attributes(part)}" for name, part in modules.items()]
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     weights = [f"{name} {describe_tensor(value)}" for name, value in sorted(tensors.items())]
     return {
@@ -125,10 +125,10 @@ def _read_code_record(model: Any) -> tuple[dict[str, str], frozenset[str]]:
     owner = getattr(owner, "__func__", owner)
     files: dict[str, str] = {}
     libraries: frozenset[str] = frozenset()
-    for one in owner.modules() if isinstance(owner, nn.Module) else [owner]:
-        found = getattr(one, "__dict__", {}).get(CODE_RECORD_ATTRIBUTE)
-        if found:
-            files, libraries = files | found[0], libraries | set(found[1])
+    for part in owner.modules() if isinstance(owner, nn.Module) else [owner]:
+        record = getattr(part, "__dict__", {}).get(CODE_RECORD_ATTRIBUTE)
+        if record:
+            files, libraries = files | record[0], libraries | set(record[1])
     return files, libraries
 
 

@@ -69,27 +69,29 @@ def read_labels(output: Any, count: int, num_classes: int, *, key: str | int | N
         ModelError: If they are not N integers from 0 to K - 1.
     """
     entry, head = select_entry(output, key)
-    found = _select_tensor(output, entry, name)
-    if found.is_floating_point() and (found.ndim == 2 or head is not None):
-        scores = read_logits(found, count, num_classes, key=head, name=name)
+    answer = _select_tensor(output, entry, name)
+    if answer.is_floating_point() and (answer.ndim == 2 or head is not None):
+        scores = read_logits(answer, count, num_classes, key=head, name=name)
         rows = functional.one_hot(scores.argmax(dim=1), num_classes).float()
         return rows.masked_fill(scores.isnan().any(dim=1, keepdim=True), torch.nan)
-    if found.shape != (count,) or found.is_floating_point() or found.dtype == torch.bool:
-        message = f"returned {found.dtype} {tuple(found.shape)} for {count} images, not labels (N,)"
+    if answer.shape != (count,) or answer.is_floating_point() or answer.dtype == torch.bool:
+        message = f"returned {answer.dtype} {tuple(answer.shape)} for {count} images, not labels (N,)"
         raise ModelError(message, where=name)
-    if count and not 0 <= int(found.min()) <= int(found.max()) < num_classes:
-        message = f"returned labels from {int(found.min())} to {int(found.max())} with {num_classes} classes"
+    if count and not 0 <= int(answer.min()) <= int(answer.max()) < num_classes:
+        message = (
+            f"returned labels from {int(answer.min())} to {int(answer.max())} with {num_classes} classes"
+        )
         raise ModelError(message, where=name, remedy="return class numbers from 0, and check num_classes")
-    return functional.one_hot(found.long(), num_classes).float()
+    return functional.one_hot(answer.long(), num_classes).float()
 
 
 def _select_tensor(output: Any, key: str | int | None, name: str) -> Tensor:
-    found = _select_output(output, key, name)
-    if isinstance(found, np.ndarray):
-        found = torch.from_numpy(found)
-    if not isinstance(found, Tensor):
-        raise ModelError(f"returned {type(found).__name__}, not a tensor of logits", where=name)
-    return found
+    selected = _select_output(output, key, name)
+    if isinstance(selected, np.ndarray):
+        selected = torch.from_numpy(selected)
+    if not isinstance(selected, Tensor):
+        raise ModelError(f"returned {type(selected).__name__}, not a tensor of logits", where=name)
+    return selected
 
 
 def _select_output(output: Any, key: str | int | None, name: str) -> Any:

@@ -42,21 +42,26 @@ def find_reached_modules(roots: Iterable[str], package: Path = PACKAGE_FOLDER) -
                 f"the package has no module {root!r}, which a digest of its code starts from"
             )
         waiting += below
-    found: dict[str, bytes] = {}
-    seen = set(waiting)
+    contents: dict[str, bytes] = {}
+    queued = set(waiting)
     while waiting:
         name = waiting.pop()
         path = package / files[name]
-        found[files[name]] = content = path.read_bytes()
+        contents[files[name]] = content = path.read_bytes()
         text = content.decode("utf-8", "replace")
         names = {
             *iterate_imported_names(text, name, is_package=path.name == "__init__.py"),
             *_LAZY_IMPORT.findall(text),
         }
-        reached = {one for each in names for one in (each, *_list_parents(each)) if one in files} - seen
-        seen |= reached
+        reached = {
+            candidate
+            for imported in names
+            for candidate in (imported, *_list_parents(imported))
+            if candidate in files
+        } - queued
+        queued |= reached
         waiting += reached
-    return dict(sorted(found.items()))
+    return dict(sorted(contents.items()))
 
 
 def digest_code(roots: Iterable[str], package: Path = PACKAGE_FOLDER) -> str:
@@ -71,7 +76,7 @@ def digest_code(roots: Iterable[str], package: Path = PACKAGE_FOLDER) -> str:
 
 @cache
 def _digest_modules(roots: tuple[str, ...], package: Path) -> str:
-    # Once a process: the code that runs is the code that was there when it was imported.
+    # Once per process: the running code is the code at the time of its import.
     digest = hashlib.sha256()
     for path, content in find_reached_modules(roots, package).items():
         digest.update(f"{path}\0{len(content)}\0".encode() + content)
@@ -80,15 +85,15 @@ def _digest_modules(roots: tuple[str, ...], package: Path) -> str:
 
 def _list_module_files(package: Path) -> dict[str, str]:
     """Map every module's dotted name to its path inside the package, without the package's ``__init__``."""
-    found = {}
+    module_files = {}
     for folder, _, names in os.walk(package):
         parts = Path(folder).relative_to(package).parts
         for name in names:
             if name.endswith(".py"):
                 own = () if name == "__init__.py" else (name.removesuffix(".py"),)
-                found[".".join((package.name, *parts, *own))] = "/".join((*parts, name))
-    found.pop(package.name, None)
-    return found
+                module_files[".".join((package.name, *parts, *own))] = "/".join((*parts, name))
+    module_files.pop(package.name, None)
+    return module_files
 
 
 def _list_parents(name: str) -> list[str]:

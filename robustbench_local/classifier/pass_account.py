@@ -79,5 +79,5 @@ class PassAccount:
 
     def count_current_passes(self) -> int:
         """Count passes of the open counter, other libraries and workers; the number grows with the work."""
-        here = sum(counter.total_passes for counter in self._pass_counters[-1:])
-        return self._worker_passes + sum(self._external_passes) + here
+        own_passes = sum(counter.total_passes for counter in self._pass_counters[-1:])
+        return self._worker_passes + sum(self._external_passes) + own_passes

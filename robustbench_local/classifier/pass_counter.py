@@ -139,8 +139,8 @@ class PassCounter:
         """Count gradient faults of the images with indices ``rows``, else the first ones."""
         counts = [faults.nonfinite_entries, faults.nonfinite, faults.is_zero, faults.unconfirmed]
         which = torch.arange(len(faults.nonfinite_entries)) if rows is None else rows
-        found = torch.stack([count.to(self._fault_counts) for count in counts])
-        self._fault_counts.index_add_(1, which.to(self._fault_counts.device), found)
+        fault_rows = torch.stack([count.to(self._fault_counts) for count in counts])
+        self._fault_counts.index_add_(1, which.to(self._fault_counts.device), fault_rows)
 
     def add_repairs(self, rows: Tensor | None, repaired: Tensor, spent: PassCounter) -> None:
         """Count the cost of gradient repairs.

@@ -26,23 +26,23 @@ def iterate_imported_names(source: str, module: str, *, is_package: bool = False
         is_package: Whether it is a package's ``__init__``.
     """
     source = _LINE_CONTINUATION.sub(" ", source)
-    for found in _IMPORT.finditer(source):
-        for name in _iterate_names(found["names"]):
+    for match in _IMPORT.finditer(source):
+        for name in _iterate_names(match["names"]):
             yield from _iterate_parents(name)
-    for found in _FROM.finditer(source):
-        origin = _resolve_name(found["module"], module, is_package=is_package)
+    for match in _FROM.finditer(source):
+        origin = _resolve_name(match["module"], module, is_package=is_package)
         if origin:
             yield from _iterate_parents(origin)
-        for name in _iterate_names(found["names"]):
+        for name in _iterate_names(match["names"]):
             yield f"{origin}.{name}" if origin else name
 
 
 def _iterate_names(text: str) -> Iterator[str]:
     """Iterate over the names of an import list, without their aliases."""
     for part in _COMMENT.sub("", text).strip("() \t\n").split(","):
-        found = _NAME.match(part.strip())
-        if found is not None:
-            yield found[0]
+        match = _NAME.match(part.strip())
+        if match is not None:
+            yield match[0]
 
 
 def _resolve_name(name: str, module: str, *, is_package: bool) -> str:
@@ -50,8 +50,8 @@ def _resolve_name(name: str, module: str, *, is_package: bool) -> str:
     if level == 0:
         return name
     parts = module.split(".") if is_package else module.split(".")[:-1]
-    kept = parts[: len(parts) - (level - 1)]
-    return ".".join([*kept, *filter(None, [name.lstrip(".")])])
+    parents = parts[: len(parts) - (level - 1)]
+    return ".".join([*parents, *filter(None, [name.lstrip(".")])])
 
 
 def _iterate_parents(name: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# Where torch keeps the precision of float32 arithmetic; a verdict is computed in "ieee" only.
+# Torch's settings of float32 precision; a verdict is computed in "ieee" only.
 _BACKENDS: Any = torch.backends  # untyped: its attributes are made at run time
 _PRECISION_BACKENDS: tuple[Any, ...] = (
     _BACKENDS.cuda.matmul,
@@ -150,10 +150,10 @@ class ModuleState:
     def __init__(self, module: nn.Module) -> None:
         self._training = [(part, _is_training(part)) for part in module.modules()]
         self._tensor_slots: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            (place, dict(place))
+            (slots, dict(slots))
             for part in module.modules()
-            for place in (part._buffers, part._parameters)  # noqa: SLF001  named_buffers() hides the empty ones
-            if isinstance(place, dict)  # a compiled TorchScript module has views of its own, which stay
+            for slots in (part._buffers, part._parameters)  # noqa: SLF001  named_buffers() hides the empty ones
+            if isinstance(slots, dict)  # a compiled TorchScript module has views of its own, which stay
         ]
         tensors = dict(module.named_parameters(remove_duplicate=True)) | dict(module.named_buffers())
         self._values = [(name, tensor, tensor.detach().clone()) for name, tensor in tensors.items()]
@@ -165,23 +165,23 @@ class ModuleState:
         for part, training in self._training:
             _set_training(part, training=training)
         changed = []
-        for place, before in self._tensor_slots:
-            if place.keys() != before.keys() or any(place[name] is not before[name] for name in before):
-                changed += [name for name in place if place[name] is not before.get(name)]
-                place.clear()
-                place.update(before)
+        for slots, before in self._tensor_slots:
+            if slots.keys() != before.keys() or any(slots[name] is not before[name] for name in before):
+                changed += [name for name in slots if slots[name] is not before.get(name)]
+                slots.clear()
+                slots.update(before)
         for name, tensor, value in self._values:
             if not _is_equal(tensor, value):
                 with torch.inference_mode(tensor.is_inference()):
                     tensor.copy_(value)
                 changed.append(name)
-        for parameter, requires_grad, gradient, kept in self._gradients:
+        for parameter, requires_grad, gradient, gradient_copy in self._gradients:
             if parameter.requires_grad != requires_grad:
                 with torch.inference_mode(parameter.is_inference()):
                     parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
-            if gradient is not None and kept is not None:
-                gradient.copy_(kept)
+            if gradient is not None and gradient_copy is not None:
+                gradient.copy_(gradient_copy)
         return changed
 
 

@@ -62,14 +62,14 @@ def select_computing_libraries(names: Iterable[str]) -> frozenset[str]:
 
 def find_library_version(name: str) -> str:
     """Return a library's version without its build tag; ``"none"`` where it is not installed."""
-    found = getattr(sys.modules.get(name), "__version__", None)
-    if not isinstance(found, str):
+    version = getattr(sys.modules.get(name), "__version__", None)
+    if not isinstance(version, str):
         distributions = _read_distributions().get(name, [name])
         try:
-            found = metadata.version(distributions[0])
+            version = metadata.version(distributions[0])
         except metadata.PackageNotFoundError:
             return "none"
-    return found.partition("+")[0]
+    return version.partition("+")[0]
 
 
 def find_module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
@@ -88,12 +88,12 @@ def find_module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[s
     waiting = [(name, _locate_module(name, None)) for name in names]
     files: dict[str, str] = {}
     named: set[str] = set()
-    seen: set[str] = set()
+    visited: set[str] = set()
     while waiting:
         name, file = waiting.pop()
-        if name in seen or not is_user_module(name, file):
+        if name in visited or not is_user_module(name, file):
             continue
-        seen.add(name)
+        visited.add(name)
         if file is None or not Path(file).is_file():
             continue
         content = Path(file).read_bytes()
@@ -101,10 +101,12 @@ def find_module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[s
         if file.endswith(".py"):
             package = Path(file).name == "__init__.py"
             own = "" if name.startswith(USER_PREFIX) else name
-            found = set(iterate_imported_names(content.decode("utf-8", "replace"), own, is_package=package))
-            named |= found
+            imports = set(iterate_imported_names(content.decode("utf-8", "replace"), own, is_package=package))
+            named |= imports
             waiting += [
-                (each, _locate_module(each, Path(file).parent)) for each in sorted(found - seen) if each
+                (module, _locate_module(module, Path(file).parent))
+                for module in sorted(imports - visited)
+                if module
             ]
     return dict(sorted(files.items())), frozenset(named)
 
@@ -142,8 +144,8 @@ def _locate_module(name: str, folder: Path | None) -> str | None:
 def is_user_path(path: str) -> bool:
     """Check that a path is outside Python, this package and the folders of installed libraries."""
     known = (Path(sysconfig.get_paths()["stdlib"]), Path(__file__).parents[1])
-    place = Path(path).resolve()
-    return not _is_installed(path) and not any(place.is_relative_to(folder.resolve()) for folder in known)
+    resolved = Path(path).resolve()
+    return not _is_installed(path) and not any(resolved.is_relative_to(folder.resolve()) for folder in known)
 
 
 @cache
@@ -156,8 +158,8 @@ def is_user_file(file: str) -> bool:
 def _list_installed_folders() -> tuple[Path, ...]:
     paths: Mapping[str, str] = sysconfig.get_paths()
     known = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
-    known |= {place for place in sys.path if place.endswith(("site-packages", "dist-packages"))}
-    return tuple(Path(place).resolve() for place in sorted(known))
+    known |= {folder for folder in sys.path if folder.endswith(("site-packages", "dist-packages"))}
+    return tuple(Path(folder).resolve() for folder in sorted(known))
 
 
 @cache

@@ -98,7 +98,7 @@ def _estimate_max_seconds(plan: Plan) -> dict[str, float]:
     """Return an upper bound in seconds for each cell, by its key, where one can be estimated."""
     cells = [cell for cell in plan.cells if cell.problem is None]
     attacked = {str(cell.queried_subject): cell.queried_subject for cell in cells}
-    speeds = {name: try_measure_speed(one, plan.timeout) for name, one in attacked.items()}
+    speeds = {name: try_measure_speed(subject, plan.timeout) for name, subject in attacked.items()}
     known = {name: speed for name, speed in speeds.items() if speed is not None}
     return {
         cell.record.key: known[str(cell.queried_subject)].estimate_seconds(cell.max_passes)

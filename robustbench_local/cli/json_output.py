@@ -21,10 +21,10 @@ def claim_stdout() -> TextIO:
     stdout.flush()
     own = stdout
     if _find_descriptor(stdout) == 1 and _find_descriptor(sys.stderr) is not None:
-        kept = os.dup(1)
+        descriptor = os.dup(1)
         os.dup2(sys.stderr.fileno(), 1)
-        own = os.fdopen(kept, "w", encoding=stdout.encoding, errors=stdout.errors, newline="")
-        _undo_actions.append(lambda: _restore_stdout(kept, own))
+        own = os.fdopen(descriptor, "w", encoding=stdout.encoding, errors=stdout.errors, newline="")
+        _undo_actions.append(lambda: _restore_stdout(descriptor, own))
     sys.stdout = sys.stderr
     _undo_actions.append(lambda: setattr(sys, "stdout", stdout))
     return own
@@ -37,11 +37,11 @@ def release_stdout() -> None:
             _undo_actions.pop()()
 
 
-def _restore_stdout(kept: int, own: TextIO) -> None:
+def _restore_stdout(descriptor: int, own: TextIO) -> None:
     try:
         own.flush()
     finally:
-        os.dup2(kept, 1)
+        os.dup2(descriptor, 1)
         with suppress(OSError):
             own.close()
 

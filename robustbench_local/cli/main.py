@@ -138,8 +138,8 @@ def _find_program_name() -> str:
 def is_completion(arguments: Sequence[str]) -> bool:
     """Check whether a shell asks for completions, or its user for the script that does so."""
     names = (name.replace("-", "_").upper() for name in PROGRAM_NAMES)
-    asked = any(os.environ.get(f"_{name}_COMPLETE") for name in names)
-    return asked or any(word in {"--install-completion", "--show-completion"} for word in arguments[:1])
+    requested = any(os.environ.get(f"_{name}_COMPLETE") for name in names)
+    return requested or any(word in {"--install-completion", "--show-completion"} for word in arguments[:1])
 
 
 def _close_stdout() -> int:

@@ -51,8 +51,8 @@ def build_results_table(results: dict[str, Any]) -> Table:
                 parse_estimate(cell[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")
             ]
             table.add_row(_format_model(cell), _format_attack(cell), *_format_estimates(*shares))
-    for found in _add_labels(results, "corruptions"):
-        _add_corruptions(table, found)
+    for corruptions in _add_labels(results, "corruptions"):
+        _add_corruptions(table, corruptions)
     table.add_section()
     for worst in _add_labels(results, "worst_case"):
         if len(worst["attacks"]) == 1 and worst["complete"]:
@@ -81,14 +81,14 @@ def _add_labels(results: dict[str, Any], key: str) -> list[dict[str, Any]]:
     ]
 
 
-def _add_stickers(table: Table, found: list[dict[str, Any]]) -> None:
+def _add_stickers(table: Table, rows: list[dict[str, Any]]) -> None:
     """Add success over views; the number of signs stands beside the attack."""
     table.add_section()
-    for one in found:
-        success = parse_estimate(one["sticker_success"])
-        name = escape_text(f"{one['label']}: views of {one['signs_counted']} of {one['signs']} signs")
+    for row in rows:
+        success = parse_estimate(row["sticker_success"])
+        name = escape_text(f"{row['label']}: views of {row['signs_counted']} of {row['signs']} signs")
         turned = f"{format_percent(success.value)} ({format_interval(success)})"
-        table.add_row(_format_model(one), name, "", "", "", str(success.n), turned)
+        table.add_row(_format_model(row), name, "", "", "", str(success.n), turned)
 
 
 def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
@@ -113,13 +113,13 @@ def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
         table.add_row(_format_model(cell), name, *shares)
 
 
-def _add_corruptions(table: Table, found: dict[str, Any]) -> None:
+def _add_corruptions(table: Table, row: dict[str, Any]) -> None:
     """Add up to 75 cells in one row: the report lists each of them."""
-    clean, mean = parse_estimate(found["clean_accuracy"]), parse_estimate(found["mean"])
-    kinds = len(found["corruptions"])
-    name = join_text(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _format_incomplete(found))
+    clean, mean = parse_estimate(row["clean_accuracy"]), parse_estimate(row["mean"])
+    kinds = len(row["corruptions"])
+    name = join_text(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _format_incomplete(row))
     table.add_row(
-        _format_model(found), name, format_percent(clean.value), format_percent(mean.value),
+        _format_model(row), name, format_percent(clean.value), format_percent(mean.value),
         format_interval(mean), str(mean.n), "",
     )  # fmt: skip
 
@@ -139,7 +139,7 @@ def _format_attack(cell: dict[str, Any]) -> Text:
 def print_gates(verdict: GateReport, console: Console) -> None:
     """Print one line per violated certificate, then one per gate."""
     styles = [_RULING_COLOURS["fail"]] * len(verdict.violations) + [
-        _RULING_COLOURS[one.ruling] for one in verdict.verdicts
+        _RULING_COLOURS[gate_verdict.ruling] for gate_verdict in verdict.verdicts
     ]
     for style, line in zip(styles or ["dim"], verdict.summary_lines, strict=True):
         print_line(console, line, style=style)

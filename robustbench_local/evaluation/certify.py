@@ -77,10 +77,13 @@ class CertificationResult:
                 anything.
         """
         right = self.outcomes["clean_correct"].tolist()
-        reached = [bool(ok) and radius <= (one or 0.0) for ok, one in zip(right, self.radii, strict=True)]
+        reached = [
+            bool(ok) and radius <= (certified_radius or 0.0)
+            for ok, certified_radius in zip(right, self.radii, strict=True)
+        ]
         if radius <= self.threat.eps:
             certified = self.outcomes["certified"].tolist()
-            reached = [one or bool(proven) for one, proven in zip(reached, certified, strict=True)]
+            reached = [known or bool(proven) for known, proven in zip(reached, certified, strict=True)]
         return compute_clopper_pearson(sum(reached), self.counts.n)
 
     def __repr__(self) -> str:
@@ -203,11 +206,11 @@ def _resolve_certificate(
             what = "needs norm and eps" if not parameters else "has its parameters already"
             raise ConfigError(f"{type(certificate).__name__} {what}")
         return certificate, ThreatModel(norm=parse_norm(norm), eps=parse_eps(eps))
-    asked = {"norm": norm, "eps": eps, **parameters}
-    overrides = {key: value for key, value in asked.items() if value is not None}
-    found = find_certificate_cards(certificate, overrides, folders)
-    if len(found) > 1:
+    given_overrides = {"norm": norm, "eps": eps, **parameters}
+    overrides = {key: value for key, value in given_overrides.items() if value is not None}
+    cards = find_certificate_cards(certificate, overrides, folders)
+    if len(cards) > 1:
         raise ConfigError("certify takes one eps", remedy="use run_grid for several")
-    return make_certificate(found[0].method, found[0].parameters), cast(
-        "CardThreat", found[0].threat
+    return make_certificate(cards[0].method, cards[0].parameters), cast(
+        "CardThreat", cards[0].threat
     ).build_threat_model()

@@ -177,14 +177,14 @@ def evaluate(
     if options.device is not None:
         classifier.to(options.device)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
-    asked = {
+    threat_keys = {
         "norm": norm,
         "eps": eps,
         "targets": _list_classes(targets),
         "sources": _list_classes(sources),
         "transformation": transformation,
     }
-    overrides = {key: value for key, value in asked.items() if value not in (None, ())}
+    overrides = {key: value for key, value in threat_keys.items() if value not in (None, ())}
     folders = [Path(folder) for folder in options.cards]
     arguments = [*signature(evaluate).parameters, *EVALUATION_OPTIONS]
     with permit_code(options.allow_code):

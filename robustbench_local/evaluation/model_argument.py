@@ -96,15 +96,15 @@ def find_class_count(model: nn.Module, image: Tensor) -> int:
 def _compute_first_logits(model: nn.Module, image: Tensor) -> Any:
     """Return a network's answer to an image in evaluation mode; None if it raises."""
     try:
-        asked = copy.deepcopy(model)
+        queried = copy.deepcopy(model)
     except Exception:  # noqa: BLE001 - a user's module may refuse to be copied in any way
-        asked = model
-    modes = {module: module.training for module in asked.modules()}
-    parameter = next((tensor for tensor in asked.parameters() if tensor.is_floating_point()), None)
+        queried = model
+    modes = {module: module.training for module in queried.modules()}
+    parameter = next((tensor for tensor in queried.parameters() if tensor.is_floating_point()), None)
     try:
-        asked.eval()
+        queried.eval()
         with torch.no_grad():
-            return asked(image if parameter is None else image.to(parameter.dtype))
+            return queried(image if parameter is None else image.to(parameter.dtype))
     except Exception:  # noqa: BLE001 - what it raises is reported when it is asked in earnest
         return None
     finally:
@@ -136,12 +136,12 @@ def join_data(data: Any, labels: Any) -> Dataset:
 
 def _convert_to_tensor(values: Any, what: str) -> Tensor:
     """Convert images or labels to a tensor on the CPU."""
-    if isinstance(values, Sequence) and values and all(isinstance(one, Tensor) for one in values):
-        shapes = {tuple(one.shape) for one in values}
+    if isinstance(values, Sequence) and values and all(isinstance(tensor, Tensor) for tensor in values):
+        shapes = {tuple(tensor.shape) for tensor in values}
         if len(shapes) > 1:
             listed = ", ".join(map(str, sorted(shapes)[:3]))
             raise DataError(f"{what} have several shapes: {listed}", remedy="resize them to one size")
-        return torch.stack([one.detach().cpu() for one in values])
+        return torch.stack([tensor.detach().cpu() for tensor in values])
     try:
         return torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:

@@ -263,7 +263,7 @@ def test_a_training_that_is_stopped_says_what_it_withstands(monkeypatch):
     ("kind", "change", "message"),
     [
         (FastTraining, {"steps": 2}, "one step"),
-        (FreeTraining, {"steps": 2, "replays": 2}, "one step a replay"),
+        (FreeTraining, {"steps": 2, "replays": 2}, "one step per replay"),
         (FreeTraining, {"replays": 0}, "replays must be"),
         (Trades, {"beta": 0.0}, "beta must be positive"),
         (MART, {"beta": 5.0, "label_smoothing": 0.1}, "no label_smoothing"),

@@ -137,7 +137,7 @@ def test_a_checkpoint_of_another_start_is_refused(tmp_path):
 
 
 def test_a_teacher_needs_a_way_to_load_it():
-    with pytest.raises(ConfigError, match="no way to load the teacher 'signs-pgd-at'"):
+    with pytest.raises(ConfigError, match="teacher 'signs-pgd-at' cannot be loaded"):
         refuse_teacher("signs-pgd-at")
 
 

@@ -21,8 +21,8 @@ class FiniteLogits(nn.Module):
     """A classifier that always returns finite logits and records the points where the model did not.
 
     Other libraries count NaN logits as a success, and NaN reaches the pixels of their next step. Here such a
-    row becomes a tie. The point is stored if it is inside the ball, because the harness counts non-finite
-    logits as an invalid prediction.
+    row becomes a tie. The point is stored if it is inside the ball, because the harness counts an image with
+    non-finite logits as misclassified.
 
     Args:
         model: Images (N, C, H, W) to logits (N, K).

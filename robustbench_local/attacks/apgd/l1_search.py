@@ -85,10 +85,10 @@ class APGDL1Search(Search[APGDL1State]):
         """Score points; only points inside the threat model's ball count as success."""
         return score_points_in_ball(front, logits, self.threat, self.get_ball(front))
 
-    def step(self, front: ActiveSet, state: APGDL1State, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: APGDL1State, evaluation: PointEvaluation) -> Tensor:
         """Move along the largest entries of the gradient, or project the best point into the next ball."""
-        gradient = _select_finite_gradient(front, seen.gradient)
-        _record_losses(front, state, seen.losses, gradient)
+        gradient = _select_finite_gradient(front, evaluation.gradient)
+        _record_losses(front, state, evaluation.losses, gradient)
         reach = self._compute_radius(front, front.age)
         points = front.points
         reviewed = self._schedule.is_review[front.age]

@@ -97,13 +97,13 @@ class APGDSearch(Search[APGDState]):
         """Return the loss, towards each item's target class if it has one, otherwise for the goal."""
         return build_objective(self._loss_name, self.threat, front.labels, front.targets)
 
-    def step(self, front: ActiveSet, state: APGDState, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: APGDState, evaluation: PointEvaluation) -> Tensor:
         """Record the evaluation, adapt the step size at checkpoints, and move with momentum."""
-        gradient = seen.gradient
+        gradient = evaluation.gradient
         if front.masks is not None and self.threat.norm != "Linf":
             gradient = gradient * front.masks
         direction = compute_steepest_step(gradient, self.threat.norm)
-        _record_losses(front, state, seen.losses, direction)
+        _record_losses(front, state, evaluation.losses, direction)
         points, direction = self._review_step_size(front, state, direction)
         moved = self._move_points(front, state, points, direction)
         state.previous_points = points
@@ -135,22 +135,26 @@ class APGDSearch(Search[APGDState]):
         """Take three quarters of the gradient step and a quarter of the last move, if there is one."""
         length = reshape_for_broadcast(state.step_size, points)
         # reuse memory that is no longer needed: allocation costs more than the arithmetic
-        plain = torch.addcmul(points, direction, length, out=direction)
+        gradient_step = torch.addcmul(points, direction, length, out=direction)
         some_fresh = front.get_age_range()[0] == 0
         if state.lower_bounds is not None:
-            torch.clamp(plain, state.lower_bounds, state.upper_bounds, out=plain)
-            moved = plain * MOMENTUM if some_fresh else plain.mul_(MOMENTUM)
+            torch.clamp(gradient_step, state.lower_bounds, state.upper_bounds, out=gradient_step)
+            moved = gradient_step * MOMENTUM if some_fresh else gradient_step.mul_(MOMENTUM)
             moved.add_(points, alpha=2 * (1 - MOMENTUM)).sub_(state.previous_points, alpha=1 - MOMENTUM)
             torch.clamp(moved, state.lower_bounds, state.upper_bounds, out=moved)
         else:
             ball = self.get_ball(front)
-            plain = project_to_box(plain, front.originals, ball, front.masks)
-            mixed = points + MOMENTUM * (plain - points) + (1 - MOMENTUM) * (points - state.previous_points)
+            gradient_step = project_to_box(gradient_step, front.originals, ball, front.masks)
+            mixed = (
+                points
+                + MOMENTUM * (gradient_step - points)
+                + (1 - MOMENTUM) * (points - state.previous_points)
+            )
             moved = project_to_box(mixed, front.originals, ball, front.masks)
         if not some_fresh:
             return moved
         fresh = (front.age == 0).to(points.device, non_blocking=True)
-        return merge_rows(fresh, plain, moved, out=moved)
+        return merge_rows(fresh, gradient_step, moved, out=moved)
 
 
 def compute_checkpoint_spans(steps: int) -> Tensor:

@@ -68,7 +68,7 @@ class DecisionOracle:
         # float32 cannot resolve points closer to each other than a millionth of their distance
         tolerance = min(max(images[0].numel() ** -1.5, 1e-6), 1e-3)
         self.bisection_steps = math.ceil(-math.log2(tolerance))
-        """Queries that `to_border` spends on an image."""
+        """Queries that `bisect_to_boundary` spends per image."""
 
     def query_success(self, rows: Tensor, points: Tensor) -> Tensor:
         """Return whether points reach the goal, for one query each; the caller checks that queries are left.

@@ -73,7 +73,7 @@ class Boundary(BallAttack):
         walk = _BoundaryWalk(oracle, oracle.find_starting_points(stream), self.sideways, self.forward)
         block = max(1, min(_STEPS_PER_BLOCK, _MAX_HELD_NUMBERS // images[0].numel()))
         for step in itertools.count():
-            walk.select_rows(oracle.queries_left[walk.rows] > 1)  # a step may ask twice
+            walk.select_rows(oracle.queries_left[walk.rows] > 1)  # a step may take two queries
             if len(walk.rows) == 0:
                 break
             if step % block == 0:

@@ -126,7 +126,7 @@ def _estimate_normals_in_memory(
     radius = _expand_over_pixels(
         (distance * max(_PROBE_RADIUS_SHARE, 1 / points[0].numel())).clamp_min(1e-9)[:, None]
     )
-    signed, plain = torch.zeros_like(points), torch.zeros_like(points)
+    signed_sum, direction_sum = torch.zeros_like(points), torch.zeros_like(points)
     balance = points.new_zeros(len(rows))
     for first in range(0, int(probes.max()), block):
         is_queried = first + torch.arange(block, device=rows.device) < probes[:, None]
@@ -134,19 +134,19 @@ def _estimate_normals_in_memory(
         noise = stream.sample_normal(shape, draw=f"round {round_}/{first}", device=points.device)
         noise = noise / _expand_over_pixels(torch.linalg.vector_norm(noise.flatten(2), dim=2))
         around = (centers + radius * noise).clamp(0.0, 1.0)
-        moved = (around - centers) / radius * _expand_over_pixels(is_queried)  # the box may have cut it
+        moved = (around - centers) / radius * _expand_over_pixels(is_queried)  # after clipping to [0, 1]
         answers = points.new_zeros(is_queried.shape)
         answers[is_queried] = (
             2.0 * oracle.query_success(rows[:, None].expand_as(is_queried)[is_queried], around[is_queried])
             - 1.0
         )
-        signed += (_expand_over_pixels(answers) * moved).sum(dim=1)
-        plain += moved.sum(dim=1)
+        signed_sum += (_expand_over_pixels(answers) * moved).sum(dim=1)
+        direction_sum += moved.sum(dim=1)
         balance += answers.sum(dim=1)
     mean = balance / probes
     # the mean answer is the baseline that reduces the variance; where all answers agree, the estimate would
     # be zero
-    return signed - reshape_for_broadcast(torch.where(mean.abs() < 1, mean, 0.0), points) * plain
+    return signed_sum - reshape_for_broadcast(torch.where(mean.abs() < 1, mean, 0.0), points) * direction_sum
 
 
 def _expand_over_pixels(values: Tensor) -> Tensor:

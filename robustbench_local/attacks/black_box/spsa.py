@@ -45,8 +45,8 @@ class SPSA(EngineAttack):
     Raises:
         ConfigError: If a number is out of range.
 
-    Source: Uesato et al. 2018, arXiv:1802.05666, algorithm 1, with its hyper-parameters and its Adam (Kingma
-    & Ba 2015, arXiv:1412.6980).
+    Source: Uesato et al. 2018, arXiv:1802.05666, algorithm 1, with its hyperparameters and its Adam (Kingma &
+    Ba 2015, arXiv:1412.6980).
     """
 
     access: ClassVar[Access] = "scores"
@@ -112,7 +112,7 @@ class SPSASearch(Search[SPSAState]):
         attack: The hyperparameters.
         threat: Budget, goal and region.
         classifier: Evaluates the samples, in addition to the points that the engine evaluates.
-        size: Samples per forward pass.
+        batch_size: Samples per forward pass.
     """
 
     def __init__(self, *, attack: SPSA, threat: ThreatModel, classifier: Classifier, batch_size: int) -> None:
@@ -125,7 +125,7 @@ class SPSASearch(Search[SPSAState]):
         keys = stream.compute_keys([f"{draw}/signs" for draw in draws], front.points.device)
         return SPSAState(stream_keys=keys, gradient_mean=nothing, squared_gradient_mean=nothing)
 
-    def step(self, front: ActiveSet, state: SPSAState, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - only forward passes
+    def step(self, front: ActiveSet, state: SPSAState, evaluation: PointEvaluation) -> Tensor:  # noqa: ARG002 - only forward passes
         """Take a step of Adam along the estimate, projected into the ball."""
         gradient = self._estimate_gradient(front, state)
         state.gradient_mean = torch.lerp(gradient, state.gradient_mean, _ADAM_BETA_1)

@@ -49,10 +49,10 @@ class FinishingSearch:
         classifier: The attacked classifier, inside ``classifier.evaluation_mode()``.
         threat: A ball, and the goal.
         access: The access that the attack needs: labels, scores or gradients.
-        clear: Fraction of the logits' range that the margin of a success has to exceed; with access
-            ``"labels"`` the margin is unknown and any success is enough.
-        draws: Passes averaged per evaluation.
-        blind: Whether the attacker has no access to the classifier that decides the verdict (a transfer
+        clear_margin_share: Fraction of the logits' range that the margin of a success has to exceed; with
+            access ``"labels"`` the margin is unknown and any success is enough.
+        eot_samples: Passes averaged per evaluation.
+        is_blind: Whether the attacker has no access to the classifier that decides the verdict (a transfer
             attack): then no stopping criterion exists, and the result is the point of the largest margin
             after all steps.
     """

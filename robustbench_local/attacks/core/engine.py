@@ -181,16 +181,16 @@ class Engine:
     def _evaluate_and_step(self, search: Search[State], front: ActiveSet, ask: bool) -> ActiveSet | None:
         """Evaluate every point, and take one step of the items that continue."""
         with self._select_precision():
-            seen = self._evaluate_ahead(search, front)
-        self._update_best_points(search, front, seen.logits)
+            evaluation = self._evaluate_ahead(search, front)
+        self._update_best_points(search, front, evaluation.logits)
         if ask and self._early_stop:
             self._confirm_in_float32(search, front)
             if self._has_new_results or bool(front.done.any()):
-                remaining = self._remove_finished(front, seen)
+                remaining = self._remove_finished(front, evaluation)
                 if remaining is None:
                     return None
-                front, seen = remaining
-        front.points = search.step(front, front.state, seen)  # type: ignore[arg-type]  # start_items made it
+                front, evaluation = remaining
+        front.points = search.step(front, front.state, evaluation)  # type: ignore[arg-type]  # start_items made it
         front.increment_ages()
         return front
 
@@ -225,7 +225,7 @@ class Engine:
         )
 
     def _remove_finished(
-        self, front: ActiveSet, seen: PointEvaluation
+        self, front: ActiveSet, evaluation: PointEvaluation
     ) -> tuple[ActiveSet, PointEvaluation] | None:
         """Collect the results of ended items, and drop them and the other items of their images."""
         self._collect_results(front, (front.done | self.finished[front.rows]).nonzero().flatten())
@@ -235,8 +235,8 @@ class Engine:
         if len(index) == 0:
             return None
         if len(index) == len(front):
-            return front, seen
-        parts = (seen.logits, seen.losses, seen.gradient)
+            return front, evaluation
+        parts = (evaluation.logits, evaluation.losses, evaluation.gradient)
         logits, losses, gradient = (part if part.numel() == 0 else part[index] for part in parts)
         return front.select_rows(index), PointEvaluation(logits=logits, losses=losses, gradient=gradient)
 
@@ -267,7 +267,7 @@ class Engine:
         self.scores = best
         if self._early_stop:
             self.finished[rows[front.done[leaving]]] = True
-            self._has_new_results = True  # for their siblings
+            self._has_new_results = True  # for other items of their images
 
     def _select_precision(self) -> AbstractContextManager[object]:
         """Return the precision of an evaluation: float32, or bf16, which trades successes for speed."""

@@ -80,5 +80,5 @@ def _fill_largest_weights(weights: Tensor, room: Tensor, need: Tensor) -> Tensor
     step = cut.mass_low - cut.mass_high
     share = torch.where(step > 0, (need - cut.mass_high) / step, 0.0).clamp(0, 1)
     first = (weights - cut.high).sign_().clamp_min_(0)
-    rest = (weights - cut.low).sign_().clamp_min_(0).sub_(first)
-    return first.addcmul_(rest, share).mul_(room)
+    partial = (weights - cut.low).sign_().clamp_min_(0).sub_(first)
+    return first.addcmul_(partial, share).mul_(room)

@@ -65,11 +65,11 @@ class AutoAttack(Ensemble):
         steered = build_apgd_stage(
             "apgd-t", select_targeted_loss(num_classes), targets=5 if sparse and not plus else 9
         )
-        plain = build_apgd_stage("apgd-ce", "ce", restarts=restarts)
+        cross_entropy_stage = build_apgd_stage("apgd-ce", "ce", restarts=restarts)
         square = Stage(name="square", build_search=_build_square_search, uses_gradients=False)
         if not plus:
-            return (plain, steered, build_fab_stage("fab-t", targets=9), square)
-        both = (plain, build_apgd_stage("apgd-dlr", dlr, restarts=5))
+            return (cross_entropy_stage, steered, build_fab_stage("fab-t", targets=9), square)
+        both = (cross_entropy_stage, build_apgd_stage("apgd-dlr", dlr, restarts=5))
         return (
             *both,
             build_fab_stage("fab", restarts=5),

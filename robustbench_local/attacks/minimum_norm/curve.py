@@ -119,9 +119,8 @@ class Curve(EngineAttack):
         """Run paths until no radius is left between successful and unsuccessful ones."""
         ladder = torch.tensor(self.list_radii(threat), device=engine.images.device)
         failed_count = torch.zeros(len(engine.images), dtype=torch.int64, device=engine.images.device)
-        success_index = torch.full_like(
-            failed_count, len(ladder)
-        )  # the first radius that breaks; the first `held` ones hold
+        # index of the smallest successful radius; the first `failed_count` radii failed
+        success_index = torch.full_like(failed_count, len(ladder))
         while bool((failed_count < success_index).any()):
             middle = failed_count + _split_gap(success_index - failed_count)
             eps = (ladder * (1 - _RADIUS_MARGIN_SHARE) - _RADIUS_MARGIN_SHARE / 10).clamp_min(0)[
@@ -179,10 +178,10 @@ class _CurveSearch(Search[TensorTable]):
         distance = compute_norms(front.points - front.originals, self.threat.norm)
         return torch.where(reached, 1 / distance, margins.clamp_max(0)), reached
 
-    def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002
+    def step(self, front: ActiveSet, state: TensorTable, evaluation: PointEvaluation) -> Tensor:  # noqa: ARG002
         """Take one step in proportion to the item's radius, projected into its ball."""
         ball = self.get_ball(front)
-        gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
+        gradient = evaluation.gradient if front.masks is None else evaluation.gradient * front.masks
         length = broadcast_radius(ball, gradient) * (_PATH_LENGTH_RADII / self.steps)
         moved = front.points + length * compute_steepest_step(gradient, self.threat.norm)
         return project_to_box(moved, front.originals, ball, front.masks)

@@ -105,17 +105,17 @@ class _CWSearch(MinimumNormSearch[_CWState]):
         """Return the margin of the raw logits."""
         return build_objective("margin", self.threat, front.labels)
 
-    def step(self, front: ActiveSet, state: _CWState, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: _CWState, evaluation: PointEvaluation) -> Tensor:
         """Take one step of Adam; after the last step for a c, restart with the next c."""
         gradient, success = (
-            select_finite_gradient(seen.gradient, front),
-            self.has_succeeded(front, seen.logits),
+            select_finite_gradient(evaluation.gradient, front),
+            self.has_succeeded(front, evaluation.logits),
         )
-        set_first_weight(state.weight, front, self.attack.c, _compute_linear_weight(seen, gradient))
+        set_first_weight(state.weight, front, self.attack.c, _compute_linear_weight(evaluation, gradient))
         state.weight.has_sufficed = state.weight.has_sufficed | success
         pull = 2 * (front.points - front.originals)
         push = reshape_for_broadcast(torch.where(success, 0.0, state.weight.value), gradient) * gradient
-        slope = 2 * front.points * (1 - front.points)  # of a pixel in its variable
+        slope = 2 * front.points * (1 - front.points)  # derivative of a pixel in its variable
         self._apply_adam_step(front, state, (pull - push) * slope)
         over = (front.age + 1) % self.attack.steps == 0
         if bool(over.any()):
@@ -149,8 +149,8 @@ def _map_to_tanh_space(images: Tensor) -> Tensor:
     return torch.atanh((2 * images - 1) * (1 - _TANH_MARGIN_SHARE))
 
 
-def _compute_linear_weight(seen: PointEvaluation, gradient: Tensor) -> Tensor:
+def _compute_linear_weight(evaluation: PointEvaluation, gradient: Tensor) -> Tensor:
     """Return the c beyond which the attack on a linear classifier succeeds, (W,): 2 * margin / slope**2."""
     slope = gradient.flatten(1).double().square().sum(dim=1)
-    unit = 2 * seen.losses.double().abs() / slope
+    unit = 2 * evaluation.losses.double().abs() / slope
     return torch.where(unit.isfinite() & (unit > 0), unit, 1.0).to(gradient)

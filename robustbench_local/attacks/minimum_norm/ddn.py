@@ -94,15 +94,15 @@ class _DDNSearch(MinimumNormSearch[_DDNState]):
         """Return a monotone function of the cross-entropy."""
         return build_log_odds_loss(self.threat, front.labels)
 
-    def step(self, front: ActiveSet, state: _DDNState, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: _DDNState, evaluation: PointEvaluation) -> Tensor:
         """Step along the gradient, and from there to the sphere."""
         gamma = anneal_cosine(front, self.steps, self.attack.gamma, _LAST_GAMMA)
-        change = torch.where(self.has_succeeded(front, seen.logits), 1 - gamma, 1 + gamma)
+        change = torch.where(self.has_succeeded(front, evaluation.logits), 1 - gamma, 1 + gamma)
         state.radius = (state.radius * change).minimum(state.max_radius)
         length = reshape_for_broadcast(
             state.radius * anneal_cosine(front, self.steps, *_STEP_SHARES), front.points
         )
-        gradient = drop_saturated_pixels(select_finite_gradient(seen.gradient, front), front.points)
+        gradient = drop_saturated_pixels(select_finite_gradient(evaluation.gradient, front), front.points)
         delta = front.points - front.originals + length * compute_steepest_step(gradient, "L2")
         shrink = state.radius / compute_norms(delta, "L2").clamp_min(1e-12)
         return (front.originals + delta * reshape_for_broadcast(shrink, delta)).clamp(0, 1)

@@ -100,17 +100,17 @@ class DeepFoolSearch(MinimumNormSearch[_DeepFoolState]):
         """Return the margins of the most likely classes, (W, T)."""
         return lambda logits: compute_class_leads(logits, front.labels, self.threat, self._classes)
 
-    def step(self, front: ActiveSet, state: _DeepFoolState, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: _DeepFoolState, evaluation: PointEvaluation) -> Tensor:
         """Step to the nearest of the decision boundaries, each in its linear model."""
         normals = torch.stack(
             [
                 drop_saturated_pixels(select_finite_gradient(gradient, front), front.points)
-                for gradient in seen.gradient.unbind(dim=1)
+                for gradient in evaluation.gradient.unbind(dim=1)
             ],
             dim=1,
         )
         # beyond the boundary by the margin of a success: on it, with two equal logits, no step would follow
-        gaps = seen.losses - compute_target_margin(seen.logits)[:, None]
+        gaps = evaluation.losses - compute_target_margin(evaluation.logits)[:, None]
         chosen, distance = find_nearest_boundary(gaps, normals, self.threat.norm)
         normal = normals[torch.arange(len(chosen), device=chosen.device), chosen]
         length = torch.where(distance.isfinite(), distance, 0.0)

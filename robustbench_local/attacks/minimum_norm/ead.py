@@ -93,11 +93,11 @@ class _EADSearch(MinimumNormSearch[_EADState]):
         """Return the margin of the raw logits."""
         return build_objective("margin", self.threat, front.labels)
 
-    def step(self, front: ActiveSet, state: _EADState, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: _EADState, evaluation: PointEvaluation) -> Tensor:
         """Descend the smooth terms and shrink every change; after the last step for a c, take the next c."""
         gradient, success = (
-            select_finite_gradient(seen.gradient, front),
-            self.has_succeeded(front, seen.logits),
+            select_finite_gradient(evaluation.gradient, front),
+            self.has_succeeded(front, evaluation.logits),
         )
         set_first_weight(state.weight, front, self.attack.c, self._compute_moving_weight(front, gradient))
         state.weight.has_sufficed = state.weight.has_sufficed | success

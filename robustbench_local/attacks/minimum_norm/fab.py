@@ -121,12 +121,12 @@ class FABSearch(Search[TensorTable]):
         """Score points; only points inside the ball count as success."""
         return score_points_in_ball(front, logits, self.threat, self.get_ball(front))
 
-    def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - it remembers nothing
+    def step(self, front: ActiveSet, state: TensorTable, evaluation: PointEvaluation) -> Tensor:  # noqa: ARG002 - it remembers nothing
         """Move a success back towards the original; from any other point, step over the linear boundary."""
         norm = self.threat.norm
         originals = front.originals.flatten(1)
         away = front.points.flatten(1) - originals
-        gradient, gaps = _compute_linear_model(front, seen)
+        gradient, gaps = _compute_linear_model(front, evaluation)
         from_here = compute_hyperplane_step(originals + away, gradient, gaps, norm)
         from_original = compute_hyperplane_step(
             originals, gradient, gaps - (gradient * away).sum(dim=1), norm
@@ -136,17 +136,17 @@ class FABSearch(Search[TensorTable]):
             compute_norms(from_original, norm).clamp_min(_MIN_STEP),
         )
         pull = (step_length / (step_length + original_step_length)).clamp_max(ALPHA_MAX)
-        reached = compute_success_margin(seen.logits, front.labels, self.threat) > 0
-        # original + kept * away + ahead * from_here + aside * from_original
+        reached = compute_success_margin(evaluation.logits, front.labels, self.threat) > 0
+        # original + kept_share * away + ahead * from_here + aside * from_original
         kept_share = torch.where(reached, KEPT_DISTANCE_SHARE, 1 - pull)[:, None]
         ahead, aside = ((OVERSHOOT * share).masked_fill(reached, 0)[:, None] for share in (1 - pull, pull))
         moved = torch.addcmul(originals, away, kept_share).addcmul_(from_here, ahead)
         return moved.addcmul_(from_original, aside).clamp_(0, 1).view_as(front.points)
 
 
-def _compute_linear_model(front: ActiveSet, seen: PointEvaluation) -> tuple[Tensor, Tensor]:
+def _compute_linear_model(front: ActiveSet, evaluation: PointEvaluation) -> tuple[Tensor, Tensor]:
     """Return the gradient, (W, D), and value, (W,), of the loss; both 0 if either is not finite."""
-    gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
+    gradient = evaluation.gradient if front.masks is None else evaluation.gradient * front.masks
     gradient = gradient.flatten(1)
-    usable = torch.isfinite(gradient.sum(dim=1) + seen.losses)
-    return gradient.masked_fill(~usable[:, None], 0.0), seen.losses.masked_fill(~usable, 0.0)
+    usable = torch.isfinite(gradient.sum(dim=1) + evaluation.losses)
+    return gradient.masked_fill(~usable[:, None], 0.0), evaluation.losses.masked_fill(~usable, 0.0)

@@ -111,13 +111,13 @@ class _FMNSearch(MinimumNormSearch[_FMNState]):
         """Return the log odds of success: 0 near the boundary, as the paper's difference of logits."""
         return build_log_odds_loss(self.threat, front.labels)
 
-    def step(self, front: ActiveSet, state: _FMNState, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: _FMNState, evaluation: PointEvaluation) -> Tensor:
         """Adapt the radius, and step inside the ball."""
         gradient, norm = (
-            drop_saturated_pixels(select_finite_gradient(seen.gradient, front), front.points),
+            drop_saturated_pixels(select_finite_gradient(evaluation.gradient, front), front.points),
             self.threat.norm,
         )
-        self._adapt_radius(front, state, seen, gradient)
+        self._adapt_radius(front, state, evaluation, gradient)
         share = anneal_cosine(
             front, self.steps, self.attack.step_size, _LAST_STEP_SHARE * self.attack.step_size
         )
@@ -127,17 +127,17 @@ class _FMNSearch(MinimumNormSearch[_FMNState]):
         return project_to_box(moved, front.originals, PerImageBalls(norm, state.radius), front.masks)
 
     def _adapt_radius(
-        self, front: ActiveSet, state: _FMNState, seen: PointEvaluation, gradient: Tensor
+        self, front: ActiveSet, state: _FMNState, evaluation: PointEvaluation, gradient: Tensor
     ) -> None:
         """Shrink the radius after a success, grow it after a failure; at first, estimate it."""
-        success = self.has_succeeded(front, seen.logits)
+        success = self.has_succeeded(front, evaluation.logits)
         distance = compute_norms(front.points - front.originals, self.threat.norm)
         state.nearest_distance = torch.where(
             success, torch.minimum(distance, state.nearest_distance), state.nearest_distance
         )
         gamma = anneal_cosine(front, self.steps, self.attack.gamma, _LAST_GAMMA)
         slope = compute_norms(gradient, DUAL_NORMS[self.threat.norm])
-        missing = torch.where(slope > 0, torch.nan_to_num(seen.losses).abs() / slope, torch.inf)
+        missing = torch.where(slope > 0, torch.nan_to_num(evaluation.losses).abs() / slope, torch.inf)
         # slightly beyond the estimated boundary, or the path would approach a straight boundary without
         # crossing it
         grown = torch.where(state.nearest_distance.isinf(), distance + missing, state.radius) * (1 + gamma)

@@ -72,16 +72,19 @@ class _BoundarySwitchSearch(MinimumNormSearch[TensorTable]):
         """Return the margins of the most likely classes, (W, T)."""
         return lambda logits: compute_class_leads(logits, front.labels, self.threat, MAX_SWITCH_CLASSES)
 
-    def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002
+    def step(self, front: ActiveSet, state: TensorTable, evaluation: PointEvaluation) -> Tensor:  # noqa: ARG002
         """Step from the original to the nearest of the decision boundaries."""
         original, current, norm = front.originals.flatten(1), front.points.flatten(1), self.threat.norm
         normals = [
-            select_finite_gradient(gradient, front).flatten(1) for gradient in seen.gradient.unbind(dim=1)
+            select_finite_gradient(gradient, front).flatten(1)
+            for gradient in evaluation.gradient.unbind(dim=1)
         ]
         delta = original - current
-        pairs = zip(seen.losses.unbind(dim=1), normals, strict=True)
+        pairs = zip(evaluation.losses.unbind(dim=1), normals, strict=True)
         gaps = [
-            lead + (delta * class_normal).sum(dim=1) - _compute_safe_margin(seen, class_normal, current, 1.0)
+            lead
+            + (delta * class_normal).sum(dim=1)
+            - _compute_safe_margin(evaluation, class_normal, current, 1.0)
             for lead, class_normal in pairs
         ]
         chosen, distance = find_nearest_boundary(torch.stack(gaps, dim=1), torch.stack(normals, dim=1), norm)
@@ -119,9 +122,9 @@ class _BisectionSearch(MinimumNormSearch[_BisectionState]):
         nothing = change.new_zeros(len(front))
         return _BisectionState(change=change, low=nothing, high=nothing + 1.0)
 
-    def step(self, front: ActiveSet, state: _BisectionState, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: _BisectionState, evaluation: PointEvaluation) -> Tensor:
         """Move to the middle of the half that contains the boundary."""
-        beyond, middle = self.has_succeeded(front, seen.logits), (state.low + state.high) / 2
+        beyond, middle = self.has_succeeded(front, evaluation.logits), (state.low + state.high) / 2
         state.low, state.high = (
             torch.where(beyond, state.low, middle),
             torch.where(beyond, middle, state.high),
@@ -178,12 +181,12 @@ class _RefinementSearch(MinimumNormSearch[_RefinementState]):
         """Return the margin, which is 0 on the boundary."""
         return build_objective("margin", self.threat, front.labels)
 
-    def step(self, front: ActiveSet, state: _RefinementState, seen: PointEvaluation) -> Tensor:
+    def step(self, front: ActiveSet, state: _RefinementState, evaluation: PointEvaluation) -> Tensor:
         """Accept or reject the trial, and propose the next one."""
-        self._accept_trials(front, state, seen)
+        self._accept_trials(front, state, evaluation)
         original, base, normal = (part.flatten(1) for part in (front.originals, state.points, state.gradient))
         # a failure may be due to rounding alone: the next trial also goes further beyond the boundary
-        aim = _compute_safe_margin(seen, normal, base, 1 / state.step_share - 1)
+        aim = _compute_safe_margin(evaluation, normal, base, 1 / state.step_share - 1)
         from_original = state.margin - aim + ((original - base) * normal).sum(dim=1)
         norm = self.threat.norm
         bold = original + compute_hyperplane_step(original, normal, torch.nan_to_num(from_original), norm)
@@ -191,28 +194,30 @@ class _RefinementSearch(MinimumNormSearch[_RefinementState]):
         trial = torch.lerp(timid, bold, state.step_share[:, None])
         return trial.clamp(0, 1).view_as(front.points)
 
-    def _accept_trials(self, front: ActiveSet, state: _RefinementState, seen: PointEvaluation) -> None:
+    def _accept_trials(self, front: ActiveSet, state: _RefinementState, evaluation: PointEvaluation) -> None:
         distance = compute_norms(front.points - front.originals, self.threat.norm)
-        nearer = self.has_succeeded(front, seen.logits) & (distance < state.distance)
+        nearer = self.has_succeeded(front, evaluation.logits) & (distance < state.distance)
         where = reshape_for_broadcast(nearer, front.points)
         state.points = torch.where(where, front.points, state.points)
-        state.gradient = torch.where(where, select_finite_gradient(seen.gradient, front), state.gradient)
-        state.margin = torch.where(nearer, seen.losses, state.margin)
+        state.gradient = torch.where(
+            where, select_finite_gradient(evaluation.gradient, front), state.gradient
+        )
+        state.margin = torch.where(nearer, evaluation.losses, state.margin)
         state.distance = torch.where(nearer, distance, state.distance)
         state.step_share = torch.where(nearer, (2 * state.step_share).clamp_max(1.0), state.step_share / 2)
 
 
 def _compute_safe_margin(
-    seen: PointEvaluation, normals: Tensor, points: Tensor, rounding_factor: float | Tensor
+    evaluation: PointEvaluation, normals: Tensor, points: Tensor, rounding_factor: float | Tensor
 ) -> Tensor:
     """Return the margin to aim at, (W,): the smallest that is still a success in another batch.
 
     Args:
-        seen: The evaluation; its logits set the margin of a success.
+        evaluation: The evaluation; its logits set the margin of a success.
         normals: Gradients of the margin, (W, D).
         points: Points of the gradients, (W, D).
         rounding_factor: Reserve for the rounding of the sums behind a logit, in units of the usual error, or
             (W,).
     """
     rounding: Tensor = torch.linalg.vector_norm(normals, dim=1) * torch.linalg.vector_norm(points, dim=1)
-    return compute_target_margin(seen.logits) + rounding_factor * _ROUNDING_SHARE * rounding
+    return compute_target_margin(evaluation.logits) + rounding_factor * _ROUNDING_SHARE * rounding

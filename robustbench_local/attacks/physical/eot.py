@@ -231,27 +231,27 @@ def _compute_gradient(
 ) -> Tensor:
     """Compute the gradient with respect to the colors of the penalty minus the mean loss over the views."""
 
-    def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    def evaluate_batch(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         loss = build_objective(attack.loss, setting.threat, labels)
         return setting.classifier.compute_gradient(shots, loss, rows)[2]
 
     with torch.enable_grad():
         leaf = colours.detach().requires_grad_()
         shots = setting.render_photographs(finish(leaf), views)
-        towards = setting.evaluate_photographs(shots.detach(), ask)
-        shot_count = shots.shape[1] * len(shots) / len(leaf)  # at each object
+        towards = setting.evaluate_photographs(shots.detach(), evaluate_batch)
+        shot_count = shots.shape[1] * len(shots) / len(leaf)  # photographs per object
         total = penalty(leaf).sum() - (towards * shots).sum() / shot_count
         return remove_nonfinite(torch.autograd.grad(total, leaf)[0])
 
 
-def _score_objects(setting: EOTInputs, found: Tensor, views: Views | None) -> Tensor:
+def _score_objects(setting: EOTInputs, objects: Tensor, views: Views | None) -> Tensor:
     """Return the share of views that reach the attacker's goal, plus a small margin term, (N,)."""
 
-    def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    def evaluate_batch(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         return compute_success_margin(setting.classifier(shots, rows), labels, setting.threat)
 
     with torch.no_grad():
-        margins = setting.evaluate_photographs(setting.render_photographs(found, views), ask)
+        margins = setting.evaluate_photographs(setting.render_photographs(objects, views), evaluate_batch)
     # non-finite logits are not a prediction, so that the harness does not count them
     margins = margins.masked_fill(margins == torch.inf, -torch.inf)
     return (margins > 0).float().mean(dim=1) + 1e-3 * margins.atan().mean(dim=1)

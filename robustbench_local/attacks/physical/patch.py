@@ -56,7 +56,7 @@ class Patch(EOTAttack):
         )
         everything = torch.ones(1, 1, side, side, dtype=torch.bool, device=device)
 
-        def print_cost(colours: Tensor) -> Tensor:
+        def compute_print_penalty(colours: Tensor) -> Tensor:
             rough, dear = (
                 compute_total_variation(colours, everything),
                 compute_non_printability(colours, everything),
@@ -73,7 +73,7 @@ class Patch(EOTAttack):
                     setting,
                     start,
                     lambda colours: colours.expand(count, -1, -1, -1),
-                    print_cost,
+                    compute_print_penalty,
                     draw_name=f"restart {restart}",
                     steps=self.steps,
                 )

@@ -104,8 +104,8 @@ class Sticker(EOTAttack):
             )
             best = torch.where((reached > scores).view(-1, 1, 1, 1), best_colours, best)
             scores = torch.maximum(scores, reached)
-        stuck = relight_colours(best, images, setting.surfaces)
-        return torch.where(mask, (stuck * 255).round() / 255, images)
+        relit_colours = relight_colours(best, images, setting.surfaces)
+        return torch.where(mask, (relit_colours * 255).round() / 255, images)
 
     def _choose_masks(self, setting: EOTInputs) -> tuple[Tensor, Tensor]:
         """Return the mask of each sign's sticker, (N, 1, H, W), and the initial colors, (N or 1, C, H, W)."""
@@ -113,8 +113,10 @@ class Sticker(EOTAttack):
         first = build_sticker_mask(surfaces, threat, pixel_worth=self._compute_pixel_importance(setting))
         if threat.transformation != "rectangles":
             return first, start
-        plain = [build_sticker_mask(surfaces, threat, layout=layout) for layout in range(len(BAR_LAYOUTS))]
-        masks = torch.stack([first, *plain])
+        layout_masks = [
+            build_sticker_mask(surfaces, threat, layout=layout) for layout in range(len(BAR_LAYOUTS))
+        ]
+        masks = torch.stack([first, *layout_masks])
         tried = [
             self._optimize_colours(setting, mask, start, f"place {layout_index}", self.layout_steps)
             for layout_index, mask in enumerate(masks)
@@ -136,15 +138,17 @@ class Sticker(EOTAttack):
         """Optimize the colors inside a mask; return the best ones and their scores."""
         images = setting.images
 
-        def stuck(colours: Tensor) -> Tensor:
+        def apply_sticker(colours: Tensor) -> Tensor:
             return torch.where(mask, relight_colours(colours, images, setting.surfaces), images)
 
-        def print_cost(colours: Tensor) -> Tensor:
+        def compute_print_penalty(colours: Tensor) -> Tensor:
             return self.tv * compute_total_variation(colours, mask) + self.nps * compute_non_printability(
                 colours, mask
             )
 
-        return optimize_colours(self, setting, start, stuck, print_cost, draw_name=draw, steps=steps)
+        return optimize_colours(
+            self, setting, start, apply_sticker, compute_print_penalty, draw_name=draw, steps=steps
+        )
 
     def _compute_pixel_importance(self, setting: EOTInputs) -> Tensor | None:
         """Return the change of each pixel under an L1 penalty, (N, 1, H, W); None for a poster."""
@@ -153,18 +157,26 @@ class Sticker(EOTAttack):
         images, surfaces = setting.images, setting.surfaces
         own = remove_lighting(images, images, surfaces)
 
-        def changed(colours: Tensor) -> Tensor:  # at its own colours the sign is as it is, glare and all
+        def apply_change(
+            colours: Tensor,
+        ) -> Tensor:  # with its own colors the sign is unchanged, including glare
             return torch.where(
                 surfaces,
                 images + relight_colours(colours, images, surfaces) - relight_colours(own, images, surfaces),
                 images,
             )
 
-        def size(colours: Tensor) -> Tensor:
+        def compute_change_penalty(colours: Tensor) -> Tensor:
             moved = ((colours - own).abs() * surfaces).flatten(1).sum(dim=1)
             return self.l1 * moved / (surfaces.flatten(1).sum(dim=1) * images.shape[1])
 
         best_colours, _ = optimize_colours(
-            self, setting, own, changed, size, draw_name="place", steps=self.place_steps
+            self,
+            setting,
+            own,
+            apply_change,
+            compute_change_penalty,
+            draw_name="place",
+            steps=self.place_steps,
         )
         return (best_colours - own).abs().sum(dim=1, keepdim=True)

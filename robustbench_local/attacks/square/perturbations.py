@@ -29,7 +29,7 @@ class SquareProposals:
     colours: Tensor
     """(M, C)."""
     budget: Tensor
-    """(M,): as in `Squares`."""
+    """(M,): as in `SquareState`."""
     used_budget: Tensor
     """(M,): budget used by the best points, and afterwards by the proposals; unchanged under Linf."""
 

@@ -110,9 +110,9 @@ class SquareSearch(Search[SquareState]):
         steps: Proposals per item.
         p: Fraction of the image's pixels in the first windows.
         rescale: Whether the schedule of the windows is scaled to ``steps``.
-        ahead: Whether to evaluate several proposals of an item in one pass. Proposals and their order of
-            acceptance do not change: evaluations after an accepted proposal are discarded. This costs at most
-            ``lookahead_budget`` evaluations, so it is not for a classifier whose queries are counted.
+        use_lookahead: Whether to evaluate several proposals of an item in one pass. Proposals and their order
+            of acceptance do not change: evaluations after an accepted proposal are discarded. This costs at
+            most ``lookahead_budget`` evaluations, so it is not for a classifier whose queries are counted.
         name: Name of the stage.
     """
 
@@ -164,16 +164,18 @@ class SquareSearch(Search[SquareState]):
             wasted_count=torch.zeros_like(front.age),
         )
 
-    def count_lookahead(self, front: ActiveSet, most: int) -> Tensor | None:
+    def count_lookahead(self, front: ActiveSet, max_points: int) -> Tensor | None:
         """Return more points the lower the item's acceptance rate; never beyond its block."""
         state: SquareState = front.state  # type: ignore[assignment]  # start_items made it
         if not self.lookahead_budget or not front.get_age_range()[0]:
             return None
         counts = 1 + (_LOOKAHEAD_SHARE * front.age / (state.accepted_count.cpu() + 1)).long()
-        room = torch.minimum(_STEPS_PER_BLOCK - (front.age - 1) % _STEPS_PER_BLOCK, self.steps - front.age)
-        most = min(most, _MAX_LOOKAHEAD_POINTS)
-        counts = torch.minimum(counts, room.clamp_max(most))
-        counts[state.wasted_count > self.lookahead_budget - most] = 1
+        remaining = torch.minimum(
+            _STEPS_PER_BLOCK - (front.age - 1) % _STEPS_PER_BLOCK, self.steps - front.age
+        )
+        max_points = min(max_points, _MAX_LOOKAHEAD_POINTS)
+        counts = torch.minimum(counts, remaining.clamp_max(max_points))
+        counts[state.wasted_count > self.lookahead_budget - max_points] = 1
         return counts if bool((counts > 1).any()) else None
 
     def build_lookahead(self, front: ActiveSet, of: Tensor, offsets: Tensor) -> SquareLookahead:
@@ -191,19 +193,19 @@ class SquareSearch(Search[SquareState]):
             budget=state.budget[row],
             used_budget=state.used_budget[row],
         )
-        where = self._apply_proposals(canvas, windows)
+        positions = self._apply_proposals(canvas, windows)
         return SquareLookahead(
             points=canvas.points,
             windows=canvas.windows,
-            pixel_positions=where,
+            pixel_positions=positions,
             used_budget=canvas.used_budget,
         )
 
-    def advance_items(self, front: ActiveSet, there: Lookahead, vain: Tensor) -> None:
+    def advance_items(self, front: ActiveSet, lookahead: Lookahead, wasted: Tensor) -> None:
         """Update the state to the proposals in the current points."""
         state: SquareState = front.state  # type: ignore[assignment]  # start_items made it
-        state.wasted_count = state.wasted_count + vain
-        reached: SquareLookahead = there  # type: ignore[assignment]  # build_lookahead made it
+        state.wasted_count = state.wasted_count + wasted
+        reached: SquareLookahead = lookahead  # type: ignore[assignment]  # build_lookahead made it
         state.windows, state.proposed_budget = reached.windows, reached.used_budget
         self._cached_positions = state.windows, reached.pixel_positions
 
@@ -225,12 +227,12 @@ class SquareSearch(Search[SquareState]):
             return
         front.best_scores = torch.where(better, scores, front.best_scores)
         points, best = front.points.flatten(1), front.best_points.flatten(1)
-        where = self._locate_proposals(front, state)
-        accepted_pixels = torch.where(better[:, None], points.gather(1, where), best.gather(1, where))
-        points.scatter_(1, where, accepted_pixels)
-        best.scatter_(1, where, accepted_pixels)
+        positions = self._locate_proposals(front, state)
+        accepted_pixels = torch.where(better[:, None], points.gather(1, positions), best.gather(1, positions))
+        points.scatter_(1, positions, accepted_pixels)
+        best.scatter_(1, positions, accepted_pixels)
 
-    def step(self, front: ActiveSet, state: SquareState, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - keep has judged
+    def step(self, front: ActiveSet, state: SquareState, evaluation: PointEvaluation) -> Tensor:  # noqa: ARG002 - scored before
         """Write the next proposals into the points."""
         youngest, oldest = front.get_age_range()
         colours = self._advance_block(front, state, youngest, oldest)
@@ -243,20 +245,20 @@ class SquareSearch(Search[SquareState]):
             budget=state.budget,
             used_budget=state.used_budget,
         )
-        where = self._apply_proposals(canvas, self._build_windows(front, front.age, youngest, oldest))
-        state.proposed_budget, self._cached_positions = canvas.used_budget, (state.windows, where)
+        positions = self._apply_proposals(canvas, self._build_windows(front, front.age, youngest, oldest))
+        state.proposed_budget, self._cached_positions = canvas.used_budget, (state.windows, positions)
         return canvas.points
 
     def _apply_proposals(self, canvas: SquareProposals, windows: Windows) -> Tensor:
         """Apply each item's proposal; return its positions in the image's memory."""
-        where = windows.locate_pixels(canvas.windows[:, : self._window_count])
+        positions = windows.locate_pixels(canvas.windows[:, : self._window_count])
         if self._power:
             perturb_lp_windows(
-                canvas, windows, where, power=self._power, project_whole_image=self._projects_whole_image
+                canvas, windows, positions, power=self._power, project_whole_image=self._projects_whole_image
             )
         else:
-            perturb_linf_windows(canvas, where)
-        return where
+            perturb_linf_windows(canvas, positions)
+        return positions
 
     def _locate_proposals(self, front: ActiveSet, state: SquareState) -> Tensor:
         """Return the positions of the proposals, recomputed if items have started or ended since `step`."""
@@ -272,7 +274,7 @@ class SquareSearch(Search[SquareState]):
         """Build the windows of the steps at these ages."""
         shape, device = tuple(front.points.shape[1:]), front.points.device
         smallest, largest = self._window_sides[oldest], self._window_sides[youngest]
-        if smallest == largest:  # sides only fall
+        if smallest == largest:  # sides never grow
             return Windows((largest,), shape, device)
         sides = [self._window_sides[age] for age in ages.tolist()]
         distinct_sides = sorted(set(sides))
@@ -307,8 +309,8 @@ class SquareSearch(Search[SquareState]):
         reach = torch.as_tensor(self.get_ball(front).eps, dtype=torch.float32, device=front.points.device)
         if not self._power:
             return reach
-        room = _HALF_ULP * front.points[0].numel() ** (1 / self._power)
-        return raise_to_power((reach - room).clamp_min(0), self._power)
+        rounding_slack = _HALF_ULP * front.points[0].numel() ** (1 / self._power)
+        return raise_to_power((reach - rounding_slack).clamp_min(0), self._power)
 
     def _advance_block(self, front: ActiveSet, state: SquareState, youngest: int, oldest: int) -> Tensor:
         """Advance each item in its block, drawing blocks as needed; return its colors, (W, C)."""
@@ -336,7 +338,9 @@ class SquareSearch(Search[SquareState]):
         sides = self._window_side_table[
             (ages[:, None] + torch.arange(_STEPS_PER_BLOCK)).clamp_max(self.steps - 1)
         ]
-        room = _move_index(torch.tensor([height + 1, width + 1]) - sides[..., None], state.stream_keys)
+        corner_counts = _move_index(
+            torch.tensor([height + 1, width + 1]) - sides[..., None], state.stream_keys
+        )
         places = first + torch.arange(_STEPS_PER_BLOCK * numbers, device=device)
         uniform = sample_uniform_at(state.stream_keys[rows][:, None], places).view(
             len(rows), _STEPS_PER_BLOCK, numbers
@@ -344,7 +348,7 @@ class SquareSearch(Search[SquareState]):
         shares = uniform[..., : 2 * self._window_count].view(
             len(rows), _STEPS_PER_BLOCK, self._window_count, 2
         )
-        corners = (shares * room[:, :, None]).long()
+        corners = (shares * corner_counts[:, :, None]).long()
         entry = corners[..., 0] * width + corners[..., 1]
         colours = _compute_signs(uniform[..., -channels:] - 0.5)
         if self._power:

@@ -95,7 +95,7 @@ class Windows:
         sides: The distinct side lengths, ascending.
         shape: (C, H, W) of an image.
         device: Device of the images.
-        which: Index of the side length of each image's windows, (W,) int64; None if there is only one.
+        side_indices: Index of the side length of each image's windows, (W,) int64; None if there is only one.
     """
 
     def __init__(

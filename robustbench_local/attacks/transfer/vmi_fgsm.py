@@ -30,7 +30,7 @@ class VMIFGSM(TIFGSM):
 
     Args:
         neighbours: Points sampled around each point of the path, the paper's N; at 0 this is MI-FGSM.
-        beta: Radius of the neighbourhood as a multiple of eps, in the threat model's norm, above 0.
+        beta: Radius of the neighborhood as a multiple of eps, in the threat model's norm, above 0.
 
     Source: Wang & He 2021, arXiv:2103.15571, definition 1 and algorithm 1.
     """
@@ -56,19 +56,22 @@ class VMIFGSM(TIFGSM):
         variance = torch.zeros_like(inputs.images)
         before = torch.zeros(len(inputs.images), device=inputs.images.device)
 
-        def tuned(points: Tensor, step: int) -> Tensor:
+        def compute_tuned_gradient(points: Tensor, step: int) -> Tensor:
             nonlocal variance, before
-            here, values = self._compute_gradient(inputs, points, str(step))
+            point_gradient, values = self._compute_gradient(inputs, points, str(step))
             weight = self._compute_log_weight(inputs, values)
-            slope = here + remove_nonfinite(_scale_rows(variance, before - weight))
+            slope = point_gradient + remove_nonfinite(_scale_rows(variance, before - weight))
             if self.neighbours and step + 1 < self.steps:
-                variance, before = self._estimate_variance(inputs, points, step, here, weight), weight
+                variance, before = (
+                    self._estimate_variance(inputs, points, step, point_gradient, weight),
+                    weight,
+                )
             return slope
 
-        return tuned
+        return compute_tuned_gradient
 
     def _estimate_variance(
-        self, inputs: AttackInputs, points: Tensor, step: int, here: Tensor, weight: Tensor
+        self, inputs: AttackInputs, points: Tensor, step: int, point_gradient: Tensor, weight: Tensor
     ) -> Tensor:
         """Estimate the mean difference of the neighbors' gradients from the point's; NaN counts as 0."""
         ball = replace(inputs.threat, eps=self.beta * inputs.threat.eps)
@@ -81,7 +84,8 @@ class VMIFGSM(TIFGSM):
             )
             neighbour_gradient, values = self._compute_gradient(inputs, (points + delta).clamp(0, 1), draw)
             total += remove_nonfinite(
-                _scale_rows(neighbour_gradient, self._compute_log_weight(inputs, values) - weight) - here
+                _scale_rows(neighbour_gradient, self._compute_log_weight(inputs, values) - weight)
+                - point_gradient
             )
         return total / self.neighbours
 

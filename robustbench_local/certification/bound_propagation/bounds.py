@@ -1,8 +1,9 @@
 """Bounds of a network's logits and margins over balls of images: IBP, CROWN-IBP and CROWN.
 
-These functions take any module (see `graph.trace`) or its graph, which avoids tracing it again. The functions
-for training are differentiable in the network's parameters, compute in the dtype of the images and assume
-exact arithmetic. `certified_margins` is for certificates: it computes in float64 and covers rounding.
+These functions take any module (see `graph.trace_network`) or its graph, which avoids tracing it again. The
+functions for training are differentiable in the network's parameters, compute in the dtype of the images and
+assume exact arithmetic. `BoundCertificate.compute_margins` is for certificates: it computes in float64 and
+covers rounding.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def compute_ibp_bounds(network: Network, lower: Tensor, upper: Tensor) -> tuple[
     """Compute interval bounds of the logits.
 
     Args:
-        network: A module, or its graph (`graph.trace`), which avoids tracing at every call. Batch norm uses
-            its running statistics and dropout is the identity, in training mode as well.
+        network: A module, or its graph (`graph.trace_network`), which avoids tracing at every call. Batch
+            norm uses its running statistics and dropout is the identity, in training mode as well.
         lower: Lower bounds of the network's input, (N, C, H, W), normalized if the network expects that.
         upper: Upper bounds of the network's input.
 

@@ -113,7 +113,7 @@ def build_network_graph(classifier: Classifier, images: Tensor) -> Graph:
             remedy="load the data in that size",
         )
     graph = trace_network(module, tuple(images.shape[1:]), name=classifier.name)
-    normalization = classifier.normalization  # what the classifier does before its module
+    normalization = classifier.normalization  # applied before the module
     if normalization is not None:
         graph = graph.prepend_affine(_build_normalization(normalization))
     return graph
@@ -159,7 +159,7 @@ def _check_agreement(graph: Graph, images: Tensor, logits: Tensor, name: str) ->
         graph(images.double()), logits.double(), rtol=0.0, atol=_LOGIT_TOLERANCE_SHARE * scale
     ):
         raise ModelError(
-            "computes something else than its layers say",
+            "does not compute what its layers describe",
             where=name,
             remedy="use a smoothing certificate",
         )

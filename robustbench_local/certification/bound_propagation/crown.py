@@ -54,21 +54,23 @@ class CROWN(BoundCertificate):
 
     def compute_margins(self, graph: Graph, ball: InputRegion, rows: Tensor, rounding: Rounding) -> Tensor:
         """See :meth:`BoundCertificate.compute_margins`."""
-        place = len(graph.nodes) - 1
+        index = len(graph.nodes) - 1
         bounds = propagate(graph, ball.box, rounding=rounding)
-        found = compute_linear_bounds(bounds, place, rows, ball, through_activations=False)
-        found = torch.maximum(found, compute_linear_bounds(bounds, place, rows, ball))
-        unproven = _find_unproven_rows(found)
+        margins = compute_linear_bounds(bounds, index, rows, ball, through_activations=False)
+        margins = torch.maximum(margins, compute_linear_bounds(bounds, index, rows, ball))
+        unproven = _find_unproven_rows(margins)
         if self.intermediate == "crown" and len(unproven):
             bounds, ball, rows = (
                 compute_crown_bounds(graph, ball.select_images(unproven), rounding),
                 ball.select_images(unproven),
                 rows[unproven],
             )
-            found[unproven] = torch.maximum(found[unproven], compute_linear_bounds(bounds, place, rows, ball))
+            margins[unproven] = torch.maximum(
+                margins[unproven], compute_linear_bounds(bounds, index, rows, ball)
+            )
         else:
             bounds, ball, rows = bounds.select_images(unproven), ball.select_images(unproven), rows[unproven]
-        unproven_rows = _find_unproven_rows(found[unproven])
+        unproven_rows = _find_unproven_rows(margins[unproven])
         if self.steps and len(unproven_rows):
             better = optimize_slopes(
                 bounds.select_images(unproven_rows),
@@ -76,8 +78,8 @@ class CROWN(BoundCertificate):
                 ball.select_images(unproven_rows),
                 self.steps,
             )
-            found[unproven[unproven_rows]] = torch.maximum(found[unproven[unproven_rows]], better)
-        return found
+            margins[unproven[unproven_rows]] = torch.maximum(margins[unproven[unproven_rows]], better)
+        return margins
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002  the same for every ball
         """Return one forward pass, and the equivalent passes of the bounds on small networks."""
@@ -94,13 +96,13 @@ def compute_crown_bounds(graph: Graph, ball: InputRegion, rounding: Rounding | N
 
     Args:
         graph: The network.
-        ball: Where the images are.
+        ball: Set of images around each image.
         rounding: Rounding of the network's arithmetic.
     """
     exact = _find_exact_nodes(graph) if isinstance(ball, BoxRegion) else frozenset[int]()
 
-    def tighten(bounds: Bounds, place: int, found: Interval) -> Interval:
-        return found if place in exact else _improve_interval(bounds, place, found, ball)
+    def tighten(bounds: Bounds, index: int, interval: Interval) -> Interval:
+        return interval if index in exact else _improve_interval(bounds, index, interval, ball)
 
     return propagate(graph, ball.box, rounding=rounding, tighten=tighten)
 
@@ -113,28 +115,28 @@ def _find_exact_nodes(graph: Graph) -> frozenset[int]:
             mixed.append(2)
             continue
         is_mixing = isinstance(node.operation, Affine) and node.operation.mixes_values
-        mixed.append(sum(mixed[place] for place in node.inputs) + is_mixing)
-    return frozenset(place for place, count in enumerate(mixed) if count < 2)
+        mixed.append(sum(mixed[index] for index in node.inputs) + is_mixing)
+    return frozenset(index for index, count in enumerate(mixed) if count < 2)
 
 
-def _improve_interval(bounds: Bounds, place: int, found: Interval, ball: InputRegion) -> Interval:
+def _improve_interval(bounds: Bounds, index: int, interval: Interval, ball: InputRegion) -> Interval:
     """Improve the interval by linear bounds for values of either sign; all others need none."""
-    lower, upper = found.lower.flatten(1), found.upper.flatten(1)
+    lower, upper = interval.lower.flatten(1), interval.upper.flatten(1)
     unstable = (lower < 0) & (upper > 0)
     max_unstable = int(unstable.sum(dim=1).amax())
     # images have different numbers of such values: padding repeats stable ones, which are not used
     order = unstable.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :max_unstable]
     better_lower, better_upper = lower.clone(), upper.clone()
-    extended_bounds = Bounds(bounds.graph, bounds.rounding, [*bounds.intervals, found], bounds.noise)
+    extended_bounds = Bounds(bounds.graph, bounds.rounding, [*bounds.intervals, interval], bounds.noise)
     for chosen in torch.split(order, _count_functions_per_chunk(bounds.graph, len(order), lower), dim=1):
         rows = torch.zeros(*chosen.shape, lower.shape[1], dtype=lower.dtype, device=lower.device)
         rows.scatter_(2, chosen[:, :, None], 1.0)
-        rows = rows.reshape(*chosen.shape, *bounds.graph.nodes[place].shape)
-        ends = compute_linear_bounds(extended_bounds, place, torch.cat([rows, -rows], dim=1), ball)
+        rows = rows.reshape(*chosen.shape, *bounds.graph.nodes[index].shape)
+        ends = compute_linear_bounds(extended_bounds, index, torch.cat([rows, -rows], dim=1), ball)
         low, high = ends[:, : chosen.shape[1]], -ends[:, chosen.shape[1] :]
         better_lower.scatter_(1, chosen, torch.maximum(low, lower.gather(1, chosen)))
         better_upper.scatter_(1, chosen, torch.minimum(high, upper.gather(1, chosen)))
-    shape = found.lower.shape
+    shape = interval.lower.shape
     lower = torch.where(unstable, better_lower, lower).reshape(shape)
     upper = torch.where(unstable, better_upper, upper).reshape(shape)
     return Interval.from_bounds(lower, upper)
@@ -153,20 +155,20 @@ def optimize_slopes(bounds: Bounds, rows: Tensor, ball: InputRegion, steps: int)
     Args:
         bounds: Bounds of all nodes.
         rows: (N, M, K).
-        ball: Where the images are.
+        ball: Set of images around each image.
         steps: Gradient steps.
 
     Returns:
         (N, M), detached.
     """
-    place = len(bounds.graph.nodes) - 1
-    best = compute_linear_bounds(bounds, place, rows, ball)
+    index = len(bounds.graph.nodes) - 1
+    best = compute_linear_bounds(bounds, index, rows, ball)
     slopes, ranges = _build_starting_slopes(bounds, rows.shape[1])
     for step in range(steps if slopes else 0):
         with torch.enable_grad():
-            found = compute_linear_bounds(bounds, place, rows, ball, slopes=slopes)
-            gradients = torch.autograd.grad(found.sum(), list(slopes.values()))
-        best = torch.maximum(best, found.detach())
+            current = compute_linear_bounds(bounds, index, rows, ball, slopes=slopes)
+            gradients = torch.autograd.grad(current.sum(), list(slopes.values()))
+        best = torch.maximum(best, current.detach())
         stride = _FIRST_SLOPE_STEP * (1 - step / steps)
         for (node_index, slope), gradient in zip(slopes.items(), gradients, strict=True):
             slope.data.add_(gradient.sign(), alpha=stride).clamp_(ranges[node_index], 1.0)

@@ -205,7 +205,7 @@ class _GraphReader:
         )
         if (
             isinstance(operation, Convolution) and operation.output_shape != shape
-        ):  # a mean that drops height and width
+        ):  # a mean without keepdim drops height and width
             inputs = (self._append_node(Node(name, operation, inputs, operation.output_shape)),)
             operation = Reshape(operation.output_shape, shape)
         self._node_indices[node] = self._append_node(Node(name, operation, inputs, shape))
@@ -228,7 +228,7 @@ class _GraphReader:
             self._values[source].dtype != value.dtype for source in sources
         ):
             if operation is not None:
-                raise UnsupportedNodeError("rounds to float32 in passing", "write .float() before it")
+                raise UnsupportedNodeError("rounds to float32 implicitly", "write .float() before it")
             return build_rounding()
         return operation
 
@@ -262,7 +262,7 @@ class _GraphReader:
     def _finish_graph(self, node: fx.Node) -> None:
         result = node.args[0]
         if not isinstance(result, fx.Node) or result not in self._node_indices:
-            raise UnsupportedNodeError("returns no single tensor of logits", "return the logits alone")
+            raise UnsupportedNodeError("does not return a single tensor of logits", "return the logits alone")
         index = self._node_indices[result]
         if index != len(self.nodes) - 1:
             self.nodes = self.nodes[: index + 1]
@@ -294,7 +294,7 @@ def _check_agreement(graph: Graph, module: nn.Module, name: str) -> None:
     scale = float(expected.abs().amax()) + 1.0
     if not torch.allclose(computed, expected.double(), rtol=0.0, atol=_LOGIT_TOLERANCE_SHARE * scale):
         raise ModelError(
-            "its forward computes something else than its layers say (values changed in place, hooks?)",
+            "its forward does not compute what its layers describe (values changed in place, hooks?)",
             where=name,
             remedy="write each step as a layer with a result of its own, or use a smoothing certificate",
         )

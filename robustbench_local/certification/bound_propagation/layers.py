@@ -33,23 +33,23 @@ def is_supported(node: fx.Node, module: nn.Module) -> bool:
     return node.target in (_METHODS if node.op == "call_method" else _FUNCTIONS)
 
 
-def build_operation(node: fx.Node, place: NodeContext) -> Operation | None:
+def build_operation(node: fx.Node, context: NodeContext) -> Operation | None:
     """Return the operation of a node that depends on the images; None for the identity.
 
     Raises:
         UnsupportedNodeError: If there are no bounds for it.
     """
-    if not is_supported(node, place.module):
-        raise UnsupportedNodeError.from_node(node, place.module)
+    if not is_supported(node, context.module):
+        raise UnsupportedNodeError.from_node(node, context.module)
     if node.op == "call_module":
-        layer = place.module.get_submodule(str(node.target))
-        return _LAYERS[type(layer)](layer, *_read_shapes(node, place))
+        layer = context.module.get_submodule(str(node.target))
+        return _LAYERS[type(layer)](layer, *_read_shapes(node, context))
     read = _METHODS[str(node.target)] if node.op == "call_method" else _FUNCTIONS[node.target]
-    return read(node, place)
+    return read(node, context)
 
 
-def _get_result(node: fx.Node, place: NodeContext) -> Tensor:
-    value: Tensor = place.values[node]
+def _get_result(node: fx.Node, context: NodeContext) -> Tensor:
+    value: Tensor = context.values[node]
     return value
 
 
@@ -181,37 +181,37 @@ _LAYERS: Mapping[type[nn.Module], Callable[[Any, Shape, Shape], Operation | None
 # Functions and methods
 
 
-def _read_shapes(node: fx.Node, place: NodeContext) -> tuple[Shape, Shape]:
+def _read_shapes(node: fx.Node, context: NodeContext) -> tuple[Shape, Shape]:
     source = node.args[0]
-    if not isinstance(source, fx.Node) or source not in place.image_nodes:
-        raise UnsupportedNodeError("takes the images as something else than its first argument")
-    return place.get_shape(source), tuple(_get_result(node, place).shape[1:])
+    if not isinstance(source, fx.Node) or source not in context.image_nodes:
+        raise UnsupportedNodeError("does not take the images as its first argument")
+    return context.get_shape(source), tuple(_get_result(node, context).shape[1:])
 
 
 def _wrap_shape_builder(
     make: Callable[[Any, Shape, Shape], Operation | None],
 ) -> Callable[[fx.Node, NodeContext], Operation | None]:
     """Wrap a function that needs the shapes only."""
-    return lambda node, place: make(None, *_read_shapes(node, place))
+    return lambda node, context: make(None, *_read_shapes(node, context))
 
 
-def _read_relu(node: fx.Node, place: NodeContext) -> Operation:  # noqa: ARG001
+def _read_relu(node: fx.Node, context: NodeContext) -> Operation:  # noqa: ARG001
     return Activation()
 
 
-def _read_leaky_relu(node: fx.Node, place: NodeContext) -> Operation:
-    return _build_activation(_read_option(node, place, "negative_slope", 0.01))
+def _read_leaky_relu(node: fx.Node, context: NodeContext) -> Operation:
+    return _build_activation(_read_option(node, context, "negative_slope", 0.01))
 
 
-def _read_average_pool(node: fx.Node, place: NodeContext) -> Operation:
+def _read_average_pool(node: fx.Node, context: NodeContext) -> Operation:
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     options = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
-    return _build_pool(*_read_shapes(node, place), place.read_constants(options))
+    return _build_pool(*_read_shapes(node, context), context.read_constants(options))
 
 
-def _read_mean(node: fx.Node, place: NodeContext) -> Operation | None:
-    source, target = _read_shapes(node, place)
-    axes = _read_option(node, place, "dim", None)
+def _read_mean(node: fx.Node, context: NodeContext) -> Operation | None:
+    source, target = _read_shapes(node, context)
+    axes = _read_option(node, context, "dim", None)
     if len(source) != 3 or sorted(axis % 4 for axis in _list_axes(axes)) != [2, 3]:
         raise UnsupportedNodeError(
             "is a mean over other axes than height and width", "use AdaptiveAvgPool2d(1)"
@@ -219,9 +219,9 @@ def _read_mean(node: fx.Node, place: NodeContext) -> Operation | None:
     return _build_adaptive_pool(None, source, (*target[:1], 1, 1))
 
 
-def _read_option(node: fx.Node, place: NodeContext, name: str, default: Any) -> Any:
+def _read_option(node: fx.Node, context: NodeContext, name: str, default: Any) -> Any:
     """Return the second argument of a function, or the one of that name."""
-    return place.read_constants(node.kwargs.get(name, node.args[1] if len(node.args) > 1 else default))
+    return context.read_constants(node.kwargs.get(name, node.args[1] if len(node.args) > 1 else default))
 
 
 def _list_axes(given: Any) -> tuple[int, ...]:
@@ -229,34 +229,34 @@ def _list_axes(given: Any) -> tuple[int, ...]:
 
 
 def _build_arithmetic_reader(kind: str) -> _NodeReader:
-    return lambda node, place: _read_arithmetic(kind, node, place)
+    return lambda node, context: _read_arithmetic(kind, node, context)
 
 
-def _read_arithmetic(kind: str, node: fx.Node, place: NodeContext) -> Operation:
+def _read_arithmetic(kind: str, node: fx.Node, context: NodeContext) -> Operation:
     """Read a sum or difference of two nodes, or any arithmetic of a node and a constant."""
     if node.kwargs or len(node.args) != 2:
-        raise UnsupportedNodeError(f"is {kind} with other arguments than two", "write it out")
+        raise UnsupportedNodeError(f"is {kind} without exactly two arguments", "write it out")
     first, second = node.args
-    is_image = [isinstance(value, fx.Node) and value in place.image_nodes for value in (first, second)]
+    is_image = [isinstance(value, fx.Node) and value in context.image_nodes for value in (first, second)]
     sign = -1.0 if kind == "sub" else 1.0
     if all(is_image):
-        shapes = {place.get_shape(value) for value in (first, second) if isinstance(value, fx.Node)}
+        shapes = {context.get_shape(value) for value in (first, second) if isinstance(value, fx.Node)}
         if kind not in {"add", "sub"} or len(shapes) > 1:
             raise UnsupportedNodeError(
-                f"is the {kind} of two places of the network", "add places of equal shape"
+                f"is the {kind} of two nodes of the network", "add nodes of equal shape"
             )
         return Sum(sign)
     if kind == "div" and is_image[1]:
         raise UnsupportedNodeError("divides by the images")
-    read = place.build_constant_reader(second if is_image[0] else first)
-    _check_constant_shape(kind, torch.as_tensor(read()).shape, node, place)
+    read = context.build_constant_reader(second if is_image[0] else first)
+    _check_constant_shape(kind, torch.as_tensor(read()).shape, node, context)
     return _build_constant_map(kind, read, images_first=is_image[0])
 
 
-def _check_constant_shape(kind: str, constant: Shape, node: fx.Node, place: NodeContext) -> None:
+def _check_constant_shape(kind: str, constant: Shape, node: fx.Node, context: NodeContext) -> None:
     """Refuse a constant that changes the shape of values, or that differs between images of a batch."""
-    source = next(place.get_shape(value) for value in node.all_input_nodes if value in place.image_nodes)
-    same = tuple(_get_result(node, place).shape[1:]) == source
+    source = next(context.get_shape(value) for value in node.all_input_nodes if value in context.image_nodes)
+    same = tuple(_get_result(node, context).shape[1:]) == source
     if not same or (len(constant) > len(source) and constant[0] != 1):
         reason = f"is the {kind} of values {source} and a constant {tuple(constant)}"
         raise UnsupportedNodeError(reason, f"use a constant that broadcasts to {source}")
@@ -276,7 +276,7 @@ def _build_constant_map(kind: str, read: Callable[[], Any], *, images_first: boo
             return ones, constant, constant.abs()
         return (ones, -constant, constant.abs()) if images_first else (-ones, constant, constant.abs())
 
-    return Diagonal(parts, operation_count=3)  # the constant is rounded, its reciprocal, and the result
+    return Diagonal(parts, operation_count=3)  # rounding of constant, reciprocal and result
 
 
 _read_reshape, _read_unchanged = _wrap_shape_builder(_build_reshape), _wrap_shape_builder(_build_nothing)

@@ -48,7 +48,7 @@ def compute_linear_bounds(
         bounds: Bounds of all nodes before it.
         node_index: The node.
         rows: Coefficients of M functions for each image, (N, M, ...), shaped like the node's values.
-        ball: Where the images are.
+        ball: Set of images around each image.
         slopes: Slopes of the lower bounds of activations; by default the better of 0 and 1 (Sec. 3.3 of the
             paper).
         through_activations: False stops at activations and uses their intervals instead: interval bounds, but

@@ -39,8 +39,8 @@ class NodeContext:
     Args:
         module: The traced module.
         values: Values of the earlier nodes for a sample.
-        images: The nodes that depend on the images.
-        reads: Values that nodes compute from shapes: for the sample, and for a sample of more images.
+        image_nodes: The nodes that depend on the images.
+        shape_reads: Values that nodes compute from shapes: for the sample, and for a sample of more images.
     """
 
     module: nn.Module

@@ -55,14 +55,14 @@ class Convolution(Affine):
     """A two-dimensional convolution with zero padding; average pooling is a special case.
 
     Args:
-        weight: Reads the kernel, (out, in / groups, kH, kW).
-        bias: Reads the bias, (out,) or None.
+        read_weight: Returns the kernel, (out, in / groups, kH, kW).
+        read_bias: Returns the bias, (out,) or None.
         stride: Steps of the window.
         padding: Zeros around the image.
         dilation: Spacing of the kernel's elements.
         groups: Number of independent groups of channels.
-        source: Shape (C, H, W) of the input.
-        target: Shape of the output.
+        input_shape: Shape (C, H, W) of the input.
+        output_shape: Shape of the output.
     """
 
     read_weight: Callable[[], Tensor]
@@ -120,8 +120,8 @@ class Dense(Affine):
     """A linear layer on the last axis.
 
     Args:
-        weight: Reads the matrix, (out, in).
-        bias: Reads the bias, (out,) or None.
+        read_weight: Returns the matrix, (out, in).
+        read_bias: Returns the bias, (out,) or None.
     """
 
     read_weight: Callable[[], Tensor]
@@ -152,9 +152,9 @@ class Diagonal(Affine):
     """An elementwise scale and offset (normalization, batch norm, constants).
 
     Args:
-        read: Takes a tensor for its dtype and device; returns the scale, the offset and the magnitude of the
-            numbers that the offset is computed from, all broadcast against one image's values.
-        operations: Number of rounded operations per value.
+        read_terms: Takes a tensor for its dtype and device; returns the scale, the offset and the magnitude
+            of the numbers that the offset is computed from, all broadcast against one image's values.
+        operation_count: Number of rounded operations per value.
     """
 
     read_terms: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -189,8 +189,8 @@ class Reshape:
     """The same values in another shape.
 
     Args:
-        source: Shape before.
-        target: Shape after.
+        input_shape: Shape before.
+        output_shape: Shape after.
     """
 
     input_shape: Shape

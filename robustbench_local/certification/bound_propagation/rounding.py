@@ -9,7 +9,7 @@ Certificates assume the rounding of float32 everywhere, also in networks of floa
 logits are read in float32 in any case, and the error of float64 is smaller.
 
 The bounds themselves are computed in float64 and rounded as well, by the same formulas on the same products,
-with errors 2^29 times smaller than in float32. `_OWN` covers them thousands of times over.
+with errors 2^29 times smaller than in float32. `_OWN_ERROR_SHARE` covers them thousands of times over.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Rounding:
     """Rounding to the nearest number of a floating-point format.
 
     Args:
-        unit: Largest relative error of one operation, 2^-24 for float32.
-        largest: Largest finite number of the format.
+        unit_roundoff: Largest relative error of one operation, 2^-24 for float32.
+        max_value: Largest magnitude of a value with a bound.
 
     Source: Higham 2002, "Accuracy and stability of numerical algorithms", Sec. 3.1: a sum of n products, in
     any order, is off by at most n u / (1 - n u) times the sum of their absolute values.
@@ -47,7 +47,7 @@ class Rounding:
     def from_dtype(cls, dtype: torch.dtype) -> Rounding:
         """Return the rounding of a dtype, and of the bounds themselves."""
         limits = torch.finfo(dtype)
-        return cls(limits.eps / 2 + _OWN_ERROR_SHARE, limits.max / 2)  # the other half: what rounding adds
+        return cls(limits.eps / 2 + _OWN_ERROR_SHARE, limits.max / 2)  # reserve of a factor 2 for rounding
 
     def compute_noise(self, node: Node, sizes: list[Tensor]) -> Tensor | None:
         """Compute the noise of a node's values.
@@ -67,7 +67,7 @@ class Rounding:
         if isinstance(operation, Sum):
             return self._bound_error(1, sizes[0] + sizes[1])
         if isinstance(operation, Activation) and operation.slope:
-            return self._bound_error(2, sizes[0])  # the slope is rounded, and the product
+            return self._bound_error(2, sizes[0])  # both the slope and the product are rounded
         return None
 
     def _bound_error(self, terms: int, size: Tensor) -> Tensor:

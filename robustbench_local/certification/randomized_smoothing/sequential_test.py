@@ -31,7 +31,7 @@ LOOK_GROWTH_FACTOR = 1.15
 
 @dataclass(frozen=True, kw_only=True)
 class ShareClaim:
-    """The claim that a share is at least ``share``, to be decided with at most ``most`` votes.
+    """The claim that a share is at least ``share``, to be decided with at most ``max_votes`` votes.
 
     Half of ``alpha`` is spent on the intermediate looks, half on the last look.
     """
@@ -66,14 +66,14 @@ class ShareClaim:
             votes: How many there were, the same for all.
         """
         out_of_reach = hits + (self.max_votes - votes) < self.min_hits
-        if self.min_hits >= self.max_votes:  # a single miss is too many, or nothing is enough
+        if self.min_hits >= self.max_votes:  # a single miss rules out the claim, or no vote can prove it
             return out_of_reach
         against = _compute_log_mixture(votes - hits, votes, 1 - self.min_hits / self.max_votes)
         return out_of_reach | (against >= -math.log(self.alpha))
 
     @cached_property
     def min_hits(self) -> int:
-        """Smallest number of hits that proves the claim at the last look; above ``most`` if none does."""
+        """Smallest number of hits that proves the claim at the last look; above ``max_votes`` if none."""
         low, high = 0, self.max_votes + 1
         while low < high:
             middle = (low + high) // 2
@@ -93,14 +93,14 @@ class SequentialVoteTest:
     Args:
         count: Number of images.
         share: Share to prove, in [0.5, 1).
-        most: Maximum votes per image.
+        max_votes: Maximum votes per image.
         alpha: Error probability, for each image.
 
     Attributes:
-        open: Images that need more votes, ascending, (M,).
-        votes: Number of votes of each of those images so far.
-        majority: (count,): whether more than half of all possible votes are proven to be for the class.
-        reached: (count,): whether the share is proven to be at least ``share``.
+        open_rows: Images that need more votes, ascending, (M,).
+        vote_count: Number of votes of each of those images so far.
+        has_majority: (count,): whether more than half of all possible votes are proven to be for the class.
+        has_share: (count,): whether the share is proven to be at least ``share``.
     """
 
     def __init__(self, count: int, *, share: float, max_votes: int, alpha: float) -> None:
@@ -153,9 +153,9 @@ def compute_log_evidence(hits: Counts, votes: int, share: float) -> Floats:
 
 def _compute_log_mixture(hits: Counts, votes: int, share: float) -> Floats:
     """Compute the log of the mean likelihood over shares above ``share``, relative to ``share``."""
-    hits, places = np.unique(hits, return_inverse=True)  # many images, few different counts
+    hits, places = np.unique(hits, return_inverse=True)  # many images share few distinct counts
     misses = votes - hits
-    with np.errstate(divide="ignore"):  # no likelihood at all is no evidence
+    with np.errstate(divide="ignore"):  # zero likelihood is no evidence
         mean = betaln(hits + 1, misses + 1) + np.log(betaincc(hits + 1, misses + 1, share))
     at_border = hits * math.log(share) + misses * math.log1p(-share)
     return np.asarray(mean - math.log1p(-share) - at_border, dtype=np.float64)[places]

@@ -92,6 +92,4 @@ def check_deterministic(classifier: Classifier) -> None:
         ConfigError: If the classifier is stochastic.
     """
     if isinstance(classifier, RandomizedClassifier):
-        raise ConfigError(
-            "draws random numbers itself, and cannot be smoothed on top of that", where=classifier.name
-        )
+        raise ConfigError("is stochastic and cannot be smoothed", where=classifier.name)

@@ -86,7 +86,7 @@ class Smoothing(Certificate):
         voter = VoteCounter(classifier, images, self.sigma, stream)
         all_rows = torch.arange(len(images))
         chosen = voter.count_votes(all_rows, 0, self.n0).argmax(dim=1)
-        rows = all_rows[chosen < classifier.num_classes]  # most answers were not finite: no prediction
+        rows = all_rows[chosen < classifier.num_classes]  # no prediction if most logits were not finite
         predictions = torch.full((len(images),), ABSTAINED)
         radius = torch.zeros(len(images), dtype=torch.float64)
         if len(rows):
@@ -118,7 +118,7 @@ class Smoothing(Certificate):
             torch.arange(len(images)), 0, self.n
         )
         (first, second), best = votes.topk(2, dim=1).values.numpy().T, votes.argmax(dim=1)
-        doubt = 2 * betainc(first, second + 1, 0.5)  # that so few of both would fall on the second by chance
+        doubt = 2 * betainc(first, second + 1, 0.5)  # p-value of so few votes for the second class
         sure = torch.from_numpy(doubt <= self.alpha) & (best < classifier.num_classes)
         return [
             class_index if is_proven else None
@@ -140,7 +140,7 @@ class Smoothing(Certificate):
             )
         if isinstance(classifier, SmoothedClassifier) and classifier.sigma != self.sigma:
             raise ConfigError(
-                f"is smoothed with sigma {classifier.sigma:g}, the certificate speaks of {self.sigma:g}",
+                f"is smoothed with sigma {classifier.sigma:g}, the certificate is for sigma {self.sigma:g}",
                 where=classifier.name,
                 remedy="use the same sigma",
             )
@@ -172,7 +172,7 @@ class Smoothing(Certificate):
         self, voter: VoteCounter, rows: Tensor, chosen: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
         """Return the images with a proven majority, (M,), and the radius of each, float64."""
-        del threat  # the radius is what the votes say, whatever was asked
+        del threat  # the votes give the radius, independent of the threat model's eps
         hits = voter.count_votes(rows, self.n0, self.n).gather(1, chosen[:, None]).squeeze(1)
         share = compute_lower_bounds(hits.numpy(), self.n, self.alpha)
         radius = torch.from_numpy(self.sigma * ndtri(share)).clamp_min(0)

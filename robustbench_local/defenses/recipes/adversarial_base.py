@@ -63,7 +63,7 @@ class AdversarialObjective(TrainingObjective, ABC, Generic[RecipeType]):
 
     Args:
         context: The training.
-        recipe: Its hyper-parameters.
+        recipe: Its hyperparameters.
     """
 
     robust_metric = f"PGD-{VALIDATION_STEPS}"

@@ -135,5 +135,5 @@ def check_condition(condition: bool, what: str) -> None:
 
 def _find_class_index(entry: int | str, class_names: tuple[str, ...]) -> int:
     is_known = entry in class_names if isinstance(entry, str) else 0 <= entry < len(class_names)
-    check_condition(is_known, f"flip names {entry!r}, which is no class of the data")
+    check_condition(is_known, f"flip names {entry!r}, which is not a class of the data")
     return class_names.index(entry) if isinstance(entry, str) else entry

@@ -67,7 +67,7 @@ class CertifiedObjective(TrainingObjective, ABC, Generic[RecipeType]):
 
     Args:
         context: The training.
-        recipe: Its hyper-parameters.
+        recipe: Its hyperparameters.
 
     Raises:
         ModelError: If the network has a layer without bounds.

@@ -41,7 +41,7 @@ class FreeTraining(AdversarialRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_condition(self.replays >= 1, "replays must be at least 1")
-        check_condition(self.steps == 1, "free adversarial training has one step a replay")
+        check_condition(self.steps == 1, "free adversarial training has one step per replay")
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Build cross-entropy on images with the carried perturbation."""
@@ -72,7 +72,7 @@ class _FreeObjective(AdversarialObjective[FreeTraining]):
         if self._perturbation is None or self._perturbation.grad is None:
             return self._perturbation
         slope = remove_nonfinite(self._perturbation.grad)
-        # the previous backward pass is not repeated; from the next one on, all inputs have gradients
+        # the previous backward pass is not repeated; the gradients of all later passes are repaired
         self._repairs_gradients |= not torch.equal(slope, self._perturbation.grad)
         step = self.recipe.step_size * self._eps * slope.sign()
         return (self._perturbation.detach() + step).clamp(-self._eps, self._eps)

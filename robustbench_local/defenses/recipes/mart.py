@@ -64,8 +64,8 @@ def compute_mart_loss(clean: Tensor, adversarial: Tensor, labels: Tensor, beta: 
     Source: Wang et al. 2020, eq. 11.
     """
     probabilities = adversarial.softmax(dim=1)
-    others = probabilities.scatter(1, labels[:, None], 0.0)
+    other_probabilities = probabilities.scatter(1, labels[:, None], 0.0)
     boosted = nn.functional.cross_entropy(adversarial, labels, reduction="none")
-    boosted = boosted - torch.log(1 - others.amax(dim=1) + _LOG_OFFSET)
-    right = clean.softmax(dim=1).gather(1, labels[:, None])[:, 0]
-    return (boosted + beta * compute_kl_divergence(clean, adversarial) * (1 - right)).mean()
+    boosted = boosted - torch.log(1 - other_probabilities.amax(dim=1) + _LOG_OFFSET)
+    label_probability = clean.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+    return (boosted + beta * compute_kl_divergence(clean, adversarial) * (1 - label_probability)).mean()

@@ -66,7 +66,7 @@ class NoisyObjective(TrainingObjective, ABC, Generic[RecipeType]):
 
     Args:
         context: The training.
-        recipe: Its hyper-parameters.
+        recipe: Its hyperparameters.
     """
 
     robust_metric = "under noise"

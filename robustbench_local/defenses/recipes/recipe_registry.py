@@ -13,7 +13,7 @@ from robustbench_local.extensions.open_registry import OpenRegistry
 
 RECIPES: OpenRegistry[Recipe] = OpenRegistry(
     "training recipe",
-    Recipe,  # type: ignore[type-abstract]  # compared with, never built
+    Recipe,  # type: ignore[type-abstract]  # for subclass checks only
     {
         "ard": "robustbench_local.defenses.recipes.ard:ARD",
         "crown-ibp": "robustbench_local.defenses.recipes.crown_ibp:CrownIBP",
@@ -57,7 +57,9 @@ def read_recipe(card: Card) -> Recipe:
     where = f"card {card.name}"
     if card.method not in RECIPES:
         raise CardError(
-            f"{card.method!r} is no training recipe", where=where, remedy=did_you_mean(card.method, RECIPES)
+            f"{card.method!r} is not a training recipe",
+            where=where,
+            remedy=did_you_mean(card.method, RECIPES),
         )
     kind = RECIPES[card.method]
     fields_by_name = {parameter.name: parameter for parameter in fields(kind)}

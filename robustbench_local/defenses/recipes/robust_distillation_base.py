@@ -39,7 +39,7 @@ class RobustDistillationObjective(AdversarialObjective[RecipeType]):
 
     Args:
         context: The training.
-        recipe: Its hyper-parameters.
+        recipe: Its hyperparameters.
     """
 
     def __init__(self, context: TrainingContext, recipe: RecipeType) -> None:

@@ -91,12 +91,12 @@ class _SmoothAdvObjective(NoisyObjective[SmoothAdv]):
         noise = recipe.sigma * torch.randn(shape, generator=batch.generator).to(batch.images.device)
         eps = recipe.threat.eps * compute_warmup_share(batch.progress, recipe.eps_warmup_epochs)
 
-        def attacked(images: Tensor) -> Tensor:
+        def compute_loss_per_image(images: Tensor) -> Tensor:
             logits = module(images.repeat_interleave(draws, dim=0) + noise)
             return -compute_smoothed_likelihood(logits, batch.labels, draws)
 
         with frozen_evaluation_mode(module):
-            examples = build_l2_examples(batch.images, attacked, eps=eps, steps=recipe.steps)
+            examples = build_l2_examples(batch.images, compute_loss_per_image, eps=eps, steps=recipe.steps)
         logits = module(examples.repeat_interleave(draws, dim=0) + noise)
         labels = batch.labels.repeat_interleave(draws)
         return nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)

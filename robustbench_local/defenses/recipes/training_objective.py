@@ -40,13 +40,13 @@ class TrainingContext:
         module: The network in training: images in [0, 1] to logits.
         training: All training images.
         validation: The images that select the best epoch.
-        steps: Batches per epoch.
+        steps_per_epoch: Batches per epoch.
         device: Device of the module.
         seed: Seed of the training.
-        teacher: Loads a classifier by its name, as a frozen network in evaluation mode, on ``device``.
+        load_teacher: Loads a classifier by its name, as a frozen network in evaluation mode, on ``device``.
         report: Prints a line for the user.
         checkpoint: File of the checkpoint written after each epoch, or None.
-        belongs: Further identity that the checkpoint has to match; see `train`.
+        extra_identity: Further identity that the checkpoint has to match; see `train`.
     """
 
     module: nn.Module
@@ -69,7 +69,7 @@ class TrainingObjective(ABC):
 
     Attributes:
         replays: Steps of the loop on each batch.
-        yardstick: Name of the accuracy that `withstands` measures, for lines of progress.
+        robust_metric: Name of the accuracy that `is_robust` measures, for lines of progress.
     """
 
     replays: int = 1

@@ -50,7 +50,7 @@ def load_checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         stored_identity = state.pop(_IDENTITY_KEY)
     except (OSError, RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError):
-        raise ConfigError("this is no checkpoint of a training", where=str(path), remedy=remedy) from None
+        raise ConfigError("this is not a training checkpoint", where=str(path), remedy=remedy) from None
     for key in {**identity, **stored_identity}:
         if stored_identity.get(key) != identity.get(key):
             raise ConfigError(f"the checkpoint was made with another {key}", where=str(path), remedy=remedy)

@@ -148,7 +148,7 @@ def load_initial_network(
         loaded = _load_source(model, request)
         loaded.check_normalization(normalize)
         if not isinstance(loaded.model, nn.Module):
-            raise ModelError("is no torch module, so it cannot be trained", where=model)
+            raise ModelError("is not a torch module, so it cannot be trained", where=model)
         if loaded.num_classes != num_classes:
             _replace_head(loaded.model, loaded.num_classes, num_classes, model)
     normalization = loaded.normalize if normalize is None else parse_normalization(normalize, loaded.channels)
@@ -186,7 +186,7 @@ def build_teacher_loader(
         request = ModelRequest(base_folder=base_folder, allow_code=allow_code, default_classes=num_classes)
         loaded = load_model(source, request)
         if not isinstance(loaded.model, nn.Module):
-            raise ModelError("is no torch module, so it cannot teach", where=name)
+            raise ModelError("is not a torch module, so it cannot be a teacher", where=name)
         loaded.check_normalization(None)
         network = NormalizedNetwork(loaded.model, loaded.normalize, loaded.input_size)
         return network.to(device).eval().requires_grad_(False)

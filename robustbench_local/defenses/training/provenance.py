@@ -52,7 +52,7 @@ def write_weights(
         StorageError: If writing fails.
     """
     network = start.module.network
-    memory_format = torch.contiguous_format  # and copied: safetensors refuses layers that share their weights
+    memory_format = torch.contiguous_format  # copied, because safetensors refuses shared weights
     state = {
         name: value.detach().cpu().clone(memory_format=memory_format)
         for name, value in network.state_dict().items()

@@ -40,7 +40,7 @@ def refuse_teacher(name: str) -> nn.Module:
     Raises:
         ConfigError: Always.
     """
-    raise ConfigError(f"there is no way to load the teacher {name!r} here", remedy="give train() a teacher")
+    raise ConfigError(f"the teacher {name!r} cannot be loaded", remedy="pass load_teacher to train()")
 
 
 def train(
@@ -85,16 +85,16 @@ def train(
         DataError: If there are fewer training images than in a batch.
         ConfigError: If the checkpoint belongs to another training.
     """
-    place = torch.device(device)
+    target_device = torch.device(device)
     steps = _count_steps(training, recipe)
-    cuda = place.type == "cuda"
-    module.to(place, memory_format=torch.channels_last) if cuda else module.to(place)  # type: ignore[call-overload]
+    cuda = target_device.type == "cuda"
+    module.to(target_device, memory_format=torch.channels_last) if cuda else module.to(target_device)  # type: ignore[call-overload]
     context = TrainingContext(
         module=module,
         training=training,
         validation=validation,
         steps_per_epoch=steps,
-        device=place,
+        device=target_device,
         seed=seed,
         load_teacher=functools.cache(load_teacher),
         report=report,
@@ -202,18 +202,21 @@ def _set_memory_layout(images: Tensor) -> Tensor:
 
 def _measure_accuracy(learner: Learner, context: TrainingContext, images: Tensor, labels: Tensor) -> Score:
     """Measure the averaged weights' accuracy, clean and under the objective's adversary."""
-    clean, robust, attacked = 0, 0, False
+    clean, robust, has_robust = 0, 0, False
     size = (
         _VALIDATION_BATCH_SIZE if images[0].numel() <= _MAX_SMALL_IMAGE_VALUES else learner.recipe.batch_size
     )
-    for part, truth in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-        batch_images, right = _set_memory_layout(part.to(context.device)), truth.to(context.device)
-        clean += _count_correct(learner.averaged, batch_images, right)
-        withstood = learner.objective.is_robust(learner.averaged, batch_images, right)
-        if withstood is not None:
-            attacked = True
-            robust += int(withstood.sum())
-    return Score(learner.epoch, clean / len(images), robust / len(images) if attacked else None)
+    for part, labels_part in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+        batch_images, batch_labels = (
+            _set_memory_layout(part.to(context.device)),
+            labels_part.to(context.device),
+        )
+        clean += _count_correct(learner.averaged, batch_images, batch_labels)
+        is_robust = learner.objective.is_robust(learner.averaged, batch_images, batch_labels)
+        if is_robust is not None:
+            has_robust = True
+            robust += int(is_robust.sum())
+    return Score(learner.epoch, clean / len(images), robust / len(images) if has_robust else None)
 
 
 @torch.no_grad()

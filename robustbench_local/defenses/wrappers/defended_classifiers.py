@@ -37,10 +37,10 @@ class DefendedClassifier(_DefendedBase[Callable[[Tensor], Tensor]]):
     """A classifier behind a deterministic transform of its images.
 
     Args:
-        inner: The classifier within.
+        inner: The wrapped classifier.
         transform: (N, C, H, W) in [0, 1] to the same.
-        identity: Everything that decides what ``transform`` does.
-        verified: Whether gradients go through ``transform``, exactly or by a surrogate.
+        identity: Description of all that determines ``transform``.
+        has_gradient: Whether gradients pass through ``transform``, exactly or by a surrogate.
     """
 
     @property
@@ -58,10 +58,10 @@ class RandomlyDefendedClassifier(
     """A classifier behind a random transform of its images.
 
     Args:
-        inner: The classifier within.
+        inner: The wrapped classifier.
         transform: (N, C, H, W) in [0, 1] and random numbers to the same shape.
-        identity: Everything that decides what ``transform`` does.
-        verified: Whether gradients go through ``transform``, exactly or by a surrogate.
+        identity: Description of all that determines ``transform``.
+        has_gradient: Whether gradients pass through ``transform``, exactly or by a surrogate.
     """
 
     @property
@@ -78,7 +78,7 @@ def _restrict_access(inner: Classifier, verified: bool) -> Access:
     """Return the access of the whole; refuses draws that the harness would not know of."""
     if isinstance(inner, RandomizedClassifier):
         raise ConfigError(
-            "draws random numbers itself, and nothing can be put around that",
+            "is stochastic and cannot be wrapped by another defense",
             where=inner.name,
             remedy="put the random defense around the other one",
         )

@@ -47,7 +47,7 @@ class JPEG(FixedWrapper):
     def transform_images(self, images: Tensor) -> Tensor:
         """Return the images after compression; they are rounded to 8 bits before it."""
         if images.shape[1] not in (1, 3):
-            raise ModelError(f"JPEG holds 1 or 3 channels, these images have {images.shape[1]}")
+            raise ModelError(f"JPEG supports 1 or 3 channels, these images have {images.shape[1]}")
         return apply_straight_through(self._compress_images, images)
 
     def _compress_images(self, images: Tensor) -> Tensor:

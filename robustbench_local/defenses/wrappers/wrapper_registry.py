@@ -16,7 +16,7 @@ from robustbench_local.extensions.open_registry import OpenRegistry
 
 WRAPPERS: OpenRegistry[Wrapper] = OpenRegistry(
     "wrapper defense",
-    Wrapper,  # type: ignore[type-abstract]  # compared with, never built
+    Wrapper,  # type: ignore[type-abstract]  # for subclass checks only
     {
         "bit-depth": "robustbench_local.defenses.wrappers.bit_depth:BitDepth",
         "jpeg": "robustbench_local.defenses.wrappers.jpeg:JPEG",

@@ -106,7 +106,7 @@ def measure_speed(classifier: Classifier, images: Tensor) -> ModelSpeed:
         forward = _time_call(lambda: classifier(batch), times) / len(batch) / draws
     backward = 0.0
     if classifier.access == "gradients":
-        # one whose graph is cut inside has no backward pass, which its attacks will say
+        # a model whose graph is cut has no backward pass, which its attacks will report
         with classifier.evaluation_mode(), suppress(ModelError):
             backward = max(_time_forward_backward(classifier, batch) / len(batch) / draws - forward, 0.0)
     return ModelSpeed(forward_seconds=forward, backward_seconds=backward)

@@ -59,9 +59,9 @@ def _match_stored_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
     """
     stored, settled = store.read_cells(), {}
     for cell in plan.cells:
-        there = [record for record in stored if _identify_cell(record) == _identify_cell(cell.record)]
-        known = [record for record in there if cell.problem or record.key == cell.record.key]
-        for record in there if not known else ():
+        same_cells = [record for record in stored if _identify_cell(record) == _identify_cell(cell.record)]
+        known = [record for record in same_cells if cell.problem or record.key == cell.record.key]
+        for record in same_cells if not known else ():
             if UNKNOWN_IDENTITY in record.identity.values():
                 store.remove_cell(record.key)
         if not known:
@@ -102,8 +102,8 @@ class _CellRunner:
         except StorageError:
             raise
         except ModelTimeoutError as overdue:
-            done = f"{self.counts.n} of {self.cell.record.images} images done"
-            self._finish_cell("timeout", f"{done}: {format_error_line(overdue)}")
+            progress = f"{self.counts.n} of {self.cell.record.images} images done"
+            self._finish_cell("timeout", f"{progress}: {format_error_line(overdue)}")
         except Exception as failure:  # noqa: BLE001 - a cell's failure is a result, not the run's end
             self._finish_cell("error", format_error_line(failure))
         else:
@@ -187,17 +187,17 @@ class _CellRunner:
             "original": job.select_images(positions).images.numpy(),
             "adversarial": batch.candidates[[index[position] for position in positions]].numpy(),
         }
-        kept = [batch.report_images[position] for position in positions if batch.report_images]
+        image_sets = [batch.report_images[position] for position in positions if batch.report_images]
         arrays |= {
-            name: np.stack([image_arrays[name] for image_arrays in kept])
-            for name in (kept[0] if kept else ())
+            name: np.stack([image_arrays[name] for image_arrays in image_sets])
+            for name in (image_sets[0] if image_sets else ())
         }
         self.store.save_arrays(self.key, positions[0], arrays)
 
     def _abort_hung_model(self, why: str) -> None:
         """Record the cell as timed out and exit the process where that is allowed; runs in another thread."""
-        done = f"{self.counts.n} of {self.cell.record.images} images done"
-        self._finish_cell("timeout", f"{done}: {self.cell.subject}: {why}, and it cannot be interrupted")
+        progress = f"{self.counts.n} of {self.cell.record.images} images done"
+        self._finish_cell("timeout", f"{progress}: {self.cell.subject}: {why}, and it cannot be interrupted")
         if self.exit_process is not None:
             self.exit_process()
 

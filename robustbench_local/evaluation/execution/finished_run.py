@@ -97,8 +97,8 @@ def is_finished(directory: Path, inputs: dict[str, str] | None) -> bool:
     try:
         with RunStore.open_readonly(directory) as store:
             cells = store.read_cells()
-            done = bool(cells) and all(cell.status in {"done", "skipped"} for cell in cells)
-            return done and store.read_meta(INPUTS_KEY) == inputs
+            is_complete = bool(cells) and all(cell.status in {"done", "skipped"} for cell in cells)
+            return is_complete and store.read_meta(INPUTS_KEY) == inputs
     except RobustbenchError:  # planning it says what is wrong
         return False
 
@@ -135,11 +135,11 @@ def _list_data_files(grid: Grid, base: Path) -> list[Path]:
         _require_condition(path.is_file())
         return [path]
     _require_condition(path.is_dir())
-    found: list[Path] = []
+    files: list[Path] = []
     for folder, folders, names in os.walk(path):
-        _require_condition(not any(Path(folder, each).is_symlink() for each in folders))
-        found += [Path(folder, each) for each in names]
-    return sorted(found)
+        _require_condition(not any(Path(folder, name).is_symlink() for name in folders))
+        files += [Path(folder, name) for name in names]
+    return sorted(files)
 
 
 def _find_weights(entry: ModelEntry, base: Path) -> Path | None:

@@ -255,7 +255,7 @@ class Grid(StrictModel):
     @model_validator(mode="after")
     def _check_ids(self) -> Grid:
         ids = [model.id for model in self.models]
-        twice = sorted({one for one in ids if ids.count(one) > 1})
+        twice = sorted({model_id for model_id in ids if ids.count(model_id) > 1})
         if twice:
             raise ValueError(f"the model id {twice[0]!r} is used twice")
         for entry in self.attacks:

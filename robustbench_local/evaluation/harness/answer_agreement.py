@@ -134,14 +134,14 @@ def compare_with_fresh_copy(
     else:
         answers, expected = _predict_uncounted(attacked, chosen), margins[:MAX_COMPARED_IMAGES].double().cpu()
     before.restore_states()
-    found = _compute_margins(answers, own)
-    unlike = _find_differing(found, expected, known.tolerance * _compute_logit_ranges(answers))
+    margins_after = _compute_margins(answers, own)
+    unlike = _find_differing(margins_after, expected, known.tolerance * _compute_logit_ranges(answers))
     return AgreementCounts(len(chosen), int(unlike.sum()))
 
 
-def _find_differing(found: Tensor, expected: Tensor, tolerance: Tensor) -> Tensor:
+def _find_differing(margins: Tensor, expected: Tensor, tolerance: Tensor) -> Tensor:
     """Mark margins, (N,), that differ by more than rounding, (N,) boolean; NaN equals only NaN."""
-    return ((found - expected).abs() > tolerance) | (found.isnan() != expected.isnan())
+    return ((margins - expected).abs() > tolerance) | (margins.isnan() != expected.isnan())
 
 
 def _compute_margins(answers: Tensor, labels: Tensor) -> Tensor:

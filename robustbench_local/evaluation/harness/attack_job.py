@@ -243,7 +243,7 @@ def _attack_and_verify(
     stream = RandomStream(job.seed, chosen.ids, repr(job.attack))
 
     def verify_rows(rows: Tensor, candidates: Tensor) -> VerificationResult:
-        # verification is counted, but it is not the attack's: it must not spend the attack's queries
+        # verification is counted, but must not spend the attack's queries
         with classifier.open_fresh_copy() as judge, judge.count_passes(len(rows)) as checks:
             spent.partial_pass_counters.append((checks, rows.cpu()))
             own, inside = stream.select_images(rows), None if masks is None else masks[rows]

@@ -56,7 +56,7 @@ class CertificateJob(Job):
             returned = self.certificate.certify(queried, images, labels, self.threat, stream)
         certified = check_certified_batch(self.certificate, returned, len(data))
         clean, forward = None, meter.forward_passes
-        # a proof about the classifier itself has to agree with the harness's own clean prediction
+        # a proof about the classifier itself has to agree with the harness's clean prediction
         if queried is self.classifier and self.certificate.get_concern(queried) == "model":
             with queried.open_fresh_copy() as judge, judge.count_passes(len(data)) as checks:
                 clean = predict(judge, images, labels)

@@ -45,7 +45,11 @@ def keep_model_unchanged(method: object, *classifiers: Classifier) -> Iterator[N
         yield
         return
     networks = list(
-        {id(each.module): each.module for each in classifiers if each.module is not None}.values()
+        {
+            id(classifier.module): classifier.module
+            for classifier in classifiers
+            if classifier.module is not None
+        }.values()
     )
     before = [_copy_state(network) for network in networks]
     try:

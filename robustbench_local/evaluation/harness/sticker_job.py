@@ -83,7 +83,7 @@ class StickerJob(BaseAttackJob):
         crafted += [(attack, threat) for _, attack, threat in list_controls(self.attack, self.threat)]
         costs = [attack.estimate_cost(threat) for attack, threat in crafted]
         forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
-        # besides what is crafted, the clean sign and random colours are photographed, too
+        # the clean sign and stickers of random colors are photographed in addition to the crafted ones
         views = (len(crafted) + 2) * self.test_views + 2 * APPROACH_FRAMES
         query_passes, verdict_passes = passes_per_query(self.classifier)
         count = self.image_count
@@ -158,10 +158,10 @@ class StickerJob(BaseAttackJob):
             flat_images=flat,
             flat_predictions=reading,
         )
-        for place, row in enumerate(rows):
-            record = judged.build_outcome(clean_records[place], place, _count_passes(meters, place))
-            outcomes[row] = add_gradient_counts(record, gradients[place])
-        kept = _build_report_arrays(signs, crafted)
+        for index, row in enumerate(rows):
+            record = judged.build_outcome(clean_records[index], index, _count_passes(meters, index))
+            outcomes[row] = add_gradient_counts(record, gradients[index])
+        report_arrays = _build_report_arrays(signs, crafted)
         return OutcomeBatch(
             outcomes=tuple(outcomes),
             candidates=candidates,
@@ -169,8 +169,8 @@ class StickerJob(BaseAttackJob):
             views=tuple(_build_view_records(clean_records, signs)),
             agreement=compare_with_fresh_copy(self.classifier, judge, flat, signs.labels),
             report_images={
-                record.position: {name: values[place] for name, values in kept.items()}
-                for place, record in enumerate(clean_records)
+                record.position: {name: values[index] for name, values in report_arrays.items()}
+                for index, record in enumerate(clean_records)
             },
         )
 
@@ -200,15 +200,15 @@ def list_controls(attack: EOTAttack, threat: ThreatModel) -> list[tuple[Conditio
         Condition, attack and threat model of each: a sticker of size zero, the attack without views, and a
         sticker over the whole sign, for which fewer steps are enough.
     """
-    found: list[tuple[Condition, EOTAttack, ThreatModel]] = []
+    controls: list[tuple[Condition, EOTAttack, ThreatModel]] = []
     if threat.norm == "sticker" and threat.eps:
-        found.append(("no-size", attack, replace(threat, eps=0.0)))
+        controls.append(("no-size", attack, replace(threat, eps=0.0)))
     if attack.views:
-        found.append(("without-views", replace(attack, views=0), threat))
+        controls.append(("without-views", replace(attack, views=0), threat))
     if threat.norm == "sticker" and threat.transformation != "poster":
         quick = replace(attack, steps=-(-attack.steps // WHOLE_SIGN_STEP_DIVISOR))
-        found.append(("whole-sign", quick, replace(threat, eps=1.0, transformation="poster")))
-    return found
+        controls.append(("whole-sign", quick, replace(threat, eps=1.0, transformation="poster")))
+    return controls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,50 +221,50 @@ class _StickerEvidence:
     flat_images: Tensor
     flat_predictions: Predictions
 
-    def build_outcome(self, record: OutcomeRecord, place: int, passes: tuple[int, int]) -> OutcomeRecord:
+    def build_outcome(self, record: OutcomeRecord, index: int, passes: tuple[int, int]) -> OutcomeRecord:
         """Build the record of an attacked sign from that of the clean sign."""
-        label, threat = self.scene.labels[place : place + 1].cpu(), self.stickers.threat
-        right = self.predictions["clean", "view"].find_correct_views(self.scene.labels)[place]
-        seen = self.predictions["sticker", "view"].prediction[place][right]
-        hits = threat.is_success(seen, label.expand(len(seen))) & (seen >= 0)
-        moved = (seen != label) & ~hits
+        label, threat = self.scene.labels[index : index + 1].cpu(), self.stickers.threat
+        right = self.predictions["clean", "view"].find_correct_views(self.scene.labels)[index]
+        predicted = self.predictions["sticker", "view"].prediction[index][right]
+        hits = threat.is_success(predicted, label.expand(len(predicted))) & (predicted >= 0)
+        moved = (predicted != label) & ~hits
         void = float(right.double().mean()) < MIN_CLEAN_SHARE
-        change = (self.flat_images[place : place + 1] - self.scene.images[place : place + 1]).double().cpu()
-        broken = not void and int(hits.sum()) > SIGN_SUCCESS_SHARE * len(seen)
-        prediction = int(self.flat_predictions.prediction[place])
+        change = (self.flat_images[index : index + 1] - self.scene.images[index : index + 1]).double().cpu()
+        broken = not void and int(hits.sum()) > SIGN_SUCCESS_SHARE * len(predicted)
+        prediction = int(self.flat_predictions.prediction[index])
         judged = replace(
             record,
             adversarial_prediction=prediction if prediction >= 0 else None,
             clean_correct=not void,
             broken=broken,
-            moved_elsewhere=not (void or broken) and int(moved.sum()) > SIGN_SUCCESS_SHARE * len(seen),
-            margin=float(self.flat_predictions.margin[place]),
-            fragile=bool(self.flat_predictions.fragile[place]),
+            moved_elsewhere=not (void or broken) and int(moved.sum()) > SIGN_SUCCESS_SHARE * len(predicted),
+            margin=float(self.flat_predictions.margin[index]),
+            fragile=bool(self.flat_predictions.fragile[index]),
             linf=float(compute_norms(change, "Linf")),
             l2=float(compute_norms(change, "L2")),
             l1=float(change.abs().sum()),
             broken_8bit=True if broken else None,  # every photograph is an 8-bit image
             forward_passes=record.forward_passes + passes[0],
             backward_passes=record.backward_passes + passes[1],
-            adversarial_hash=hash_image(self.flat_images[place]),
+            adversarial_hash=hash_image(self.flat_images[index]),
         )
         if void:
             message = f"{100 * float(right.double().mean()):.1f}% of its clean views are classified correctly"
             return replace(judged, status="void", error=f"{message}; {100 * MIN_CLEAN_SHARE:.0f}% are needed")
-        judged = replace(judged, error=self._format_broken_rules(place))
+        judged = replace(judged, error=self._format_broken_rules(index))
         return (
-            judged if self.stickers.rejection_reasons[place] is None else replace(judged, status="rejected")
+            judged if self.stickers.rejection_reasons[index] is None else replace(judged, status="rejected")
         )
 
-    def _format_broken_rules(self, place: int) -> str | None:
+    def _format_broken_rules(self, index: int) -> str | None:
         """Name the rule that the sticker breaks, and those that its controls break."""
-        own = self.stickers.rejection_reasons[place]
-        found = {
-            condition: seen.rejection_reasons[place]
-            for (condition, _), seen in self.predictions.items()
-            if seen.rejection_reasons[place] not in {None, own}
+        own = self.stickers.rejection_reasons[index]
+        broken_rules = {
+            condition: predictions.rejection_reasons[index]
+            for (condition, _), predictions in self.predictions.items()
+            if predictions.rejection_reasons[index] not in {None, own}
         }
-        message = [f"control {condition}: {reason}" for condition, reason in found.items()]
+        message = [f"control {condition}: {reason}" for condition, reason in broken_rules.items()]
         return "; ".join([own, *message] if own else message) or None
 
 
@@ -272,37 +272,37 @@ def _build_prediction_records(
     records: list[OutcomeRecord], views_by_condition: Mapping[tuple[Condition, ViewKind], ViewPredictions]
 ) -> list[ViewPredictionsRecord]:
     return [
-        _build_prediction_record(record, place, condition, kind, seen)
-        for place, record in enumerate(records)
-        for (condition, kind), seen in views_by_condition.items()
+        _build_prediction_record(record, index, condition, kind, predictions)
+        for index, record in enumerate(records)
+        for (condition, kind), predictions in views_by_condition.items()
     ]
 
 
 def _build_prediction_record(
-    record: OutcomeRecord, place: int, condition: Condition, kind: ViewKind, seen: ViewPredictions
+    record: OutcomeRecord, index: int, condition: Condition, kind: ViewKind, views: ViewPredictions
 ) -> ViewPredictionsRecord:
     """Build the prediction record of one sign; None if a control breaks a rule.
 
     An attack whose sticker breaks a rule has failed, and the predictions of the clean sign say so. For a
     control, the clean predictions would claim that it was valid.
     """
-    is_invalid = condition != "sticker" and seen.rejection_reasons[place] is not None
-    read = [] if is_invalid else seen.prediction[place].tolist()
-    sure = [] if is_invalid else seen.confidence[place].tolist()
+    is_invalid = condition != "sticker" and views.rejection_reasons[index] is not None
+    read = [] if is_invalid else views.prediction[index].tolist()
+    sure = [] if is_invalid else views.confidence[index].tolist()
     return ViewPredictionsRecord(
         cell=record.cell,
         position=record.position,
         condition=condition,
         kind=kind,
-        predictions=tuple(None if one < 0 else one for one in read),
-        confidences=tuple(None if math.isnan(one) else round(one, 4) for one in sure),
+        predictions=tuple(None if value < 0 else value for value in read),
+        confidences=tuple(None if math.isnan(value) else round(value, 4) for value in sure),
     )
 
 
-def _count_passes(meters: list[PassCounter], place: int) -> tuple[int, int]:
+def _count_passes(meters: list[PassCounter], index: int) -> tuple[int, int]:
     return (
-        sum(int(meter.forward_passes[place]) for meter in meters),
-        sum(int(meter.backward_passes[place]) for meter in meters),
+        sum(int(meter.forward_passes[index]) for meter in meters),
+        sum(int(meter.backward_passes[index]) for meter in meters),
     )
 
 
@@ -317,9 +317,9 @@ def _build_view_records(records: list[OutcomeRecord], signs: StickerScene) -> li
             cell=record.cell,
             position=record.position,
             kind=kind,
-            **{name: _round_values(getattr(views, name)[place]) for name in names},
+            **{name: _round_values(getattr(views, name)[index]) for name in names},
         )
-        for place, record in enumerate(records)
+        for index, record in enumerate(records)
         for kind, views in _list_view_kinds(signs)
     ]
 

@@ -135,13 +135,15 @@ class StickerScene:
             seed: The run's seed; the attack has random numbers of its own.
         """
         own = RandomStream(seed, self.stream.ids, repr(attack))
-        found = attack.perturb(
+        candidates = attack.perturb(
             self.classifier, self.images.clone(), self.labels.clone(), threat, own, self.masks
         )
-        reasons = find_scene_violations(found, self.images, self.surfaces, threat)
+        reasons = find_scene_violations(candidates, self.images, self.surfaces, threat)
         if all(reasons):  # it may have any shape
-            found = self._build_blank_candidates(threat)
-        return CraftedStickers(candidates=found.detach(), threat=threat, rejection_reasons=tuple(reasons))
+            candidates = self._build_blank_candidates(threat)
+        return CraftedStickers(
+            candidates=candidates.detach(), threat=threat, rejection_reasons=tuple(reasons)
+        )
 
     def predict_views(self, crafted: CraftedStickers | None, views: Views) -> ViewPredictions:
         """Photograph every sign in every view and predict the photographs.
@@ -182,14 +184,14 @@ class StickerScene:
         """Return photographs with the rounding of image files, (N, V, C, H, W)."""
         with torch.no_grad():
             pictures = photograph_scenes(self._compose_scenes(crafted, views), views)
-        found: npt.NDArray[np.uint8] = (pictures * 255).round().byte().cpu().numpy()
-        return found
+        photographs: npt.NDArray[np.uint8] = (pictures * 255).round().byte().cpu().numpy()
+        return photographs
 
     def _predict_batch(self, crafted: CraftedStickers | None, views: Views) -> ViewPredictions:
         rows = torch.arange(len(self.images), device=self.images.device).repeat_interleave(views.count)
         with torch.no_grad(), with_verdict_draws(self.classifier, self.stream):
-            seen = photograph_scenes(self._compose_scenes(crafted, views), views).flatten(0, 1)
-            logits = self.classifier(seen, rows).double().cpu()
+            photographs = photograph_scenes(self._compose_scenes(crafted, views), views).flatten(0, 1)
+            logits = self.classifier(photographs, rows).double().cpu()
         finite = torch.isfinite(logits).all(dim=1)
         likely, classes = logits.masked_fill(~finite[:, None], 0.0).softmax(dim=1).max(dim=1)
         return ViewPredictions(

@@ -116,20 +116,20 @@ def _finish_rows(
         attacked.images[rows], threat, None if attacked.masks is None else attacked.masks[rows]
     )
     fragile = verified.predictions.fragile.to(rows.device)[rows] & (measure == "ball")
-    rows, choice, fragile = (each[choice | fragile] for each in (rows, choice, fragile))
+    rows, choice, fragile = (values[choice | fragile] for values in (rows, choice, fragile))
     candidates = verified.candidates.to(rows.device)[rows]
-    found = _search_candidates(attacked, rows, candidates, choice)
-    same = (found == candidates).flatten(1).all(dim=1)
+    improved = _search_candidates(attacked, rows, candidates, choice)
+    same = (improved == candidates).flatten(1).all(dim=1)
     again = (same & choice & fragile).nonzero().flatten()
     if len(again):  # no 8-bit image succeeds: at least the margin may become clear
-        found[again] = _search_candidates(
+        improved[again] = _search_candidates(
             attacked, rows[again], candidates[again], torch.zeros_like(choice[again])
         )
-        same = (found == candidates).flatten(1).all(dim=1)
+        same = (improved == candidates).flatten(1).all(dim=1)
     if bool(same.all()):
         return verified
     rows = rows[~same]
-    return _merge_results(verified, verify_rows(rows, found[~same]), rows.cpu(), measure)
+    return _merge_results(verified, verify_rows(rows, improved[~same]), rows.cpu(), measure)
 
 
 def find_unfinished_rows(verified: VerificationResult, threat: ThreatModel, measure: Measure) -> Tensor:
@@ -144,7 +144,7 @@ def find_unfinished_rows(verified: VerificationResult, threat: ThreatModel, meas
     """
     if not threat.is_ball:
         return torch.empty(0, dtype=torch.int64)
-    undone = torch.tensor([held is False for held in verified.broken_8bit], dtype=torch.bool)
+    undone = torch.tensor([is_broken is False for is_broken in verified.broken_8bit], dtype=torch.bool)
     noise = verified.predictions.fragile & (measure == "ball")
     return (verified.broken & (undone | noise)).nonzero().flatten()
 
@@ -196,18 +196,18 @@ def _merge_results(
     """
     eight = list(first.broken_8bit)
     if measure == "distance":
-        for row, broken, held in zip(rows.tolist(), second.broken.tolist(), second.broken_8bit, strict=True):
-            eight[row] = True if broken and held else eight[row]
+        for row, broken, holds in zip(rows.tolist(), second.broken.tolist(), second.broken_8bit, strict=True):
+            eight[row] = True if broken and holds else eight[row]
         return replace(first, broken_8bit=tuple(eight))
     places = [
-        place
-        for place, row in enumerate(rows.tolist())
-        if bool(second.broken[place])
-        and _is_improvement(_rate_success(first, row), _rate_success(second, place))
+        index
+        for index, row in enumerate(rows.tolist())
+        if bool(second.broken[index])
+        and _is_improvement(_rate_success(first, row), _rate_success(second, index))
     ]
     chosen = rows[places]
-    for place in places:
-        eight[int(rows[place])] = second.broken_8bit[place]
+    for index in places:
+        eight[int(rows[index])] = second.broken_8bit[index]
     old, new = first.predictions, second.predictions
     reading = Predictions(
         **{

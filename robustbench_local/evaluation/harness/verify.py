@@ -203,20 +203,20 @@ def verify(
         One verdict per image. A candidate that breaks a rule is replaced by the original and is a failure
         of the attack, never a success.
     """
-    kept, reasons = _select_valid_candidates(candidates, originals, threat, masks, stream)
+    checked, reasons = _select_valid_candidates(candidates, originals, threat, masks, stream)
     legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool)
-    reading = predict_in_shuffled_batches(classifier, kept, labels, stream)
+    reading = predict_in_shuffled_batches(classifier, checked, labels, stream)
     goal = threat.is_success(reading.prediction, labels.cpu())
     if not threat.targets:
         goal |= ~reading.correct  # a tie with the label is not a correct answer, whatever argmax picks
     broken = (~reading.is_finite | goal) & legal
-    change = (kept.double() - originals.double()).cpu()
+    change = (checked.double() - originals.double()).cpu()
     return VerificationResult(
-        candidates=kept.cpu(),
+        candidates=checked.cpu(),
         rejection_reasons=tuple(reasons),
         predictions=reading,
         broken=broken,
-        broken_8bit=_verify_after_rounding(classifier, kept, originals, labels, threat, broken, stream),
+        broken_8bit=_verify_after_rounding(classifier, checked, originals, labels, threat, broken, stream),
         linf=compute_norms(change, "Linf"),
         l2=compute_norms(change, "L2"),
         l1=change.flatten(1).abs().sum(dim=1),
@@ -235,13 +235,13 @@ def _select_valid_candidates(
         reasons = find_ball_violations(candidates, originals, threat, masks)
     else:
         reasons = find_parameter_violations(candidates, originals, threat)
-    kept = originals.clone()
+    valid = originals.clone()
     rows = [row for row, reason in enumerate(reasons) if reason is None]
     if rows:
         chosen = candidates[rows].detach()
         own = None if stream is None else stream.select_images(rows)
-        kept[rows] = chosen if threat.is_ball else apply_transformation(originals[rows], chosen, threat, own)
-    return kept, reasons
+        valid[rows] = chosen if threat.is_ball else apply_transformation(originals[rows], chosen, threat, own)
+    return valid, reasons
 
 
 def _verify_after_rounding(
@@ -263,6 +263,6 @@ def _verify_after_rounding(
         goal = threat.is_success(again.prediction, labels[at].cpu()) | ~again.is_finite
         if not threat.targets:
             goal |= ~again.correct
-        for place, holds, possible in zip(index.tolist(), goal.tolist(), exists.tolist(), strict=True):
-            result[place] = bool(holds) if possible else None
+        for row, holds, possible in zip(index.tolist(), goal.tolist(), exists.tolist(), strict=True):
+            result[row] = bool(holds) if possible else None
     return tuple(result)

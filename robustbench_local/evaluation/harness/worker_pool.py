@@ -80,7 +80,7 @@ class WorkerLostError(Exception):
 def can_be_isolated(work: Job) -> bool:
     """Check whether a job can run in forks of this process: on Linux and not on a GPU."""
     both = (work.classifier, work.queried_model)
-    return all(each.settings.is_fork_safe and can_fork(each.device) for each in both)
+    return all(classifier.settings.is_fork_safe and can_fork(classifier.device) for classifier in both)
 
 
 def count_usable_workers(work: Job, workers: int) -> int:
@@ -183,7 +183,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
     def _run_in_workers(self, positions: list[int], batch_size: int) -> OutcomeBatch:
         while len(self._workers) < self.size:
             self._workers.append(self._start_worker(len(self._workers)))
-        shares = [share for place in range(self.size) if (share := positions[place :: self.size])]
+        shares = [share for offset in range(self.size) if (share := positions[offset :: self.size])]
         size = batch_size
         if self.size > 1:
             size = min(batch_size, max(MIN_IMAGES_PER_WORKER, -(-batch_size // self.size)))
@@ -197,7 +197,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             if answer.failure is not None:
                 raise answer.failure
         batch = merge_batches([answer.batch for answer in answers if answer.batch is not None])
-        # each worker took the same wall time for its share: an image's part of it is smaller by their number
+        # workers run in parallel: the wall time per image is divided by their number
         outcomes = tuple(replace(row, seconds=row.seconds / len(shares)) for row in batch.outcomes)
         return replace(batch, outcomes=outcomes)
 
@@ -213,7 +213,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
                 for answer in self._receive_responses(worker):
                     answers[worker] = answer
             self.job.queried_model.record_worker_passes(sum(self._pass_counts[_CURRENT_PASSES::2]))
-            # a pause of this very process is not the model's: no round counts for more than two heartbeats
+            # a pause of this process is not a hang of the model: no round counts for more than two heartbeats
             passed = min(time.monotonic() - began, 2 * _HEARTBEAT_SECONDS)
             for worker in waiting:
                 before, progress[worker] = progress[worker], self._get_progress(worker)
@@ -232,15 +232,15 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             raise WorkerLostError(worker.describe_exit(), killed=killed) from None
 
     def _get_progress(self, worker: ChildProcess) -> tuple[int, int]:
-        place = self._workers.index(worker)
-        return self._pass_counts[2 * place + _FINISHED_PASSES], worker.count_received_bytes()
+        index = self._workers.index(worker)
+        return self._pass_counts[2 * index + _FINISHED_PASSES], worker.count_received_bytes()
 
     def _record_notes(self, answer: _Response) -> None:
         for note in answer.notes:
             self.job.classifier.add_note(note)
 
-    def _start_worker(self, place: int) -> ChildProcess:
-        counts = (ctypes.c_int64 * 2).from_buffer(self._pass_counts, 16 * place)
+    def _start_worker(self, index: int) -> ChildProcess:
+        counts = (ctypes.c_int64 * 2).from_buffer(self._pass_counts, 16 * index)
         return ChildProcess(
             partial(_serve_requests, self.job, self._prepare_models, counts), threads=self._threads
         )

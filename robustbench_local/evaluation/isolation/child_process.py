@@ -152,7 +152,7 @@ class ChildProcess:
 
     def _pop_complete_responses(self) -> list[Any]:
         """Remove and return the answers that have arrived completely."""
-        found = []
+        responses = []
         while len(self._received) >= _LENGTH_FORMAT.size:
             (length,) = _LENGTH_FORMAT.unpack_from(self._received)
             if len(self._received) < _LENGTH_FORMAT.size + length:
@@ -160,10 +160,10 @@ class ChildProcess:
             content = bytes(self._received[_LENGTH_FORMAT.size : _LENGTH_FORMAT.size + length])
             del self._received[: _LENGTH_FORMAT.size + length]
             try:
-                found.append(pickle.loads(content))  # noqa: S301 - our own bytes
+                responses.append(pickle.loads(content))  # noqa: S301 - our own bytes
             except Exception as error:
                 raise EOFError from error
-        return found
+        return responses
 
 
 def wait_for_responses(children: list[ChildProcess], seconds: float) -> list[ChildProcess]:
@@ -238,7 +238,7 @@ class _ProcessLauncher:
             process, answer = self._requests.get()
             try:
                 with warnings.catch_warnings():
-                    # no other thread shares a lock with a copy, which has streams of its own
+                    # a fork has streams of its own, so no other thread can hold a lock of them
                     warnings.filterwarnings(
                         "ignore", message=".*multi-threaded.*fork", category=DeprecationWarning
                     )

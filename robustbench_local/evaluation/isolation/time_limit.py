@@ -36,9 +36,9 @@ def limit_time(seconds: float | None, name: str) -> Iterator[None]:
         raise ModelTimeoutError(what, where=name, remedy="find out why it hangs, or raise --timeout")
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    left, every = signal.setitimer(signal.ITIMER_REAL, seconds)
+    remaining, every = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, left, every)
+        signal.setitimer(signal.ITIMER_REAL, remaining, every)
         signal.signal(signal.SIGALRM, before)

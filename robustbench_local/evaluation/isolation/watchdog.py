@@ -72,14 +72,14 @@ class Watchdog(AbstractContextManager["Watchdog"]):
                 time.sleep(_DELIVERY_SECONDS)
 
     def _watch_progress(self) -> None:
-        # An interrupt under way to a thread that waits in C makes CPython 3.11 repeat one instruction of
-        # every traced thread for ever, as under a debugger or coverage: this one has to go on, untraced.
+        # An interrupt sent to a thread that waits in C makes CPython 3.11 repeat one instruction of
+        # every traced thread forever, as under a debugger or coverage: this thread has to run untraced.
         sys.settrace(None)
-        seen, idle = count_finished_passes(), 0.0
+        last_count, idle = count_finished_passes(), 0.0
         pause = min(_HEARTBEAT_SECONDS, (self._timeout or 1.0) / 4)
         while not self._closed.wait(pause):
             now = count_finished_passes()
-            idle, seen = (idle + pause if now == seen else 0.0), now
+            idle, last_count = (idle + pause if now == last_count else 0.0), now
             if self._timeout is not None and idle >= self._timeout:
                 self._interrupt_thread(f"no pass finished for {self._timeout:g} s")
                 return

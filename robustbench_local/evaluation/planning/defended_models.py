@@ -270,10 +270,10 @@ def _build_outside_card(name: str, settings: Mapping[str, Any]) -> Card:
 def _resolve_entries(
     entries: Sequence[DefenseEntry], folders: Sequence[Path], weight_cache: WeightCache, where: str
 ) -> list[GridDefense]:
-    found: list[GridDefense] = []
+    defenses: list[GridDefense] = []
     for entry in entries:
         for defense in find_defenses(entry.card, entry.overrides, folders, weight_cache, entry.name):
-            if defense.name in {other.name for other in found}:
+            if defense.name in {other.name for other in defenses}:
                 raise ConfigError(f"the defense {defense.name!r} is listed twice", where=where)
-            found.append(defense)
-    return found
+            defenses.append(defense)
+    return defenses

@@ -201,12 +201,12 @@ def describe_run_code(grid: Grid, cards: Sequence[Card], defenses: Sequence[Card
     for card in defenses:
         for registry in _DEFENSE_REGISTRIES:
             if registry.is_outside(card.method) and card.method in registry:
-                found = describe_outside_code(registry[card.method])
-                parts |= _name_parts(found, f"defense {card.method}")
+                code_parts = describe_outside_code(registry[card.method])
+                parts |= _name_parts(code_parts, f"defense {card.method}")
     for data in (grid.data, grid.training):
         if data is not None and is_outside_data(data.source):
-            found = describe_outside_code(load_data_function(data.source))
-            parts |= _name_parts(found, f"{DATA_GROUP} {data.source}")
+            code_parts = describe_outside_code(load_data_function(data.source))
+            parts |= _name_parts(code_parts, f"{DATA_GROUP} {data.source}")
     return parts
 
 

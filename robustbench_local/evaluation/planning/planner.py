@@ -110,7 +110,9 @@ def _build_plan(
     identity = _build_identity(
         grid, data, {str(subject): subject for subject in (*models.values(), *subjects)}, cards
     )
-    defense_cards = [defense.card for each in defenses.values() for defense in each if defense.card]
+    defense_cards = [
+        defense.card for model_defenses in defenses.values() for defense in model_defenses if defense.card
+    ]
     with guard():
         identity |= describe_run_code(grid, cards, defense_cards)
         cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))
@@ -217,15 +219,15 @@ def _build_identity(
     return flat
 
 
-def _flatten_content(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def _flatten_content(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from _flatten_content(value, f"{place}.{key}" if place else str(key))
+            yield from _flatten_content(value, f"{path}.{key}" if path else str(key))
     elif isinstance(content, list):
         for index, value in enumerate(content):
-            yield from _flatten_content(value, f"{place}[{index}]")
+            yield from _flatten_content(value, f"{path}[{index}]")
     else:
-        yield place, str(content)
+        yield path, str(content)
 
 
 def _build_description(

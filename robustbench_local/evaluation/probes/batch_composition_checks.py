@@ -34,7 +34,7 @@ def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: 
     beside = [questions.query_pair(first, neighbour) for neighbour in torch.split(neighbours, 1)]
     findings.refuse_batch_dependence(beside[0][:1], beside[1][:1], findings.tolerance, others)
     with suppress(ModelError):  # it may refuse pale images, which are not in its data
-        # one that has black and white pixels itself hides that the extremes of the batch matter
+        # an image with black and white pixels would hide an effect of the batch's extremes
         pale = 0.4 + 0.2 * first
         greyer = questions.query_pair(pale, 0.5 * pale + 0.25)[:1]
         starker = questions.query_pair(pale, neighbours[:1])[:1]
@@ -46,10 +46,10 @@ def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: 
     with questions.open_fresh_copy() as model:
         many = questions.query_model(model, torch.cat([copies, images.distinct[1:], images.pair.flip(0)]))
     same = torch.cat([alone, beside[0][1:], beside[0][1:], beside[1][1:]])
-    seen = many[[-1, -2, 0, len(copies), len(copies) + 1]]
+    answers = many[[-1, -2, 0, len(copies), len(copies) + 1]]
     findings.size_tolerance = _measure_size_tolerance(questions, images, beside[0])
     what = "the size of the batch, the place in it or the other images"
-    findings.refuse_batch_dependence(same, seen, findings.size_tolerance, what)
+    findings.refuse_batch_dependence(same, answers, findings.size_tolerance, what)
 
 
 def _has_fixed_seed(questions: ModelQueries, image: Tensor, answer: Tensor) -> bool:

@@ -48,10 +48,10 @@ def has_misleading_gradients(classifier: Classifier, images: Tensor) -> bool:
         if bool((known & (came >= MIN_CHANGE_SHARE * foretold)).any()):
             return False
         shares.append((came / foretold)[known & (came != 0)])
-    found = torch.cat(shares)
-    if len(found) < MIN_INFORMATIVE_SHARE * len(STEP_SIZES) * len(points):
+    joined = torch.cat(shares)
+    if len(joined) < MIN_INFORMATIVE_SHARE * len(STEP_SIZES) * len(points):
         return False
-    return not (float(found.min()) > 0 and float(found.max()) <= MAX_SHARE_RATIO * float(found.min()))
+    return not (float(joined.min()) > 0 and float(joined.max()) <= MAX_SHARE_RATIO * float(joined.min()))
 
 
 def _mix_logits(logits: Tensor) -> Tensor:

@@ -159,8 +159,8 @@ def probe_in_child(count: int, probe: ProbeFunction, *, timeout: float | None, n
         for compare in (True,) if hangs else (True, False):
             for row in rows:
                 with suppress(ProcessEndedError, ModelTimeoutError):
-                    found = ask(slice(row, row + 1), should_compare=compare)
-                    return replace(_add_note(found, note), is_complete=False)
+                    result = ask(slice(row, row + 1), should_compare=compare)
+                    return replace(_add_note(result, note), is_complete=False)
         raise
 
 

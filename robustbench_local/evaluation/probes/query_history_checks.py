@@ -33,17 +33,17 @@ def check_history_dependence(questions: ModelQueries, images: ProbeImages, alone
     with questions.open_fresh_copy() as model:
         questions.query_model(model, warm_up)  # what is kept for each size of a batch is kept from now on
         questions.query_one_by_one(model, pair)
-        seen = alone
+        latest = alone
 
         def ask_again() -> None:
-            nonlocal seen
+            nonlocal latest
             for batch in batches:
                 questions.query_model(model, batch)
-            seen = questions.query_one_by_one(model, pair)
+            latest = questions.query_one_by_one(model, pair)
 
-        # the same question came last before: what only holds the last answer is as it was
+        # the previous query was the same: state that only stores the last answer is unchanged
         changed = find_state_changes(model, ask_again)
-        findings.refuse_memory(alone, seen, f"after {len(images.similar)} similar ones", changed)
+        findings.refuse_memory(alone, latest, f"after {len(images.similar)} similar ones", changed)
         if questions.run_backward(model, images.distinct[:2]):
             again = questions.query_model(model, pair[:1])
             findings.refuse_memory(alone[:1], again, "after a backward pass", changed)
@@ -59,8 +59,8 @@ def _query_repeatedly(
     with questions.open_fresh_copy() as model:
         for call in range(EXTRA_CALLS):
             questions.query_model(model, similar[call % len(similar)][None])
-        seen = questions.query_one_by_one(model, images.pair)
-        findings.refuse_memory(alone, seen, f"after {EXTRA_CALLS} calls", changed)
+        answers = questions.query_one_by_one(model, images.pair)
+        findings.refuse_memory(alone, answers, f"after {EXTRA_CALLS} calls", changed)
         uncopied = (
             changed if model is classifier else find_innermost(classifier).uncopied_attributes & set(changed)
         )
@@ -73,9 +73,9 @@ def _query_repeatedly(
             f"writes to {format_names(files)} in its forward: that made no difference to its answers in "
             f"{EXTRA_CALLS} calls, and no copy of it forgets what is there"
         )
-    if kept := set(changed) - set(files):
+    if attributes := set(changed) - set(files):
         findings.is_stateful = True
         findings.notes.append(
-            f"keeps state between calls ({format_names(kept)} changed): a copy that remembers nothing "
+            f"keeps state between calls ({format_names(attributes)} changed): a copy that remembers nothing "
             "answers each call"
         )

@@ -48,11 +48,11 @@ def count_certified(
         threat: The ball.
     """
     certificate.check_support(threat, classifier)
-    asked, verified = certificate.get_base_classifier(classifier), 0
-    with asked.evaluation_mode():
+    base, verified = certificate.get_base_classifier(classifier), 0
+    with base.evaluation_mode():
         for first in range(0, len(data), _BATCH_SIZE):
             some = data.select_images(range(first, min(first + _BATCH_SIZE, len(data))))
-            images, labels = some.images.to(asked.device), some.labels.to(asked.device)
+            images, labels = some.images.to(base.device), some.labels.to(base.device)
             stream = RandomStream(0, some.ids, repr(certificate))
-            verified += int(certificate.certify(asked, images, labels, threat, stream).verified.sum())
+            verified += int(certificate.certify(base, images, labels, threat, stream).verified.sum())
     return verified

@@ -145,8 +145,8 @@ def measure_row(
                 _build_score({"attack": "none"}, result.counts.clean_correct, result.clean_accuracy)
             )
             report(_format_score(figures[-1]))
-        found = {**_build_attack_entry(attack), **_build_budget_entry(threat)}
-        figures.append(_build_score(found, result.counts.robust, result.robust_accuracy))
+        entry = {**_build_attack_entry(attack), **_build_budget_entry(threat)}
+        figures.append(_build_score(entry, result.counts.robust, result.robust_accuracy))
         report(_format_score(figures[-1]))
     some = _select_images(data, _MAX_CERTIFIED_IMAGES)
     for name, certificate, ball in list_certificates(recipe):

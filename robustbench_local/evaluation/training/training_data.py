@@ -75,7 +75,7 @@ def load_training_images(
     if test is not None:
         sources["test"] = f"{spec.test_source or entry.source}, test"
     named = next(
-        (one for one in (training, validation, test) if one is not None and one.has_class_names), training
+        (part for part in (training, validation, test) if part is not None and part.has_class_names), training
     )
     training, validation = _copy_class_names(training, named), _copy_class_names(validation, named)
     test = None if test is None else _copy_class_names(test, named)
@@ -95,22 +95,22 @@ def _check_overlap(
 
     Published sets share a few images between their splits, and their users cannot change that.
     """
-    said, before, known = {}, "training", set(hash_images(images.training))
+    overlaps, before, known = {}, "training", set(hash_images(images.training))
     parts = {
         "validation": (images.validation, wanted.validation_source),
         "test": (images.test, wanted.test_source),
     }
     for part, (data, named) in parts.items():
-        found = [] if data is None else hash_images(data)
-        shared = sum(mark in known for mark in found)
-        what = f"{shared} of its {len(found)} images are {before} images too"
+        digests = [] if data is None else hash_images(data)
+        shared = sum(mark in known for mark in digests)
+        what = f"{shared} of its {len(digests)} images are {before} images too"
         if shared and named is not None:
             remedy = f"name other {part} images, or none"
             raise DataError(what, where=f"{part} images {sources[part]}", remedy=remedy)
         if shared:
-            said[part] = f"{sources[part]} ({what})"
-        before, known = f"{before} or {part}", known | set(found)
-    return said
+            overlaps[part] = f"{sources[part]} ({what})"
+        before, known = f"{before} or {part}", known | set(digests)
+    return overlaps
 
 
 def _copy_class_names(data: Dataset, named: Dataset) -> Dataset:
@@ -131,26 +131,26 @@ def _load_split(
 ) -> Dataset | None:
     """Load validation or test images from their own source or another split; None if there is none."""
     changed: dict[str, Any] = {"split": split, "limit": limit, "source": source or entry.source}
-    asked = entry.model_copy(update=changed)
+    split_entry = entry.model_copy(update=changed)
     if source is not None:
-        return _load_entry(asked, seed, base)
+        return _load_entry(split_entry, seed, base)
     if split == entry.split or not _has_split(entry, split, seed, base):
         return None
-    return _load_entry(asked, seed, base)
+    return _load_entry(split_entry, seed, base)
 
 
 def _has_split(entry: DataEntry, split: str, seed: int, base: Path) -> bool:
     """Check whether the source has this split, with images other than the training images."""
     few = {"limit": 1, "choose": "first"}
     try:
-        found = _load_entry(entry.model_copy(update={**few, "split": split}), seed, base)
+        loaded = _load_entry(entry.model_copy(update={**few, "split": split}), seed, base)
     except (ConfigError, DataError):
         return False
     trained_on = _load_entry(entry.model_copy(update=few), seed, base)
-    return not torch.equal(found.images, trained_on.images)
+    return not torch.equal(loaded.images, trained_on.images)
 
 
 def _load_entry(entry: DataEntry, seed: int, base: Path) -> Dataset:
     chosen = seed if entry.seed is None else entry.seed
-    said = {name: getattr(entry, name) for name in DataEntry.model_fields if name != "seed"}
-    return load_dataset(**said, seed=chosen, base_folder=base)
+    settings = {name: getattr(entry, name) for name in DataEntry.model_fields if name != "seed"}
+    return load_dataset(**settings, seed=chosen, base_folder=base)

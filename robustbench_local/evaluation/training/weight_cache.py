@@ -88,7 +88,7 @@ class WeightCache:
             DataError: If their classes are not the model's.
             RobustbenchError: Any error of a training.
         """
-        entry = next(one for one in self.grid.models if one.id == model)
+        entry = next(candidate for candidate in self.grid.models if candidate.id == model)
         images = self._fit_image_labels(loaded_classifier)
         start = self._load_initial_network(entry, loaded_classifier, recipe)
         key = self._compute_key(start, card, recipe, images)
@@ -158,22 +158,22 @@ class WeightCache:
             group_pattern=entry.group_pattern,
         )
         seed = self.grid.seed if entry.seed is None else entry.seed
-        found, sources = load_training_images(wanted, seed=seed, base=self.base)
-        return replace(found, test=None), sources
+        images, sources = load_training_images(wanted, seed=seed, base=self.base)
+        return replace(images, test=None), sources
 
     def _fit_image_labels(self, before: Classifier) -> TrainingImages:
         """Return the images with labels in the order of the model's logits."""
-        found, _ = self._training_images
+        training_images, _ = self._training_images
         training, validation = (
-            fit_labels(one, before.num_classes, before.class_names)
-            for one in (found.training, found.validation)
+            fit_labels(part, before.num_classes, before.class_names)
+            for part in (training_images.training, training_images.validation)
         )
         return TrainingImages(training=training, validation=validation)
 
     def _load_initial_network(self, entry: ModelEntry, before: Classifier, recipe: Recipe) -> InitialNetwork:
         """Load the model's own weights for a fine-tuning; otherwise the same network with initial weights."""
         normalize = entry.normalize
-        said: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "num_classes": before.num_classes,
             "declared_classes": entry.num_classes,
             "seed": self.grid.seed,
@@ -189,12 +189,12 @@ class WeightCache:
             architecture=entry.architecture,
             sha256=entry.sha256,
             trust_pickle=entry.trust_pickle,
-            **said,
+            **arguments,
         )
         if recipe.fine_tune:
             return own
-        said |= {"normalize": own.normalize or "none", "input_size": own.input_size}
-        return load_initial_network(before.provenance.get("architecture") or own.architecture, **said)
+        arguments |= {"normalize": own.normalize or "none", "input_size": own.input_size}
+        return load_initial_network(before.provenance.get("architecture") or own.architecture, **arguments)
 
     def _compute_key(self, start: InitialNetwork, card: Card, recipe: Recipe, images: TrainingImages) -> str:
         """Return the SHA-256 over everything that the weights depend on."""

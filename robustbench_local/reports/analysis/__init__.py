@@ -1,1 +1,1 @@
-"""What follows from the evidence: doubts about images, disagreements between attacks, rulings of gates."""
+"""Analysis of the evidence: doubts about images, disagreements of attacks, verdicts of gates."""

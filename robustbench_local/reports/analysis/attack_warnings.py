@@ -1,4 +1,4 @@
-"""What a reader has to be told about attacks and models before believing their numbers, a sentence each."""
+"""Warnings about attacks and models that limit the meaning of their numbers, a sentence each."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from robustbench_local.reports.formatting.text import (
 _WEAKENING_NOTE_PATTERN = re.compile(
     r"random numbers in its forward|probabilities|changed while|changes |clamp|NaN|finite|batch"
 )
-"""What a note speaks of that makes numbers about its model doubtful; other notes only say how it was made."""
+"""Words in a note that make the numbers of its model doubtful; other notes say how it was made."""
 
 
 def describe_masking(evidence: Evidence) -> Iterator[str]:
-    """Models whose white-box attacks missed what attackers found who saw less."""
+    """Describe models whose white-box attacks missed what less informed attacks found."""
     for surprise in find_gradient_masking(evidence):
         kind = "Transfer attacks succeed" if surprise.transferred else "Black-box attacks succeed"
         where = f"{isolate_direction(str(surprise.subject))} under {surprise.threat}"
@@ -40,7 +40,7 @@ def describe_masking(evidence: Evidence) -> Iterator[str]:
 
 
 def describe_disagreements(evidence: Evidence) -> Iterator[str]:
-    """Other contradictions between the attacks of the run."""
+    """Describe other disagreements between attacks of the run."""
     for found in find_disagreements(evidence):
         if found.is_reported:
             where = (
@@ -51,7 +51,7 @@ def describe_disagreements(evidence: Evidence) -> Iterator[str]:
 
 
 def describe_partial_overlap(evidence: Evidence) -> Iterator[str]:
-    """Worst cases of attacks that met different images: what is stated over which."""
+    """Describe worst cases of attacks with different images, and the images of the stated share."""
     for threat in evidence.threats:
         worst = [one for one in evidence.worst_cases if one.threat == threat and one.left_out_count]
         if worst:
@@ -74,7 +74,7 @@ def _format_overlap(worst: WorstCase) -> str:
 
 
 def describe_breaks_by_other_attacks(evidence: Evidence) -> Iterator[str]:
-    """Images that count as broken because of a candidate that was made for something else."""
+    """Describe images misclassified by candidates of attacks outside the worst case."""
     found = [one for one in evidence.worst_cases if one.other_breaking_attacks]
     for one in found:
         names = join_in_sentence(
@@ -93,7 +93,7 @@ def describe_breaks_by_other_attacks(evidence: Evidence) -> Iterator[str]:
 
 
 def describe_doubts(evidence: Evidence) -> Iterator[str]:
-    """Images that nobody broke and whose robustness is not established all the same."""
+    """Describe images that are not shown to be robust although no attack succeeded."""
     doubts = find_doubts(evidence)
     for subject, reason, hint in dict.fromkeys((one.subject, one.reason, one.hint) for one in doubts):
         alike = [one for one in doubts if (one.subject, one.reason) == (subject, reason)]
@@ -111,7 +111,7 @@ def describe_doubts(evidence: Evidence) -> Iterator[str]:
 
 
 def _count_unbroken(evidence: Evidence, doubt: Doubt) -> int:
-    """Images in doubt that no attack broke."""
+    """Count images in doubt without a successful attack."""
     worst = evidence.get_worst_case(doubt.subject, doubt.threat)
     if worst is None or doubt.concerns_clean_answers:
         return len(doubt.images)
@@ -120,12 +120,12 @@ def _count_unbroken(evidence: Evidence, doubt: Doubt) -> int:
 
 
 def describe_model_weaknesses(evidence: Evidence) -> Iterator[str]:
-    """Notes on models that make their numbers doubtful."""
+    """Describe notes on models that make their numbers doubtful."""
     return _describe_notes(evidence, weakening=True)
 
 
 def describe_model_notes(evidence: Evidence) -> Iterator[str]:
-    """The other notes on models."""
+    """Describe the other notes on models."""
     return _describe_notes(evidence, weakening=False)
 
 

@@ -1,4 +1,4 @@
-"""Attacks on the images of a subject, stage by stage: an ensemble is several attacks in one cell."""
+"""Attempts: the attacks of a cell, stage by stage; an ensemble is several attacks in one cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedMod
 from robustbench_local.store import BLACK_BOX_STAGES
 
 MIN_QUERIES = 1000
-"""Queries below which a black box that fails on an image says little about it (diagnostic D8)."""
+"""Minimum queries for a failed black-box attack to be evidence of robustness (diagnostic D8)."""
 _LOSS_BY_STAGE = {
     "apgd-ce": "ce",
     "apgd-t": "margin",
@@ -21,7 +21,7 @@ _LOSS_BY_STAGE = {
     "fab": "margin",
     "fab-t": "margin",
 }
-"""What the stages of ensembles follow; the difference of logits by another name is the margin."""
+"""The loss of each stage of an ensemble; a difference of logits counts as the margin."""
 _LOSS_ALIASES = {"ce": "ce", "margin": "margin", "dlr": "margin"}
 _LOSS_BY_METHOD = {
     "fgsm": "ce",
@@ -31,40 +31,40 @@ _LOSS_BY_METHOD = {
     "deepfool": "margin",
     "fmn": "margin",
 }
-"""What attacks follow that take no loss."""
+"""The loss of attacks without a loss parameter."""
 _METHODS_ENDING_WITH_SQUARE = ("autoattack", "reference:autoattack")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attempt:
-    """An attack, or those stages of an ensemble that see alike, on the images that it came to its end on."""
+    """An attack, or the stages of an ensemble with the same knowledge, on the images it completed."""
 
     cell: CellResult
-    """The cell that it belongs to."""
+    """The cell of the attack."""
     stages: str
-    """The stages of an ensemble that it is made of; empty: the whole attack."""
+    """The stages of an ensemble that belong to it; empty: the whole attack."""
     knowledge: str
     """``white-box``, ``scores``, ``labels``, ``transfer`` or ``naive``."""
     loss: str
-    """``ce`` or ``margin`` (DLR too): what its gradients are of; empty where it is neither or several."""
+    """The loss of its gradients: ``ce`` or ``margin`` (DLR included); empty if neither or several."""
     completed_images: frozenset[str]
-    """Clean-correct images on which it came to its end."""
+    """Correctly classified images on which it completed."""
     broken_images: frozenset[str] = field(repr=False)
-    """Those that it broke."""
+    """Images of these with an adversarial example."""
 
     @cached_property
     def unbroken_images(self) -> frozenset[str]:
-        """Those that it did not break."""
+        """Completed images without an adversarial example."""
         return self.completed_images - self.broken_images
 
     @cached_property
     def evaluated_images(self) -> frozenset[str]:
-        """All images of the cell on which it came to its end, clean mistakes included."""
+        """All images of the cell on which it completed, images misclassified clean included."""
         return frozenset(image for image, verdict in self.cell.verdicts.items() if verdict.is_known)
 
     @property
     def name(self) -> str:
-        """The attack's label; of an ensemble also the stages."""
+        """The attack's label, with the stages of an ensemble."""
         return f"{self.cell.label}, {self.stages}" if self.stages else self.cell.label
 
     @property
@@ -79,32 +79,32 @@ class Attempt:
 
     @property
     def sees_gradients(self) -> bool:
-        """Whether it follows the gradients of the very model under test."""
+        """Whether it uses gradients of the model under test."""
         return self.knowledge == "white-box"
 
     @property
     def is_black_box(self) -> bool:
-        """Whether it asks the model under test for scores or labels only."""
+        """Whether it queries the model under test for scores or labels only."""
         return self.knowledge in {"scores", "labels"}
 
     @property
     def is_single_step(self) -> bool:
-        """Whether it takes one step only, so that iterative attacks are expected to beat it."""
+        """Whether it takes a single step, so that iterative attacks should succeed more often."""
         return self.method == "fgsm"
 
     @property
     def has_enough_queries(self) -> bool:
-        """Whether a black box asked often enough for its failures to mean something."""
+        """Whether a black-box attack has enough queries for its failures to be evidence."""
         return (self.cell.query_stats.largest or 0) >= MIN_QUERIES
 
 
 AttemptsByThreat = Mapping[tuple[EvaluatedModel, Threat], Sequence[Attempt]]
-"""The attempts on a subject under a threat; nothing for those that there are none of."""
+"""Attempts by subject and threat model; pairs without attempts are missing."""
 
 
 @compute_once
 def index_attempts(evidence: Evidence) -> AttemptsByThreat:
-    """Every untargeted attempt that was carried through; ensembles are split."""
+    """Index every completed untargeted attempt; ensembles are split."""
     found: defaultdict[tuple[EvaluatedModel, Threat], list[Attempt]] = defaultdict(list)
     for cell in evidence.attack_cells:
         if cell.is_done and not (cell.targeted or cell.is_sticker or cell.is_corruption):
@@ -113,7 +113,7 @@ def index_attempts(evidence: Evidence) -> AttemptsByThreat:
 
 
 def split_cell(cell: CellResult) -> list[Attempt]:
-    """The attempts of a done cell: one, but of an ensemble its gradient stages and Square apart."""
+    """Split a done cell into attempts: one, or the gradient stages and Square of an ensemble."""
     met, broken = (
         _select_completed_images(cell.verdicts),
         frozenset(i for i, one in cell.verdicts.items() if one.broken),
@@ -130,7 +130,7 @@ def split_cell(cell: CellResult) -> list[Attempt]:
 
 
 def split_by_loss(cell: CellResult) -> list[Attempt]:
-    """The gradient stages of an ensemble by what they follow; the later ones meet what the first left."""
+    """Split the gradient stages of an ensemble by loss; later stages attack what earlier ones missed."""
     found = []
     left = _select_completed_images(cell.verdicts)
     for loss in ("ce", "margin"):

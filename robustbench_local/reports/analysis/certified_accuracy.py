@@ -1,4 +1,4 @@
-"""Certificates: for which classifier and with which guarantee; over the radius beside robust accuracy."""
+"""Certified accuracy: classifier, guarantee, and curves over the radius beside robust accuracy."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 CURVE_STEPS_PER_MARK = 8
-"""Radii at which a curve is read from one mark to the next, where each image has a radius of its own."""
+"""Steps of a curve from one mark to the next, if each image has its own certified radius."""
 _MAX_MARKS = 8
 _ROUND_MARKS = (1.0, 2.0, 2.5, 5.0, 10.0)
-"""What the radius of the first mark begins with."""
+"""Leading digits of the first mark's radius."""
 CERTIFIED_EXPLANATION = (
     "Certified accuracy at radius r is the share of all images that are provably classified correctly under "
     "every perturbation within r, whatever the attack. It is a lower bound on robust accuracy. An image "
     "without "
     "a certificate may still be robust."
 )
-"""How the numbers of this section are read."""
+"""How to read the numbers of this section."""
 _SMOOTHED_VOTE_NOTE = (
     "these certificates are for the majority vote of the model under Gaussian noise. That is another "
     "classifier than the model itself, and attacks on the model do not test it"
@@ -44,33 +44,33 @@ _SMOOTHED_VOTE_NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedCell:
-    """One certificate of one model under one threat."""
+    """One certificate of one model under one threat model."""
 
     cell: CellResult
     """The cell."""
 
     @property
     def certified_classifier(self) -> str:
-        """What is proven something about."""
+        """The certified classifier."""
         if self.cell.record.concerns == "model":
             return "the model itself" if self.cell.subject.defense == "none" else "the defended model itself"
         return f"its majority vote under noise, sigma {self.cell.record.parameters.get('sigma', '?')}"
 
     @property
     def guarantee(self) -> str:
-        """How sure each verdict is."""
+        """The guarantee of each verdict."""
         alpha = self.cell.record.alpha
         return f"with probability {format_percent(1 - alpha)} for each image" if alpha else "deterministic"
 
     @property
     def passes_per_image(self) -> float | None:
-        """Passes an image, forward and backward; None if nothing has been certified yet."""
+        """Forward and backward passes per image; None before any image is certified."""
         counts = self.cell.tally
         return (counts.forward_passes + counts.backward_passes) / counts.n if counts.n else None
 
     @property
     def marks_by_radius(self) -> MarksByRadius:
-        """(radius, image by image whether it is certified there), ascending from 0; empty unless done."""
+        """(radius, whether each image is certified at it), ascending from 0; empty unless done."""
         cell = self.cell
         if not cell.is_done:
             return ()
@@ -85,7 +85,7 @@ class CertifiedCell:
 
     @property
     def points(self) -> tuple[tuple[float, Estimate], ...]:
-        """(radius, certified accuracy over all its images), ascending; never rises."""
+        """(radius, certified accuracy over all images), by ascending radius; the accuracy never rises."""
         return tuple(
             (end, compute_clopper_pearson(sum(marks.values()), len(marks)))
             for end, marks in self.marks_by_radius
@@ -101,7 +101,7 @@ class CertifiedGroup:
     rows: tuple[CertifiedCell, ...]
     """In the order of the grid."""
     panels: tuple[CurvePanel, ...]
-    """Certified accuracy over the radius, one panel a kind of certificate."""
+    """Certified accuracy over the radius, one panel per kind of certificate."""
 
     @property
     def subjects(self) -> frozenset[EvaluatedModel]:
@@ -110,12 +110,12 @@ class CertifiedGroup:
 
     @property
     def has_attack_curves(self) -> bool:
-        """Whether a drawing shows empirical robust accuracy, too."""
+        """Whether a panel shows empirical robust accuracy as well."""
         return any(curve.dotted for panel in self.panels for curve in panel.curves)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What has to be said about them, a sentence each."""
+        """Notes about the certificates, one sentence each."""
         found = []
         votes = [row.cell.subject for row in self.rows if row.cell.record.concerns != "model"]
         if votes:
@@ -136,7 +136,7 @@ class CertifiedGroup:
 
 @collect_once
 def build_certified_groups(evidence: Evidence) -> list[CertifiedGroup]:
-    """The certificates of a run, a group for each norm."""
+    """Group the certificates of a run by norm."""
     rows = [CertifiedCell(cell=cell) for cell in evidence.certificate_cells]
     norms = dict.fromkeys(row.cell.record.norm for row in rows)
     return [
@@ -156,7 +156,7 @@ def _build_group(evidence: Evidence, norm: str, rows: Sequence[CertifiedCell]) -
 
 
 def _get_certificate_kind(row: CertifiedCell) -> str:
-    """Certificates of one kind differ in the radius that is asked about, and in nothing else."""
+    """Return the kind of a certificate; certificates of one kind differ only in their radius."""
     return get_attack_family(row.cell.record.attack) + _format_sigma(row)
 
 
@@ -188,7 +188,7 @@ def _build_panel(evidence: Evidence, norm: str, rows: Sequence[CertifiedCell]) -
 
 
 def _merge_levels(rows: Sequence[CertifiedCell]) -> MarksByRadius:
-    """The curve of the certificate that reaches furthest, or the answers about several radii in one."""
+    """Merge certificates into a curve: the one of largest radius, or the verdicts at several radii."""
     if not rows:
         return ()
     longest = max(rows, key=lambda row: (len(row.marks_by_radius), row.marks_by_radius[-1][0]))
@@ -201,7 +201,7 @@ def _merge_levels(rows: Sequence[CertifiedCell]) -> MarksByRadius:
 
 
 def _collect_attacked_marks(evidence: Evidence, subject: EvaluatedModel, norm: str) -> MarksByRadius:
-    """What attacks have left of a subject at each radius, from clean images on."""
+    """Collect the robust images of a subject under attacks at each radius, clean images at 0 included."""
     found = {
         worst.threat.eps: worst.verdicts
         for worst in evidence.worst_cases
@@ -218,7 +218,7 @@ def _compute_mean(marks: ImageMarks) -> float:
 
 
 def _compute_radii(largest: float) -> list[float]:
-    """Radii above 0 up to the first mark at ``largest`` or beyond; marks are round numbers."""
+    """Compute radii above 0 up to the first mark at or above ``largest``; marks are round numbers."""
     coarse = largest / _MAX_MARKS
     size = 10.0 ** math.floor(math.log10(coarse))
     mark = next(size * head for head in _ROUND_MARKS if size * head >= coarse)

@@ -1,4 +1,4 @@
-"""What is proven and what attacks have left, for the same images: the truth lies between the two."""
+"""Certified and empirical robust accuracy over the same images: bounds of the true robust accuracy."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ ACCURACY_BOUNDS_EXPLANATION = (
     "only "
     "lower the second."
 )
-"""How the table of brackets is read."""
+"""How to read the table."""
 MAX_NAMED_IMAGES = 8
-"""Images that a violation names."""
+"""Maximum images that a violation names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobustAccuracyBounds:
-    """A subject under one threat: between proof and attack."""
+    """Bounds of the robust accuracy of a subject under one threat model."""
 
     subject: EvaluatedModel
     """The model and defense."""
     threat: Threat
     """The ball."""
     certificates: tuple[str, ...]
-    """Those that were carried through; an image counts if any of them proves it."""
+    """Completed certificates; an image counts if any of them certifies it."""
     attacks: tuple[str, ...]
-    """Those that were carried through; an image counts if none of them breaks it."""
+    """Completed attacks; an image counts if none of them succeeds."""
     certificate_labels: tuple[str, ...]
-    """What tables call the certificates."""
+    """Labels of the certificates in tables."""
     attack_labels: tuple[str, ...]
-    """What tables call the attacks."""
+    """Labels of the attacks in tables."""
     certified_accuracy: Estimate
-    """Share of the images that are proven."""
+    """Share of the images that are certified."""
     empirical_accuracy: Estimate
-    """Share of the same images that hold against every attack."""
+    """Share of the same images that are robust under every attack."""
 
     @property
     def undecided_count(self) -> int:
-        """Images that are neither proven nor broken."""
+        """Images that are neither certified nor misclassified under attack."""
         return self.empirical_accuracy.count - self.certified_accuracy.count
 
     @property
     def sentence(self) -> str:
-        """The bracket in words."""
+        """The bounds in words."""
         who = f"{isolate_direction(str(self.subject))} under {self.threat}"
         between = (
             f"robust accuracy between {format_estimate(self.certified_accuracy)} (certified) and "
@@ -68,23 +68,23 @@ class RobustAccuracyBounds:
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateViolation:
-    """A proof and an adversarial image that contradict each other (diagnostic D25)."""
+    """A certificate contradicted by an adversarial example (diagnostic D25)."""
 
     certificate_cell: CellResult
-    """The cell that proved it."""
+    """The cell of the certificate."""
     attack_cell: CellResult
-    """The cell that broke it, inside the proven ball."""
+    """The cell of the attack that succeeded inside the certified ball."""
     images: tuple[str, ...]
     """Ids of the images concerned."""
 
     @property
     def is_blocking(self) -> bool:
-        """Whether one of the two has to be wrong: a proof that may err, by its own account, is only odd."""
+        """Whether one of the two must be wrong; a probabilistic certificate may err by chance."""
         return self.certificate_cell.record.alpha == 0
 
     @property
     def sentence(self) -> str:
-        """What contradicts what, and where."""
+        """The violation in words."""
         more = len(self.images) - MAX_NAMED_IMAGES
         named = [isolate_direction(image) for image in self.images[:MAX_NAMED_IMAGES]]
         images = join_in_sentence([*named, f"{more:,} more"] if more > 0 else named)
@@ -101,7 +101,7 @@ class CertificateViolation:
 
 @collect_once
 def build_accuracy_bounds(evidence: Evidence) -> list[RobustAccuracyBounds]:
-    """One for each subject and threat that has both a certificate and an attack, in the order of the grid."""
+    """Build bounds per subject and threat model with a certificate and an attack, in order of the grid."""
     brackets = []
     for worst in evidence.worst_cases:
         proofs = [cell for cell in evidence.cells if _is_comparable_certificate(cell, worst)]
@@ -113,18 +113,18 @@ def build_accuracy_bounds(evidence: Evidence) -> list[RobustAccuracyBounds]:
 
 @collect_once
 def find_violations(evidence: Evidence) -> list[CertificateViolation]:
-    """Every certificate and attack on the same subject that contradict each other."""
+    """Find certificates and attacks on the same subject that contradict each other."""
     proofs = [cell for cell in evidence.certificate_cells if cell.record.concerns == "model"]
     return [violation for proof in proofs for violation in _find_cell_violations(proof, evidence)]
 
 
 def has_blocking_violation(evidence: Evidence) -> bool:
-    """Whether an attack broke what a certificate had proven: then no number of the run is to be trusted."""
+    """Return whether an attack contradicts a certificate, so that no number of the run is reliable."""
     return any(violation.is_blocking for violation in find_violations(evidence))
 
 
 def _is_comparable_certificate(cell: CellResult, worst: WorstCase) -> bool:
-    """Whether a cell has proofs about the very classifier, images and ball that the attacks were on."""
+    """Return whether a certificate is about the classifier, images and ball of the attacks."""
     same = cell.subject == worst.subject and cell.threat == worst.threat
     return cell.is_certificate and cell.is_done and same and cell.record.concerns == "model"
 
@@ -157,7 +157,7 @@ def _find_cell_violations(proof: CellResult, evidence: Evidence) -> Iterator[Cer
 
 
 def _has_contradiction(proof: CellResult, attack: CellResult, image: str) -> bool:
-    """Whether an image is proven to hold within a distance at which, or closer, it was broken."""
+    """Return whether an attack succeeded on an image within its certified radius."""
     radius = proof.certified_radii.get(image, 0.0)
     if not radius:
         return False

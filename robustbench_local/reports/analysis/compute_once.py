@@ -13,9 +13,9 @@ Item = TypeVar("Item")
 
 
 def compute_once(compute: Callable[[Evidence], Derived]) -> Callable[[Evidence], Derived]:
-    """A function of evidence whose result is kept with the evidence.
+    """Wrap a function of evidence and store its result with the evidence.
 
-    Several forms and sections of a report ask for the same results; each is computed at the first request.
+    Several forms and sections of a report request the same results; the first request computes them.
     """
     name = f"{compute.__module__}.{compute.__qualname__}"
 
@@ -30,7 +30,7 @@ def compute_once(compute: Callable[[Evidence], Derived]) -> Callable[[Evidence],
 
 
 def collect_once(find: Callable[[Evidence], Iterable[Item]]) -> Callable[[Evidence], tuple[Item, ...]]:
-    """The same for a function that finds several things: all of them as a tuple."""
+    """Wrap a function that yields several items; the stored result is a tuple."""
 
     @wraps(find)
     def find_all(evidence: Evidence) -> tuple[Item, ...]:

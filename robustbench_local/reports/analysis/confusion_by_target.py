@@ -1,4 +1,4 @@
-"""Where a targeted attack drove the images: rows are models and source classes, columns the targets."""
+"""Final predictions under targeted attacks: rows are models and source classes, columns targets."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PIXEL_ATTACK_LIMITS = (
     "up or photographed again: success here does not show that a sign on the road can be changed so, and "
     "failure does not show that a sticker on it would fail."
 )
-"""What must stand beside every such number."""
+"""A caveat that accompanies every such number."""
 MAX_TARGET_COLUMNS = 12
-"""Columns at most; rarer targets are summed up in one more."""
+"""Maximum columns; rarer targets are added up in one more column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +36,21 @@ class TargetRow:
     source_name: str
     """Name of the source class, or ``all images``."""
     target_counts: tuple[int, ...]
-    """Images that ended in each target of the matrix."""
+    """Images classified as each target of the matrix."""
     other_target_count: int
-    """Images that ended in a target that has no column of its own."""
+    """Images classified as a target without its own column."""
     nonfinite_count: int
-    """Images on which the model's answer became NaN or infinite; counted as broken."""
+    """Images with a NaN or infinite output of the model; counted as successes."""
     other_class_count: int
-    """Images driven to a class that is no target, or whose attack raised; not counted as broken (V7)."""
+    """Images misclassified as no target, or whose attack raised; not counted as successes (V7)."""
     robust_count: int
-    """Images that are still classified as their label."""
+    """Images still classified as their label."""
     attack_success: Estimate
-    """Share that reached the attacker's goal, among the clean-correct."""
+    """Share of the correctly classified images that reached the attacker's goal."""
     problem: str | None = None
-    """Why there are no numbers: the cell is not done."""
+    """The reason why there are no numbers, if the cell is not done."""
     severity: SeveritySummary | None = None
-    """How bad the readings are; None where nothing is known about it."""
+    """Severity of the misclassifications; None if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,32 +60,32 @@ class TargetMatrix:
     attack: str
     """Identifier of the attack."""
     label: str
-    """What tables call it."""
+    """Label in tables."""
     threat: Threat
-    """What the attacker may do."""
+    """The threat model."""
     target_names: tuple[str, ...]
-    """Names of the target classes that have a column."""
+    """Names of the target classes with a column."""
     other_target_count: int
-    """Target classes without a column of their own."""
+    """Number of target classes without their own column."""
     rows: tuple[TargetRow, ...]
     """In the order of the grid."""
     excluded_count: int
     """Images that the goal does not apply to."""
     severity_rule: str = ""
-    """Where the severities come from; empty if there are none."""
+    """Source of the severities; empty if there are none."""
     comparisons: tuple[str, ...] = ()
-    """Models against each other."""
+    """Comparisons of models, one sentence each."""
 
     @property
     def has_nonfinite(self) -> bool:
-        """Whether any answer was not finite."""
+        """Whether any output was not finite."""
         return any(row.nonfinite_count for row in self.rows)
 
 
 def build_target_matrices(store: RunStore, evidence: Evidence) -> list[TargetMatrix]:
-    """One matrix for each targeted attack on the models themselves, in the order of the grid.
+    """Build one matrix per targeted attack without transfers, in the order of the grid.
 
-    Parts of a wider goal have no matrix: their table is in goals.py.
+    Parts of a wider goal have no matrix: per_target.py builds their table.
     """
     parts = find_goal_parts(evidence.cells)
     whole = [cell for cell in evidence.cells if cell.record.key not in parts]
@@ -133,7 +133,7 @@ def _select_target_columns(
     outcomes: dict[str, list[OutcomeRecord]],
     names: Sequence[str],
 ) -> list[str]:
-    """The targets that get a column: all, or those most often reached, in the order of the card."""
+    """Select the targets with a column: all, or the most frequent ones, in the order of the card."""
     reached: Counter[str] = Counter()
     for cell in cells:
         rows = outcomes[cell.record.key]
@@ -152,7 +152,7 @@ def _select_target_hits(rows: Iterable[OutcomeRecord]) -> list[OutcomeRecord]:
 def _build_rows(
     evidence: Evidence, cell: CellResult, outcomes: Sequence[OutcomeRecord], shown: Sequence[str]
 ) -> list[TargetRow]:
-    """A row for each source class, and one for all of them where there are several."""
+    """Build a row per source class, and one for all of them if there are several."""
     sources = cell.record.sources
     names = [evidence.get_class_name(cell.record.model, index) for index in sources]
     everything = names[0] if len(names) == 1 else "all images"

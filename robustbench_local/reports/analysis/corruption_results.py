@@ -1,4 +1,4 @@
-"""Common corruptions: accuracy by corruption and severity. The average case, not an adversary."""
+"""Accuracy under common corruptions by severity: an average case, not an adversary."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class CorruptionRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptionMap:
-    """One model: corruptions by severities."""
+    """Accuracy of one model: corruptions by severities."""
 
     subject: EvaluatedModel
     """The model and defense."""
     clean_accuracy: Estimate
-    """Accuracy on clean images; where the map is of the same images throughout, on those."""
+    """Accuracy on clean images; on the common images of the map, if there are any."""
     severities: tuple[int, ...]
     """Ascending."""
     rows: tuple[CorruptionRow, ...]
-    """One a corruption, in the order of the grid."""
+    """One per corruption, in the order of the grid."""
     mean_row: CorruptionRow
-    """Mean over the corruptions; its ``mean_entry`` is the mean of all squares."""
+    """Mean over the corruptions; its ``mean_entry`` is the mean of all entries."""
 
     @property
     def image_counts(self) -> str:
-        """How many images stand behind a square: ``500``, or ``200 to 500``."""
+        """Number of images of an entry: ``500``, or ``200 to 500``."""
         found = [square.estimate.n for row in self.rows for square in row.entries if square.estimate.is_known]
         ends = dict.fromkeys((min(found), max(found))) if found else (0,)
         return " to ".join(f"{size:,}" for size in ends)
@@ -49,7 +49,7 @@ class CorruptionMap:
 
 @collect_once
 def build_corruption_maps(evidence: Evidence) -> list[CorruptionMap]:
-    """A map for each model that was shown corrupted images; every one has the same rows and columns."""
+    """Build a map per model with corrupted images; all maps have the same rows and columns."""
     cells = [cell for cell in evidence.cells if cell.is_corruption and not cell.targeted]
     kinds = list(dict.fromkeys(cell.threat.kind for cell in cells))
     severities = sorted({int(cell.record.eps) for cell in cells})
@@ -95,7 +95,7 @@ def _build_map(
 
 
 def _select_common_images(cells: Sequence[CellResult]) -> list[str]:
-    """The images that every cell that is done has met: squares and their mean are compared by the eye."""
+    """Select the images common to all done cells, so that entries and their mean are comparable."""
     met = [cell.verdicts for cell in cells if cell.is_done]
     return [image for image in met[0] if all(image in one for one in met)] if met else []
 
@@ -107,7 +107,7 @@ def _compute_clean_accuracy(cells: Sequence[CellResult], images: Sequence[str]) 
 
 
 def _build_entry(cell: CellResult, images: Sequence[str]) -> HeatMapEntry:
-    """Accuracy over these images; over the cell's own where no image was met by all."""
+    """Build accuracy over these images, or over the cell's own if there are no common images."""
     share = cell.robust_accuracy
     if cell.is_done and images:
         share = compute_clopper_pearson(sum(cell.verdicts[image].robust for image in images), len(images))
@@ -115,10 +115,10 @@ def _build_entry(cell: CellResult, images: Sequence[str]) -> HeatMapEntry:
 
 
 def _compute_mean_entry(squares: Sequence[HeatMapEntry]) -> HeatMapEntry:
-    """Mean of shares over the same images.
+    """Compute the mean of shares over the same images.
 
-    Its interval is that of one share of so many images with this value. The mean of several varies less
-    from sample to sample than one share does, so the interval errs on the wide side.
+    Its interval is that of one share of as many images with this value. A mean of several shares varies less
+    between samples than one share, so the interval is conservative.
     """
     known = [square.estimate for square in squares if square.estimate.is_known]
     if not known:

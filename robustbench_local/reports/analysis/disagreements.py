@@ -1,7 +1,7 @@
-"""Attacks of one run that contradict each other: the stronger one found less, so something misleads it.
+"""Disagreements: a stronger attack of a run finds less than a weaker one, so it is misled.
 
-What is compared is compared on the same images, image by image, and below the thresholds of trust diagnostics
-D8, D9, D12, D15 and D17, which sound models do not reach, nothing is said.
+Attacks are compared on the same images. Differences below the thresholds of diagnostics D8, D9, D12,
+D15 and D17, which sound models do not exceed, are not reported.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from robustbench_local.reports.formatting.text import (
 )
 
 MAX_LOSS_GAP_SHARE = 0.05
-"""Share of the images that the margin may break and the cross-entropy not, on sound models (D17), and a start
-at the image itself against one beside it."""
+"""Share of the images on which, for sound models, the margin loss may succeed and cross-entropy fail
+(D17), and the same for a start at the image against one beside it."""
 RADIUS_SLACK_SHARE = 1e-4
-"""Share of a radius by which a distance may exceed it and still be inside: x + eps is rounded, too."""
+"""Relative tolerance of a distance beyond a radius, since x + eps is rounded as well."""
 _EFFORT_PARAMETERS = ("steps", "restarts", "queries", "samples", "draws", "probes")
-"""Hyper-parameters of which more should break more."""
+"""Hyper-parameters whose increase should increase attack success."""
 _MISLED_REASON = "its gradients are misleading, or the attack is at fault"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """A contradiction between attacks on one subject under one threat."""
+    """A disagreement between attacks on one subject under one threat model."""
 
     subject: EvaluatedModel
     """The model and defense."""
     threat: Threat
-    """What the attacker may do; of two radii the larger one."""
+    """The threat model; of two radii the larger one."""
     reason: str
-    """What contradicts what, with figures: a sentence without its full stop."""
+    """The disagreement with its numbers: a sentence without its full stop."""
     misled_attempts: tuple[Attempt, ...]
     """The attempts that found less than they should."""
     scope: Literal["gradients", "cross-entropy", "attacks"]
-    """What follows: all gradients of the model mislead, or those of the cross-entropy, whatever the threat;
-    or only these attempts are at fault."""
+    """The consequence: all gradients of the model, or those of the cross-entropy, are misleading under every
+    threat model; or only these attempts are."""
     hint: str
-    """What would settle it, without a full stop."""
+    """How to resolve it, without a full stop."""
     is_reported: bool = True
-    """Whether it is a finding of its own; else another finding tells of it."""
+    """Whether it is its own finding; else another finding covers it."""
 
 
 @collect_once
 def find_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
-    """Every contradiction between the attacks of a run, subject by subject and threat by threat."""
+    """Find every disagreement between attacks of a run, by subject and threat model."""
     index = index_attempts(evidence)
     yield from _find_masking_disagreements(evidence)
     for subject in evidence.subjects:
@@ -82,12 +82,12 @@ def find_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
 
 @collect_once
 def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
-    """The images whose robustness rests on attempts that other attempts contradict.
+    """Find images whose robustness depends on misled attempts.
 
-    Where the gradients of the model mislead, they do so at every radius: attempts under its other threats of
-    the same norm are as doubtful. An image is not in doubt if an attempt that is not contradicted came to its
-    end on it and did not break it, or if it is proven; a black box has to have asked often enough. An image
-    that others broke is in doubt, too: a gate on the contradicted attack alone says nothing.
+    Misleading gradients mislead at every radius, so attempts under other threat models of the same norm are
+    doubtful as well. An image is not in doubt if it is certified, or if an attempt that is not misled
+    completed on it without success; a black-box attack needs enough queries for that. An image on which
+    other attacks succeeded is in doubt too, since a gate may name the misled attack alone.
     """
     index = index_attempts(evidence)
     for found in find_disagreements(evidence):
@@ -110,14 +110,14 @@ def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
 
 
 def _is_misled(attempt: Attempt, found: Disagreement) -> bool:
-    """Whether a contradiction concerns an attempt, be it under another threat."""
+    """Return whether a disagreement concerns an attempt, possibly under another threat model."""
     if found.scope == "attacks":
         return attempt.name in {one.name for one in found.misled_attempts}
     return attempt.sees_gradients and (found.scope == "gradients" or attempt.loss == "ce")
 
 
 def _is_trustworthy(attempt: Attempt) -> bool:
-    """Whether what this attempt did not break may be believed, although others were misled."""
+    """Return whether the failures of this attempt are evidence although others were misled."""
     if attempt.is_black_box:
         return attempt.has_enough_queries
     return attempt.sees_gradients and not attempt.is_single_step
@@ -134,7 +134,7 @@ def _select_certified_images(evidence: Evidence, subject: EvaluatedModel, threat
 
 
 def _find_masking_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
-    """Black box or transfer beats white box (D8, D9); the finding about masked gradients tells of it."""
+    """Find black-box or transfer attacks that beat white-box ones (D8, D9); another finding reports them."""
     for one in find_gradient_masking(evidence):
         kind = "transfer attacks" if one.transferred else "black-box attacks"
         count = f"{one.missed_share.count} of {format_count(one.missed_share.n, 'image')}"
@@ -154,7 +154,7 @@ def _find_masking_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
 
 
 def _find_loss_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
-    """Cross-entropy against margin (D17): alike but for the loss, or the stages of one ensemble."""
+    """Find cross-entropy attempts that margin attempts beat (D17): same settings, or same ensemble."""
     white = [one for one in attempts if one.sees_gradients]
     pairs = [
         (first, second)
@@ -198,7 +198,7 @@ def _format_attempt_name(attempt: Attempt, loss: str) -> str:
 
 
 def _find_single_step_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
-    """A single step beats an iterative attack (D15)."""
+    """Find iterative attacks that a single step beats (D15)."""
     for single in attempts:
         for other in attempts:
             if single.is_single_step and _is_iterative(other):
@@ -210,7 +210,7 @@ def _find_single_step_disagreements(attempts: Sequence[Attempt]) -> Iterator[Dis
 
 
 def _find_effort_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
-    """More steps, restarts or queries break less."""
+    """Find attacks that succeed less with more steps, restarts or queries."""
     for small, large in permutations(attempts, 2):
         if _is_larger(large, small):
             lost, images = _count_net_loss(small, large)
@@ -221,7 +221,7 @@ def _find_effort_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagree
 
 
 def _find_start_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
-    """A start at the image itself against one beside it: the gradient at one of the two places misleads."""
+    """Find attacks whose success depends on a start at the image or beside it: one gradient misleads."""
     for first, second in combinations(attempts, 2):
         if _find_differing_parameters(first, second) != {"random_start"}:
             continue
@@ -238,7 +238,7 @@ def _find_start_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreem
 def _find_radius_disagreements(
     evidence: Evidence, subject: EvaluatedModel, index: AttemptsByThreat
 ) -> Iterator[Disagreement]:
-    """The same attack breaks less at a larger radius (D12)."""
+    """Find attacks that succeed less at a larger radius (D12)."""
     threats = [one for one in evidence.threats if one.norm not in {"corruption", "sticker", "patch"}]
     for small, large in permutations(threats, 2):
         alike = (small.norm, small.sources) == (large.norm, large.sources) and small.kind == large.kind
@@ -264,7 +264,7 @@ def _find_radius_disagreements(
 def _find_distance_disagreements(
     evidence: Evidence, subject: EvaluatedModel, index: AttemptsByThreat
 ) -> Iterator[Disagreement]:
-    """A search for the nearest goes farther than an attack within a smaller ball shows to be needed."""
+    """Find minimum-norm attacks whose distance exceeds the radius at which another attack succeeds."""
     every = [one for threat in evidence.threats for one in index.get((subject, threat), ())]
     own = [one for one in every if one.sees_gradients]
     for far in (one for one in own if one.cell.radii):
@@ -301,7 +301,7 @@ def _compare_distances(far: Attempt, near: Attempt) -> Iterator[Disagreement]:
 def _build_contradiction(
     weak: Attempt, strong: Attempt, images: int, headline: str, consequence: str
 ) -> Disagreement:
-    """A weaker attempt broke images that a stronger one did not."""
+    """Build a disagreement: a weaker attempt succeeded on images on which a stronger one failed."""
     missed, gained = (
         len(weak.broken_images & strong.unbroken_images),
         len(strong.broken_images & weak.unbroken_images),
@@ -335,7 +335,7 @@ def _build_disagreement(
 
 
 def _count_net_loss(weak: Attempt, strong: Attempt) -> tuple[int, int]:
-    """By how many images the weaker attempt is ahead, and of how many that both met."""
+    """Count the images by which the weaker attempt is ahead, and the images common to both."""
     both = weak.completed_images & strong.completed_images
     ahead = len(weak.broken_images & strong.unbroken_images) - len(
         strong.broken_images & weak.unbroken_images
@@ -344,13 +344,13 @@ def _count_net_loss(weak: Attempt, strong: Attempt) -> tuple[int, int]:
 
 
 def _is_iterative(attempt: Attempt) -> bool:
-    """Whether it should break nearly all that a single step breaks; attacks made for transfer need not."""
+    """Return whether it should succeed nearly wherever a single step does; transfer methods need not."""
     ball = attempt.cell.record.measure == "ball" and attempt.sees_gradients
     return ball and not attempt.method.endswith("fgsm")
 
 
 def _is_larger(large: Attempt, small: Attempt) -> bool:
-    """Whether two attempts are alike but for a larger effort of one."""
+    """Return whether two attempts differ only in the larger effort of one."""
     differing = _find_differing_parameters(small, large)
     if not differing or not differing <= set(_EFFORT_PARAMETERS):
         return False
@@ -358,7 +358,7 @@ def _is_larger(large: Attempt, small: Attempt) -> bool:
 
 
 def _find_differing_parameters(first: Attempt, second: Attempt) -> set[str]:
-    """The hyper-parameters in which two attempts differ; ``method`` where they are different attacks."""
+    """Find the hyper-parameters in which two attempts differ; ``method`` for different attacks."""
     if first.knowledge != second.knowledge or first.stages != second.stages:
         return {"method"}
     names = {*first.parameters, *second.parameters}
@@ -371,7 +371,7 @@ def _get_number(attempt: Attempt, name: str) -> float:
 
 
 def _compute_effort(attempt: Attempt) -> float:
-    """Gradient steps on all paths."""
+    """Compute the number of gradient steps over all restarts and samples."""
     steps = attempt.parameters.get("steps") or 1
     return float(steps) * float(attempt.parameters.get("restarts") or 1)
 

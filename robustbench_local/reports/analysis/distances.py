@@ -1,4 +1,4 @@
-"""Distances: robustness radii, one an image, from attacks that seek the nearest adversarial image."""
+"""Distances: robustness radii per image, from minimum-norm attacks."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ from robustbench_local.reports.analysis.robustness_curves import CurveData, Curv
 from robustbench_local.statistics import Estimate, Quartiles, compute_clopper_pearson, compute_quartiles
 
 CURVE_STEPS = 32
-"""Radii at which a curve is read, from 0 to eps, 0 not counted."""
+"""Number of radii of a curve above 0, up to eps."""
 NEAREST_LABEL = "nearest of all"
 _STEPS_PER_MARK = 8
-"""Steps from one mark in a drawing to the next."""
+"""Radii from one mark of a curve to the next."""
 _RADIUS_SLACK_SHARE = 1e-4
-"""Share of a radius by which a distance may exceed it and still be inside: x + eps is rounded, too."""
+"""Relative tolerance of a distance beyond a radius, since x + eps is rounded as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackDistances:
-    """How far one attack had to go on one model, or the nearest of several attacks on the same images."""
+    """Distances of one attack on one model, or the nearest over several attacks on the same images."""
 
     subject: EvaluatedModel
     """The model and defense."""
     attack: str | None
-    """Attack name; None for the nearest of all."""
+    """Attack name; None for the nearest over all attacks."""
     label: str
-    """What the attack is called under its threat."""
+    """Label of the attack under its threat model."""
     quartiles: Quartiles
-    """Over the correctly classified images; infinite where the image held."""
+    """Quartiles over the correctly classified images; infinite without success."""
     unbroken_count: int
-    """Images that held at every distance up to eps. Counted as farther, never dropped."""
+    """Images without success at any distance up to eps. They count as farther and are never dropped."""
     points: tuple[tuple[float, Estimate], ...]
-    """(radius, robust accuracy over all images), ascending from 0; never rises."""
+    """(radius, robust accuracy over all images), ascending from 0; the accuracy never rises."""
     distance_ratio: float | None = None
-    """Median of this attack's distance over the nearest of all, image by image; None where only one
-    attack is compared, infinite if it missed half of the images that others broke."""
+    """Median ratio per image of this attack's distance to the nearest over all attacks; None for a single
+    attack, infinite if it failed on half of the images on which others succeeded."""
 
     radii: Mapping[str, float] = field(default_factory=dict, repr=False)
-    """Image id -> the distance at which it broke, as in ``CellResult``."""
+    """Image id -> distance of the adversarial example, as in ``CellResult``."""
 
     @property
     def is_nearest(self) -> bool:
-        """Whether this is the nearest of several attacks."""
+        """Whether this is the nearest over several attacks."""
         return self.attack is None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceGroup:
-    """All attacks that sought the nearest adversarial images under one threat."""
+    """All minimum-norm attacks under one threat model."""
 
     threat: Threat
-    """Norm, and the largest distance that counted."""
+    """Norm, and the largest distance that counts."""
     targeted: bool
     """Whether only certain classes counted as success."""
     attack_distances: tuple[AttackDistances, ...]
-    """Model by model; after a model's attacks the nearest of all, if there are several."""
+    """Ordered by model; a model's attacks are followed by the nearest over all of them, if several."""
     problems: tuple[str, ...] = ()
-    """Attacks that have no result, and why, a line each."""
+    """Attacks without a result and the reason, one line each."""
 
     @property
     def panels(self) -> tuple[CurvePanel, ...]:
-        """Curves over the radius: one panel an attack, the nearest of all first; none over no radius."""
+        """Curves over the radius: one panel per attack, the nearest over all first; empty for radius 0."""
         if not self.threat.eps:
             return ()
         labels = dict.fromkeys(
@@ -97,7 +97,7 @@ class DistanceGroup:
 
 @collect_once
 def build_distance_groups(evidence: Evidence) -> list[DistanceGroup]:
-    """The attacks that measure distances, a group for each threat and kind of goal."""
+    """Group the attacks that measure distances by threat model and kind of goal."""
     cells = [cell for cell in evidence.cells if measures_distance(cell)]
     keys = dict.fromkeys((cell.threat, cell.targeted) for cell in cells)
     return [
@@ -107,28 +107,28 @@ def build_distance_groups(evidence: Evidence) -> list[DistanceGroup]:
 
 
 def measures_distance(cell: CellResult) -> bool:
-    """Whether a cell's distances are radii of robustness: not those of candidates made for another model."""
+    """Return whether a cell's distances are robustness radii; distances of transferred candidates are not."""
     return cell.record.measure == "distance" and not cell.transferred
 
 
 def compute_attack_distances(cell: CellResult) -> AttackDistances:
-    """How far the attack of a done cell had to go."""
+    """Compute the distances of the attack of a done cell."""
     return _build_attack_distances(cell.subject, cell.record.attack, cell.label, cell.radii, cell.record.eps)
 
 
 def compute_nearest_radii(cells: Sequence[CellResult]) -> dict[str, float]:
-    """The least radius of each image that every one of these done cells was run on."""
+    """Compute the smallest radius of each image common to all of these done cells."""
     common = [image for image in cells[0].radii if all(image in cell.radii for cell in cells)]
     return {image: min(cell.radii[image] for cell in cells) for image in common}
 
 
 def compute_nearest_quartiles(cells: Sequence[CellResult]) -> Quartiles:
-    """The distances to the nearest that any of these done cells found, where each may have met some images.
+    """Compute quartiles of the nearest distances over these done cells, whose images may differ.
 
-    The images that all of them met give the median; all images together one that is too large, never too
-    small, since an attack that has not met an image might have come nearer. As for shares (see
-    ``estimate_partial_share``) the lower of the two is stated, and each upper end has half the probability of
-    an error.
+    The common images give one median. All images together give a median that may be too large but never
+    too small, since an attack might be nearer on images it was not run on. As for shares (see
+    ``estimate_partial_share``), the result is the lower of the two, and each upper end has half the error
+    probability.
     """
     common = compute_nearest_radii(cells)
     every = {
@@ -147,15 +147,15 @@ def compute_nearest_quartiles(cells: Sequence[CellResult]) -> Quartiles:
 
 
 def compute_radius_quartiles(radii: Collection[float], *, level: float = 0.95) -> Quartiles:
-    """Quartiles of the distance, over the correctly classified images."""
+    """Compute quartiles of the distance over the correctly classified images."""
     return compute_quartiles([radius for radius in radii if radius > 0], level)
 
 
 def compute_accuracy_curve(radii: Collection[float], eps: float) -> tuple[tuple[float, Estimate], ...]:
-    """Robust accuracy at radii from 0 to eps: an image holds at those below its own radius.
+    """Compute robust accuracy at radii from 0 to eps; an image is robust below its own radius.
 
     Args:
-        radii: One an image: 0 if it is misclassified clean, infinite if it was not broken.
+        radii: One per image: 0 if it is misclassified clean, infinite without success.
         eps: The largest radius, above 0.
     """
     steps = _compute_radii(eps)
@@ -175,7 +175,7 @@ def _mark_robust_images(step: float, radii: Mapping[str, float]) -> dict[str, bo
 
 
 def _is_robust_at(step: float, radius: float) -> bool:
-    """Whether an image with this radius holds at a distance; rounding may put it just outside."""
+    """Return whether an image of this radius is robust at a distance, with tolerance for rounding."""
     return radius > step * (1 + _RADIUS_SLACK_SHARE)
 
 
@@ -226,6 +226,6 @@ def _build_attack_distances(
 
 
 def _compute_distance_ratio(radii: Mapping[str, float], nearest: Mapping[str, float]) -> float | None:
-    """Median ratio over the images that some attack broke."""
+    """Compute the median ratio over the images on which some attack succeeded."""
     ratios = [radii[image] / least for image, least in nearest.items() if 0 < least < math.inf]
     return compute_quartiles(ratios).median if ratios else None

@@ -1,4 +1,4 @@
-"""Images whose robustness is not established although no attack broke them, and why."""
+"""Doubts: images that are not shown to be robust although no attack succeeded, with the reason."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedMod
 
 @dataclass(frozen=True, kw_only=True)
 class Doubt:
-    """Images of a subject under one threat for which "not broken" does not mean "robust"."""
+    """Images of a subject under one threat model for which failed attacks do not show robustness."""
 
     subject: EvaluatedModel
     """The model and defense."""
     threat: Threat
-    """What the attacker may do."""
+    """The threat model."""
     images: frozenset[str]
     """Ids of the images."""
     reason: str
-    """Why, in one line: a sentence with its figures and without its full stop."""
+    """The reason in one line: a sentence with its numbers and without its full stop."""
     hint: str = ""
-    """What would settle it, in one line without a full stop; empty if nothing simple would."""
+    """How to resolve it, in one line without a full stop; empty if there is no simple way."""
     concerns_clean_answers: bool = False
-    """Whether the model's answers themselves are in doubt, on clean images as well as on adversarial ones:
-    then the images may turn out correctly classified as well as misclassified, transferred attacks and
-    certificates say as little, and no gate on the model is decided by them."""
+    """Whether the model's outputs themselves are in doubt, on clean images as well as on adversarial ones.
+    Then each image may be classified correctly or not, transfers and certificates are no evidence either,
+    and gates on the model are inconclusive."""
 
 
 def list_threats(evidence: Evidence, subject: EvaluatedModel) -> tuple[Threat, ...]:
-    """Everything a subject was put through, targeted goals, corruptions and certificates included."""
+    """List all threat models of a subject, targeted goals, corruptions and certificates included."""
     return tuple(dict.fromkeys(cell.threat for cell in evidence.cells if cell.subject == subject))
 
 
 def doubt_answers(
     evidence: Evidence, subject: EvaluatedModel, reason: str, hint: str = ""
 ) -> Iterator[Doubt]:
-    """Doubts about every image of a subject under every threat, because its answers cannot be relied on.
+    """Yield doubts about every image of a subject under every threat model: its outputs are unreliable.
 
     Args:
         evidence: The run.
-        subject: The model and defense whose answers are in doubt.
+        subject: The model and defense whose outputs are in doubt.
         reason: As in ``Doubt``.
         hint: As in ``Doubt``.
     """
@@ -58,11 +58,10 @@ def doubt_answers(
 
 
 def select_doubts(doubts: Iterable[Doubt], cells: Sequence[CellResult]) -> list[Doubt]:
-    """The doubts that bear on these cells of one subject.
+    """Select the doubts that concern these cells of one subject.
 
-    An attack that was made on another model, or without the defense, says what it says whatever is wrong
-    with the gradients of this one; so does a certificate. Only doubts about the answers themselves bear on
-    them.
+    A transfer, an attack unaware of the defense and a certificate do not depend on the gradients of the
+    model. Only doubts about the outputs themselves concern them.
     """
     places = {(cell.subject, cell.threat) for cell in cells}
     own = any(

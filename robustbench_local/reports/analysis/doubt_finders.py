@@ -1,4 +1,4 @@
-"""All doubts about a run: images whose robustness is not established although no attack broke them.
+"""All doubts about a run: images that are not shown to be robust although no attack succeeded.
 
 A finder lives in a module of its own and takes ``Doubt`` from ``analysis/doubt.py``.
 """
@@ -23,10 +23,10 @@ DOUBT_FINDERS: tuple[DoubtFinder, ...] = (
     find_gradient_doubts,
     find_disagreement_doubts,
 )
-"""Everything that may raise doubts, in the order in which they are told."""
+"""All finders of doubts, in the order of the report."""
 
 
 @collect_once
 def find_doubts(evidence: Evidence) -> Iterator[Doubt]:
-    """All doubts about a run's images; one without images is none."""
+    """Find all doubts about a run's images; doubts without images are dropped."""
     return (doubt for find in DOUBT_FINDERS for doubt in find(evidence) if doubt.images)

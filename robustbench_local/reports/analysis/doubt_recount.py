@@ -1,4 +1,4 @@
-"""Cells counted again with another outcome for the images in doubt: what gates weigh doubts with."""
+"""Cells recounted with an assumed outcome of the images in doubt, for gates."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from robustbench_local.reports.analysis.sticker_views import SignResult
 AssumedOutcome = Literal["broken", "robust"]
 
 _SMALLEST_RADIUS = math.ulp(0.0)
-"""A radius above 0, which stands for images that are misclassified without any attack."""
+"""Smallest radius above 0; 0 itself means an image misclassified clean."""
 
 
 def assume_outcome(cell: CellResult, doubts: Iterable[Doubt], outcome: AssumedOutcome) -> CellResult:
-    """A cell as it would be if every image in doubt had come out like this.
+    """Return a cell recounted with this outcome for every image in doubt.
 
     Args:
-        cell: What was measured.
-        doubts: Only those about the cell's subject and threat matter, and only images that the cell has.
-        outcome: ``broken``: every attack broke them (where the answers themselves are in doubt, they are
-            misclassified clean as well). ``robust``: none did, and they are classified correctly; only
-            doubts about the answers themselves allow that.
+        cell: The measured cell.
+        doubts: Doubts; those about other subjects, threat models or images are ignored.
+        outcome: ``broken``: every attack succeeded (if the outputs themselves are in doubt, they are
+            misclassified clean as well). ``robust``: no attack succeeded, and they are classified
+            correctly; only doubts about the outputs themselves allow that.
 
     Returns:
         A cell with other ``verdicts``, ``radii`` and ``signs``; its ``tally`` is as measured.
@@ -62,7 +62,7 @@ def _assume_verdict(
 
 
 def _assume_sign(sign: SignResult, targets: Collection[int], outcome: AssumedOutcome) -> SignResult:
-    """The same sign with every view of its sticker classified as the label, or as what the attacker wants."""
+    """Return the sign with every view of its sticker classified as the label, or as a success."""
     wanted = next(iter(targets), sign.label + 1)
     reading = sign.label if outcome == "robust" else wanted
     views = {

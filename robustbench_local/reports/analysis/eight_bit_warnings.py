@@ -1,6 +1,6 @@
-"""What a reader has to be told about attacks whose images are rounded to 8 bits, a sentence each.
+"""Warnings about attack success after rounding to 8 bits, a sentence each.
 
-Image by image over all attacks: what one of them misses in 8 bits, another may have.
+Successes are counted per image over all attacks: one may find an 8-bit example that another misses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from robustbench_local.statistics import Estimate
 
 
 def describe_eight_bit_loss(evidence: Evidence) -> Iterator[str]:
-    """Attacks whose success falls once images are rounded."""
+    """Describe attacks whose success drops when images are rounded."""
     if falling := [case for case in _find_cases(evidence) if case.has_success_drop]:
         where = format_cells(
             [
@@ -35,7 +35,7 @@ def describe_eight_bit_loss(evidence: Evidence) -> Iterator[str]:
 
 
 def describe_undecided_in_eight_bit(evidence: Evidence) -> Iterator[str]:
-    """Attacks with successes that no 8-bit image could be tried for."""
+    """Describe attacks with successes whose ball holds no 8-bit image."""
     if undecided := [case for case in _find_cases(evidence) if case.undecided_count]:
         where = format_cells(
             [f"{_format_case(one)} ({format_count(one.undecided_count, 'image')})" for one in undecided]
@@ -52,7 +52,7 @@ def _find_cases(evidence: Evidence) -> list[EightBitCase]:
 
 
 def _format_case(case: EightBitCase) -> str:
-    """All attacks of a threat on the subject, or the single one."""
+    """Format all attacks under a threat model on the subject, or the single one."""
     who = isolate_direction(str(case.subject))
     if len(case.attacks) == 1:
         return f"{isolate_direction(case.attacks[0])} on {who}"

@@ -1,4 +1,4 @@
-"""The worst case in 8 bits: the same images and attacks, judged by what files and cameras can hold."""
+"""The worst case over 8-bit images, the only ones that files and cameras hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustbench_local.reports.analysis.evidence import (
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 MAX_EIGHT_BIT_GAP_SHARE = 0.01
-"""Attack success in floating point and in 8 bits may differ by so much before we warn (V4)."""
+"""Difference between attack success in floating point and in 8 bits above which a warning appears (V4)."""
 
 EIGHT_BIT_EXPLANATION = (
     "A deployed classifier sees images of 8 bits, so an attacker needs one inside the ball. Image by image "
@@ -25,34 +25,34 @@ EIGHT_BIT_EXPLANATION = (
     "of which no attack could try an 8-bit image inside the ball."
 )
 _SuccessMarks = Mapping[str, Sequence[bool | None]]
-"""Image id -> whether each candidate that broke it does so in 8 bits; None if its ball has no such image."""
+"""Image id -> whether each successful candidate also succeeds in 8 bits; None without such an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EightBitCase:
-    """Each image against several attacks, in floating point and in 8 bits, over the same images."""
+    """Several attacks in floating point and in 8 bits, over the same images."""
 
     subject: EvaluatedModel
     """The model and defense under test."""
     threat: Threat
-    """What the attacker may do."""
+    """The threat model."""
     attacks: tuple[str, ...]
     """The attacks that count."""
     targeted: bool
     """Whether only certain classes count as success."""
     robust_accuracy: Estimate
-    """Share of all images that no attack breaks with an 8-bit image."""
+    """Share of all images on which no attack succeeds with an 8-bit image."""
     attack_success: Estimate
-    """Share of the clean-correct images that some attack breaks with an 8-bit image."""
+    """Share of the correctly classified images on which an attack succeeds with an 8-bit image."""
     float_success: Estimate
-    """The same for candidates in floating point, over the same images."""
+    """Attack success of candidates in floating point, over the same images."""
     undecided_count: int
-    """Broken images of which no attack could try an 8-bit image inside the ball, mostly since it holds none:
-    they are in none of these shares."""
+    """Broken images for which no attack has an 8-bit image inside the ball, mostly since the ball holds none;
+    they are excluded from these shares."""
 
     @property
     def has_success_drop(self) -> bool:
-        """Whether rounding takes so much from the attacks that a reader has to know."""
+        """Whether rounding lowers attack success enough for a warning."""
         if not self.attack_success.is_known:
             return False
         # counts, so that a difference of exactly the gap is not a matter of rounding
@@ -62,7 +62,7 @@ class EightBitCase:
 
 @collect_once
 def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
-    """The worst case in 8 bits for each untargeted threat of a norm, in the order of the worst cases."""
+    """Find the worst case in 8 bits for each untargeted threat model of a norm."""
     found = []
     for worst in evidence.worst_cases:
         if worst.threat.norm in {"Linf", "L2", "L1"}:
@@ -75,7 +75,7 @@ def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
 
 @collect_once
 def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
-    """The same for what is in no worst case: targeted attacks of one goal together, each transfer alone."""
+    """Find 8-bit cases outside worst cases: targeted attacks by goal, and each transfer alone."""
     groups: dict[tuple[object, ...], list[CellResult]] = defaultdict(list)
     for cell in evidence.attack_cells:
         if (
@@ -104,7 +104,7 @@ def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
 def _select_cells_inside(
     cells: Iterable[CellResult], subject: EvaluatedModel, threat: Threat
 ) -> list[CellResult]:
-    """Cells whose 8-bit images lie in the ball of a threat: those of the same norm and at most its radius."""
+    """Select cells whose 8-bit images lie in the ball: same norm, and at most its radius."""
     return [
         cell
         for cell in cells
@@ -121,7 +121,7 @@ def _collect_marks(cells: Iterable[CellResult]) -> _SuccessMarks:
 
 
 def _merge_verdicts(cells: Sequence[CellResult]) -> dict[str, ImageVerdict]:
-    """Each image against all cells that met it."""
+    """Merge the verdicts on each image over all cells that have it."""
     images = dict.fromkeys(image for cell in cells for image in cell.verdicts)
     found = {}
     for image in images:
@@ -142,7 +142,7 @@ def _build_case(
     *,
     targeted: bool = False,
 ) -> EightBitCase:
-    """Count verdicts with the marks of what was broken."""
+    """Count verdicts and the 8-bit marks of broken images."""
     broken = {image: list(marks.get(image, ())) for image, verdict in verdicts.items() if verdict.broken}
     undecided = {image for image, seen in broken.items() if True not in seen and False not in seen}
     decided = {image: verdict for image, verdict in verdicts.items() if image not in undecided}

@@ -1,4 +1,4 @@
-"""What a run found: cells, worst cases and comparisons, counted once for every form of the report."""
+"""Evidence of a run: cells, worst cases and comparisons, shared by all forms of the report."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ ReportedStatus = Literal["done", "void", "partial", "error", "timeout", "skipped
 
 
 class ImageVerdict(NamedTuple):
-    """What one attack did to one image."""
+    """The verdict of one attack on one image."""
 
     clean_correct: bool
-    """Read as its label clean."""
+    """Correctly classified without attack."""
     broken: bool
-    """Clean-correct and then broken."""
+    """Correctly classified clean and misclassified under attack."""
     robust: bool
-    """Clean-correct, not broken, without an error."""
+    """Correctly classified clean, without a successful attack and without an error."""
 
     @property
     def is_known(self) -> bool:
-        """Whether the attack came to its end; an image on which it raised is neither broken nor robust."""
+        """Whether the attack completed; an image on which it raised is neither broken nor robust."""
         return self.broken or self.robust or not self.clean_correct
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threat:
-    """What the attacker may do and to which images: the attacks that share it are taken together."""
+    """A threat model and its images; attacks that share it are evaluated together."""
 
     norm: str
     """``Linf``, ``L2``, ``L1``, ``spatial`` or ``corruption``."""
@@ -53,78 +53,77 @@ class Threat:
 
     @property
     def kind(self) -> str:
-        """The name without its size: ``linf``, ``spatial``, or which corruption it is, e.g. ``fog``."""
+        """The name without its size: ``linf``, ``spatial`` or a corruption such as ``fog``."""
         return self.name.rpartition("-")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedModel:
-    """A model as it was attacked: with its defense."""
+    """A model together with its defense."""
 
     model: str
     """Model id from the grid file."""
     defense: str
     """Defense name, or ``none``."""
     label: str = field(default="", compare=False)
-    """What tables call it; empty: its ids."""
+    """Label in tables; empty: its ids."""
 
     def __str__(self) -> str:
         return self.label or RunLabels().get_model_label(self.model, self.defense)
 
 
 class QueryStats(NamedTuple):
-    """Forward passes per image, over the correctly classified images: only these are attacked."""
+    """Forward passes per correctly classified image; only these are attacked."""
 
     median: float | None
-    """Over all of them; None if there are none."""
+    """Median over all of them; None if there are none."""
     largest: int | None
-    """Most that any of them took."""
+    """Maximum over all of them."""
     median_broken: float | None
-    """Over those that broke; None if none did."""
+    """Median over images with a successful attack; None without any."""
     largest_broken: int | None
-    """Most that any of those took."""
+    """Maximum over images with a successful attack."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """A cell with its counts. Only a cell whose ``standing`` is ``done`` has shares."""
+    """A cell with its counts. Only a cell whose ``reported_status`` is ``done`` has shares."""
 
     record: CellRecord
     """The cell as stored."""
     tally: OutcomeCounts
-    """Counts over the stored outcomes, whatever the standing."""
+    """Counts over the stored outcomes, whatever the status."""
     verdicts: Mapping[str, ImageVerdict] = field(repr=False)
     """Image id -> verdict; empty unless done."""
     reported_status: ReportedStatus
-    """Where the cell stands, as far as a reader is concerned."""
+    """Status of the cell in the report."""
     query_stats: QueryStats
     """Forward passes over the stored outcomes."""
     problem: str | None = None
-    """Why it is not done, in one line."""
+    """The reason why it is not done, in one line."""
     labels: RunLabels = field(default_factory=RunLabels, repr=False)
-    """What tables of the run call its attacks and models."""
+    """Labels of attacks and models in tables."""
     radii: Mapping[str, float] = field(default_factory=dict, repr=False)
-    """Image id -> the distance at which it broke, infinite if it did not, 0 if it never held; empty
-    unless done and the attack measures distances."""
+    """Image id -> distance of the nearest adversarial example, infinite without any, 0 if misclassified
+    clean; empty unless done and the attack measures distances."""
     success_norms: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
-    """Image id -> norm -> the length of the change that broke it; whatever the standing."""
+    """Image id -> norm -> size of the successful perturbation, whatever the status."""
     success_8bit: Mapping[str, bool | None] = field(default_factory=dict, repr=False)
-    """Image id -> whether what broke it is a success as an 8-bit image, too; None if its ball has no such
-    image. Only images that broke, whatever the standing."""
+    """Image id -> whether the adversarial example also succeeds as an 8-bit image; None if its ball has no
+    such image. Only images with a successful attack, whatever the status."""
     certified_radii: Mapping[str, float] = field(default_factory=dict, repr=False)
-    """Image id -> the distance within which a certificate proved that it is classified correctly; whatever
-    the standing. Images without a proof are not in it."""
+    """Image id -> certified radius, whatever the status. Images without a certificate are missing."""
     final_predictions: Mapping[str, tuple[int | None, int]] = field(default_factory=dict, repr=False)
-    """Image id -> what it was classified as in the end, and its label, over the images that are read
-    correctly clean; empty unless done."""
+    """Image id -> (final prediction, label), over the images that are correctly classified clean; empty
+    unless done."""
     successful_stages: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Image id -> the stage of an ensemble that broke it; only images whose stage is known."""
+    """Image id -> the stage of an ensemble that succeeded; only images whose stage is known."""
     gradient_images: frozenset[str] = field(default=frozenset(), repr=False)
-    """Ids of the images whose gradients the attack looked at; empty unless done."""
+    """Ids of the images whose gradients the attack computed; empty unless done."""
     useless_gradient_images: frozenset[str] = field(default=frozenset(), repr=False)
-    """Those of them on which half or more of the gradients showed nothing to follow."""
+    """Those of them on which at least half of the gradients were useless."""
     signs: tuple[SignResult, ...] = field(default=(), repr=False)
-    """Every look at each image, where the cell is about views."""
+    """Results of each sign, if the cell is evaluated over views."""
 
     @property
     def subject(self) -> EvaluatedModel:
@@ -135,24 +134,24 @@ class CellResult:
 
     @property
     def label(self) -> str:
-        """What tables call the attack or certificate; no other one of the run is called so."""
+        """Label of the attack or certificate in tables, unique within the run."""
         return self.labels.get_attack_label(self.record.attack)
 
     @property
     def family_label(self) -> str:
-        """The same without the budget: attacks that differ in nothing else share it."""
+        """The label without the budget; attacks that differ only in their budget share it."""
         attack = self.record.attack
         return self.labels.families.get(attack) or get_attack_family(attack)
 
     @property
     def surrogate_label(self) -> str | None:
-        """What tables call the model that the candidates were crafted on, if that is another one."""
+        """Label of the surrogate model that the candidates were crafted on, if any."""
         surrogate = self.record.surrogate
         return surrogate and self.labels.get_model_label(surrogate, "none")
 
     @property
     def threat(self) -> Threat:
-        """What the attacker may do."""
+        """The threat model."""
         cell = self.record
         return Threat(norm=cell.norm, eps=cell.eps, name=cell.threat, sources=cell.sources)
 
@@ -163,7 +162,7 @@ class CellResult:
 
     @property
     def transferred(self) -> bool:
-        """Whether the candidates were crafted on another model: never mixed with attacks on this one."""
+        """Whether the candidates were crafted on another model; never mixed with attacks on this model."""
         return self.record.knowledge == "transfer"
 
     @property
@@ -173,32 +172,32 @@ class CellResult:
 
     @property
     def has_external_candidates(self) -> bool:
-        """Whether the candidates were crafted on anything but what is under test."""
+        """Whether the candidates were crafted on anything other than the model under test."""
         return self.transferred or self.is_naive
 
     @property
     def is_self_transfer(self) -> bool:
-        """Whether it would transfer from a model to that same model: an empty place of the grid."""
+        """Whether it is a transfer from a model to itself, which the grid leaves empty."""
         return self.transferred and self.record.surrogate == self.record.model
 
     @property
     def is_corruption(self) -> bool:
-        """Whether the images were corrupted by chance and not by an adversary."""
+        """Whether the images are randomly corrupted instead of attacked."""
         return self.record.norm == "corruption"
 
     @property
     def is_certificate(self) -> bool:
-        """Whether proofs were sought instead of adversarial images."""
+        """Whether the cell is a certificate instead of an attack."""
         return self.record.measure == "certificate"
 
     @property
     def is_sticker(self) -> bool:
-        """Whether each image is a sign that was looked at from many views."""
+        """Whether each image is a sign that is evaluated over views."""
         return self.record.measure == "views"
 
     @property
     def is_in_worst_case(self) -> bool:
-        """Whether it is an untargeted attack on this very model, which a worst case is made of."""
+        """Whether it is an untargeted attack on this model, as worst cases require."""
         return not (
             self.targeted
             or self.has_external_candidates
@@ -209,7 +208,7 @@ class CellResult:
 
     @property
     def attacker_knowledge(self) -> str:
-        """What the attacker saw of the model, in few words."""
+        """The attacker's knowledge of the model."""
         return format_knowledge(self.record.knowledge, self.surrogate_label)
 
     @property
@@ -224,12 +223,12 @@ class CellResult:
 
     @property
     def robust_accuracy(self) -> Estimate:
-        """Share of all the cell's images that are read correctly and stay unbroken (V5)."""
+        """Share of all the cell's images that stay correctly classified under attack (V5)."""
         return self._estimate_share(self.tally.robust, self.tally.n, attacked=True)
 
     @property
     def attack_success(self) -> Estimate:
-        """Share of the clean-correct images that were broken (V5)."""
+        """Share of the correctly classified images with a successful attack (V5)."""
         return self._estimate_share(self.tally.broken, self.tally.clean_correct, attacked=True)
 
     @property
@@ -239,7 +238,7 @@ class CellResult:
 
     @property
     def certified_accuracy(self) -> Estimate:
-        """Share of all the cell's images that are proven to be read correctly everywhere in the ball."""
+        """Share of all the cell's images that are certified at the radius of the ball."""
         return self._estimate_share(self.tally.certified, self.tally.n, attacked=False)
 
     @property
@@ -249,65 +248,65 @@ class CellResult:
         return compute_attack_success(counted, "sticker", self.record.targets)
 
     def _estimate_share(self, k: int, n: int, *, attacked: bool | None = None) -> Estimate:
-        """A share of a done cell; unknown where it is a matter of attacks, or of certificates, alone."""
+        """Estimate a share of a done cell; unknown if it applies to attacks or to certificates alone."""
         meant = attacked is None or attacked != self.is_certificate
         return compute_clopper_pearson(k, n) if self.is_done and meant else compute_clopper_pearson(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelComparison:
-    """Two subjects compared on the same images under the same threat."""
+    """Two subjects compared on the same images under the same threat model."""
 
     first: EvaluatedModel
-    """The one that held more often, or the earlier one."""
+    """The subject of higher robust accuracy, or the earlier one."""
     second: EvaluatedModel
     """The other."""
     threat: Threat
-    """What the attacker may do."""
+    """The threat model."""
     comparison: Comparison
     """McNemar's exact test on their worst cases."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Everything that the forms of the report are made from."""
+    """All data that the forms of the report are built from."""
 
     cells: tuple[CellResult, ...]
     """In the order of the grid."""
     worst_cases: tuple[WorstCase, ...]
-    """Untargeted threats, in the order of their first cell."""
+    """Worst cases under untargeted threat models, in the order of their first cell."""
     events: tuple[EventRecord, ...] = ()
-    """What happened on the way."""
+    """Events of the run."""
     identity: Mapping[str, str] = field(default_factory=dict)
-    """What makes this run this run."""
+    """Identity of the run."""
     question: str | None = None
-    """The user's own words for what is asked."""
+    """The user's question."""
     seed: int | None = None
     """The run's seed."""
     grid: Mapping[str, Any] = field(default_factory=dict)
     """The resolved grid."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What is known about the images."""
+    """Facts about the images."""
     models: Sequence[Mapping[str, Any]] = ()
-    """What is known about the models."""
+    """Facts about the models."""
     environment: Mapping[str, Any] = field(default_factory=dict)
-    """Versions and machine, no environment variables."""
+    """Versions and machine, without environment variables."""
     gates: Sequence[Mapping[str, Any]] = ()
     """The grid's gates."""
     has_begun: bool = True
-    """Whether the run came as far as writing down its cells or its gates before it was stopped."""
+    """Whether the run recorded its cells or its gates before it stopped."""
     severity_costs: Mapping[str, Any] = field(default_factory=dict)
     """Costs of misclassifications by model (misclassification_severity.py); empty if the run has none."""
     has_unchecked_rows: bool = False
-    """Whether some rows are older than their digests: damage from before then would go unnoticed."""
+    """Whether some rows are older than their digests, so that earlier damage is not detected."""
     damaged_images: Mapping[str, str] = field(default_factory=dict)
-    """Key of a cell -> why its adversarial images are not shown; empty where nobody looked at them."""
+    """Key of a cell -> why its adversarial images are not shown; empty if they were not checked."""
     card_texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Card -> its ``description`` and ``source``, as it ships; empty if the run does not know."""
+    """Card -> its shipped ``description`` and ``source``; empty if the run did not record them."""
     labels: RunLabels = field(default_factory=RunLabels)
-    """What tables call the attacks and models."""
+    """Labels of attacks and models in tables."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Results of ``compute_once``; a changed copy begins without any."""
+    """Results of ``compute_once``; a changed copy starts without any."""
 
     @property
     def subjects(self) -> tuple[EvaluatedModel, ...]:
@@ -316,22 +315,22 @@ class Evidence:
 
     @property
     def attack_cells(self) -> tuple[CellResult, ...]:
-        """The cells in which adversarial images were sought."""
+        """The cells of attacks."""
         return tuple(cell for cell in self.cells if not cell.is_certificate)
 
     @property
     def certificate_cells(self) -> tuple[CellResult, ...]:
-        """The cells in which proofs were sought."""
+        """The cells of certificates."""
         return tuple(cell for cell in self.cells if cell.is_certificate)
 
     @property
     def threats(self) -> tuple[Threat, ...]:
-        """Untargeted threats, in the order of the grid."""
+        """Untargeted threat models, in the order of the grid."""
         return tuple(dict.fromkeys(worst.threat for worst in self.worst_cases))
 
     @property
     def headline_threat(self) -> Threat | None:
-        """The untargeted threat that the answer is about: a norm's if there is one, and with most attacks."""
+        """The untargeted threat model of the answer: of a norm if possible, and with most attacks."""
         attacks = dict.fromkeys(self.threats, 0)
         for worst in self.worst_cases:
             attacks[worst.threat] = max(
@@ -340,15 +339,15 @@ class Evidence:
         return max(attacks, key=lambda threat: (threat.norm != "spatial", attacks[threat]), default=None)
 
     def get_worst_case(self, subject: EvaluatedModel, threat: Threat) -> WorstCase | None:
-        """A subject's worst case under a threat, if the grid has one."""
+        """Return a subject's worst case under a threat model, if the grid has one."""
         found = (one for one in self.worst_cases if one.subject == subject and one.threat == threat)
         return next(found, None)
 
     def compute_clean_accuracy(self, subject: EvaluatedModel) -> Estimate:
-        """A subject's accuracy on clean images, from the done cell that asks about most images.
+        """Compute a subject's accuracy on clean images, from the done cell with most images.
 
-        Certificates are only asked where there is no attack, and never those of a vote under noise; cells
-        about views never, since signs that are not classified correctly from everywhere are void there.
+        Certificates count only without an attack, and never those of a vote under noise. Cells over views
+        never count: there a sign that is often misclassified clean is void.
         """
         done = [cell for cell in self.cells if cell.subject == subject and cell.is_done]
         attacks = [cell for cell in done if not (cell.is_certificate or cell.is_sticker)]
@@ -357,7 +356,7 @@ class Evidence:
         return max(estimates, key=lambda estimate: estimate.n, default=compute_clopper_pearson(0, 0))
 
     def compare_models(self, threat: Threat) -> list[ModelComparison]:
-        """The subject that holds most often against each of the others, on the same images."""
+        """Compare the subject of highest robust accuracy with each other one, on the same images."""
         rows = [one for one in self.worst_cases if one.threat == threat and one.robust_accuracy.is_known]
         if len(rows) < 2:
             return []
@@ -365,17 +364,17 @@ class Evidence:
         return [_compare_worst_cases(best, other) for other in rows if other is not best]
 
     def get_subject(self, model: str, defense: str | None) -> EvaluatedModel:
-        """A model with its defense, under its label."""
+        """Return a model with its defense and label."""
         name = defense or "none"
         return EvaluatedModel(model=model, defense=name, label=self.labels.get_model_label(model, name))
 
     def get_class_names(self, model: str) -> Sequence[str]:
-        """Names of a model's classes by index; the data's, unless the model brought its own."""
+        """Return the class names of a model by index; those of the data unless the model has its own."""
         own = next((about.get("class_names") for about in self.models if about.get("id") == model), None)
         return list(own or self.data.get("class_names") or ())
 
     def get_class_name(self, model: str, index: int | None) -> str:
-        """A class in words; ``class 7`` where there are no names."""
+        """Return the name of a class; ``class 7`` without names."""
         if index is None:
             return "no finite answer"
         names = self.get_class_names(model)

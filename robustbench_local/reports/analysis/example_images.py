@@ -1,4 +1,4 @@
-"""Which adversarial images are shown, and how their pixels become small pictures."""
+"""Selection of the adversarial examples that are shown, and their conversion to small pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_EXAMPLES = 24
 MAX_SIDE_PIXELS = 160
 """Longer side of a picture; larger images are scaled down so that the page stays small."""
 EXAMPLE_SELECTION_RULE = "the first images, in the order of the data, that the attack broke"
-"""How examples are chosen. Not by looks."""
+"""The rule by which examples are chosen, independent of their appearance."""
 
 _AMPLIFICATION_FACTORS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 32, 50, 64, 100, 128, 200, 255)
 _MIDDLE_GREY = 0.5
@@ -30,14 +30,14 @@ FloatImage = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleImage:
-    """One broken image."""
+    """One adversarial example."""
 
     image: str
     """Id of the image."""
     label: str
     """Name of its true class."""
     prediction: str
-    """Name of the class it is classified as under attack."""
+    """Name of the class predicted under attack."""
     linf: float
     """Largest change of a pixel."""
     l2: float
@@ -47,7 +47,7 @@ class ExampleImage:
     adversarial_image: FloatImage
     """(H, W, 3), [0, 1]."""
     difference_image: FloatImage
-    """(H, W, 3), [0, 1]: the change times their factor, around middle grey."""
+    """(H, W, 3), [0, 1]: the amplified change around middle gray."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,13 @@ class CellExamples:
     examples: tuple[ExampleImage, ...]
     """In the order of the data."""
     amplification: int
-    """How many times the change is amplified in the difference."""
+    """Factor of the change in the difference image."""
 
 
 def build_cell_examples(store: RunStore, evidence: Evidence) -> list[CellExamples]:
-    """The first broken images of each cell that kept any: a few each, so that the page stays small.
+    """Build the first adversarial examples of each cell that stores images; few, to keep the page small.
 
-    Where several targets were also tried one by one, only the attack on all of them is shown.
+    Of attacks on several targets that were also run on single ones, only the joint attack is shown.
     """
     parts = find_goal_parts(evidence.cells)
     broken = [
@@ -79,7 +79,7 @@ def build_cell_examples(store: RunStore, evidence: Evidence) -> list[CellExample
 
 
 def _select_shown_cells(cells: Sequence[CellResult]) -> list[CellResult]:
-    """The attacks, and after them the hardest severity of each corruption."""
+    """Select the attacks, followed by the highest severity of each corruption."""
     corrupted = [cell for cell in cells if cell.is_corruption]
     hardest: dict[str, float] = {}
     for cell in corrupted:
@@ -90,7 +90,7 @@ def _select_shown_cells(cells: Sequence[CellResult]) -> list[CellResult]:
 
 
 def encode_png(pixels: FloatImage) -> bytes:
-    """A picture, (H, W, 3) in [0, 1], as PNG; larger ones are scaled down by averaging."""
+    """Encode a picture, (H, W, 3) in [0, 1], as PNG; larger ones are scaled down by averaging."""
     picture = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
     picture.thumbnail((MAX_SIDE_PIXELS, MAX_SIDE_PIXELS), Image.Resampling.BOX)
     content = io.BytesIO()
@@ -99,7 +99,7 @@ def encode_png(pixels: FloatImage) -> bytes:
 
 
 def convert_to_rgb(image: npt.NDArray[np.generic]) -> FloatImage:
-    """An image, (C, H, W) in [0, 1], as red, green and blue, (H, W, 3); fewer channels are shown as grey."""
+    """Convert an image, (C, H, W) in [0, 1], to RGB, (H, W, 3); fewer channels become gray."""
     channels = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=1.0, neginf=0.0)
     coloured = channels[:3] if len(channels) >= 3 else np.repeat(channels[:1], 3, axis=0)
     return np.clip(coloured, 0, 1).transpose(1, 2, 0).astype(np.float32)
@@ -152,7 +152,7 @@ def _build_example(
 
 
 def _choose_amplification(pairs: Sequence[tuple[FloatImage, FloatImage]]) -> int:
-    """The largest round factor that keeps every change inside the range of grey, give or take a level."""
+    """Choose the largest round factor that keeps every change within the gray range, within one level."""
     largest = max((float(np.abs(after - before).max()) for before, after in pairs), default=0.0)
     fitting = [factor for factor in _AMPLIFICATION_FACTORS if factor * largest <= _MIDDLE_GREY + 2 / 255]
     return fitting[-1] if fitting else 1

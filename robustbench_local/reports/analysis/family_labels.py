@@ -1,4 +1,4 @@
-"""Labels of attacks at the heads of columns, which say the budget already."""
+"""Labels of attacks at the heads of columns, without the budget that the column states."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from robustbench_local.reports.analysis.evidence import CellResult
 
 
 def build_family_labels(cells: Iterable[CellResult]) -> dict[str, str]:
-    """Labels for attacks that are shown under their threat: without the budget where that is unambiguous."""
+    """Build labels of attacks shown under their threat model: without the budget if unambiguous."""
     labels = {cell.record.attack: (cell.family_label, cell.label) for cell in cells}
     families = [family for family, _ in labels.values()]
     return {

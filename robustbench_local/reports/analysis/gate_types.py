@@ -1,4 +1,4 @@
-"""What a gate is: its limit, its verdict on a model, and the report over all of them."""
+"""Data types of gates: the limit, the verdict on a model, and the report over all verdicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Ruling = Literal["pass", "fail", "inconclusive"]
 
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 4
 EXIT_BLOCKED = InvariantError.exit_code
-"""A certificate is violated: something inside is wrong, whatever the gates say."""
+"""Exit code of a violated certificate: the numbers of the run are unreliable, whatever the gates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Gate:
     """One limit of the grid file.
 
     Args:
-        metric: What is limited.
+        metric: The limited quantity.
         threat: Threat name, e.g. ``linf-8``: the worst case over its untargeted attacks.
         attack: An attack's card or name: that attack alone.
         model: Only this model; None: every model, each for itself.
@@ -33,10 +33,10 @@ class Gate:
         min: Least value that passes: a share in [0, 1], or a distance.
         max: Largest value that passes.
         on: Which end of the 95% interval, or the estimate itself, must keep the limit.
-        level: ``error`` gates decide the exit code, ``warn`` gates only speak.
+        level: ``error`` gates decide the exit code, ``warn`` gates only print.
 
     Raises:
-        ConfigError: If it limits nothing, or in two ways, or with a value out of range.
+        ConfigError: If it has no limit, or two, or a value out of range.
     """
 
     metric: GateMetric = "robust_accuracy"
@@ -67,7 +67,7 @@ class Gate:
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> Gate:
-        """A gate from an entry of the grid file.
+        """Build a gate from an entry of the grid file.
 
         Raises:
             ConfigError: If it has unknown keys or impossible values.
@@ -81,22 +81,22 @@ class Gate:
 
     @property
     def limit(self) -> float:
-        """The value to keep."""
+        """The limit."""
         return float(self.min if self.min is not None else self.max if self.max is not None else math.nan)
 
     @property
     def bound(self) -> IntervalBound:
-        """Which end decides: unless said otherwise, the one that makes passing a statement we are sure of."""
+        """The deciding end of the interval; by default the end that is worse for passing."""
         return self.on or ("lower" if self.min is not None else "upper")
 
     def __str__(self) -> str:
         return self.describe_limit()
 
     def describe_limit(self, attack_label: str = "") -> str:
-        """The limit in words.
+        """Describe the limit in words.
 
         Args:
-            attack_label: What tables call the attack that the gate names; empty: as the gate names it.
+            attack_label: Label in tables of the attack that the gate names; empty: the gate's own name.
         """
         sign = "\N{GREATER-THAN OR EQUAL TO}" if self.min is not None else "\N{LESS-THAN OR EQUAL TO}"
         what = self.threat or attack_label or self.attack
@@ -108,21 +108,21 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class GateVerdict:
-    """What a gate says about one model."""
+    """The verdict of a gate on one model."""
 
     gate: Gate
     """The limit."""
     subject: EvaluatedModel | None
-    """The model and defense; None if the run has none that the gate speaks of."""
+    """The model and defense; None if the run has none that the gate concerns."""
     estimate: Estimate
-    """The measured value; of a distance, infinity where it is larger than the attacks looked for."""
+    """The measured value; a distance beyond the searched radius is infinite."""
     ruling: Ruling
     """``inconclusive`` when the interval straddles the limit, something is missing, or images are in doubt
     whose robustness would change the ruling."""
     reason: str
-    """Why, in one line."""
+    """The reason in one line."""
     attack_label: str = ""
-    """What tables call the attack that the gate names; empty if it names none."""
+    """Label in tables of the attack that the gate names; empty if it names none."""
 
     @property
     def limit_text(self) -> str:
@@ -144,15 +144,15 @@ class GateReport:
     verdicts: tuple[GateVerdict, ...]
     """In the order of the gates, then of the models."""
     violations: tuple[str, ...] = ()
-    """Certificates that attacks contradict (diagnostic D25), one line each: no number is to be used then."""
+    """Certificates contradicted by attacks (diagnostic D25), one line each; no number is reliable then."""
     unread_reason: str = ""
-    """Why nobody knows what the gates are; empty where they are known."""
+    """The reason why the gates are unknown; empty if they are known."""
 
     @property
     def exit_code(self) -> int:
-        """70 if a certificate is violated; else 1 if a gate fails, 4 if one is inconclusive or unread, or 0.
+        """The exit code: 70 if a certificate is violated, 1 if a gate fails, 4 if one is undecided, or 0.
 
-        Gates of level ``warn`` do not count.
+        Unread gates are undecided. Gates of level ``warn`` do not count.
         """
         if self.violations:
             return EXIT_BLOCKED
@@ -163,7 +163,7 @@ class GateReport:
 
     @property
     def summary_lines(self) -> list[str]:
-        """One line a verdict; one line that says so if there is no gate."""
+        """One line per verdict; one line that says so if there is no gate."""
         judged = [verdict.summary_line for verdict in self.verdicts]
         blocked = [f"blocked: certificate violated: {line}" for line in self.violations]
         return [*blocked, *judged] or [self.unread_reason or "the grid file has no gates"]

@@ -1,4 +1,4 @@
-"""How a gate rules on one model: the value against the limit, with interval, gaps and doubts in mind."""
+"""The verdict of a gate on one model, from the value, its interval, missing results and doubts."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def judge_subject(
     doubts: Sequence[Doubt] = (),
     all_cells: Sequence[CellResult] = (),
 ) -> list[GateVerdict]:
-    """The verdicts of one gate on one subject.
+    """Judge one subject by one gate.
 
     Args:
         gate: The limit.
         subject: The model and defense.
         cells: The subject's cells that the gate concerns, at least one.
-        doubts: What is doubted in the run. A ruling that depends on images in doubt is ``inconclusive``.
-        all_cells: All cells of the run. What they broke inside the ball of a threat counts against the
-            threat; a gate that names an attack judges that attack alone.
+        doubts: Doubts of the run. A ruling that depends on images in doubt is ``inconclusive``.
+        all_cells: All cells of the run. Their successes inside the ball of a threat model count under it;
+            a gate that names an attack judges that attack alone.
 
     Returns:
         One verdict for each value that the gate compares with its limit.
@@ -61,7 +61,7 @@ def judge_subject(
 def _group_cells(
     gate: Gate, cells: Sequence[CellResult], others: Sequence[CellResult]
 ) -> list[tuple[list[CellResult], _JudgeGate]]:
-    """The cells that one verdict is about, and what judges them."""
+    """Group the cells of each verdict, with the function that judges them."""
     if gate.metric == "clean_accuracy":
         return [(list(cells), _judge_clean)]
     if gate.metric == "median_distance":
@@ -84,17 +84,17 @@ def _group_alike(cells: Sequence[CellResult], key: Callable[[CellResult], object
 
 
 def _get_certificate_key(cell: CellResult) -> tuple[Threat, str]:
-    """What is to be proven, and about what."""
+    """Return what is certified: the threat model and the classifier."""
     return cell.threat, cell.record.concerns
 
 
 def _judge_with_doubts(
     cells: Sequence[CellResult], doubts: Sequence[Doubt], judge: _JudgeCells
 ) -> GateVerdict:
-    """The verdict as measured, unless images in doubt could turn it.
+    """Return the measured verdict, unless images in doubt could change it.
 
-    The images in doubt are judged again as if every attack had broken them; where the answers themselves are
-    in doubt, also as if none had. If a ruling differs, nothing is decided.
+    The images in doubt are judged again as if every attack had succeeded; if the outputs themselves are in
+    doubt, also as if none had. If a ruling differs, the verdict is inconclusive.
     """
     measured = judge(cells)
     concerning = select_doubts(doubts, cells)
@@ -134,7 +134,7 @@ def _judge_clean(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult
 def _judge_attacks(
     gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult], other_cells: Sequence[CellResult] = ()
 ) -> GateVerdict:
-    """Robust accuracy or attack success: each image against all of these attacks."""
+    """Judge robust accuracy or attack success in the worst case over these attacks."""
     worst = compute_worst_case(cells, other_cells)
     estimate = _ESTIMATE_BY_METRIC[gate.metric](worst)
     verdict = _build_verdict(gate, subject, estimate, missing=worst.missing_attack_labels)
@@ -149,7 +149,7 @@ def _judge_attacks(
 
 
 def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
-    """The share of images that any of several certificates proves; further ones can only raise it."""
+    """Judge the share of images that any certificate proves; further ones can only raise it."""
     done = [cell for cell in cells if cell.is_done]
     images = [image for image in (done[0].verdicts if done else ()) if all(image in c.verdicts for c in done)]
     proven = sum(any(cell.verdicts[image].robust for cell in done) for image in images)
@@ -168,7 +168,7 @@ def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[Cel
 
 
 def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
-    """The share of held-out views that end as the attacker wants; none passes against its controls."""
+    """Judge sticker success over held-out views; a gate passes only with its controls met."""
     [cell] = cells
     estimate, signs = cell.sticker_success, sum(sign.is_counted for sign in cell.signs)
     value_text = f"{format_estimate(estimate)}, views of {signs} of {format_count(len(cell.signs), 'sign')}"
@@ -185,7 +185,7 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
 
 
 def _judge_distance(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
-    """The median distance to the nearest that several attacks under one threat have found."""
+    """Judge the median of the nearest distances over attacks under one threat model."""
     done, record = [cell for cell in cells if cell.is_done], cells[0].record
     found = compute_nearest_quartiles(done) if done else compute_radius_quartiles(())
     known = Estimate(value=found.median, low=found.low, high=found.high, n=found.n)
@@ -221,7 +221,7 @@ def _build_verdict(
 
 
 def _compare_with_limit(gate: Gate, estimate: Estimate, text: str, max_radius: float) -> tuple[Ruling, str]:
-    """The ruling, and the value in words; an infinite value is one that is larger than ``beyond``."""
+    """Compare a value with the limit, and describe it; infinite means larger than ``max_radius``."""
     if not estimate.is_known:
         return "inconclusive", "nothing was measured"
     value = {"lower": estimate.low, "estimate": estimate.value, "upper": estimate.high}[gate.bound]

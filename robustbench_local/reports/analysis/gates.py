@@ -1,4 +1,4 @@
-"""Gates: limits that a run must keep, judged with the uncertainty of the numbers in mind."""
+"""Gates: limits on the results of a run, decided with confidence intervals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def judge_store(store: RunStore, gates: Sequence[Mapping[str, Any]] | None = Non
 
 
 def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
-    """Judge what was read from a run by its gates, or by these; errors as in ``judge_run_dir``."""
+    """Judge the evidence of a run by its gates, or by these; errors as in ``judge_run_dir``."""
     entries = evidence.gates if gates is None else gates
     read = [Gate.from_entry(entry) for entry in entries]
     if gates is None and not evidence.has_begun:
@@ -82,10 +82,10 @@ def _judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list
 
 
 def _is_concerned_cell(gate: Gate, cell: CellResult) -> bool:
-    """Whether a cell has a say.
+    """Return whether a gate concerns a cell.
 
     Targeted goals and transfers are only judged when their attack is named, and attacks that know nothing of
-    the defense only when they are named in full. Views at stickers have a metric of their own.
+    the defense only when they are named in full. Stickers have their own metric.
     """
     record = cell.record
     return (

@@ -1,4 +1,4 @@
-"""Attacks that had no gradient to follow: what they did not break is not robust for that."""
+"""Attacks with useless gradients: their failures are no evidence of robustness."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from robustbench_local.reports.formatting.text import join_in_sentence
 
 _BLACK_BOX_KNOWLEDGE = frozenset({"scores", "labels"})
 _METHODS_ENDING_WITH_SQUARE = frozenset({"autoattack", "reference:autoattack"})
-"""Methods whose last stage is Square, on every image that the others left; version ``rand`` has none."""
+"""Methods whose last stage is Square, on all remaining images; version ``rand`` has no such stage."""
 _SATURATING_LOSS = "ce"
 """The loss whose gradient vanishes where the softmax saturates."""
 
 
 @collect_once
 def find_gradient_doubts(evidence: Evidence) -> Iterator[Doubt]:
-    """Images that count as robust although gradient attacks had nothing to follow there.
+    """Find images that count as robust although gradient attacks had no useful gradients there.
 
-    That is where half or more of an attack's looks at gradients were exactly zero, or not finite and, once
-    repaired, not confirmed by a finite difference; and all of its looks where a model's gradients do not say
-    how its answers change. An image is established all the same if an attack that
-    needs no gradients met it under the same threat without breaking it (Square at the end of AutoAttack is
-    one), if a white-box attack with healthy gradients did, or if it is proven.
+    Gradients are useless if at least half of an attack's gradients on the image are exactly zero, or not
+    finite and, once repaired, not confirmed by a finite difference; or if the model's gradients do not
+    describe its outputs at all. An image is still robust if an attack without gradients failed on it under
+    the same threat model (such as Square at the end of AutoAttack), if a white-box attack with useful
+    gradients failed, or if it is certified.
     """
     misleading = {
         EvaluatedModel(model=about["id"], defense=about["defense"])
@@ -59,7 +59,7 @@ def _build_doubt(
     *,
     misled: bool,
 ) -> Doubt | None:
-    """The doubt about one subject under one threat, if there is any."""
+    """Build the doubt about one subject under one threat model, if there is any."""
     images: set[str] = set()
     suspects = []
     for cell in cells:
@@ -91,7 +91,7 @@ def _build_doubt(
 
 
 def _is_decisive(cell: CellResult, image: str) -> bool:
-    """Whether a cell's attack broke an image, or did not although it needed no gradients or had them."""
+    """Return whether an attack succeeded on an image, or failed without depending on useless gradients."""
     verdict = cell.verdicts.get(image)
     if cell.is_certificate or verdict is None or not verdict.robust:
         return verdict is not None and verdict.broken
@@ -106,7 +106,7 @@ def _is_decisive(cell: CellResult, image: str) -> bool:
 
 
 def _select_certified_images(evidence: Evidence, subject: EvaluatedModel, threat: Threat) -> frozenset[str]:
-    """Images that are proven to withstand everything under a threat."""
+    """Select images that are certified under a threat model."""
     own = [
         cell
         for cell in evidence.certificate_cells

@@ -12,31 +12,31 @@ from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 MIN_EXCESS_IMAGES = 3
 MIN_EXCESS_SHARE = 0.01
-"""Fewer images than this, or a smaller share, also sound models show (diagnostics D8 and D9)."""
+"""Share of images that sound models do not exceed (diagnostics D8 and D9)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingEvidence:
-    """Images that fell only to attacks that see less than the white-box ones of the same threat."""
+    """Images on which only attacks with less knowledge than the white-box ones succeeded."""
 
     subject: EvaluatedModel
     """The model and defense."""
     threat: Threat
-    """What the attacker may do."""
+    """The threat model."""
     transferred: bool
-    """Whether candidates made on another model did it, or on this one without its defense; else attacks
-    that see scores or labels, stages of ensembles among them."""
+    """Whether the candidates were crafted on another model, or on this one without its defense; else the
+    attacks use scores or labels, stages of ensembles included."""
     attacks: tuple[str, ...]
-    """The attacks that did."""
+    """The successful attacks."""
     missed_share: Estimate
-    """Images broken by them and by no white-box attack, among those that both kinds met to the end."""
+    """Share of images on which only they succeeded, of the images completed by both kinds."""
     misled_attempts: tuple[Attempt, ...] = ()
     """The white-box attempts that missed them."""
 
 
 @collect_once
 def find_gradient_masking(evidence: Evidence) -> Iterator[MaskingEvidence]:
-    """Every model and threat where black box beats white box, or a transfer does, beyond chance."""
+    """Find models and threat models where black-box or transfer attacks beat white-box ones beyond chance."""
     index = index_attempts(evidence)
     for subject in evidence.subjects:
         for threat in evidence.threats:
@@ -54,14 +54,14 @@ def find_gradient_masking(evidence: Evidence) -> Iterator[MaskingEvidence]:
 
 
 def exceeds_chance(count: int, images: int) -> bool:
-    """Whether so many of the images are more than sound models show."""
+    """Return whether the count exceeds what sound models show."""
     return count >= max(MIN_EXCESS_IMAGES, MIN_EXCESS_SHARE * images)
 
 
 def _select_strongest(white: Sequence[Attempt]) -> Sequence[Attempt]:
-    """Those of which an image has to have met one: iterative ones if there are any.
+    """Select the attempts of which an image needs at least one: iterative ones if there are any.
 
-    A single step misses much on sound models, too.
+    A single step misses much on sound models as well.
     """
     return [one for one in white if not one.is_single_step] or white
 

@@ -1,4 +1,4 @@
-"""The heat map model x attack, as data: the page, the Markdown and the figure draw the same squares."""
+"""The heat map of models by attacks as data, shared by the page, Markdown and the figure."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ NOT_IN_GRID_REASON = "not in the grid"
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMapEntry:
-    """One square: a share, or a word that says why there is none. Never blank."""
+    """One entry: a share, or a word for the reason why there is none. Never blank."""
 
     estimate: Estimate
     """Robust accuracy."""
     status_text: str
-    """Stands where the share is not known: ``error``, ``not run``, ``void``, ..."""
+    """Text in place of an unknown share: ``error``, ``not run``, ``void``, ..."""
     reason: str = ""
-    """Why there is no share, or what is missing from it."""
+    """The reason why there is no share, or why it is incomplete."""
     own_clean_accuracy: Estimate | None = None
-    """Accuracy on the same images clean, where the row's is over others."""
+    """Clean accuracy on the entry's images, if those of the row differ."""
 
     @property
     def colour_step(self) -> int:
-        """The colour's place on the scale: 0 for 0% to 20 for 100%."""
+        """Index of the color: 0 for 0% to 20 for 100%."""
         return round(20 * self.estimate.value) if self.estimate.is_known else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMapColumn:
-    """One attack under one threat, or the worst case over all of them."""
+    """One attack under one threat model, or the worst case over all of them."""
 
     threat: Threat
-    """What the attacker may do."""
+    """The threat model."""
     attack: str | None
     """Attack name; None for the worst case."""
     label: str
-    """What stands above the column, below the threat."""
+    """Head of the column, below the threat model."""
 
     @property
     def is_worst_case(self) -> bool:
@@ -57,19 +57,19 @@ class HeatMapColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMapRow:
-    """One model, with its defense, against everything."""
+    """One model with its defense, under every attack."""
 
     subject: EvaluatedModel
     """The model and defense."""
     clean_accuracy: Estimate
     """Accuracy on clean images."""
     entries: tuple[HeatMapEntry, ...]
-    """One a column."""
+    """One per column."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """Models by attacks; columns of one threat stand together, its worst case first."""
+    """Models by attacks; columns are grouped by threat model, each with its worst case first."""
 
     columns: tuple[HeatMapColumn, ...]
     """From left to right."""
@@ -78,18 +78,18 @@ class HeatMap:
 
     @property
     def threat_spans(self) -> list[tuple[Threat, int]]:
-        """The threats and how many columns each has, from left to right."""
+        """The threat models with their number of columns, from left to right."""
         threats = [column.threat for column in self.columns]
         return [(threat, threats.count(threat)) for threat in dict.fromkeys(threats)]
 
     @property
     def has_other_images(self) -> bool:
-        """Whether some square is over other images than the clean ones of its row."""
+        """Whether some entry is over other images than the clean accuracy of its row."""
         return any(square.own_clean_accuracy for row in self.rows for square in row.entries)
 
 
 def build_heatmap(evidence: Evidence) -> HeatMap:
-    """The heat map of all untargeted attacks on the models themselves."""
+    """Build the heat map of all untargeted attacks without transfers."""
     columns = tuple(
         column for threat in _order_threats(evidence) for column in _build_columns(evidence, threat)
     )
@@ -106,7 +106,7 @@ def build_heatmap(evidence: Evidence) -> HeatMap:
 
 
 def _order_threats(evidence: Evidence) -> list[Threat]:
-    """The headline first, then norm by norm from the smallest radius on."""
+    """Order threat models: the headline first, then by norm and ascending radius."""
     norms = [threat.norm for threat in evidence.threats]
     rest = (threat for threat in evidence.threats if threat != evidence.headline_threat)
     by_radius = sorted(rest, key=lambda threat: (norms.index(threat.norm), threat.eps))
@@ -141,7 +141,7 @@ def _build_entry(
 
 
 def _select_differing_accuracy(own: Estimate, clean: Estimate) -> Estimate | None:
-    """Accuracy on a square's own images, unless that of the row is over as many."""
+    """Select the clean accuracy on an entry's own images, unless that of the row has as many images."""
     return own if own.is_known and own.n != clean.n else None
 
 
@@ -160,7 +160,7 @@ def _find_cell(
 
 
 def format_status(cell: CellResult) -> str:
-    """What stands in a square that has no share."""
+    """Format the status of a cell without a share."""
     if cell.reported_status == "partial":
         return f"partial, {cell.tally.n} of {cell.record.images}"
     return "no images" if cell.is_done else cell.reported_status

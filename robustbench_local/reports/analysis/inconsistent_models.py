@@ -1,4 +1,4 @@
-"""Models whose answers are not the image's own, which the user allowed: no number of theirs is relied on."""
+"""Models with inconsistent answers, run with the user's permission: their numbers are unreliable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HINT = "let its forward treat each image by itself and keep nothing"
 
 @collect_once
 def find_inconsistency_doubts(evidence: Evidence) -> Iterator[Doubt]:
-    """Doubts about every image of each marked model, clean ones included."""
+    """Find doubts about every image of each inconsistent model, clean images included."""
     for about in evidence.models:
         if known := about.get("consistency"):
             subject = evidence.get_subject(about["id"], about["defense"])

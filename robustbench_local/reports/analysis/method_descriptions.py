@@ -1,4 +1,4 @@
-"""Attacks and certificates: every attack and certificate of a run, in words and with its numbers."""
+"""Descriptions of every attack and certificate of a run, with its parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustbench_local.reports.formatting.text import (
 )
 
 DRAWN_SIGNS_NOTE = "drawn by a program, not photographed"
-"""What the embedded signs are."""
+"""Description of the embedded signs."""
 
 _TIMES_SIGN = " \N{MULTIPLICATION SIGN} "
 _COUNT_NOUNS = {
@@ -29,7 +29,7 @@ _COUNT_NOUNS = {
     "draws": ("draw averaged", "draws averaged"),
     "views": ("fresh view a step", "fresh views a step"),
 }
-"""Hyper-parameters that count something: what they count."""
+"""Nouns of hyper-parameters that are counts."""
 _RANGE_PHRASES = {
     "distance": "sign {} px large",
     "yaw": "turned sideways by up to {}°",
@@ -44,49 +44,49 @@ _RANGE_PHRASES = {
     "noise": "noise of up to sigma {}",
     "jpeg": "JPEG quality {}",
 }
-"""What views of a sign differ in; pixels of blur and motion are those of a frame 32 pixels wide."""
+"""Phrases of view parameters; pixels of blur and motion refer to a frame 32 pixels wide."""
 _KNOWLEDGE_PHRASES = {
     "white-box": "the model and its gradients",
     "scores": "the scores of the model",
     "labels": "the predicted label",
 }
-"""What an attacker works with; others say it themselves."""
+"""Phrases of the attacker's knowledge; other values are phrases already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodDescription:
-    """One attack or certificate, as its first cell has it."""
+    """One attack or certificate, described from its first cell."""
 
     name: str
-    """As in the tables."""
+    """Label in tables."""
     attack: str
-    """Its identifier, as in results.json."""
+    """Identifier in results.json."""
     budget: str
-    """What may be changed, in symbols."""
+    """Perturbation budget in symbols."""
     goal: str
-    """Which reading is a success; empty for a certificate."""
+    """Predictions that count as success; empty for a certificate."""
     attacker_knowledge: str
-    """What the attacker knows of the model; empty for a certificate."""
+    """The attacker's knowledge of the model; empty for a certificate."""
     card_description: str
-    """Its card's own words; empty if the run does not know them."""
+    """Description of its card; empty if the run did not record it."""
     source: str
-    """The papers that it comes from; empty likewise."""
+    """Papers of the method; empty if the run did not record them."""
     settings: str
-    """Its hyper-parameters, in words where there are words for them."""
+    """Hyper-parameters, in words if possible."""
     views: str
-    """What the views of a sign differ in; empty if it has none."""
+    """Parameters of the views of a sign; empty without views."""
     note: str
-    """What a reader has to know about it."""
+    """A note on the method."""
 
     @property
     def identifier_text(self) -> str:
-        """Its identifier, where tables call it otherwise."""
+        """Its identifier if that differs from the label."""
         return "" if self.name == self.attack else self.attack
 
 
 @collect_once
 def build_method_descriptions(evidence: Evidence) -> tuple[MethodDescription, ...]:
-    """Everything that was tried, in the order of the grid."""
+    """Describe every attack and certificate, in the order of the grid."""
     first: dict[str, CellResult] = {}
     for cell in evidence.cells:
         first.setdefault(cell.record.attack, cell)
@@ -94,7 +94,7 @@ def build_method_descriptions(evidence: Evidence) -> tuple[MethodDescription, ..
 
 
 def describe_images(data: Mapping[str, Any]) -> str:
-    """Where the images come from, how many there are and what they are; empty if nothing is known."""
+    """Describe source, number and kind of the images; empty if unknown."""
     shape = data.get("image_shape")
     size = f" of {_TIMES_SIGN.join(map(str, shape))} (channels, height, width)" if shape else ""
     parts = [
@@ -125,7 +125,7 @@ def _build_description(evidence: Evidence, cell: CellResult) -> MethodDescriptio
 
 
 def _describe_card(cell: CellResult, description: str) -> str:
-    """The card's own words; they are about its own numbers, not those that a grid puts in their place."""
+    """Return the card's description, with a note if the grid overrides its parameters."""
     record = cell.record
     origin = "[naive]" if cell.is_naive else f"[from={record.surrogate}]"
     shipped = record.card in {record.attack.removesuffix(origin), record.parameters.get("method")}
@@ -153,7 +153,7 @@ def _format_settings(parameters: Mapping[str, Any]) -> str:
 
 
 def _format_setting(key: str, value: Any) -> str:
-    """One hyper-parameter; nothing if it is switched off or left to the attack."""
+    """Format one hyper-parameter; empty if it is switched off or left to the attack."""
     if value is None or value == "":
         return ""
     if key in _COUNT_NOUNS and isinstance(value, int):

@@ -1,4 +1,4 @@
-"""How bad wrong readings are: the severity of each, its mean over images or views, and the worst of them."""
+"""Severity of misclassifications: per class, expected over images or views, and worst."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from robustbench_local.statistics import Estimate, estimate_bounded_mean
 
 @dataclass(frozen=True, kw_only=True)
 class SeverityTable:
-    """What each wrong class costs when a model reads it."""
+    """Severity of each wrong class."""
 
     rule: str
-    """Where the numbers come from, in words."""
+    """Source of the severities, in words."""
     severity_by_class: Mapping[int, float] = field(repr=False)
-    """Class index -> severity in [0, 1]; a class that is not in it costs nothing."""
+    """Class index -> severity in [0, 1]; missing classes have severity 0."""
 
     @property
     def max_severity(self) -> float:
@@ -25,12 +25,12 @@ class SeverityTable:
         return max(self.severity_by_class.values(), default=0.0)
 
     def get_severity(self, prediction: int | None, label: int) -> float:
-        """Severity of a reading.
+        """Return the severity of a prediction.
 
         Args:
-            prediction: Class that was read; None for no finite answer, which counts as the worst of the
-                table, since nobody knows what such an answer leads to.
-            label: The true class; reading it costs nothing.
+            prediction: Predicted class; None for an output that is not finite, which counts as the worst of
+                the table, since its consequence is unknown.
+            label: The true class, which has severity 0.
         """
         if prediction is None:
             return self.max_severity
@@ -39,28 +39,28 @@ class SeverityTable:
 
 @dataclass(frozen=True, kw_only=True)
 class SeveritySummary:
-    """The severity of several readings."""
+    """Severity over several predictions."""
 
     expected: Estimate
     """The mean, with a 95% interval that holds whatever the distribution."""
     worst_severity: float
-    """The largest of them; 0 where there are none."""
+    """The largest severity; 0 without predictions."""
     worst_class: int | None
-    """A class that was read at that severity; None for no finite answer, or where nothing cost anything."""
+    """A predicted class of that severity; None for an output that is not finite, or for severity 0."""
     worst_count: int
-    """Readings of that class."""
+    """Predictions of that class."""
 
 
 def find_severity_table(evidence: Evidence, model: str, sources: Sequence[int] = ()) -> SeverityTable | None:
-    """The severities that apply to a model's readings.
+    """Find the severities that apply to a model's predictions.
 
     Args:
-        evidence: What the run found.
+        evidence: Results of the run.
         model: Id of the model.
         sources: Classes of the images; empty for images of any class.
 
     Returns:
-        The table; None if the run has none, or the convention says nothing about images of these classes.
+        The table; None if the run has none, or the convention does not cover these classes.
     """
     entry = (evidence.severity_costs.get("models") or {}).get(model)
     if entry is None or (entry["sources"] and not (sources and set(sources) <= set(entry["sources"]))):
@@ -70,10 +70,10 @@ def find_severity_table(evidence: Evidence, model: str, sources: Sequence[int] =
 
 
 def compute_severity(table: SeverityTable, readings: Iterable[tuple[int | None, int]]) -> SeveritySummary:
-    """Expected severity and worst single outcome.
+    """Compute the expected severity and the worst single outcome.
 
     Args:
-        table: What each class costs.
+        table: Severity of each class.
         readings: Prediction and label of each image or view.
     """
     counts = Counter(readings)

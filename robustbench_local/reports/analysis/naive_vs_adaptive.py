@@ -1,4 +1,4 @@
-"""What a defense seems to be worth while nobody knows of it, and what is left once somebody does."""
+"""Robust accuracy of a defense under a non-adaptive and under an adaptive attack."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ NAIVE_VS_ADAPTIVE_EXPLANATION = (
     "Only "
     "the adaptive number measures robustness, and only it counts in worst cases and gates."
 )
-"""How the table of lessons is read."""
+"""How to read the table."""
 NO_DEFENSE = "none"
-"""The defense of a model that has none."""
+"""Defense name of a model without a defense."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NaiveVsAdaptive:
-    """One attack on one defended model: crafted without a look at the defense, and through it."""
+    """One attack on one defended model, unaware of the defense and adaptive."""
 
     subject: EvaluatedModel
     """The model and defense."""
     attack: str
-    """The identifier of the adaptive attack."""
+    """Identifier of the adaptive attack."""
     label: str
-    """What tables call the adaptive attack."""
+    """Label of the adaptive attack in tables."""
     threat: Threat
-    """What the attacker may do."""
+    """The threat model."""
     undefended: HeatMapEntry
-    """Robust accuracy of the model without its defense under the same attack; all three of the same images,
-    as far as there are images that all of them met."""
+    """Robust accuracy of the model without its defense under the same attack; all three accuracies are
+    over the same images if there are images common to all."""
     naive: HeatMapEntry
-    """Robust accuracy against candidates that were crafted on the model without its defense."""
+    """Robust accuracy under candidates crafted on the model without its defense."""
     adaptive: HeatMapEntry
-    """Robust accuracy against candidates that were crafted through the defense."""
+    """Robust accuracy under candidates crafted through the defense."""
     comparison: Comparison | None
-    """The naive verdicts against the adaptive ones, on the same images; None if either is not done."""
+    """Comparison of naive and adaptive verdicts on the same images; None unless both are done."""
 
     @property
     def sentence(self) -> str:
-        """What the two numbers say, in words."""
+        """The comparison in words."""
         who = f"{isolate_direction(str(self.subject))}, {isolate_direction(self.label)}"
         if self.comparison is None:
             return f"{who}: unknown, because one of the two attacks did not finish."
@@ -65,7 +65,7 @@ class NaiveVsAdaptive:
 
 @collect_once
 def build_naive_vs_adaptive(evidence: Evidence) -> list[NaiveVsAdaptive]:
-    """One for each naive cell of the run, in the order of the grid."""
+    """Build one comparison per naive cell of the run, in the order of the grid."""
     cells = {(cell.subject, cell.record.attack): cell for cell in evidence.cells}
     return [_build_comparison(cell, cells) for cell in evidence.cells if cell.is_naive]
 
@@ -90,7 +90,7 @@ def _build_comparison(
 
 
 def _select_common_images(cells: Sequence[CellResult | None]) -> list[str]:
-    """The images that every cell that is done has met."""
+    """Select the images common to all done cells."""
     met = [cell.verdicts for cell in cells if cell is not None and cell.is_done]
     return [image for image in met[0] if all(image in one for one in met)] if met else []
 
@@ -107,7 +107,7 @@ def _list_robust(cell: CellResult, images: Sequence[str]) -> list[bool]:
 
 
 def _build_entry(cell: CellResult | None, images: Sequence[str]) -> HeatMapEntry:
-    """Robust accuracy over these images; over the cell's own where no image was met by all."""
+    """Build robust accuracy over these images, or over the cell's own if there are no common images."""
     if cell is None:
         return HeatMapEntry(
             estimate=compute_clopper_pearson(0, 0), status_text="not run", reason=NOT_IN_GRID_REASON

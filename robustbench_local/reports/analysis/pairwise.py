@@ -1,4 +1,4 @@
-"""Models compared on how often an attacker reached a goal: the same images, classified correctly by both."""
+"""Pairwise comparison of attack success on images that both models classify correctly."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Comparison, compute_mcnemar
 
 SuccessByImage = Mapping[str, bool]
-"""Image id -> whether the goal was reached, over the images that are classified correctly clean."""
+"""Image id -> whether the attack succeeded, over the images that are classified correctly clean."""
 
 
 def describe_success_comparisons(successes: Mapping[EvaluatedModel, SuccessByImage]) -> list[str]:
-    """One sentence for each model that the one with the fewest successes against it is compared with.
+    """Compare the model of lowest attack success with each other model, one sentence each.
 
     Args:
-        successes: What the attacker reached against each model; models without images are left out.
+        successes: Attack success by image against each model; models without images are omitted.
     """
     met = {one: marks for one, marks in successes.items() if marks}
     if len(met) < 2:
@@ -54,7 +54,7 @@ def _describe_comparison(
 
 
 def describe_tie(first: str, second: str, test: Comparison) -> str:
-    """Two models between which a test does not decide, or could not have decided whatever it saw."""
+    """Describe two models whose difference is not significant, or cannot be with so few images."""
     if test.has_enough_images():
         return f"No significant difference between {first} and {second}"
     return f"{format_count(test.n, 'image')} are too few to compare {first} and {second}"

@@ -1,4 +1,4 @@
-"""Each target alone and all of them together: what an attacker gets who wants this class, or any of them."""
+"""Attack success for each target alone and for all targets together."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ GOALS_EXPLANATION = (
     "class. In "
     "the last row an image counts as soon as one of the attacks above reaches any of the targets."
 )
-"""How the table is read."""
+"""How to read the table."""
 
 _GoalOutcome = tuple[bool, tuple[int | None, int]]
-"""Whether an attack reached its goal on an image; what the image is classified as then, and its label."""
+"""Whether an attack reached its goal on an image, and (final prediction, label)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoalEntry(HeatMapEntry):
-    """One goal against one model: the share of success, and what became of the images."""
+    """One goal against one model: attack success, and the counts behind it."""
 
     success_count: int = 0
     """Images that reached the goal."""
     other_class_count: int = 0
-    """Images that are misclassified as a class that is not a target, or whose attack raised; no success."""
+    """Images misclassified as no target, or whose attack raised; no successes."""
     robust_count: int = 0
-    """Images that are still classified as their label."""
+    """Images still classified as their label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +51,21 @@ class GoalRow:
     goal_name: str
     """Name of the target class, ``ALL_TARGETS_LABEL`` or ``BEST_ATTACK_LABEL``."""
     severity: float | None
-    """What reading the target costs; None for several targets, or where nothing is known about it."""
+    """Severity of the target; None for several targets, or if unknown."""
     entries: tuple[GoalEntry, ...]
-    """One a model, in the order of the table."""
+    """One per model, in the order of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoalTable:
-    """One attack that was given several targets, together and one by one."""
+    """One attack on several targets, together and one by one."""
 
     attack: str
     """Identifier of the attack on all targets together."""
     label: str
-    """What tables call it."""
+    """Label in tables."""
     threat: Threat
-    """What the attacker may do."""
+    """The threat model."""
     source_names: str
     """Names of the source classes, or ``all images``."""
     subjects: tuple[EvaluatedModel, ...]
@@ -73,21 +73,21 @@ class GoalTable:
     rows: tuple[GoalRow, ...]
     """Each target, then all together, then the best attack on each image."""
     worst_case_severities: tuple[SeveritySummary | None, ...]
-    """For each model: the severity that an attacker reaches who picks the worst target for each image."""
+    """Severity per model for an attacker who picks the worst target for each image."""
     severity_rule: str
-    """Where the severities come from; empty if there are none."""
+    """Source of the severities; empty if there are none."""
     comparisons: tuple[str, ...]
-    """Models against each other, on the last row."""
+    """Comparisons of models on the last row, one sentence each."""
 
 
 @collect_once
 def build_goal_tables(evidence: Evidence) -> list[GoalTable]:
-    """One table for each attack that was given several targets and some of them alone."""
+    """Build one table per attack on several targets that was also run on some of them alone."""
     return [_build_table(evidence, group) for group in _group_goal_cells(evidence.cells)]
 
 
 def find_goal_parts(cells: Sequence[CellResult]) -> frozenset[str]:
-    """Keys of the cells that pursue one of the targets of a wider goal of the same attack."""
+    """Find keys of cells whose targets are part of a wider goal of the same attack."""
     return frozenset(
         cell.record.key
         for group in _group_goal_cells(cells)
@@ -97,7 +97,7 @@ def find_goal_parts(cells: Sequence[CellResult]) -> frozenset[str]:
 
 
 def _group_goal_cells(cells: Sequence[CellResult]) -> list[list[CellResult]]:
-    """Cells that differ in their targets only, where one is the goal and others are parts of it."""
+    """Group cells that differ only in their targets, where one is the goal and others are its parts."""
     targeted = [
         cell for cell in cells if cell.targeted and not (cell.has_external_candidates or cell.is_sticker)
     ]
@@ -161,7 +161,7 @@ def _build_table(evidence: Evidence, cells: Sequence[CellResult]) -> GoalTable:
 
 
 def _build_entry(cells: Sequence[CellResult], targets: tuple[int, ...]) -> GoalEntry:
-    """One goal against one model."""
+    """Build the entry of one goal against one model."""
     cell = next((cell for cell in cells if cell.record.targets == targets), None)
     if cell is None:
         return GoalEntry(
@@ -181,7 +181,7 @@ def _build_best_entry(cells: Sequence[CellResult], found: Mapping[str, list[_Goa
 
 
 def _collect_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalOutcome]]:
-    """Image -> how it ended under each of the attacks, over the images that all of them tried."""
+    """Collect the outcomes of each image under each attack, over the images common to all."""
     first = cells[0].final_predictions if cells else {}
     shared = [image for image in first if all(image in cell.final_predictions for cell in cells)]
     return {
@@ -191,7 +191,7 @@ def _collect_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalOutcom
 
 
 def _count_outcomes(images: Sequence[list[_GoalOutcome]], word: str, reason: str) -> GoalEntry:
-    """Count images by what the attacks came to."""
+    """Count images by outcome of the attacks."""
     hits = sum(any(broken for broken, _ in ends) for ends in images)
     held = sum(all(prediction == label for _, (prediction, label) in ends) for ends in images)
     return GoalEntry(
@@ -207,7 +207,7 @@ def _count_outcomes(images: Sequence[list[_GoalOutcome]], word: str, reason: str
 def _compute_worst_case_severity(
     evidence: Evidence, cells: Sequence[CellResult], found: Mapping[str, list[_GoalOutcome]]
 ) -> SeveritySummary | None:
-    """Severity where the attacker picks, for each image, the attack that does most harm."""
+    """Compute the severity if the attacker picks the most harmful attack for each image."""
     record = cells[0].record
     costs = find_severity_table(evidence, record.model, record.sources)
     if costs is None or not found:

@@ -1,4 +1,4 @@
-"""From the store to evidence: which cells count, and each image's worst case."""
+"""Read the evidence of a run from its store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ENVIRONMENT_KEYS = (
     "workers",
     "started",
 )
-"""The only facts about the machine that reach a report: everything else stays behind (F79)."""
+"""The only facts about the machine that reach a report (F79)."""
 
 _DATA_KEYS: tuple[str, ...] = (
     "name",
@@ -57,7 +57,7 @@ _MODEL_KEYS: tuple[str, ...] = (
     "access",
 )
 _MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper")
-"""What an evaluation may have written down; what it has not is None, so that no reader has to ask twice."""
+"""Facts that an evaluation may have recorded; missing ones become None."""
 
 _META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)
 
@@ -66,13 +66,13 @@ _NORM_COLUMNS = {"Linf": "linf", "L2": "l2", "L1": "l1"}
 
 
 def read_evidence(store: RunStore) -> Evidence:
-    """Read a run and count it.
+    """Read a run and count its outcomes.
 
     Args:
         store: The run, finished or not.
 
     Returns:
-        What it found. Strings are stripped of home folders and credentials (F79).
+        The evidence. Strings are free of home folders and credentials (F79).
     """
     meta = {key: redact_private_data(store.read_meta(key)) for key in _META_KEYS}
     labels = RunLabels.from_metadata(meta[LABELS_KEY])
@@ -111,7 +111,7 @@ def build_cell_result(
     signs: tuple[SignResult, ...] = (),
     labels: RunLabels | None = None,
 ) -> CellResult:
-    """Count a cell's outcomes and decide whether its numbers may be shown."""
+    """Count a cell's outcomes and decide on its status."""
     counts = count_outcomes(outcomes)
     standing, problem = _find_status(record, counts)
     done = standing == "done"
@@ -148,10 +148,10 @@ def _collect_predictions(outcomes: Sequence[OutcomeRecord]) -> dict[str, tuple[i
 
 
 def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:
-    """The per-image worst case for each subject and untargeted threat.
+    """Compute the worst case per image for each subject and untargeted threat model.
 
-    Attacks that were transferred from another model, targeted ones and corruptions are not among its attacks,
-    and never make it incomplete; but what they broke inside the ball is broken.
+    Transfers, targeted attacks and corruptions are not among its attacks and never make it incomplete.
+    Their successes inside the ball count all the same.
     """
     attacks = [cell for cell in cells if cell.is_in_worst_case]
     order = list(dict.fromkeys((cell.subject, cell.threat) for cell in attacks))
@@ -180,7 +180,7 @@ def _build_verdict(row: OutcomeRecord) -> ImageVerdict:
 
 
 def _compute_radius(row: OutcomeRecord, record: CellRecord) -> float:
-    """Where the image broke, at most eps: the harness allows for rounding just outside the ball."""
+    """Compute the distance of the adversarial example, at most eps: the harness tolerates rounding."""
     if not row.broken:
         return math.inf if _build_verdict(row).robust else 0.0
     size = getattr(row, _NORM_COLUMNS[record.norm])
@@ -188,12 +188,12 @@ def _compute_radius(row: OutcomeRecord, record: CellRecord) -> float:
 
 
 def _collect_norms(row: OutcomeRecord) -> dict[str, float]:
-    """How far the adversarial image is from the original one, in each norm."""
+    """Collect the distance of the adversarial image from the original in each norm."""
     return {norm: getattr(row, column) for norm, column in _NORM_COLUMNS.items()}
 
 
 def _compute_certified_radius(row: OutcomeRecord, record: CellRecord) -> float:
-    """Certified radius of the image; 0 without a certificate."""
+    """Compute the certified radius of the image; 0 without a certificate."""
     if not row.clean_correct or row.certified is None:
         return 0.0
     return max(row.radius or 0.0, record.eps if row.certified else 0.0)

@@ -1,7 +1,7 @@
-"""Robust accuracy over eps, as data: one panel a norm and family of attacks.
+"""Robust accuracy over eps as data: one panel per norm and family of attacks.
 
-All values of a panel are shares of the same images, so that lines that fall apart, or touch, do so because of
-the models and not because an attack with a limit met other images.
+All values of a panel are shares of the same images, so that curves differ because of the models and
+not because an attack with an image limit was run on other images.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from robustbench_local.reports.formatting.text import get_attack_family
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 ImageMarks = Mapping[str, bool]
-"""Image id -> whether it counts: it holds, or a proof was found."""
+"""Image id -> whether it is robust or certified."""
 MarksByRadius = Sequence[tuple[float, ImageMarks]]
 """(eps, marks), in any order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessCurve:
-    """One model's robust accuracy at each radius, from clean images at 0 on."""
+    """One model's robust accuracy by radius, starting with clean accuracy at 0."""
 
     subject: EvaluatedModel
     """The model and defense."""
     points: tuple[tuple[float, Estimate], ...]
-    """(eps, robust accuracy), ascending, all over the same images."""
+    """(eps, robust accuracy) by ascending eps, all over the same images."""
     mark_interval: int = 1
-    """A mark and a label stand at the first point and at each one that is this many further on."""
+    """Every how many points, from the first on, the curve has a mark and a label."""
     value_name: str = ""
-    """What the values are, where a panel shows more than one thing."""
+    """Name of the values, if a panel shows several quantities."""
     dotted: bool = False
-    """Whether it is drawn beside another curve of its model, to compare."""
+    """Whether it is drawn for comparison with another curve of its model."""
 
     @property
     def n(self) -> int:
-        """Images behind each point."""
+        """Number of images of each point."""
         return self.points[0][1].n
 
     @property
     def marked_points(self) -> tuple[tuple[float, Estimate], ...]:
-        """The points that get a mark."""
+        """The points with a mark."""
         return self.points[:: self.mark_interval]
 
     def __str__(self) -> str:
@@ -52,12 +52,12 @@ class RobustnessCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class CurveData:
-    """What a curve is to be drawn from, image by image."""
+    """The data of a curve, image by image."""
 
     subject: EvaluatedModel
     """The model and defense."""
     marks_by_radius: MarksByRadius
-    """What is known at each radius; each may be about other images."""
+    """Marks at each radius; radii may have different images."""
     mark_interval: int = 1
     """As in ``RobustnessCurve``."""
     value_name: str = ""
@@ -67,12 +67,12 @@ class CurveData:
 
     @property
     def common_images(self) -> list[str]:
-        """The images that every level knows, in the order of the first."""
+        """The images common to all radii, in the order of the first."""
         first, *others = (marks for _, marks in self.marks_by_radius)
         return [image for image in first if all(image in marks for marks in others)]
 
     def build_curve(self, images: Sequence[str]) -> RobustnessCurve:
-        """The curve over these images, which every level knows."""
+        """Build the curve over these images, which all radii have."""
         ordered = sorted(self.marks_by_radius, key=lambda level: level[0])
         return RobustnessCurve(
             subject=self.subject,
@@ -92,18 +92,18 @@ class CurvePanel:
     attack: str
     """Family of the attack, or the worst case."""
     curves: tuple[RobustnessCurve, ...]
-    """One a model that was measured at two radii at least."""
+    """One per model that was evaluated at two radii or more."""
     value_name: str = "robust accuracy"
-    """What the values are."""
+    """Name of the values."""
 
     @property
     def radii(self) -> list[float]:
-        """Every radius at which some curve has a mark, ascending, 0 included."""
+        """Radii at which a curve has a mark, ascending, 0 included."""
         return sorted({eps for curve in self.curves for eps, _ in curve.marked_points})
 
     @property
     def title(self) -> str:
-        """What is shown, and of how many images."""
+        """Title: the attack and the number of images."""
         sizes = sorted({curve.n for curve in self.curves})
         several = "other images each, " if len(sizes) > 1 else ""
         numbers = " to ".join(f"{size:,}" for size in dict.fromkeys([*sizes[:1], *sizes[-1:]]))
@@ -111,15 +111,15 @@ class CurvePanel:
 
 
 def list_drawn_models(panels: Sequence[CurvePanel]) -> list[EvaluatedModel]:
-    """The models that have a curve in some panel, each once: what a legend has to name."""
+    """List the models with a curve in some panel, each once, for the legend."""
     return list(dict.fromkeys(curve.subject for panel in panels for curve in panel.curves))
 
 
 def build_common_curves(outlines: Sequence[CurveData]) -> tuple[RobustnessCurve, ...]:
-    """Curves that are compared, over the images that all of them know.
+    """Build curves over the images that all of them have.
 
-    Where there are none, each is drawn over the images that its own levels share, and one without any not at
-    all; the panel's title says that they are of other images.
+    Without such images, each curve is over the images common to its own radii, and a curve without any
+    is dropped; the title of the panel says that the images differ.
     """
     each = [outline.common_images for outline in outlines]
     if not each:
@@ -133,7 +133,7 @@ def build_common_curves(outlines: Sequence[CurveData]) -> tuple[RobustnessCurve,
 
 
 def collect_marks(verdicts: Sequence[tuple[float, Mapping[str, ImageVerdict]]]) -> MarksByRadius:
-    """What held at each radius, and at 0, unless that was measured, what is correctly classified."""
+    """Collect robust images by radius, and the correctly classified ones at 0 unless 0 was measured."""
     held = [(eps, {image: one.robust for image, one in known.items()}) for eps, known in verdicts]
     if any(eps == 0 for eps, _ in verdicts):
         return held
@@ -143,10 +143,10 @@ def collect_marks(verdicts: Sequence[tuple[float, Mapping[str, ImageVerdict]]]) 
 
 @collect_once
 def build_curve_panels(evidence: Evidence) -> list[CurvePanel]:
-    """The panels worth drawing: those with two radii or more.
+    """Build the panels with two radii or more.
 
-    For each norm the per-image worst case comes first, if any radius saw more than one attack; then
-    each family of attacks that was run at several radii.
+    Each norm starts with the worst case per image, if a radius has several attacks. The families of
+    attacks with several radii follow.
     """
     panels = []
     for norm in dict.fromkeys(threat.norm for threat in evidence.threats):
@@ -179,7 +179,7 @@ def _build_panel(
 
 
 def _list_attack_families(evidence: Evidence, norm: str) -> list[tuple[str, str]]:
-    """Families of attacks in a norm, in the order of the grid, each with its label."""
+    """List the families of attacks in a norm with their labels, in the order of the grid."""
     labels: dict[str, str] = {}
     for cell in evidence.cells:
         if cell.record.norm == norm and cell.is_in_worst_case:
@@ -212,7 +212,7 @@ def _collect_family_verdicts(
 
 
 def _covers_all_classes(norm: str, wanted: str, sources: Sequence[int]) -> bool:
-    """Whether verdicts belong on the curve: of the right norm, and about all classes."""
+    """Return whether verdicts belong on the curve: of the wanted norm, and over all classes."""
     return norm == wanted and not sources
 
 

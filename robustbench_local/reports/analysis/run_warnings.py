@@ -1,4 +1,4 @@
-"""What a reader must know before believing a number: what is missing, what is void, what is odd."""
+"""Findings that limit the meaning of numbers: missing, void or suspicious results."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from robustbench_local.store import MIN_CLEAN_SHARE
 FindingLevel = Literal["void", "incomplete", "warning", "note"]
 
 MIN_IMAGES = 100
-"""Below this many images the 95% interval is wider than 20 points (diagnostic D23)."""
+"""Number of images below which the 95% interval is wider than 20 points (diagnostic D23)."""
 MIN_SIGNS = 20
-"""Below this many signs that count, one more or less moves a share over views by points."""
+"""Number of counted signs below which a single sign moves a share over views by points."""
 MAX_FRAGILE_SHARE = 0.01
-"""Share of verdicts within floating-point noise before we warn (V3)."""
+"""Share of verdicts within floating-point noise above which a warning appears (V3)."""
 
 _UNFINISHED_PHRASES = {
     "error": "failed",
@@ -40,36 +40,36 @@ _UNFINISHED_PHRASES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One sentence, and how much it matters."""
+    """One sentence with its level."""
 
     level: FindingLevel
-    """``void``: the number means nothing. ``incomplete``: something was not measured. ``warning``: read
-    the number with this in mind. ``note``: good to know."""
+    """``void``: the number is meaningless. ``incomplete``: something was not measured. ``warning``: the
+    number needs this caveat. ``note``: for information."""
     text: str
     """The sentence."""
 
 
 @collect_once
 def list_findings(evidence: Evidence) -> list[Finding]:
-    """All findings, the gravest first; within a level in the order of the grid."""
+    """List all findings, the most serious level first; within a level in the order of the grid."""
     found = [finding for check in _FINDERS for finding in check(evidence)]
     order: tuple[FindingLevel, ...] = ("void", "incomplete", "warning", "note")
     return sorted(found, key=lambda finding: order.index(finding.level))
 
 
 def is_guessing(evidence: Evidence, subject: EvaluatedModel) -> bool:
-    """Whether a subject is not measurably better than guessing on clean images (diagnostic D22)."""
+    """Return whether a subject is not significantly better than guessing on clean images (D22)."""
     clean, classes = evidence.compute_clean_accuracy(subject), len(evidence.get_class_names(subject.model))
     return clean.is_known and classes > 1 and clean.low <= 1 / classes
 
 
 def format_cell(cell: CellResult) -> str:
-    """A cell in words: the attack on the subject."""
+    """Format a cell in words: the attack on the subject."""
     return f"{isolate_direction(cell.label)} on {isolate_direction(str(cell.subject))}"
 
 
 def _find_certificate_violations(evidence: Evidence) -> Iterator[Finding]:
-    """Certified above empirical (diagnostic D25)."""
+    """Find certificates contradicted by attacks (diagnostic D25)."""
     for violation in find_violations(evidence):
         if violation.is_blocking:
             why = (
@@ -155,7 +155,7 @@ def _find_changing_answers(evidence: Evidence) -> Iterator[Finding]:
 def _build_finder(
     level: FindingLevel, tell: Callable[[Evidence], Iterator[str]]
 ) -> Callable[[Evidence], Iterator[Finding]]:
-    """A check whose every sentence is a finding of this level."""
+    """Build a check whose sentences are findings of this level."""
     return lambda evidence: (Finding(level=level, text=text) for text in tell(evidence))
 
 
@@ -224,7 +224,7 @@ def _find_sticker_problems(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _describe_left_out_signs(result: StickerResult) -> Iterator[str]:
-    """Which signs the headline leaves out, and what the sticker does to them."""
+    """Describe the signs excluded from the headline, and the sticker's success on them."""
     everyone = f"of {format_count(len(result.rows), 'sign')}"
     void = sum(sign.status == "void" for sign in result.void_signs)
     if void:
@@ -275,7 +275,7 @@ def _find_few_signs(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _compute_sign_success(cell: CellResult) -> list[float]:
-    """Share of the views that are turned, of each sign that counts and was seen rightly at all."""
+    """Compute the success of each counted sign that is classified correctly in some clean view."""
     signs = [sign for sign in cell.signs if sign.is_counted] if cell.is_done and cell.is_sticker else []
     hits = [sign.views["view"].mark_successes("sticker", cell.record.targets) for sign in signs]
     return [float(marks.mean()) for marks in hits if len(marks)]
@@ -404,7 +404,7 @@ def _find_unchecked_rows(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _format_cells_with_facts(cells: Sequence[CellResult], fact: Callable[[CellResult], str]) -> str:
-    """The cells with a fact about each, as in a sentence; the first few if there are many."""
+    """Join cells with a fact about each as in a sentence; only the first few of many."""
     return format_cells([f"{format_cell(cell)} ({fact(cell)})" for cell in cells])
 
 

@@ -1,4 +1,4 @@
-"""What a sticker's success is read against: other things on the same sign, seen in the same views."""
+"""Controls of a sticker: other conditions of the same sign in the same views."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from robustbench_local.statistics import Comparison, Estimate, compute_clopper_p
 from robustbench_local.store import MIN_CLEAN_SHARE
 
 MAX_RANDOM_COLOURS_SHARE = 0.05
-"""Share of views that random colours may turn; above it success is not due to the sticker's pattern."""
+"""Largest success of random colors; above it success is not due to the sticker's pattern."""
 MAX_NO_VIEWS_P_VALUE = 0.001
-"""The sticker made without views has to be worse by a test at this level."""
+"""Significance level at which the sticker optimized without views has to be worse."""
 MIN_WHOLE_SIGN_SHARE = 0.9
-"""Share of views that painting the whole sign has to turn; below it the attack may just be weak."""
+"""Least success of painting the whole sign; below it the attack may be too weak."""
 _NO_SIZE_CONDITION, _RANDOM_COLOURS_CONDITION, _WHOLE_SIGN_CONDITION = (
     "no-size",
     "random-colours",
@@ -37,34 +37,34 @@ _UNKNOWN_ESTIMATE = compute_clopper_pearson(0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class StickerControl:
-    """One condition that the sticker's success is read against."""
+    """One control condition."""
 
     name: str
-    """What the sign had on it."""
+    """The control condition of the sign."""
     expected: str
-    """What it should come to if the experiment is sound."""
+    """The expected result of a sound experiment."""
     success_share: Estimate
-    """What it came to, on the signs on which it broke no rule."""
+    """The measured success, on the signs on which the control violated no rule."""
     is_met: bool | None
-    """Whether it did; None where that unknown."""
+    """Whether the expectation is met; None if unknown."""
     consequence: str
-    """What follows if it did not, half a sentence."""
+    """The consequence of an unmet expectation, half a sentence."""
     reason: str = ""
-    """More about it, in one line."""
+    """Details in one line."""
     misread_rate: Estimate = _UNKNOWN_ESTIMATE
-    """Share of the views in which the sign was misclassified; unknown where that is what
-    was measured, or its complement."""
+    """Share of the views in which the sign is misclassified; unknown if ``success_share`` is
+    that share or its complement."""
     invalid_count: int = 0
-    """Signs that count on which it broke a rule, so that it was not looked at."""
+    """Counted signs on which the control violated a rule and was not evaluated."""
 
     @property
     def remarks(self) -> str:
-        """What follows if it was not kept, and more about it."""
+        """The consequence of an unmet expectation, with details."""
         return "; ".join(filter(None, [self.consequence if self.is_met is False else "", self.reason]))
 
 
 def build_sticker_controls(cell: CellResult) -> tuple[StickerControl, ...]:
-    """The controls of a cell that is done; those that it does not have are left out."""
+    """Build the controls that a done cell has."""
     found = (
         _build_clean_control(cell),
         _build_no_size_control(cell),
@@ -76,7 +76,7 @@ def build_sticker_controls(cell: CellResult) -> tuple[StickerControl, ...]:
 
 
 def compare_with_no_views(cell: CellResult) -> Comparison | None:
-    """The sticker against the one made without views, view by view; None without that control."""
+    """Compare the sticker with the one optimized without views, view by view; None without it."""
     targets = cell.record.targets
     both = [
         sign_views for sign_views in _select_counted_views(cell) if "without-views" in sign_views.predictions
@@ -89,12 +89,12 @@ def compare_with_no_views(cell: CellResult) -> Comparison | None:
 
 
 def find_control_problems(cell: CellResult, *, is_low: bool) -> list[str]:
-    """Why nothing follows from a success that keeps a limit, a part of a sentence each.
+    """Find reasons why a success within a limit is no evidence, a part of a sentence each.
 
     Args:
-        cell: What was measured.
-        is_low: Whether it keeps the limit by being low, as that of a weak attack is. Where the attack may
-            paint the whole surface itself, it is not weak if it turns nearly all views.
+        cell: The measured cell.
+        is_low: Whether the success is within the limit by being low, as with a weak attack. An attack that
+            may paint the whole surface is not weak if it succeeds in nearly all views.
     """
     void, whole = sum(not sign.is_counted for sign in cell.signs), _build_whole_sign_control(cell)
     found = []
@@ -115,7 +115,7 @@ def find_control_problems(cell: CellResult, *, is_low: bool) -> list[str]:
 
 
 def _build_clean_control(cell: CellResult) -> StickerControl:
-    """Over every sign that was looked at: those that count are classified correctly by definition."""
+    """Build the clean control over every evaluated sign: counted ones are correct by definition."""
     clean = estimate_share(sign.views["view"].clean_correct for sign in cell.signs if sign.has_views)
     return StickerControl(
         name="clean sign, no sticker (all signs, void ones too)",
@@ -128,7 +128,7 @@ def _build_clean_control(cell: CellResult) -> StickerControl:
 
 
 def _build_no_size_control(cell: CellResult) -> StickerControl | None:
-    """The same way through attack, camera and model with nothing to show for it: it must not turn a view."""
+    """Build the control of an empty sticker through attack, camera and model: it must never succeed."""
     seen = [sign.views["view"].predictions for sign in cell.signs if sign.has_views]
     pairs = [(read[_NO_SIZE_CONDITION], read["clean"]) for read in seen if _NO_SIZE_CONDITION in read]
     others = sum(int((first != second).sum()) for first, second in pairs)
@@ -199,7 +199,7 @@ def _build_whole_sign_control(cell: CellResult) -> StickerControl | None:
 
 
 def _is_whole_sign_attack(cell: CellResult) -> bool:
-    """Whether the attack itself is the control that paints the whole surface, so that there is no other."""
+    """Return whether the attack itself may paint the whole surface, so that it is its own control."""
     seen = [sign.views["view"] for sign in cell.signs if sign.has_views]
     run = any(
         _WHOLE_SIGN_CONDITION in {*sign_views.predictions, *sign_views.invalid_controls}
@@ -209,7 +209,7 @@ def _is_whole_sign_attack(cell: CellResult) -> bool:
 
 
 def _select_counted_views(cell: CellResult) -> list[SignViews]:
-    """The test views of the signs that count."""
+    """Select the test views of the counted signs."""
     return [sign.views["view"] for sign in cell.signs if sign.is_counted]
 
 
@@ -229,7 +229,7 @@ def _build_control(
     consequence: str,
     reason: str = "",
 ) -> StickerControl:
-    """A control on the signs that count; unknown if it violated the threat model on any of them."""
+    """Build a control over counted signs; unknown if it violated the threat model on one of them."""
     signs = [sign for sign in cell.signs if sign.is_counted]
     invalid_signs = [sign for sign in signs if condition in sign.views["view"].invalid_controls]
     if invalid_signs:
@@ -251,7 +251,7 @@ def _build_control(
 
 
 def _select_if_run(control: StickerControl) -> StickerControl | None:
-    """None where no such control was run."""
+    """Return the control, or None if it was not run."""
     return control if control.success_share.is_known or control.invalid_count else None
 
 

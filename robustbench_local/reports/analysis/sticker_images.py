@@ -1,4 +1,4 @@
-"""Pictures of stickered signs: the sign itself, simulated views of it, and the film of a drive-by."""
+"""Pictures of signs with stickers: the sign, simulated views, and frames of a drive-by."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from robustbench_local.reports.analysis.sticker_views import (
 from robustbench_local.store import RunStore, ViewKind
 
 MAX_SIGNS_PER_CELL = 2
-"""Signs of a cell that are shown."""
+"""Maximum signs shown per cell."""
 MAX_SIGNS = 16
-"""Signs that are shown in all."""
+"""Maximum signs shown in total."""
 SIGN_SELECTION_RULE = "the first signs that count, in the order of the data, each in the first views drawn"
 """The rule by which pictures are chosen, independent of their appearance."""
 
@@ -31,20 +31,20 @@ ArraysByName = Mapping[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True, kw_only=True)
 class ViewImage:
-    """What the model saw in one view, and what it read."""
+    """The image of one view, with its prediction."""
 
     pixels: FloatImage
     """(H, W, 3), [0, 1]."""
     prediction: str
-    """Name of the class that was read."""
+    """Name of the predicted class."""
     confidence: float
-    """Softmax probability of that class; NaN if the answer is not finite."""
+    """Softmax probability of that class; NaN if the output is not finite."""
     is_success: bool
-    """Whether that is what the attacker wants."""
+    """Whether the attack succeeds."""
     is_correct: bool
-    """Whether it is what the sign says."""
+    """Whether the prediction is the true class."""
     clean_prediction: str
-    """Name of the class that the clean sign is classified as in the same view."""
+    """Name of the class predicted for the clean sign in the same view."""
     size_pixels: float
     """Size of the sign in pixels."""
     angle_degrees: float
@@ -65,25 +65,25 @@ class StickerImages:
     label: str
     """Name of its true class."""
     prediction_without_camera: str
-    """What it is classified as with the sticker and without a camera."""
+    """Name of the class predicted with the sticker and without the camera."""
     clean_image: FloatImage
-    """The sign as it is, (H, W, 3)."""
+    """The clean sign, (H, W, 3)."""
     stickered_image: FloatImage
-    """The same with what the attack made; never larger than the image it was made on."""
+    """The sign with the sticker; never larger than the image that the attack received."""
     view_images: tuple[ViewImage, ...]
     """Some of its test views."""
     frame_images: tuple[ViewImage, ...]
     """Some frames of the drive-by, from far to near."""
     total_variation: float
-    """Total variation of the sticker: mean difference of neighbouring pixels."""
+    """Total variation of the sticker: mean difference of neighboring pixels."""
     non_printability: float
-    """Mean distance of its colours from what a printer covers."""
+    """Mean distance of its colors from the printable ones."""
 
 
 def build_sticker_images(
     store: RunStore, evidence: Evidence, results: Sequence[StickerResult]
 ) -> dict[str, tuple[StickerImages, ...]]:
-    """The pictures of each cell, by its key."""
+    """Build the pictures of each cell, by its key."""
     share = max(1, min(MAX_SIGNS_PER_CELL, MAX_SIGNS // max(len(results), 1)))
     return {result.cell.record.key: _build_cell_images(store, evidence, result, share) for result in results}
 

@@ -59,33 +59,33 @@ STICKERS_EXPLANATION = (
     "their "
     "frames has one, over signs."
 )
-"""How the numbers of this section are read."""
+"""How to read the numbers of this section."""
 SEVERITY_EXPLANATION = (
     "Expected: the mean over the views that count, with a 95% interval. Worst: the most severe class that "
     "any "
     "of them is misclassified as, and how many are."
 )
-"""How severities are read."""
+"""How to read severities."""
 SIMULATION_LIMITS = (
     "This is a simulation. Success here does not prove success on the road: ink, weather, real lenses, a "
     "detector in front of the classifier and temporal context are not simulated. Failure does not prove "
     "safety: a stronger attack may succeed."
 )
-"""What must stand beside every such number."""
+"""A caveat that accompanies every such number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionShare:
-    """What one part of the views was classified as."""
+    """The share of the views with one prediction."""
 
     name: str
     """Class, or ``another wrong class``, ...; of all targets together: ``any target``."""
     share: Estimate
     """Share of the views that count."""
     severity: float | None = None
-    """What such a reading costs; None where nothing is known about it."""
+    """Severity of the prediction; None if unknown."""
     is_target: bool = True
-    """Whether the attacker wants it."""
+    """Whether it is a target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +93,16 @@ class DriveBy:
     """The drive-by: frames of one approach, from far to near."""
 
     success_share: float
-    """Share of the frames that end as the attacker wants, where the clean sign is classified correctly; NaN
-    if it is nowhere. Frames of one drive are alike: there is no interval over them."""
+    """Share of successful frames among those in which the clean sign is classified correctly; NaN without
+    any. Frames of one drive are not independent, so there is no interval."""
     counted_frames: int
     """Frames in which the clean sign is classified correctly."""
     successful_drives: Estimate
-    """Share of the drives, one a sign, in which at least half of these frames end so."""
+    """Share of the drives, one per sign, with success in at least half of these frames."""
     longest_run: int
-    """Most frames in a row that do."""
+    """Longest run of successful frames."""
     frame_count: int
-    """Frames of an approach."""
+    """Number of frames of an approach."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,51 +112,51 @@ class SignRow:
     sign: SignResult
     """The sign's results over views."""
     attack_success: Estimate
-    """Share of its views with the sticker that end as the attacker wants."""
+    """Share of its views in which the sticker succeeds."""
     random_colours_success: Estimate
-    """The same with random colours."""
+    """Success of random colors."""
     no_views_success: Estimate
-    """The same with a sticker made on the sign as it is."""
+    """Success of a sticker optimized without views."""
     drive_by: DriveBy | None
     """Its drive-by; None if it could not be evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StickerResult:
-    """A sticker's cell, counted."""
+    """Results of a sticker's cell."""
 
     cell: CellResult
     """The attack on the model."""
     attack_success: Estimate
-    """Share of the views that end as the attacker wants."""
+    """Share of the views in which the sticker succeeds."""
     misread_rate: Estimate
     """Share of the views in which the sign is misclassified."""
     void_success: Estimate
-    """Share of the views of the void signs that end as the attacker wants."""
+    """Success over the views of the void signs."""
     overall_success: Estimate
-    """The same of all signs that were looked at, void or not."""
+    """Success over all evaluated signs, void or not."""
     label_name: str
-    """Name of the signs' class; ``what it is`` where they are of several."""
+    """Name of the signs' class; ``what it is`` if there are several classes."""
     mean_confidence: float
-    """Mean softmax probability of the readings that the attacker wants; NaN if there are none."""
+    """Mean softmax probability of the successful predictions; NaN without any."""
     controls: tuple[StickerControl, ...]
-    """What success is read against."""
+    """The controls of the sticker."""
     no_views_comparison: Comparison | None
-    """The sticker against the one made without views, on the same views; None without that control."""
+    """Comparison with the sticker optimized without views, on the same views; None without that control."""
     prediction_shares: tuple[PredictionShare, ...]
-    """Where the views ended: every target, all of them together, other classes, the sign's own."""
+    """Predictions of the views: each target, all targets together, other classes, the correct class."""
     view_map: ViewMap
     """Success over distance and angle."""
     drive_by: DriveBy | None
     """All drive-bys together."""
     severity_rule: str
-    """What the severities are; empty where there are none."""
+    """Source of the severities; empty if there are none."""
     severity: SeveritySummary | None
-    """Of all views that count."""
+    """Severity over all counted views."""
     worst_class_name: str
-    """Name of the class that was read at the worst severity."""
+    """Name of the most severe predicted class."""
     rows: tuple[SignRow, ...]
-    """One a sign, void ones included."""
+    """One per sign, void ones included."""
 
     @property
     def subject(self) -> EvaluatedModel:
@@ -165,34 +165,34 @@ class StickerResult:
 
     @property
     def counted_signs(self) -> int:
-        """Signs whose views count."""
+        """Number of counted signs."""
         return sum(row.sign.is_counted for row in self.rows)
 
     @property
     def sign_count_text(self) -> str:
-        """How many signs count, of how many."""
+        """Number of counted signs out of all signs."""
         return f"{self.counted_signs} of {format_count(len(self.rows), 'sign')}"
 
     @property
     def broken_signs(self) -> int:
-        """Signs that are misclassified as the attacker wants in most of their views."""
+        """Number of counted signs with success in most of their views."""
         return sum(row.sign.broken for row in self.rows if row.sign.is_counted)
 
     @property
     def other_class_rate(self) -> Estimate:
-        """Share of the views in which the sign is misclassified and not as the attacker wants."""
+        """Share of the views in which the sign is misclassified as no target."""
         return compute_clopper_pearson(
             self.misread_rate.count - self.attack_success.count, self.misread_rate.n
         )
 
     @property
     def random_colours_misread_rate(self) -> Estimate:
-        """Share of the views in which random colours have the sign classified as anything but what it is."""
+        """Share of the views in which random colors cause a misclassification."""
         return compute_misread_rate((row.sign for row in self.rows if row.sign.is_counted), "random-colours")
 
     @property
     def surface_text(self) -> str:
-        """What the sticker may cover, in sentences; empty where the run does not know, and for a patch."""
+        """Description of the surface that the sticker may cover; empty if unknown, and for a patch."""
         surface, area = self.cell.record.surface, self.cell.record.eps
         if surface is None:
             return ""
@@ -206,7 +206,7 @@ class StickerResult:
 
     @property
     def worst_severity_text(self) -> str:
-        """The worst severity, the class that was read at it, and in how many of the views."""
+        """The worst severity, its class, and its number of views."""
         worst = self.severity
         if worst is None or not worst.worst_severity:
             return MISSING_TEXT if worst is None else "none"
@@ -215,13 +215,13 @@ class StickerResult:
 
     @property
     def void_signs(self) -> tuple[SignResult, ...]:
-        """Signs that do not count."""
+        """The signs that are not counted."""
         return tuple(row.sign for row in self.rows if not row.sign.is_counted)
 
 
 @collect_once
 def build_sticker_results(evidence: Evidence) -> list[StickerResult]:
-    """The cells about views that are done, in the order of the grid."""
+    """Build the results of the done cells over views, in the order of the grid."""
     return [_build_result(evidence, cell) for cell in evidence.cells if cell.is_sticker and cell.is_done]
 
 
@@ -281,7 +281,7 @@ def _compute_severity(
 def _build_prediction_shares(
     evidence: Evidence, cell: CellResult, views: Sequence[SignViews], table: SeverityTable | None
 ) -> tuple[PredictionShare, ...]:
-    """Where the views ended, each of them in one row, and the targets together in one more."""
+    """Build the shares of predictions: each view is in one row, targets also in a row for all targets."""
     record = cell.record
     sizes = sum(int(sign_views.clean_correct.sum()) for sign_views in views)
 
@@ -335,14 +335,14 @@ def _build_drive_by(signs: Sequence[SignResult], targets: Sequence[int]) -> Driv
 
 
 def mark_successful_frames(sign_views: SignViews, targets: Sequence[int]) -> BoolArray:
-    """Which frames end as the attacker wants; one in which the clean sign is misclassified does not."""
+    """Mark successful frames; a frame in which the clean sign is misclassified is none."""
     return sign_views.clean_correct & mark_successes(
         sign_views.predictions["sticker"], sign_views.label, targets
     )
 
 
 def _find_longest_run(marks: BoolArray) -> int:
-    """Length of the longest run of true marks."""
+    """Find the length of the longest run of true marks."""
     longest = run = 0
     for mark in marks.tolist():
         run = run + 1 if mark else 0
@@ -371,7 +371,7 @@ def _build_sign_row(sign: SignResult, targets: Sequence[int]) -> SignRow:
 
 
 def describe_sticker(result: StickerResult) -> str:
-    """The result in a sentence or two, without the last full stop."""
+    """Describe the result in one or two sentences without the last full stop."""
     if not result.counted_signs:
         return (
             f"void: {format_count(len(result.void_signs), 'sign')}, none classified correctly in enough "

@@ -1,4 +1,4 @@
-"""Success over distance and angle: from where a sticker works best."""
+"""Sticker success over distance and viewing angle."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from robustbench_local.reports.formatting.text import format_count, format_estim
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 DISTANCE_BINS = 4
-"""Bins of distance, equal in ratio."""
+"""Number of distance bins; their edges have equal ratios."""
 ANGLE_EDGES_DEGREES = (0.0, 15.0, 30.0, 90.0)
 """Edges of the bins of the angle, in degrees."""
 SIGN_SIDE_SHARE = 0.8
-"""Side of the sign over the side of its frame, as the camera has it."""
+"""Side of the sign over the side of the camera's frame."""
 ALPHA = 0.05
-"""Probability that one of the bins' intervals misses, when the worst of them is named."""
+"""Probability that one of the bins' simultaneous intervals misses its value."""
 MIN_VIEWS_PER_BIN = 10
-"""Views that a bin needs in order to be called the worst."""
+"""Minimum views of a bin that may be named the worst."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorstBin:
-    """One bin, named."""
+    """The bin of the highest success."""
 
     position: str
-    """Its distance and angle, in words."""
+    """Distance and angle in words."""
     estimate: Estimate
-    """Success there; the interval holds for all of the bins at once."""
+    """Success in the bin; the interval holds for all bins simultaneously."""
     bin_count: int
-    """Bins that it is the worst of."""
+    """Number of bins that were compared."""
 
     @property
     def interval_note(self) -> str:
-        """What its interval is, in few words."""
+        """Description of the interval."""
         return f"interval corrected for {format_count(self.bin_count, 'bin')}"
 
     def __str__(self) -> str:
@@ -54,20 +54,20 @@ class ViewMap:
     angle_labels: tuple[str, ...]
     """The rows, in words."""
     rows: tuple[tuple[HeatMapEntry, ...], ...]
-    """One a bin of the angle."""
+    """One per bin of the angle."""
     worst_bin: WorstBin | None
-    """Where the sticker works best, among bins of enough views; None if it works in none of them."""
+    """The bin of the highest success, among bins of enough views; None without any success."""
     note: str = ""
-    """What a reader of the columns has to know, in one sentence."""
+    """A note on the columns, in one sentence."""
 
 
 def build_view_map(views: Sequence[SignViews], targets: Sequence[int], shape: Sequence[int] = ()) -> ViewMap:
-    """Success in each bin, over the views in which the clean sign is classified correctly.
+    """Build the success of each bin, over the views in which the clean sign is classified correctly.
 
     Args:
         views: The test views of each sign.
-        targets: Classes the attacker wants; empty: any wrong one.
-        shape: Channels, height and width of the images; empty: not known.
+        targets: Target classes; empty: any wrong class.
+        shape: Channels, height and width of the images; empty if unknown.
     """
     if not views:
         return ViewMap(distance_labels=(), angle_labels=(), rows=(), worst_bin=None)
@@ -104,7 +104,7 @@ def _format_range(low: float, high: float) -> str:
 def _find_worst_bin(
     columns: Sequence[str], rows: Sequence[str], squares: Sequence[Sequence[HeatMapEntry]]
 ) -> WorstBin | None:
-    """The bin of the largest success. Any of them could have been it, so their intervals hold together."""
+    """Find the bin of the highest success, with an interval corrected for the number of bins."""
     named = [
         (square.estimate, f"at {column} px and {row} degrees")
         for row, line in zip(rows, squares, strict=True)
@@ -119,7 +119,7 @@ def _find_worst_bin(
 
 
 def _describe_resolution(shape: Sequence[int], nearest: float) -> str:
-    """From which size on a sign is not seen more sharply; nothing if no view is that near."""
+    """Describe the size from which images limit the resolution of a sign; empty if no view is as near."""
     side = min(shape[-2:], default=0)
     sharpest = SIGN_SIDE_SHARE * side
     if not 0 < sharpest < nearest:

@@ -1,4 +1,4 @@
-"""Every look at a sign, as numbers: what was read in each view, with and without the sticker."""
+"""Predictions of each view of a sign, with and without the sticker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from robustbench_local.store import (
 )
 
 NONFINITE_CLASS = -1
-"""Stands for the class of an answer that is not finite."""
+"""Class index of an output that is not finite."""
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -31,18 +31,18 @@ SignStatus = Literal["counted", "void", "clean-wrong", "error"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SignViews:
-    """What was read of one sign in all its views of one kind; every array has an entry a view."""
+    """Predictions of one sign in all views of one kind; every array has an entry per view."""
 
     label: int
     """The true class."""
     predictions: Mapping[str, ClassArray]
-    """Condition -> class that was read, ``NONFINITE_CLASS`` where there was no finite answer."""
+    """Condition -> predicted class, ``NONFINITE_CLASS`` without a finite output."""
     invalid_controls: frozenset[str]
-    """Controls that broke a rule on this sign, so that nothing was read."""
+    """Controls that violated a rule on this sign and have no predictions."""
     confidences: Mapping[str, FloatArray]
-    """Condition -> softmax probability of that class; NaN where there was no finite answer."""
+    """Condition -> softmax probability of that class; NaN without a finite output."""
     size_pixels: FloatArray
-    """Size of the sign as the camera resolves it, in pixels."""
+    """Size of the sign at the camera's resolution, in pixels."""
     yaw: FloatArray
     """Angle from the side, in degrees."""
     pitch: FloatArray
@@ -56,52 +56,52 @@ class SignViews:
 
     @property
     def clean_correct(self) -> BoolArray:
-        """In which views the clean sign is classified correctly: only in these can a sticker succeed."""
+        """Mask of the views in which the clean sign is classified correctly; only these count."""
         return np.asarray(self.predictions["clean"] == self.label)
 
     def select_predictions(self, condition: str) -> ClassArray:
-        """Predictions in the views in which the clean sign is classified correctly; none without views."""
+        """Select predictions in the views in which the clean sign is classified correctly."""
         predictions = self.predictions.get(condition)
         return np.zeros(0, dtype=np.int64) if predictions is None else predictions[self.clean_correct]
 
     def mark_successes(self, condition: str, targets: Collection[int]) -> BoolArray:
-        """Which views are successful, among those in which the clean sign is classified correctly.
+        """Mark successes among the views in which the clean sign is classified correctly.
 
         Args:
-            condition: What the sign has on it.
-            targets: Classes the attacker wants; empty: any wrong one.
+            condition: Condition of the sign, e.g. ``sticker``.
+            targets: Target classes; empty: any wrong class.
         """
         return mark_successes(self.select_predictions(condition), self.label, targets)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SignResult:
-    """One image of a cell whose candidates were judged over views."""
+    """One image of a cell that is evaluated over views."""
 
     image: str
     """Its id."""
     position: int
-    """Its place in the cell."""
+    """Its index in the cell."""
     label: int
     """The true class."""
     status: SignStatus
-    """``counted``, or why nothing follows from it."""
+    """``counted``, or why it is excluded."""
     problem: str | None
-    """What went wrong, in one line; a sign whose sticker broke a rule counts, as one that held, and so does
-    one whose control broke a rule."""
+    """The problem in one line. A sign whose sticker violated a rule counts as robust; one whose control
+    did so counts as well."""
     broken: bool
-    """Most of the views end as the attacker wants."""
+    """Whether the attack succeeds in most of the views."""
     views: Mapping[ViewKind, SignViews] = field(repr=False)
-    """What was read in its test views and on the drive-by; empty for an image that could not be evaluated."""
+    """Predictions in its test views and on the drive-by; empty if it could not be evaluated."""
 
     @property
     def is_counted(self) -> bool:
-        """Whether its views count."""
+        """Whether its views are counted."""
         return self.status == "counted"
 
     @property
     def has_views(self) -> bool:
-        """Whether it was looked at in its test views."""
+        """Whether it was evaluated in its test views."""
         return "view" in self.views
 
     @property
@@ -111,12 +111,12 @@ class SignResult:
 
 
 def compute_attack_success(signs: Iterable[SignResult], condition: str, targets: Collection[int]) -> Estimate:
-    """The share of the signs' test views that end as the attacker wants.
+    """Compute the share of the signs' test views in which the attack succeeds.
 
     Args:
-        signs: Void ones or not; those that were not looked at under this condition have no part in it.
-        condition: What they have on them.
-        targets: Classes the attacker wants; empty: any wrong one.
+        signs: Signs, void ones included; those without this condition are ignored.
+        condition: Condition of the signs, e.g. ``sticker``.
+        targets: Target classes; empty: any wrong class.
     """
     return estimate_share(
         sign_views.mark_successes(condition, targets) for sign_views in _iterate_views(signs, condition)
@@ -124,7 +124,7 @@ def compute_attack_success(signs: Iterable[SignResult], condition: str, targets:
 
 
 def compute_misread_rate(signs: Iterable[SignResult], condition: str) -> Estimate:
-    """The share of the signs' test views in which they are misclassified."""
+    """Compute the share of the signs' test views in which they are misclassified."""
     return estimate_share(
         sign_views.select_predictions(condition) != sign_views.label
         for sign_views in _iterate_views(signs, condition)
@@ -132,19 +132,19 @@ def compute_misread_rate(signs: Iterable[SignResult], condition: str) -> Estimat
 
 
 def _iterate_views(signs: Iterable[SignResult], condition: str) -> Iterator[SignViews]:
-    """The test views of the signs that were looked at under a condition."""
+    """Iterate over the test views of the signs that have this condition."""
     all_views = (sign.views["view"] for sign in signs if sign.has_views)
     return (sign_views for sign_views in all_views if condition in sign_views.predictions)
 
 
 def mark_successes(classes: ClassArray, label: int, targets: Collection[int]) -> BoolArray:
-    """Which readings are what the attacker wants; an answer that is not finite never is."""
+    """Mark predictions that are a success of the attack; an output that is not finite never is."""
     wrong = (classes != label) & (classes != NONFINITE_CLASS)
     return np.asarray(wrong & np.isin(classes, list(targets)) if targets else wrong)
 
 
 def estimate_share(marks: Iterable[BoolArray]) -> Estimate:
-    """The share of all marks that are true, with its interval; unknown if there are none."""
+    """Estimate the share of true marks, with its interval; unknown without marks."""
     arrays = list(marks)
     return compute_clopper_pearson(sum(int(array.sum()) for array in arrays), sum(map(len, arrays)))
 

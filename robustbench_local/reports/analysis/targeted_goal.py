@@ -1,4 +1,4 @@
-"""The goal that the answer of a run with targeted attacks is about, and what they came to on each model."""
+"""The main goal of a run with targeted attacks, and its success on each model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ _GoalKey = tuple[str, float, tuple[int, ...], tuple[int, ...]]
 
 
 def select_main_goal_cells(evidence: Evidence) -> list[CellResult]:
-    """The results under the goal that most models have met, the strongest attack on each model.
+    """Select the strongest attack on each model under the goal that covers most models.
 
-    Among goals that equally many models met it is the one of the norm that the grid names first, then of
-    the largest radius, then of the most targets. Parts of a wider goal, transfers and stickers have no part
-    in it.
+    Among goals that cover equally many models it is the one of the norm that the grid names first, then of
+    the largest radius, then of the most targets. Parts of a wider goal, transfers and stickers are excluded.
 
     Returns:
-        One cell a model, in the order of the grid; none if no such attack was carried through.
+        One cell per model, in the order of the grid; empty if no such attack is done.
     """
     goals: dict[_GoalKey, dict[EvaluatedModel, CellResult]] = defaultdict(dict)
     for cell in _select_finished_cells(evidence):
@@ -40,11 +39,11 @@ def select_main_goal_cells(evidence: Evidence) -> list[CellResult]:
 
 
 def describe_main_goal(evidence: Evidence, max_models: int) -> str:
-    """What came of the main goal, model by model, and how much more the report has; empty if nothing did.
+    """Describe the success of the main goal by model; empty if no such attack is done.
 
     Args:
         evidence: The run.
-        max_models: So many models are named one by one; of more, the highest and the lowest.
+        max_models: Models that are named; of more, the highest and the lowest.
     """
     cells = select_main_goal_cells(evidence)
     if not cells:
@@ -67,7 +66,7 @@ def describe_main_goal(evidence: Evidence, max_models: int) -> str:
 
 
 def format_goal_classes(evidence: Evidence, cell: CellResult) -> tuple[str, str]:
-    """The classes that a targeted cell is about, and those it is to be classified as, in words."""
+    """Format the source classes and the target classes of a targeted cell in words."""
     model = cell.record.model
     sources = [isolate_direction(evidence.get_class_name(model, index)) for index in cell.record.sources]
     targets = [isolate_direction(evidence.get_class_name(model, index)) for index in cell.record.targets]

@@ -1,4 +1,4 @@
-"""Transferred attacks: candidates made on one model, tried on another. Never mixed with white-box numbers."""
+"""Transfer attacks: candidates crafted on a surrogate model. Never mixed with white-box numbers."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from robustbench_local.statistics import compute_clopper_pearson
 
 @dataclass(frozen=True, kw_only=True)
 class TransferRow:
-    """The candidates that were made on one model."""
+    """The candidates crafted on one surrogate model."""
 
     surrogate: str
-    """Id of that model."""
+    """Id of the surrogate model."""
     label: str
-    """What tables call it."""
+    """Label in tables."""
     entries: tuple[HeatMapEntry, ...]
-    """Attack success on each target of the matrix."""
+    """Attack success on each attacked model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferMatrix:
-    """One attack: surrogate models by attacked models."""
+    """One attack: surrogate models (rows) by attacked models (columns)."""
 
     attack: str
     """The attack's identifier without its surrogate."""
     label: str
-    """What tables call it without its surrogate."""
+    """Label in tables without the surrogate."""
     threat: Threat
-    """What the attacker may do."""
+    """The threat model."""
     targeted: bool
     """Whether only certain classes count as success."""
     attacked_models: tuple[EvaluatedModel, ...]
@@ -43,7 +43,7 @@ class TransferMatrix:
 
 @collect_once
 def build_transfer_matrices(evidence: Evidence) -> list[TransferMatrix]:
-    """One matrix for each attack that was transferred, in the order of the grid."""
+    """Build one matrix per transferred attack, in the order of the grid."""
     cells = [cell for cell in evidence.cells if cell.transferred]
     keys = dict.fromkeys(_get_matrix_key(cell) for cell in cells)
     models = [subject.model for subject in evidence.subjects]
@@ -55,7 +55,7 @@ def _get_matrix_key(cell: CellResult) -> tuple[str, Threat, bool]:
 
 
 def _strip_surrogate(cell: CellResult) -> str:
-    """The attack's name without the surrogate, so that its rows stand in one matrix."""
+    """Remove the surrogate from the attack's name, which its matrix is grouped by."""
     return cell.record.attack.removesuffix(f"[from={cell.record.surrogate}]")
 
 

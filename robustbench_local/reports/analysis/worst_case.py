@@ -1,4 +1,4 @@
-"""Each image against everything that was tried on it: the worst case of a subject under a threat."""
+"""The worst case over attacks per image, for a subject under a threat model."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ _Counts = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class WorstCase:
-    """A subject under one untargeted threat: each image against all attacks that were done (V6).
+    """A subject under one untargeted threat model: each image under all done attacks (V6).
 
-    An image that one attack broke is broken, whether or not the others met it.
+    An image counts as broken if one attack succeeded, whether or not the others were run on it.
     """
 
     subject: EvaluatedModel
     """The model and defense under test."""
     threat: Threat
-    """What the attacker may do."""
+    """The threat model."""
     attacks: tuple[str, ...]
     """The attacks that count."""
     missing_attacks: tuple[str, ...]
-    """The attacks of the grid that do not: not run, failed, partial or void. While there are any, the
-    worst case may be too high."""
+    """The other attacks of the grid: not run, failed, partial or void. With any of them, the worst case may
+    be too high."""
     attack_labels: tuple[str, ...]
-    """What tables call the attacks that count."""
+    """Labels in tables of the attacks that count."""
     missing_attack_labels: tuple[str, ...]
-    """What tables call those that do not."""
+    """Labels in tables of the other attacks."""
     verdicts: Mapping[str, ImageVerdict] = field(repr=False)
-    """Image id -> verdict over all the attacks, on the images that every one of them met. All images, where
-    those that some attack did not meet are broken or misclassified anyway."""
+    """Image id -> verdict over all the attacks, on the images common to all. All images, if those that are
+    not common are broken or misclassified anyway."""
     any_attack_verdicts: Mapping[str, ImageVerdict] = field(repr=False)
-    """Image id -> what is known of each image that any attack met: ``robust`` means that none of those that
-    met it broke it. The same as ``verdicts`` where attacks met the same images."""
+    """Image id -> verdict over the attacks that were run on the image; ``robust`` means that none of these
+    succeeded. The same as ``verdicts`` if all attacks have the same images."""
     other_breaking_attacks: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Image id -> label of an attack that is not among ``attacks`` but broke the image inside the same ball,
-    over the images that none of ``attacks`` broke: a transfer, a targeted one, one of a smaller radius, or
-    one that did not finish. They count as broken."""
+    """Image id -> label of an attack outside ``attacks`` that succeeded inside the same ball, over the images
+    on which none of ``attacks`` succeeded: a transfer, a targeted attack, one of a smaller radius, or an
+    unfinished one. These images count as broken."""
 
     @property
     def is_complete(self) -> bool:
@@ -49,14 +49,14 @@ class WorstCase:
 
     @property
     def left_out_count(self) -> int:
-        """Images that some of the attacks did not meet and that on which no attack has succeeded so far."""
+        """Images that some of the attacks were not run on and on which no attack has succeeded so far."""
         return len(self.any_attack_verdicts) - len(self.verdicts)
 
     @property
     def stated_verdicts(self) -> Mapping[str, ImageVerdict]:
-        """The images whose shares are stated, with their verdicts.
+        """The verdicts behind the stated shares.
 
-        Those that every attack met, unless all images together leave less (see ``estimate_partial_share``).
+        Those of the common images, unless all images give a lower share (see ``estimate_partial_share``).
         """
         common, every = _count_robust(self.verdicts), _count_robust(self.any_attack_verdicts)
         lower = every[1] and (not common[1] or every[0] * common[1] < common[0] * every[1])
@@ -64,18 +64,18 @@ class WorstCase:
 
     @property
     def clean_accuracy(self) -> Estimate:
-        """Share of the images of ``basis`` that are classified correctly clean."""
+        """Share of the images of ``stated_verdicts`` that are classified correctly clean."""
         marks = [verdict.clean_correct for verdict in self.stated_verdicts.values()]
         return compute_clopper_pearson(sum(marks), len(marks))
 
     @property
     def robust_accuracy(self) -> Estimate:
-        """Share of the images of ``basis`` that hold against every attack; the interval uses all images."""
+        """Share of the images of ``stated_verdicts`` that are robust; the interval uses all images."""
         return self._estimate_share(_count_robust(self.verdicts), _count_robust(self.any_attack_verdicts))
 
     @property
     def attack_success(self) -> Estimate:
-        """Share of the clean-correct images that at least one attack broke."""
+        """Share of the correctly classified images on which at least one attack succeeded."""
         common, every = _count_unbroken(self.verdicts), _count_unbroken(self.any_attack_verdicts)
         if not self.left_out_count:
             return compute_clopper_pearson(common[1] - common[0], common[1])
@@ -89,10 +89,10 @@ class WorstCase:
 
 
 def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellResult] = ()) -> WorstCase:
-    """Each image against all of these cells.
+    """Compute the worst case of each image over all of these cells.
 
     Args:
-        cells: At least one; they share a subject and a threat.
+        cells: At least one; they share a subject and a threat model.
         other_cells: Cells of the run whose successes inside the same ball count as well; cells of other
             subjects, and ``cells`` themselves, may be among them.
     """
@@ -121,17 +121,17 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
 
 
 def find_breaks_inside(cells: Sequence[CellResult], other_cells: Iterable[CellResult]) -> dict[str, str]:
-    """Images that other attacks of a run broke inside the ball of these, whatever they were after.
+    """Find images on which other attacks of a run succeeded inside the ball of these cells.
 
     Args:
-        cells: They share a subject and a threat.
+        cells: They share a subject and a threat model.
         other_cells: Any cells.
 
     Returns:
         Image id -> label of the first such attack. A candidate counts if it was verified on the same subject
         and its change lies inside the ball, be it crafted on another model, for a target class, at a smaller
-        radius, without a norm in mind, or by an attack that did not come to its end. Objects that are judged
-        over views (stickers) never count; nor does anything where all of ``cells`` are confined to a mask.
+        radius, without a norm, or by an attack that did not finish. Objects that are evaluated over views
+        (stickers) never count; nor does anything if all of ``cells`` are confined to a mask.
     """
     if all(_is_masked(cell) for cell in cells):
         return {}
@@ -146,9 +146,9 @@ def find_breaks_inside(cells: Sequence[CellResult], other_cells: Iterable[CellRe
 
 
 def _select_inside(cell: CellResult, threat: Threat) -> Iterable[str]:
-    """The images that a cell broke with a candidate inside a ball.
+    """Select the images on which a cell succeeded with a candidate inside a ball.
 
-    What no norm measures lies in what is larger and of the same kind.
+    A threat model without a norm contains smaller ones of the same kind.
     """
     same = cell.record.norm == threat.norm and cell.threat.kind == threat.kind
     if same and threat.norm != "corruption" and cell.record.eps <= threat.eps:
@@ -158,12 +158,12 @@ def _select_inside(cell: CellResult, threat: Threat) -> Iterable[str]:
 
 
 def _is_masked(cell: CellResult) -> bool:
-    """Whether the change is confined to a mask of each image."""
+    """Return whether the change is confined to a mask of each image."""
     return "region='mask'" in cell.record.identity.get("threat", "")
 
 
 def _judge_image(image: str, cells: Iterable[CellResult], broken_elsewhere: bool) -> ImageVerdict:
-    """One image against all cells that met it: at least one."""
+    """Judge one image over all cells that have it, at least one."""
     met = [cell.verdicts[image] for cell in cells if image in cell.verdicts]
     correct = all(verdict.clean_correct for verdict in met)
     broken = correct and (broken_elsewhere or any(verdict.broken for verdict in met))

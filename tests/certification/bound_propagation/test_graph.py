@@ -59,8 +59,8 @@ UNKNOWN = {
     "max_pool2d": (lambda x, _: functional.max_pool2d(x, 2), 8, "max_pool2d"),
     "sigmoid": (lambda x, _: torch.sigmoid(x), 32, "sigmoid"),
     "method": (lambda x, _: x.exp(), 32, "exp"),
-    "product": (lambda x, _: x * x, 32, "mul of two places"),
-    "broadcast": (lambda x, _: x + x.mean([2, 3], keepdim=True), 32, "add of two places"),
+    "product": (lambda x, _: x * x, 32, "mul of two nodes"),
+    "broadcast": (lambda x, _: x + x.mean([2, 3], keepdim=True), 32, "add of two nodes"),
     "division": (lambda x, _: 1 / x, 32, "divides by the images"),
     "batch": (lambda x, _: x.reshape(-1, 16), 16, "mixes the images"),
     "uneven": (lambda x, _: functional.adaptive_avg_pool2d(x, 3), 18, "windows of unequal size"),
@@ -68,7 +68,7 @@ UNKNOWN = {
     "channels": (lambda x, _: x.mean(1), 16, "mean over other axes"),
     "keyword": (lambda x, _: torch.add(x, other=x), 32, "as a keyword"),
     "list": (lambda x, _: torch.cat([x, x], 1), 64, "in a list"),
-    "scaled": (lambda x, _: torch.add(x, x, alpha=2), 32, "other arguments than two"),
+    "scaled": (lambda x, _: torch.add(x, x, alpha=2), 32, "without exactly two arguments"),
     "slope": (lambda x, _: functional.leaky_relu(x, 2.0), 32, "slope 2"),
     "tensor slope": (lambda x, m: functional.leaky_relu(x, m.steep), 32, "slope is a tensor"),
     "trained slope": (lambda x, m: functional.leaky_relu(x, m.scale[0]), 32, "raises TypeError"),
@@ -218,14 +218,14 @@ def test_a_value_changed_in_place_behind_the_traces_back_is_refused():
         functional.relu(x, inplace=True)
         return x
 
-    with pytest.raises(ModelError, match="computes something else than its layers say"):
+    with pytest.raises(ModelError, match="does not compute what its layers describe"):
         trace_network(samples.build_seeded_network(lambda: Function(spoiled, 32)), samples.IMAGE_SHAPE)
 
 
 @pytest.mark.parametrize(
     ("forward", "expected"),
     [
-        (lambda self, x: (self.head(x.flatten(1)), x), "no single tensor of logits"),
+        (lambda self, x: (self.head(x.flatten(1)), x), "not return a single tensor of logits"),
         (lambda self, x: x, "Return logits"),
         (lambda self, x, y: x, "second input"),
     ],

@@ -105,7 +105,7 @@ def test_a_certificate_about_it_asks_the_classifier_within(inner):
 
 
 def test_noise_on_noise_is_refused(inner):
-    with pytest.raises(ConfigError, match="draws random numbers itself"):
+    with pytest.raises(ConfigError, match="is stochastic"):
         SmoothedClassifier(SmoothedClassifier(inner, sigma=0.1), sigma=0.1)
     with pytest.raises(ConfigError, match="sigma must be above 0"):
         SmoothedClassifier(inner, sigma=-0.1)

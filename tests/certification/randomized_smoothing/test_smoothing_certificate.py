@@ -220,11 +220,11 @@ def test_what_cannot_be_is_said_before_any_work(linear):
     method.check_support(l2(0.5), classifier)
     with pytest.raises(ThreatError, match=r"1000 votes under .* 0\.25 prove a radius of at most 0\.6"):
         method.check_support(l2(0.7), classifier)
-    with pytest.raises(ThreatError, match=r"proves nothing in the norm 'Linf'\. Use L2"):
+    with pytest.raises(ThreatError, match=r"does not support the norm 'Linf'\. Use L2"):
         method.check_support(ThreatModel(norm="Linf", eps=0.1), classifier)
-    with pytest.raises(ThreatError, match="does not know a target"):
+    with pytest.raises(ThreatError, match="does not support a target"):
         method.check_support(ThreatModel(norm="L2", eps=0.1, targets=(1,)), classifier)
-    with pytest.raises(ConfigError, match=r"smoothed with sigma 0.5, the certificate speaks of 0.25"):
+    with pytest.raises(ConfigError, match=r"smoothed with sigma 0.5, the certificate is for sigma 0.25"):
         method.check_support(l2(0.1), SmoothedClassifier(classifier, sigma=0.5))
 
 

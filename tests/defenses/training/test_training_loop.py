@@ -212,7 +212,7 @@ def test_images_of_all_classes_are_watched_though_they_are_sorted_by_class(monke
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     checkpoint = tmp_path / "training.pt"
     checkpoint.write_bytes(b"PK not a checkpoint")
-    with pytest.raises(ConfigError, match="no checkpoint"):
+    with pytest.raises(ConfigError, match="not a training checkpoint"):
         train(_network(), PLAIN, TRAINING, VALIDATION, checkpoint=checkpoint)
 
 
@@ -307,7 +307,7 @@ def test_the_shipped_cards_are_recipes(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "pgd-att"}, "no training recipe.*pgd-at"),
+        ({"method": "pgd-att"}, "not a training recipe.*pgd-at"),
         ({"threat": None}, "needs a threat model"),
         ({"parameters": {"stepps": 3}}, "unknown parameter 'stepps'.*steps"),
         ({"parameters": {"epochs": 0}}, "epochs must be at least 1"),

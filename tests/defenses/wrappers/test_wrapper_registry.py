@@ -252,7 +252,7 @@ def test_images_that_a_wrapper_cannot_take_are_named(classifier):
     with pytest.raises(ModelError, match="larger images"):
         build_wrapper("median", {"size": 9}).transform_images(torch.zeros(1, 3, 8, 32))
     noisy = rbl.defend(classifier, "noise-0.1")
-    with pytest.raises(ConfigError, match="draws random numbers itself"):
+    with pytest.raises(ConfigError, match="is stochastic"):
         rbl.defend(noisy, "jpeg-75")
 
 

@@ -167,7 +167,7 @@ def test_a_certificate_that_a_model_cannot_have_is_skipped_with_its_reason(workp
         own, smoothed = store.read_cells()
     assert own.status == "done"
     assert smoothed.status == "skipped"
-    assert "smoothed with sigma 0.5, the certificate speaks of 0.25" in smoothed.error
+    assert "smoothed with sigma 0.5, the certificate is for sigma 0.25" in smoothed.error
 
 
 POOLING = """
@@ -201,7 +201,7 @@ def test_a_function_without_bounds_is_a_reason_to_skip_too(workplace):
     ("entry", "error", "message"),
     [
         ({"card": "certify-smoothing-l2-0.25", "eps": 3}, ThreatError, "prove a radius of at most"),
-        ({"card": "certify-smoothing-l2-0.25", "norm": "Linf"}, ThreatError, "proves nothing in the norm"),
+        ({"card": "certify-smoothing-l2-0.25", "norm": "Linf"}, ThreatError, "does not support the norm"),
         ({"card": "certify-smoothing-l2-0.25", "steps": 3}, ConfigError, "has no key 'steps'"),
         ({"card": "certify-smoothing-l2-0.25", "alpha": 0.7}, ConfigError, "alpha must lie between"),
         ({"card": "certify-smoothing-l2-0.25", "transfer_from": "first"}, ConfigError, "nothing to transfer"),
