@@ -220,7 +220,7 @@ def test_certificates_are_listed_planned_run_and_shown(workplace, rbl):
     code, out, _ = rbl("run", "grid.yaml", "--limit", "6", "--out", "out", "--device", "cpu")
     assert code == 0
     assert "% certified" in out
-    assert "its vote under noise" in out
+    assert "its majority vote under noise" in out
     assert "pass: first: certified accuracy (l2-0.25)" in out
 
 
