@@ -107,7 +107,7 @@ class OriginalState:
     def _copy_object(self, value: Any) -> Any:
         # TorchScript copies parameters by an operation, after which they are no leaves
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of classes that are out of fashion: not the reader's matter
+            warnings.simplefilter("ignore")  # about deprecated classes, which do not concern the user
             memo: dict[int, Any] = dict(self._shared)
             model = value[0] if isinstance(value, tuple) else value
             if isinstance(model, nn.Module):
@@ -133,7 +133,7 @@ class FreshCopies:
 
     @property
     def uncopied_attributes(self) -> frozenset[str]:
-        """Paths of the model's attributes that copies share with it, because nobody can copy them."""
+        """Paths of the model's attributes that cannot be copied and that copies share with it."""
         return frozenset(self._original.uncopied_attributes if self._original is not None else ())
 
     def remember_model(self, model: Any) -> None:
@@ -209,7 +209,7 @@ def _is_copied_plainly(kind: type) -> bool:
 
 
 def _is_torch_method(method: Any) -> bool:
-    module_name = getattr(method, "__module__", None)  # None of what every object has
+    module_name = getattr(method, "__module__", None)  # None for methods inherited from object
     return module_name is None or module_name.startswith(("torch.nn.modules.", "torch._dynamo."))
 
 

@@ -130,7 +130,7 @@ def _repair_rows(
             keep_backward_finite(again)
             repaired = classifier.differentiate_losses(again, leaf)
         spent.add_backward(None, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
-        if repaired is None:  # a forward whose graph is there only now and then
+        if repaired is None:  # a forward that records a graph only sometimes
             repaired = torch.zeros_like(gradient)
         is_bad = bad.view(-1, *[1] * (gradient.ndim - 1))
         mended = torch.where(is_bad, remove_nonfinite(repaired), gradient)

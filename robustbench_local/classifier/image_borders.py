@@ -161,7 +161,7 @@ class BorderProbe:
             if is_out_of_memory(error):
                 self._probes_left += 1
                 raise
-            self._probes_left = 0  # it takes no images but the user's
+            self._probes_left = 0  # it accepts only the user's images
         finally:
             randomness.restore_states()
         return self.masked

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 # Torch's settings of float32 precision; a verdict is computed in "ieee" only.
-_BACKENDS: Any = torch.backends  # untyped: its attributes are made at run time
+_BACKENDS: Any = torch.backends  # untyped: its attributes are created at run time
 _PRECISION_BACKENDS: tuple[Any, ...] = (
     _BACKENDS.cuda.matmul,
     _BACKENDS.cudnn.conv,
@@ -240,7 +240,7 @@ def _read_matmul_precision() -> str | None:
 def _read_directory() -> str:
     try:
         return os.getcwd()  # noqa: PTH109  read at every forward, where building a Path would show
-    except FileNotFoundError:  # someone deleted it: nothing to go back to
+    except FileNotFoundError:  # it was deleted: nothing to restore
         return ""
 
 

@@ -69,7 +69,7 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
                     and size == MIN_BATCH_SIZE
                     and not is_out_of_memory(failure)
                 ):
-                    one_pass = _time_forward  # a graph that is cut inside: black boxes can go on
+                    one_pass = _time_forward  # a cut graph: black-box attacks still work
                     continue
                 if not is_out_of_memory(failure) or size == MIN_BATCH_SIZE:
                     raise

@@ -116,7 +116,7 @@ class AttackJob(BaseAttackJob):
         costs = (self.attack.estimate_cost(self.threat), count_finishing_passes(self.attack, self.threat))
         forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
         draws = passes_per_query(self.queried_model)[0]
-        if draws > 1:  # it averages itself, whatever the attack would have averaged
+        if draws > 1:  # the classifier averages over draws itself, in place of the attack
             forward, backward = (passes * draws // self.attack.eot_samples for passes in (forward, backward))
         verdict_passes = passes_per_query(self.classifier)[1]
         harness = HARNESS_PASSES + (FINISHING_VERIFICATION_PASSES if self.threat.is_ball else 0)

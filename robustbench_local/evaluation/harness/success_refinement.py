@@ -152,7 +152,7 @@ def find_unfinished_rows(verified: VerificationResult, threat: ThreatModel, meas
 def count_finishing_passes(attack: Attack, threat: ThreatModel) -> tuple[int, int]:
     """Return the maximum extra passes per image of both searches, (forward, backward)."""
     if not threat.is_ball or not threat.eps or attack.queries is not None:
-        return 0, 0  # what is left of an attack's queries is part of its cost
+        return 0, 0  # an attack's remaining queries are part of its cost
     forward, backward = estimate_finishing_cost(attack.access)
     searches = 2 if attack.measure == "ball" else 1  # once in 8 bits, and once for the margin
     return searches * forward * attack.eot_samples, searches * backward * attack.eot_samples

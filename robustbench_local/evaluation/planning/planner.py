@@ -178,7 +178,7 @@ def load_data(grid: Grid, base: Path) -> Dataset:
     """Load the images of the grid."""
     entry = grid.data
     seed = grid.seed if entry.seed is None else entry.seed
-    judged = bool(grid.gates)  # a set that shrinks in silence must not pass a gate
+    judged = bool(grid.gates)  # a data set that shrinks unnoticed must not pass a gate
     return load_dataset(
         **entry.model_dump(exclude={"seed"}), seed=seed, base_folder=base, count_unread=judged
     )

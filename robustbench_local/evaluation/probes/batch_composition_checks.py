@@ -54,7 +54,7 @@ def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: 
 
 def _has_fixed_seed(questions: ModelQueries, image: Tensor, answer: Tensor) -> bool:
     """Check for a fixed seed: the model draws from a global random state but ignores its value."""
-    if questions.findings.has_own_generator:  # copies begin it anew
+    if questions.findings.has_own_generator:  # each copy starts again at the seed
         return False
     with questions.open_fresh_copy() as model:
         other = questions.query_model(model, image, seed=PROBE_SEED + 1)

@@ -31,7 +31,7 @@ def check_history_dependence(questions: ModelQueries, images: ProbeImages, alone
     findings, pair = questions.findings, images.pair
     warm_up, *batches = torch.split(images.similar, SIMILAR_BATCH_SIZE)
     with questions.open_fresh_copy() as model:
-        questions.query_model(model, warm_up)  # what is kept for each size of a batch is kept from now on
+        questions.query_model(model, warm_up)  # state that is kept per batch size exists from here on
         questions.query_one_by_one(model, pair)
         latest = alone
 

@@ -202,7 +202,7 @@ class WeightCache:
             "card": card.digest,
             "recipe": repr(recipe),
             "architecture": start.architecture,
-            "network": describe_network(start.module),  # its code and its initial weights are in there
+            "network": describe_network(start.module),  # it covers the code and the initial weights
             "training": images.training.compute_digest(),
             "validation": images.validation.compute_digest(),
             "seed": self.grid.seed,
