@@ -48,7 +48,7 @@ class CodeDescriber:
     """Describes objects that belong together; an object that was already described is only referenced.
 
     Attributes:
-        modules: Names of the modules that were met on the way.
+        module_names: Names of the modules that were visited.
     """
 
     def __init__(self) -> None:
@@ -290,7 +290,7 @@ def _format_qualified_name(value: Any) -> str:
 def _describe_constant(value: Any) -> str:
     if isinstance(value, types.CodeType):
         return describe_code(value)
-    if isinstance(value, frozenset):  # its order is another in every process
+    if isinstance(value, frozenset):  # its order differs between processes
         return f"frozenset {sorted(map(_describe_constant, value))}"
     if isinstance(value, tuple):
         return f"({', '.join(map(_describe_constant, value))})"

@@ -29,7 +29,7 @@ class EvaluationMode:
 
     def __init__(self, layout: ChannelsLast | None) -> None:
         self._layout = layout
-        # read once, with gradients on and off, so that a forward only has to look at them afterwards
+        # read once, with gradients on and off, so that a forward only compares them afterwards
         settings = ProcessSettings.from_process()
         self._settings = {on: settings._replace(grad_enabled=on) for on in (True, False)}
 

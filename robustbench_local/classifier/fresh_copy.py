@@ -32,15 +32,16 @@ _ATOMIC_TYPES = frozenset({int, float, bool, str, type(None)})
 
 
 class OriginalState:
-    """The state of a model at construction; `copied` makes any number of copies of it.
+    """The state of a model at construction; `open_copy` makes any number of copies of it.
 
     Args:
         model: A module, or any other callable; neither changed nor queried.
 
     Attributes:
         problem: Why there are no copies, in words that follow "cannot be copied"; None if there are.
-        uncopied: Paths of the attributes, such as locks and open files, that copies share with the model.
-        places: Locations outside the model where its code may keep state.
+        uncopied_attributes: Paths of attributes, such as locks and open files, that copies share with the
+            model.
+        external_values: Names outside the model in which its code may keep state.
     """
 
     def __init__(self, model: Any) -> None:
@@ -63,14 +64,14 @@ class OriginalState:
             return
         try:
             twin = self._copy_object(model)
-        except Exception as error:  # noqa: BLE001 - somebody else's class may raise anything
+        except Exception as error:  # noqa: BLE001 - a foreign class may raise anything
             self.problem = f"{type(error).__name__}: {extract_first_line(error, 80)}"
             return
         self._copied_values = [value for value in self.external_values if self._is_copyable(value)]
         if twin is model and not self._copied_values:
             self.problem = "it is a function"
             return
-        # together, so that what is one object inside and outside stays one
+        # copied together, so that an object that is shared inside and outside stays shared
         self._template = self._copy_object((model, [_read_value(value) for value in self._copied_values]))
 
     def is_unchanged(self, model: Any) -> bool:
@@ -104,22 +105,22 @@ class OriginalState:
         return shared | describe_state(model, self.external_values, parameters=False)
 
     def _copy_object(self, value: Any) -> Any:
-        # TorchScript copies parameters by an operation, of which they would not be leaves
+        # TorchScript copies parameters by an operation, after which they are no leaves
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of classes that are out of fashion: not the reader's matter
+            warnings.simplefilter("ignore")  # about deprecated classes, which do not concern the user
             memo: dict[int, Any] = dict(self._shared)
             model = value[0] if isinstance(value, tuple) else value
             if isinstance(model, nn.Module):
                 self.uncopied_attributes |= _copy_modules(model, memo)
             return copy.deepcopy(value, memo)
 
-    def _is_copyable(self, place: ExternalValue) -> bool:
-        value = _read_value(place)
+    def _is_copyable(self, external_value: ExternalValue) -> bool:
+        value = _read_value(external_value)
         if _count_bytes(value) > MAX_COPIED_BYTES:
             return False
         try:
             self._copy_object(value)
-        except Exception:  # noqa: BLE001 - somebody else's class may raise anything
+        except Exception:  # noqa: BLE001 - a foreign class may raise anything
             return False
         return True
 
@@ -132,7 +133,7 @@ class FreshCopies:
 
     @property
     def uncopied_attributes(self) -> frozenset[str]:
-        """Paths of the model's attributes that copies share with it, because nobody can copy them."""
+        """Paths of the model's attributes that cannot be copied and that copies share with it."""
         return frozenset(self._original.uncopied_attributes if self._original is not None else ())
 
     def remember_model(self, model: Any) -> None:
@@ -183,7 +184,7 @@ def _copy_modules(model: nn.Module, memo: dict[int, Any]) -> set[str]:
         for key, value in vars(part).items():
             try:
                 vars(twins[name])[key] = _copy_value(value, memo)
-            except Exception:  # noqa: BLE001 - somebody else's class may raise anything
+            except Exception:  # noqa: BLE001 - a foreign class may raise anything
                 vars(twins[name])[key] = value
                 shared.add(f"{name}.{key}" if name else key)
     return shared
@@ -207,13 +208,13 @@ def _is_copied_plainly(kind: type) -> bool:
     return all(method is None or _is_torch_method(method) for method in ways)
 
 
-def _is_torch_method(way: Any) -> bool:
-    module_name = getattr(way, "__module__", None)  # None of what every object has
+def _is_torch_method(method: Any) -> bool:
+    module_name = getattr(method, "__module__", None)  # None for methods inherited from object
     return module_name is None or module_name.startswith(("torch.nn.modules.", "torch._dynamo."))
 
 
-def _read_value(place: ExternalValue) -> Any:
-    return None if place.is_cache else read_external_value(place)
+def _read_value(external_value: ExternalValue) -> Any:
+    return None if external_value.is_cache else read_external_value(external_value)
 
 
 def is_own_adapter(model: Any) -> bool:

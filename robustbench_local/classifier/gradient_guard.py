@@ -87,8 +87,8 @@ class GradientGuard:
             )
         elif bool(faults.nonfinite.any()):
             gradient, faults = _repair_rows(classifier, images, loss, rows, losses, gradient, faults)
-        if (meter := classifier.open_counter) is not None:
-            meter.add_faults(rows, faults)
+        if (counter := classifier.open_counter) is not None:
+            counter.add_faults(rows, faults)
         return gradient
 
     def detect_missed_faults(self) -> bool:
@@ -117,7 +117,7 @@ def _repair_rows(
     faults: GradientFaults,
 ) -> tuple[Tensor, GradientFaults]:
     """Compute the gradient again for non-finite rows; arguments as `GradientGuard.repair_gradient`."""
-    bad, meter = faults.nonfinite, classifier.open_counter
+    bad, counter = faults.nonfinite, classifier.open_counter
 
     def losses_at(points: Tensor) -> Tensor:
         with torch.no_grad():
@@ -130,12 +130,12 @@ def _repair_rows(
             keep_backward_finite(again)
             repaired = classifier.differentiate_losses(again, leaf)
         spent.add_backward(None, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
-        if repaired is None:  # a forward whose graph is there only now and then
+        if repaired is None:  # a forward that records a graph only sometimes
             repaired = torch.zeros_like(gradient)
         is_bad = bad.view(-1, *[1] * (gradient.ndim - 1))
         mended = torch.where(is_bad, remove_nonfinite(repaired), gradient)
         zero = find_faults(mended).is_zero
         confirmed = classifier.confirm_gradient(losses_at, images, losses, mended)
-    if meter is not None:
-        meter.add_repairs(rows, bad, spent)
+    if counter is not None:
+        counter.add_repairs(rows, bad, spent)
     return mended, GradientFaults(faults.nonfinite_entries, zero, bad & ~zero & ~confirmed)

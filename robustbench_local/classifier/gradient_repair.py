@@ -97,8 +97,8 @@ def confirm_gradient(
         gradient: (N, C, H, W) or (N, T, C, H, W).
 
     Returns:
-        (N,) boolean: the central difference along the gradient, inside the box, agrees up to `FACTOR` at one
-        of the `STEPS`, and the predicted change there is larger than rounding.
+        (N,) boolean: the central difference along the gradient, inside the box, agrees up to the factor
+        `MAX_SLOPE_RATIO` at one of the `DIFFERENCE_STEPS`, and the predicted change there exceeds rounding.
     """
     several = losses.ndim == 2
     slope = (gradient.sum(dim=1) if several else gradient).double()

@@ -94,11 +94,11 @@ def describe_state(
     }
 
 
-def read_external_value(place: ExternalValue) -> Any:
+def read_external_value(external_value: ExternalValue) -> Any:
     """Return the value of a name, `MISSING` if it was deleted."""
     try:
-        return place.read()
-    except (AttributeError, LookupError, ValueError):  # somebody deleted the name
+        return external_value.read()
+    except (AttributeError, LookupError, ValueError):  # the name was deleted
         return MISSING
 
 
@@ -181,7 +181,7 @@ def _iterate_parts(model: Any) -> Iterator[tuple[str, Any]]:
 def _read_attributes(owner: Any) -> Mapping[str, Any]:
     try:
         return dict(vars(owner))
-    except TypeError:  # it has slots only, or is written in C
+    except TypeError:  # it has only slots, or is written in C
         return {}
 
 
@@ -269,7 +269,7 @@ class _StateFinder:
         for name in names:
             if name in space:
                 self._visit_entry(space, name, function.__module__, names)
-            elif not hasattr(builtins, name):  # a forward may make it, as it may make a class's attribute
+            elif not hasattr(builtins, name):  # a forward may create it, like a class attribute
                 write = functools.partial(_set_entry, space, name)
                 self._add_missing(
                     f"{_shorten_module_name(function.__module__)}.{name}",

@@ -67,11 +67,11 @@ def build_probes(shape: torch.Size, device: torch.device) -> Tensor:
     probes = []
     for period, largest in _PROBE_BLOCKS:
         side = 1 if min(shape[-2:]) < 2 * period else largest
-        grey = 0.25 + 0.5 * torch.rand(tuple(shape), generator=generator)
+        gray = 0.25 + 0.5 * torch.rand(tuple(shape), generator=generator)
         down, across = (torch.arange(length) for length in shape[-2:])
         block = (down % period < side)[:, None] & (across % period < side)
         number = (down // period)[:, None] + across // period
-        probes += [torch.where(block, ((number + colour) % 2).float(), grey) for colour in (0, 1)]
+        probes += [torch.where(block, ((number + color) % 2).float(), gray) for color in (0, 1)]
     return torch.stack(probes).to(device)
 
 
@@ -102,7 +102,7 @@ def has_masked_borders(
         least = _MIN_GRADIENT_SHARE * (usual.mean() if len(usual) else inside[rows].abs().mean())
         outer, inner = at_border[rows], inside[rows]
         jumps = (outer - inner).abs() > MIN_JUMP_SHARE * inner.abs()
-        gone = (outer == 0) | ((outer - inner / 2).abs() <= _HALF_TOLERANCE * inner.abs())
+        fades = (outer == 0) | ((outer - inner / 2).abs() <= _HALF_TOLERANCE * inner.abs())
         clear = inner.abs() > least
         sides = [clear & edge[rows] for edge in edges]
         sides = [side for side in sides if bool(side.any())]
@@ -112,7 +112,7 @@ def has_masked_borders(
         jumping = [_compute_share(jumps, side) > MIN_BROKEN_SHARE for side in sides]
         broken_off = any(jumping) if rows.stop is not None else len(sides) == 2 and all(jumping)
         steady = _compute_share(jumps, clear & free[rows]) <= _MAX_OTHER_JUMPS_SHARE
-        if (broken_off and steady) or any(_compute_share(gone, side) > MIN_BROKEN_SHARE for side in sides):
+        if (broken_off and steady) or any(_compute_share(fades, side) > MIN_BROKEN_SHARE for side in sides):
             return True
     return result
 
@@ -161,7 +161,7 @@ class BorderProbe:
             if is_out_of_memory(error):
                 self._probes_left += 1
                 raise
-            self._probes_left = 0  # it takes no images but the user's
+            self._probes_left = 0  # it accepts only the user's images
         finally:
             randomness.restore_states()
         return self.masked

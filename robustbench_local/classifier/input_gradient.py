@@ -38,7 +38,7 @@ def compute_input_gradient(losses: Tensor, images: Tensor, *, full_backward: boo
             (slope,) = torch.autograd.grad(column.sum(), images, retain_graph=has_next, allow_unused=True)
         if slope is None:
             return None
-        gradients.append(slope.contiguous())  # as the images lie: sums of mixed orders are slow
+        gradients.append(slope.contiguous())  # in the images' memory layout: sums of mixed layouts are slow
     return gradients[0] if losses.ndim == 1 else torch.stack(gradients, dim=1)
 
 

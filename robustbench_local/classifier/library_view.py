@@ -113,8 +113,8 @@ def count_nearest_faults(
         images: (M, C, H, W), the images of the gradients.
         faults: The gradient faults.
     """
-    meter = open_meter()
-    if meter is None or originals is None:
+    counter = open_meter()
+    if counter is None or originals is None:
         return
     away = torch.cdist(images.flatten(1), originals.to(images).flatten(1), p=torch.inf)
-    meter.add_faults(away.argmin(dim=1), faults)
+    counter.add_faults(away.argmin(dim=1), faults)

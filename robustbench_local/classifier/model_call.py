@@ -122,12 +122,12 @@ class ModelCall:
 
 
 def _call_model(
-    model: Callable[[Tensor], Any], given: Tensor, mode: EvaluationMode | None, note: Callable[[str], None]
+    model: Callable[[Tensor], Any], inputs: Tensor, mode: EvaluationMode | None, note: Callable[[str], None]
 ) -> Any:
     """Call the model and restore the state of the process."""
     settings = ProcessSettings.from_process() if mode is None else mode.select_expected_settings()
     try:
-        output = model(given)
+        output = model(inputs)
     finally:
         changed = settings.restore_settings()
     if changed:

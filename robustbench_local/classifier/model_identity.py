@@ -108,7 +108,7 @@ def _format_layers(model: nn.Module) -> str:
     """Return a model's own text of its layers; their kinds and settings are described in any case."""
     try:
         return repr(model)
-    except Exception as error:  # noqa: BLE001 - somebody else's class may raise anything
+    except Exception as error:  # noqa: BLE001 - a foreign class may raise anything
         return f"raises {type(error).__name__}"
 
 

@@ -76,7 +76,7 @@ def digest_code(roots: Iterable[str], package: Path = PACKAGE_FOLDER) -> str:
 
 @cache
 def _digest_modules(roots: tuple[str, ...], package: Path) -> str:
-    # Once a process: the code that runs is the code that was there when it was imported.
+    # Once per process: the running code is the code at the time of its import.
     digest = hashlib.sha256()
     for path, content in find_reached_modules(roots, package).items():
         digest.update(f"{path}\0{len(content)}\0".encode() + content)

@@ -48,7 +48,7 @@ class PassCounter:
         limit: Maximum number of forward passes (queries) per image; None for no limit, which costs no time.
 
     Attributes:
-        total: Passes of either kind over all images, as a sign of progress.
+        total_passes: Passes of either kind over all images, as a sign of progress.
         stages: For each image the stage of an ensemble that found its candidate; empty where none did.
     """
 

@@ -49,7 +49,7 @@ def _find_normalization(name: str) -> Normalization:
     known = NORMALIZATIONS.get(name.lower())
     if known is None:
         remedy = did_you_mean(name, [*NORMALIZATIONS, "none"])
-        raise ConfigError(f"unknown normalisation {name!r}", remedy=remedy)
+        raise ConfigError(f"unknown normalization {name!r}", remedy=remedy)
     return known
 
 
@@ -71,7 +71,7 @@ class Preprocessing:
         dtype: torch.dtype,
     ) -> None:
         self.normalization, self.input_size, self._dtype = normalization, input_size, dtype
-        # Kept on the device: building them at every call would wait for a copy from the host.
+        # Stored on the device: building them at every call would wait for a copy from the host.
         self._mean_and_std = [
             torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
             for values in normalization or ()

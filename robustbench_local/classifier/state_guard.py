@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# Where torch keeps the precision of float32 arithmetic; a verdict is computed in "ieee" only.
-_BACKENDS: Any = torch.backends  # untyped: its attributes are made at run time
+# Torch's settings of float32 precision; a verdict is computed in "ieee" only.
+_BACKENDS: Any = torch.backends  # untyped: its attributes are created at run time
 _PRECISION_BACKENDS: tuple[Any, ...] = (
     _BACKENDS.cuda.matmul,
     _BACKENDS.cudnn.conv,
@@ -126,7 +126,7 @@ def set_deterministic_algorithms(enabled: bool, warn_only: bool) -> None:
         warn_only: Whether one that cannot only warns.
     """
     if "torch._inductor.config" in sys.modules or (warn_only and not enabled):
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)  # the compiler is told, too
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)  # sets the compiler's flag, too
     else:
         torch.set_deterministic_debug_mode(("warn" if warn_only else "error") if enabled else "default")
 
@@ -240,7 +240,7 @@ def _read_matmul_precision() -> str | None:
 def _read_directory() -> str:
     try:
         return os.getcwd()  # noqa: PTH109  read at every forward, where building a Path would show
-    except FileNotFoundError:  # someone deleted it: nothing to go back to
+    except FileNotFoundError:  # it was deleted: nothing to restore
         return ""
 
 

@@ -148,8 +148,8 @@ class RandomizedClassifier(WrappedClassifier):
     @contextmanager
     def count_passes(self, count: int, limit: int | None = None) -> Iterator[PassCounter]:
         """See :meth:`Classifier.count_passes`; the limit is on queries, and their draws are counted."""
-        with super().count_passes(count, None if limit is None else limit * self.draws) as meter:
-            yield meter
+        with super().count_passes(count, None if limit is None else limit * self.draws) as counter:
+            yield counter
 
     def queries_left(self, rows: Tensor | None = None) -> Tensor | None:
         """Return the remaining queries of images."""

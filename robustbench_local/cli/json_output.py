@@ -37,11 +37,11 @@ def release_stdout() -> None:
             _undo_actions.pop()()
 
 
-def _restore_stdout(kept: int, own: TextIO) -> None:
+def _restore_stdout(descriptor: int, own: TextIO) -> None:
     try:
         own.flush()
     finally:
-        os.dup2(kept, 1)
+        os.dup2(descriptor, 1)
         with suppress(OSError):
             own.close()
 

@@ -1,6 +1,6 @@
 """Three progress displays: bars on a terminal, log lines, and JSON lines for a program."""
 
-# ruff: noqa: ARG002 - listeners take what they do not show
+# ruff: noqa: ARG002 - listeners receive arguments that they do not show
 from __future__ import annotations
 
 import threading

@@ -81,10 +81,10 @@ def _add_labels(results: dict[str, Any], key: str) -> list[dict[str, Any]]:
     ]
 
 
-def _add_stickers(table: Table, found: list[dict[str, Any]]) -> None:
+def _add_stickers(table: Table, rows: list[dict[str, Any]]) -> None:
     """Add success over views; the number of signs stands beside the attack."""
     table.add_section()
-    for row in found:
+    for row in rows:
         success = parse_estimate(row["sticker_success"])
         name = escape_text(f"{row['label']}: views of {row['signs_counted']} of {row['signs']} signs")
         turned = f"{format_percent(success.value)} ({format_interval(success)})"
@@ -113,13 +113,13 @@ def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
         table.add_row(_format_model(cell), name, *shares)
 
 
-def _add_corruptions(table: Table, found: dict[str, Any]) -> None:
+def _add_corruptions(table: Table, row: dict[str, Any]) -> None:
     """Add up to 75 cells in one row: the report lists each of them."""
-    clean, mean = parse_estimate(found["clean_accuracy"]), parse_estimate(found["mean"])
-    kinds = len(found["corruptions"])
-    name = join_text(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _format_incomplete(found))
+    clean, mean = parse_estimate(row["clean_accuracy"]), parse_estimate(row["mean"])
+    kinds = len(row["corruptions"])
+    name = join_text(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _format_incomplete(row))
     table.add_row(
-        _format_model(found), name, format_percent(clean.value), format_percent(mean.value),
+        _format_model(row), name, format_percent(clean.value), format_percent(mean.value),
         format_interval(mean), str(mean.n), "",
     )  # fmt: skip
 

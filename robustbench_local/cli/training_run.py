@@ -73,7 +73,7 @@ def train_and_report(
     if batch_size is not None:
         changes["batch_size"] = batch_size
     chosen, recipe = apply_settings(find_card(card, kind="defense", extra=cards), changes)
-    place, base = resolve_device(device), Path.cwd()
+    torch_device, base = resolve_device(device), Path.cwd()
     say = TrainingProgress(Console(soft_wrap=True))
     say.report(f"reading {data}")
     wanted = TrainingDataSpec(
@@ -101,8 +101,8 @@ def train_and_report(
         if recipe.fine_tune and not start.origin:
             raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
         parts = f"{len(images.training):,} images, {len(images.validation):,} for validation"
-        report(f"training {start.architecture} by {chosen.name} on {parts}, on {place}")
-        common: dict[str, Any] = {"device": place, "report": report}
+        report(f"training {start.architecture} by {chosen.name} on {parts}, on {torch_device}")
+        common: dict[str, Any] = {"device": torch_device, "report": report}
         trained = fit(
             start,
             recipe,
@@ -129,7 +129,7 @@ def train_and_report(
         )
 
     with say:
-        if model.startswith("python:") and can_fork(place):
+        if model.startswith("python:") and can_fork(torch_device):
             _train_in_child(work, say, model)
         else:
             work(say.report, say.step)
@@ -164,10 +164,10 @@ def _check_writable(out: Path) -> None:
         )
 
 
-def _build_data_entry(words: Sequence[str], **said: Any) -> DataEntry:
+def _build_data_entry(words: Sequence[str], **fields: Any) -> DataEntry:
     """Build the data entry of the training images, as in a grid file."""
     options = parse_settings(words, "--data-option")
-    return validate(DataEntry, {**said, **options}, where="--data-option", error=ConfigError)
+    return validate(DataEntry, {**fields, **options}, where="--data-option", error=ConfigError)
 
 
 def parse_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
@@ -176,13 +176,13 @@ def parse_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
     Raises:
         ConfigError: If a word is not of this form, or a key comes twice.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
-        if not key or not equals or key in found:
+        if not key or not equals or key in settings:
             raise ConfigError(f"cannot read {word!r}", where=flag, remedy="write each KEY=VALUE once")
-        found[key] = parse_yaml(f"value: {text}", where=f"{flag} {word}", error=ConfigError)["value"]
-    return found
+        settings[key] = parse_yaml(f"value: {text}", where=f"{flag} {word}", error=ConfigError)["value"]
+    return settings
 
 
 def format_command(context: typer.Context) -> str:
@@ -191,10 +191,10 @@ def format_command(context: typer.Context) -> str:
     for parameter in context.command.params:
         name, value = str(parameter.name), context.params.get(str(parameter.name))
         origin = context.get_parameter_source(name)
-        said = origin is not None and not origin.name.startswith("DEFAULT")
+        is_given = origin is not None and not origin.name.startswith("DEFAULT")
         if name == "threads":  # the order in which threads add up numbers decides their last digits
-            said, value = True, torch.get_num_threads()
-        if not said or name in _OMITTED_OPTIONS or value is None:
+            is_given, value = True, torch.get_num_threads()
+        if not is_given or name in _OMITTED_OPTIONS or value is None:
             continue
         if parameter.param_type_name == "argument":
             words.append(str(value))
@@ -202,8 +202,8 @@ def format_command(context: typer.Context) -> str:
             words.append(parameter.opts[0])
         else:
             several = value if isinstance(value, list | tuple) else [value]
-            for one in several:
-                words += [parameter.opts[0], one.name if isinstance(one, Path) else str(one)]
+            for item in several:
+                words += [parameter.opts[0], item.name if isinstance(item, Path) else str(item)]
     return shlex.join(words)
 
 

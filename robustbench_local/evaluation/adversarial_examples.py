@@ -79,16 +79,16 @@ def attack(
 def _collect_examples(result: EvaluationResult, images: Tensor, ids: tuple[str, ...]) -> AdversarialExamples:
     """Return the candidates in the order of all images; clean ones where the goal does not apply."""
     rows = {image: row for row, image in enumerate(ids)}
-    found, success = images.clone(), torch.zeros(len(images), dtype=torch.bool)
+    adversarial, success = images.clone(), torch.zeros(len(images), dtype=torch.bool)
     targets = result.threat.targets
     outcomes = zip(result.outcomes.itertuples(index=False), result.adversarial_examples, strict=True)
     for outcome, candidate in outcomes:
         row = rows[str(outcome.image)]
-        found[row] = candidate
+        adversarial[row] = candidate
         read = outcome.clean_prediction
         wrong = not outcome.clean_correct and outcome.status != "error"
         success[row] = bool(outcome.broken) or (wrong and (not targets or read in targets))
-    return AdversarialExamples(found, success)
+    return AdversarialExamples(adversarial, success)
 
 
 def _move_examples(examples: AdversarialExamples, device: torch.device) -> AdversarialExamples:

@@ -56,9 +56,9 @@ def choose_attack(
         chosen = _build_attack(attack, parameters)
     elif isinstance(attack, Attack):
         if parameters:
-            name, given = type(attack).__name__, ", ".join(parameters)
+            name, listed = type(attack).__name__, ", ".join(parameters)
             raise ConfigError(
-                f"{name} has its parameters already, got {given}", remedy="set them where it is made"
+                f"{name} has its parameters already, got {listed}", remedy="set them where it is made"
             )
         chosen = attack
     else:

@@ -72,7 +72,7 @@ class Options:
     """Whether models whose answers depend on the other images of a batch, or on earlier calls, are evaluated
     all the same: in batches of exactly ``batch_size``, with every number marked and every gate undecided."""
     cache: Path | str | None = None
-    """Where weights that the grid trains are kept; None: ``RBL_CACHE``, else the user's cache."""
+    """Folder of the weights that the grid trains; None: ``RBL_CACHE``, else the user's cache."""
     timeout: float | None = None
     """Seconds within which a model has to finish a pass; 0 for any time. One that hangs is ended, and its
     image or its cell is an error. None: 600 for a grid; ``evaluate`` and ``certify`` wait for any time, and

@@ -59,11 +59,11 @@ def list_entry_points(kind: ExtensionKind) -> tuple[ExtensionRecord, ...]:
 def refuse_own_names(
     records: Iterable[ExtensionRecord], own_names: Collection[str]
 ) -> tuple[ExtensionRecord, ...]:
-    """The entry points, with a problem where one is called as something that is built in.
+    """Return the entry points, with a problem where one has a built-in name.
 
     Args:
         records: The entry points of a kind.
-        own_names: What no entry point of that kind can be called.
+        own_names: Names that no entry point of that kind can have.
     """
     return tuple(
         replace(record, problem=record.problem or f"the name {record.name!r} is built in")

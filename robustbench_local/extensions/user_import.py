@@ -105,8 +105,8 @@ def importable_neighbours(path: Path) -> Iterator[set[str]]:
 def import_known_libraries() -> None:
     """Import what this package builds on, with all that comes along.
 
-    What a user's file brings in is told by what was not there before. Whether one of these libraries was
-    needed earlier must not change that; and copies of this process share what was imported before.
+    The modules that a user's file imports are those that were not loaded before it. An earlier use of one of
+    these libraries must not change that set; forks of this process also share earlier imports.
     """
     for name in _KNOWN_LIBRARIES:
         importlib.import_module(name)

@@ -154,7 +154,7 @@ class Smuggler(Attack):
 
 @pytest.mark.parametrize(
     ("what", "reason"),
-    [("images", "parameters"), ("too far", "leave the family"), ("too far down", "10 % of the side"),
+    [("images", "parameters"), ("too far", "leave the family"), ("too far down", "10% of the side"),
      ("NaN", "leave the family"), ("a list", "returned list")],
 )  # fmt: skip
 def test_nothing_outside_the_family_gets_in(small: Sample, what: str, reason: str):

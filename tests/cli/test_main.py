@@ -215,12 +215,12 @@ def test_certificates_are_listed_planned_run_and_shown(workplace, rbl):
     (workplace / "grid.yaml").write_text(text)
     code, out, _ = rbl("run", "grid.yaml", "--limit", "6", "--dry-run")
     assert code == 0
-    assert "certify-smoothing-sequential-l2-0.25" in out
+    assert "Smoothing certificate (sequential)" in out
     assert "666" in out, "six images, 110 votes each and one look of the harness"
     code, out, _ = rbl("run", "grid.yaml", "--limit", "6", "--out", "out", "--device", "cpu")
     assert code == 0
     assert "% certified" in out
-    assert "its vote under noise" in out
+    assert "its majority vote under noise" in out
     assert "pass: first: certified accuracy (l2-0.25)" in out
 
 

@@ -99,7 +99,7 @@ def schedule_faults(
     mine = list(faults[shard[0] - 1 :: shard[1]])
     random.Random(seed).shuffle(mine)
     yield from ((fault, seed) for fault in mine)
-    varied = [fault for fault in mine if fault.repeats]
+    varied = [fault for fault in mine if fault.has_variants]
     number = seed
     while varied and time.monotonic() - began < seconds:
         number += 1

@@ -38,11 +38,11 @@ def test_no_kind_of_fault_is_lost(suite):
 
 def test_every_kind_is_tried_once_and_shards_share_them(suite):
     kinds = [Fault("f", str(number), lambda _place, _draw: None, has_variants=False) for number in range(7)]
-    shards = [list(suite["schedule"](kinds, 3, 0.0, shard=(part, 2))) for part in (1, 2)]
+    shards = [list(suite["schedule_faults"](kinds, 3, 0.0, shard=(part, 2))) for part in (1, 2)]
     assert sorted(fault.name for shard in shards for fault, _ in shard) == [
         str(number) for number in range(7)
     ]
-    assert list(suite["schedule"](kinds, 3, 0.0)) == list(suite["schedule"](kinds, 3, 0.0))
+    assert list(suite["schedule_faults"](kinds, 3, 0.0)) == list(suite["schedule_faults"](kinds, 3, 0.0))
 
 
 def test_a_deviation_is_told_with_what_repeats_it(suite, tmp_path):

@@ -69,7 +69,7 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
                     and size == MIN_BATCH_SIZE
                     and not is_out_of_memory(failure)
                 ):
-                    one_pass = _time_forward  # a graph that is cut inside: black boxes can go on
+                    one_pass = _time_forward  # a cut graph: black-box attacks still work
                     continue
                 if not is_out_of_memory(failure) or size == MIN_BATCH_SIZE:
                     raise
@@ -106,7 +106,7 @@ def measure_speed(classifier: Classifier, images: Tensor) -> ModelSpeed:
         forward = _time_call(lambda: classifier(batch), times) / len(batch) / draws
     backward = 0.0
     if classifier.access == "gradients":
-        # one whose graph is cut inside has no backward pass, which its attacks will say
+        # a model whose graph is cut has no backward pass, which its attacks will report
         with classifier.evaluation_mode(), suppress(ModelError):
             backward = max(_time_forward_backward(classifier, batch) / len(batch) / draws - forward, 0.0)
     return ModelSpeed(forward_seconds=forward, backward_seconds=backward)

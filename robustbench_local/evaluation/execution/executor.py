@@ -102,8 +102,8 @@ class _CellRunner:
         except StorageError:
             raise
         except ModelTimeoutError as overdue:
-            done = f"{self.counts.n} of {self.cell.record.images} images done"
-            self._finish_cell("timeout", f"{done}: {format_error_line(overdue)}")
+            progress = f"{self.counts.n} of {self.cell.record.images} images done"
+            self._finish_cell("timeout", f"{progress}: {format_error_line(overdue)}")
         except Exception as failure:  # noqa: BLE001 - a cell's failure is a result, not the run's end
             self._finish_cell("error", format_error_line(failure))
         else:
@@ -196,8 +196,8 @@ class _CellRunner:
 
     def _abort_hung_model(self, why: str) -> None:
         """Record the cell as timed out and exit the process where that is allowed; runs in another thread."""
-        done = f"{self.counts.n} of {self.cell.record.images} images done"
-        self._finish_cell("timeout", f"{done}: {self.cell.subject}: {why}, and it cannot be interrupted")
+        progress = f"{self.counts.n} of {self.cell.record.images} images done"
+        self._finish_cell("timeout", f"{progress}: {self.cell.subject}: {why}, and it cannot be interrupted")
         if self.exit_process is not None:
             self.exit_process()
 

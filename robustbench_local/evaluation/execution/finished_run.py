@@ -97,8 +97,8 @@ def is_finished(directory: Path, inputs: dict[str, str] | None) -> bool:
     try:
         with RunStore.open_readonly(directory) as store:
             cells = store.read_cells()
-            done = bool(cells) and all(cell.status in {"done", "skipped"} for cell in cells)
-            return done and store.read_meta(INPUTS_KEY) == inputs
+            is_complete = bool(cells) and all(cell.status in {"done", "skipped"} for cell in cells)
+            return is_complete and store.read_meta(INPUTS_KEY) == inputs
     except RobustbenchError:  # planning it says what is wrong
         return False
 

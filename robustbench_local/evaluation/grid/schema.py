@@ -31,10 +31,10 @@ MAX_NAME_LENGTH = 100
 """Longest id of a model or name of a grid: they become file names."""
 
 NO_DEFENSE = "none"
-"""What stands in a list of defenses for the model as it is."""
+"""The entry in a list of defenses that means the baseline model."""
 
 DisplayName = Annotated[str, AfterValidator(check_display_name)]
-"""What tables call an entry: printable and short. It never decides a verdict, nor what a cell is."""
+"""The name of an entry in tables: printable and short. It affects neither verdicts nor cells."""
 Normalization = str | dict[Literal["mean", "std"], list[float]]
 
 

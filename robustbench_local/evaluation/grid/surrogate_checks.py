@@ -42,7 +42,7 @@ def check_surrogate(
 
 
 def format_transfer_note(surrogate: str) -> str:
-    """The line that a reader of a transfer's numbers has to know."""
+    """Return the note that every reader of a transfer result needs."""
     return (
         f"crafted on {surrogate} without access to this model, so no upper bound on its robust accuracy "
         "under white-box attacks"

@@ -139,9 +139,9 @@ def compare_with_fresh_copy(
     return AgreementCounts(len(chosen), int(unlike.sum()))
 
 
-def _find_differing(found: Tensor, expected: Tensor, tolerance: Tensor) -> Tensor:
+def _find_differing(margins: Tensor, expected: Tensor, tolerance: Tensor) -> Tensor:
     """Mark margins, (N,), that differ by more than rounding, (N,) boolean; NaN equals only NaN."""
-    return ((found - expected).abs() > tolerance) | (found.isnan() != expected.isnan())
+    return ((margins - expected).abs() > tolerance) | (margins.isnan() != expected.isnan())
 
 
 def _compute_margins(answers: Tensor, labels: Tensor) -> Tensor:

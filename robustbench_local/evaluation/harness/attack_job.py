@@ -38,7 +38,7 @@ from robustbench_local.evaluation.harness.outcome import (
     build_failed_attack_outcome,
     build_proven_outcome,
 )
-from robustbench_local.evaluation.harness.outside_checks import check_candidates, keep_model_unchanged
+from robustbench_local.evaluation.harness.outside_checks import keep_model_unchanged
 from robustbench_local.evaluation.harness.success_refinement import (
     FINISHING_VERIFICATION_PASSES,
     AttackedImages,
@@ -116,7 +116,7 @@ class AttackJob(BaseAttackJob):
         costs = (self.attack.estimate_cost(self.threat), count_finishing_passes(self.attack, self.threat))
         forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
         draws = passes_per_query(self.queried_model)[0]
-        if draws > 1:  # it averages itself, whatever the attack would have averaged
+        if draws > 1:  # the classifier averages over draws itself, in place of the attack
             forward, backward = (passes * draws // self.attack.eot_samples for passes in (forward, backward))
         verdict_passes = passes_per_query(self.classifier)[1]
         harness = HARNESS_PASSES + (FINISHING_VERIFICATION_PASSES if self.threat.is_ball else 0)
@@ -159,7 +159,7 @@ def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
     images, labels, agreement = data.images.to(device), data.labels.to(device), AgreementCounts()
     with classifier.open_fresh_copy() as judge:
         clean = predict(judge, images, labels, stream=own)
-        if 0 in positions:  # once a cell, whoever has its first image
+        if 0 in positions:  # once per cell, for its first image
             at_work = {classifier.settings.batch_size or len(positions)}
             agreement = compare_batch_sizes(judge, images, labels, clean.margin, at_work)
     draws = passes_per_query(classifier)[1]
@@ -225,11 +225,11 @@ class _SpentPasses:
         forward, backward = (
             _split_passes_evenly(total, self._count) for total in self._attacked_model.take_external_passes()
         )
-        for meter in self.pass_counters:
-            forward, backward = forward + meter.forward_passes, backward + meter.backward_passes
-        for meter, rows in self.partial_pass_counters:
-            forward.index_add_(0, rows, meter.forward_passes)
-            backward.index_add_(0, rows, meter.backward_passes)
+        for counter in self.pass_counters:
+            forward, backward = forward + counter.forward_passes, backward + counter.backward_passes
+        for counter, rows in self.partial_pass_counters:
+            forward.index_add_(0, rows, counter.forward_passes)
+            backward.index_add_(0, rows, counter.backward_passes)
         return list(zip(forward.tolist(), backward.tolist(), strict=True))
 
 
@@ -243,7 +243,7 @@ def _attack_and_verify(
     stream = RandomStream(job.seed, chosen.ids, repr(job.attack))
 
     def verify_rows(rows: Tensor, candidates: Tensor) -> VerificationResult:
-        # verification is counted, but it is not the attack's: it must not spend the attack's queries
+        # verification is counted, but must not spend the attack's queries
         with classifier.open_fresh_copy() as judge, judge.count_passes(len(rows)) as checks:
             spent.partial_pass_counters.append((checks, rows.cpu()))
             own, inside = stream.select_images(rows), None if masks is None else masks[rows]
@@ -251,13 +251,12 @@ def _attack_and_verify(
 
     repeated = True
     while repeated:
-        with attacked_model.count_passes(len(chosen), job.attack.queries) as meter:
-            spent.pass_counters[:] = [meter]
+        with attacked_model.count_passes(len(chosen), job.attack.queries) as counter:
+            spent.pass_counters[:] = [counter]
             with keep_model_unchanged(job.attack, classifier, attacked_model):
-                returned = job.attack.perturb(
+                candidates = job.attack.perturb(
                     attacked_model, images.clone(), labels.clone(), job.threat, stream, masks
                 )
-            candidates = check_candidates(job.attack, returned)
         repeated = attacked_model.gradient_guard.detect_missed_faults()
     verified = verify_rows(torch.arange(len(chosen), device=images.device), candidates)
     limit, draws = job.attack.queries, passes_per_query(attacked_model)[0]
@@ -265,7 +264,7 @@ def _attack_and_verify(
         attack=job.attack,
         attacked_model=attacked_model,
         is_transfer=job.surrogate is not None,
-        queries_left=None if limit is None else (limit - meter.forward_passes // draws).to(images.device),
+        queries_left=None if limit is None else (limit - counter.forward_passes // draws).to(images.device),
         images=images,
         labels=labels,
         masks=masks if job.threat.region == "mask" else None,

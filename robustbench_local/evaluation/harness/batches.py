@@ -158,7 +158,7 @@ class _BatchQueue:
             raise _build_model_error(self.job, loss, f", {self.process_ends} times in this cell") from None
         if self.process_ends == 1:
             self.notify(f"{loss.description}, at work on {_format_image_count(positions)}: trying again")
-        # others may have killed it, and images alone or in groups of their own deserve a second opinion
+        # another process may have killed it, so single images and fixed groups are tried a second time
         if positions != self.last_lost_positions and (
             loss.killed or len(positions) == 1 or not self.job.is_divisible
         ):

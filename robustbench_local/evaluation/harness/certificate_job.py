@@ -50,19 +50,19 @@ class CertificateJob(Job):
         images, labels = data.images.to(queried.device), data.labels.to(queried.device)
         stream = RandomStream(self.seed, data.ids, repr(self.certificate))
         with (
-            queried.count_passes(len(data)) as meter,
+            queried.count_passes(len(data)) as counter,
             keep_model_unchanged(self.certificate, self.classifier, queried),
         ):
             returned = self.certificate.certify(queried, images, labels, self.threat, stream)
         certified = check_certified_batch(self.certificate, returned, len(data))
-        clean, forward = None, meter.forward_passes
-        # a proof about the classifier itself has to agree with the harness's own clean prediction
+        clean, forward = None, counter.forward_passes
+        # a proof about the classifier itself has to agree with the harness's clean prediction
         if queried is self.classifier and self.certificate.get_concern(queried) == "model":
             with queried.open_fresh_copy() as judge, judge.count_passes(len(data)) as checks:
                 clean = predict(judge, images, labels)
                 forward = forward + checks.forward_passes
         seconds = (time.perf_counter() - started) / len(positions)
-        passes = zip(forward.tolist(), meter.backward_passes.tolist(), strict=True)
+        passes = zip(forward.tolist(), counter.backward_passes.tolist(), strict=True)
         outcomes = tuple(
             build_certificate_outcome(self.key, position, data, row, certified, clean, spent, seconds)
             for row, (position, spent) in enumerate(zip(positions, passes, strict=True))

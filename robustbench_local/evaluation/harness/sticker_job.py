@@ -83,7 +83,7 @@ class StickerJob(BaseAttackJob):
         crafted += [(attack, threat) for _, attack, threat in list_controls(self.attack, self.threat)]
         costs = [attack.estimate_cost(threat) for attack, threat in crafted]
         forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
-        # besides what is crafted, the clean sign and random colours are photographed, too
+        # the clean sign and stickers of random colors are photographed in addition to the crafted ones
         views = (len(crafted) + 2) * self.test_views + 2 * APPROACH_FRAMES
         query_passes, verdict_passes = passes_per_query(self.classifier)
         count = self.image_count
@@ -112,22 +112,22 @@ class StickerJob(BaseAttackJob):
         batch = OutcomeBatch(outcomes=tuple(records), candidates=data.images.clone())
         rows = clean.correct.nonzero().flatten().tolist()
         if rows:
-            with classifier.count_passes(len(rows)) as meter:
-                meters = [meter]
+            with classifier.count_passes(len(rows)) as counter:
+                counters = [counter]
                 try:
                     with classifier.open_fresh_copy() as judge, judge.count_passes(len(rows)) as looking:
-                        meters.append(looking)
-                        batch = self._attack_signs(batch, rows, judge, meters)
+                        counters.append(looking)
+                        batch = self._attack_signs(batch, rows, judge, counters)
                 except Exception as failure:
                     if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
                         raise
-                    spent, seconds = _count_passes(meters, 0), time.perf_counter() - started
+                    spent, seconds = _count_passes(counters, 0), time.perf_counter() - started
                     raise build_attack_error(records[0], replace_remedy(failure), spent, seconds) from failure
         seconds = (time.perf_counter() - started) / len(positions)
         return replace(batch, outcomes=tuple(replace(row, seconds=seconds) for row in batch.outcomes))
 
     def _attack_signs(
-        self, batch: OutcomeBatch, rows: list[int], judge: Classifier, meters: list[PassCounter]
+        self, batch: OutcomeBatch, rows: list[int], judge: Classifier, counters: list[PassCounter]
     ) -> OutcomeBatch:
         """Attack these rows of a batch; return the batch with their outcomes.
 
@@ -135,7 +135,7 @@ class StickerJob(BaseAttackJob):
             batch: The predictions of the clean signs.
             rows: The rows to attack.
             judge: A copy of the classifier, which predicts the results of the attack on the classifier.
-            meters: The pass counters of both.
+            counters: The pass counters of both.
         """
         clean_records = [batch.outcomes[row] for row in rows]
         chosen = self.select_images([record.position for record in clean_records])
@@ -144,7 +144,7 @@ class StickerJob(BaseAttackJob):
         )
         self.classifier.gradient_guard.check_every_gradient()
         crafted = signs.craft_stickers(self.attack, self.threat, self.seed)
-        gradients = meters[0].gradient_counts  # those of the attack; its controls prove nothing
+        gradients = counters[0].gradient_counts  # those of the attack; its controls prove nothing
         seen_by = replace(signs, classifier=judge)
         views_by_condition = self._predict_conditions(signs, seen_by, crafted)
         flat = signs.compose_flat(crafted)
@@ -159,7 +159,7 @@ class StickerJob(BaseAttackJob):
             flat_predictions=reading,
         )
         for index, row in enumerate(rows):
-            record = judged.build_outcome(clean_records[index], index, _count_passes(meters, index))
+            record = judged.build_outcome(clean_records[index], index, _count_passes(counters, index))
             outcomes[row] = add_gradient_counts(record, gradients[index])
         report_arrays = _build_report_arrays(signs, crafted)
         return OutcomeBatch(
@@ -221,48 +221,48 @@ class _StickerEvidence:
     flat_images: Tensor
     flat_predictions: Predictions
 
-    def build_outcome(self, record: OutcomeRecord, place: int, passes: tuple[int, int]) -> OutcomeRecord:
+    def build_outcome(self, record: OutcomeRecord, index: int, passes: tuple[int, int]) -> OutcomeRecord:
         """Build the record of an attacked sign from that of the clean sign."""
-        label, threat = self.scene.labels[place : place + 1].cpu(), self.stickers.threat
-        right = self.predictions["clean", "view"].find_correct_views(self.scene.labels)[place]
-        predicted = self.predictions["sticker", "view"].prediction[place][right]
+        label, threat = self.scene.labels[index : index + 1].cpu(), self.stickers.threat
+        right = self.predictions["clean", "view"].find_correct_views(self.scene.labels)[index]
+        predicted = self.predictions["sticker", "view"].prediction[index][right]
         hits = threat.is_success(predicted, label.expand(len(predicted))) & (predicted >= 0)
         moved = (predicted != label) & ~hits
         void = float(right.double().mean()) < MIN_CLEAN_SHARE
-        change = (self.flat_images[place : place + 1] - self.scene.images[place : place + 1]).double().cpu()
+        change = (self.flat_images[index : index + 1] - self.scene.images[index : index + 1]).double().cpu()
         broken = not void and int(hits.sum()) > SIGN_SUCCESS_SHARE * len(predicted)
-        prediction = int(self.flat_predictions.prediction[place])
+        prediction = int(self.flat_predictions.prediction[index])
         judged = replace(
             record,
             adversarial_prediction=prediction if prediction >= 0 else None,
             clean_correct=not void,
             broken=broken,
             moved_elsewhere=not (void or broken) and int(moved.sum()) > SIGN_SUCCESS_SHARE * len(predicted),
-            margin=float(self.flat_predictions.margin[place]),
-            fragile=bool(self.flat_predictions.fragile[place]),
+            margin=float(self.flat_predictions.margin[index]),
+            fragile=bool(self.flat_predictions.fragile[index]),
             linf=float(compute_norms(change, "Linf")),
             l2=float(compute_norms(change, "L2")),
             l1=float(change.abs().sum()),
             broken_8bit=True if broken else None,  # every photograph is an 8-bit image
             forward_passes=record.forward_passes + passes[0],
             backward_passes=record.backward_passes + passes[1],
-            adversarial_hash=hash_image(self.flat_images[place]),
+            adversarial_hash=hash_image(self.flat_images[index]),
         )
         if void:
             message = f"{100 * float(right.double().mean()):.1f}% of its clean views are classified correctly"
             return replace(judged, status="void", error=f"{message}; {100 * MIN_CLEAN_SHARE:.0f}% are needed")
-        judged = replace(judged, error=self._format_broken_rules(place))
+        judged = replace(judged, error=self._format_broken_rules(index))
         return (
-            judged if self.stickers.rejection_reasons[place] is None else replace(judged, status="rejected")
+            judged if self.stickers.rejection_reasons[index] is None else replace(judged, status="rejected")
         )
 
-    def _format_broken_rules(self, place: int) -> str | None:
+    def _format_broken_rules(self, index: int) -> str | None:
         """Name the rule that the sticker breaks, and those that its controls break."""
-        own = self.stickers.rejection_reasons[place]
+        own = self.stickers.rejection_reasons[index]
         broken_rules = {
-            condition: predictions.rejection_reasons[place]
+            condition: predictions.rejection_reasons[index]
             for (condition, _), predictions in self.predictions.items()
-            if predictions.rejection_reasons[place] not in {None, own}
+            if predictions.rejection_reasons[index] not in {None, own}
         }
         message = [f"control {condition}: {reason}" for condition, reason in broken_rules.items()]
         return "; ".join([own, *message] if own else message) or None
@@ -279,16 +279,16 @@ def _build_prediction_records(
 
 
 def _build_prediction_record(
-    record: OutcomeRecord, place: int, condition: Condition, kind: ViewKind, seen: ViewPredictions
+    record: OutcomeRecord, index: int, condition: Condition, kind: ViewKind, views: ViewPredictions
 ) -> ViewPredictionsRecord:
     """Build the prediction record of one sign; None if a control breaks a rule.
 
     An attack whose sticker breaks a rule has failed, and the predictions of the clean sign say so. For a
     control, the clean predictions would claim that it was valid.
     """
-    is_invalid = condition != "sticker" and seen.rejection_reasons[place] is not None
-    read = [] if is_invalid else seen.prediction[place].tolist()
-    sure = [] if is_invalid else seen.confidence[place].tolist()
+    is_invalid = condition != "sticker" and views.rejection_reasons[index] is not None
+    read = [] if is_invalid else views.prediction[index].tolist()
+    sure = [] if is_invalid else views.confidence[index].tolist()
     return ViewPredictionsRecord(
         cell=record.cell,
         position=record.position,
@@ -299,10 +299,10 @@ def _build_prediction_record(
     )
 
 
-def _count_passes(meters: list[PassCounter], place: int) -> tuple[int, int]:
+def _count_passes(counters: list[PassCounter], index: int) -> tuple[int, int]:
     return (
-        sum(int(meter.forward_passes[place]) for meter in meters),
-        sum(int(meter.backward_passes[place]) for meter in meters),
+        sum(int(counter.forward_passes[index]) for counter in counters),
+        sum(int(counter.backward_passes[index]) for counter in counters),
     )
 
 

@@ -139,7 +139,7 @@ class StickerScene:
             self.classifier, self.images.clone(), self.labels.clone(), threat, own, self.masks
         )
         reasons = find_scene_violations(candidates, self.images, self.surfaces, threat)
-        if all(reasons):  # it may have any shape
+        if all(reasons):  # an invalid result may have any shape
             candidates = self._build_blank_candidates(threat)
         return CraftedStickers(
             candidates=candidates.detach(), threat=threat, rejection_reasons=tuple(reasons)

@@ -152,7 +152,7 @@ def find_unfinished_rows(verified: VerificationResult, threat: ThreatModel, meas
 def count_finishing_passes(attack: Attack, threat: ThreatModel) -> tuple[int, int]:
     """Return the maximum extra passes per image of both searches, (forward, backward)."""
     if not threat.is_ball or not threat.eps or attack.queries is not None:
-        return 0, 0  # what is left of an attack's queries is part of its cost
+        return 0, 0  # an attack's remaining queries are part of its cost
     forward, backward = estimate_finishing_cost(attack.access)
     searches = 2 if attack.measure == "ball" else 1  # once in 8 bits, and once for the margin
     return searches * forward * attack.eot_samples, searches * backward * attack.eot_samples
@@ -169,8 +169,8 @@ def _search_candidates(attacked: AttackedImages, rows: Tensor, candidates: Tenso
         eot_samples=1 if own_mean else attacked.attack.eot_samples,
         is_blind=attacked.is_transfer,
     )
-    with attacked.attacked_model.count_passes(len(attacked.images)) as meter:
-        attacked.add_pass_counter(meter)
+    with attacked.attacked_model.count_passes(len(attacked.images)) as counter:
+        attacked.add_pass_counter(counter)
         return search.finish_candidates(
             attacked.images[rows],
             attacked.labels[rows],

@@ -53,7 +53,7 @@ class VerificationResult:
     candidates: Tensor
     """(N, C, H, W): the candidate if it is valid, else the original."""
     rejection_reasons: tuple[str | None, ...]
-    """Why a candidate was rejected; None where it was not."""
+    """The reason why a candidate was rejected; None where it was not."""
     predictions: Predictions
     """The classifier's predictions on ``candidates``."""
     broken: Tensor

@@ -67,7 +67,7 @@ class WorkerLostError(Exception):
     """A worker process ended, or stopped finishing passes.
 
     Args:
-        line: One line about what happened to it.
+        description: One line about what happened to it.
         hung: Whether it was ended because it hung.
         killed: Whether an outside process killed it.
     """
@@ -104,13 +104,13 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
     """Processes that work on one cell, with one thread each if there are several.
 
     Args:
-        work: The work of a process; it must not change while the pool is open.
+        job: The work of a process; it must not change while the pool is open.
         workers: Number of processes.
-        ready: Opens the context in which the work runs.
+        prepare_models: Opens the context in which the work runs.
         isolated: Whether a single worker also runs in its own process where possible; several always do.
         timeout: Seconds within which each worker has to finish a pass; None for no limit.
         deadline: Time by `time.monotonic` at which the cell has to be finished; None for no limit.
-        give_up: Ends hung work that runs in no process of its own; receives the reason in one line.
+        abort_hung_model: Ends hung work that runs in no process of its own; receives the reason in one line.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             if answer.failure is not None:
                 raise answer.failure
         batch = merge_batches([answer.batch for answer in answers if answer.batch is not None])
-        # each worker took the same wall time for its share: an image's part of it is smaller by their number
+        # workers run in parallel: the wall time per image is divided by their number
         outcomes = tuple(replace(row, seconds=row.seconds / len(shares)) for row in batch.outcomes)
         return replace(batch, outcomes=outcomes)
 
@@ -213,7 +213,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
                 for answer in self._receive_responses(worker):
                     answers[worker] = answer
             self.job.queried_model.record_worker_passes(sum(self._pass_counts[_CURRENT_PASSES::2]))
-            # a pause of this very process is not the model's: no round counts for more than two heartbeats
+            # a pause of this process is not a hang of the model: no round counts for more than two heartbeats
             passed = min(time.monotonic() - began, 2 * _HEARTBEAT_SECONDS)
             for worker in waiting:
                 before, progress[worker] = progress[worker], self._get_progress(worker)
@@ -239,8 +239,8 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         for note in answer.notes:
             self.job.classifier.add_note(note)
 
-    def _start_worker(self, place: int) -> ChildProcess:
-        counts = (ctypes.c_int64 * 2).from_buffer(self._pass_counts, 16 * place)
+    def _start_worker(self, index: int) -> ChildProcess:
+        counts = (ctypes.c_int64 * 2).from_buffer(self._pass_counts, 16 * index)
         return ChildProcess(
             partial(_serve_requests, self.job, self._prepare_models, counts), threads=self._threads
         )

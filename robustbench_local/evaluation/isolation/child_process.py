@@ -189,18 +189,18 @@ def describe_exit_code(code: int | None) -> str:
 
 def _run_child(serve: Callable[[Channel], None], channel: Channel, threads: int, parent: int) -> None:
     """Run the child process from start to end."""
-    os.setpgid(0, 0)  # so that what a model starts ends with it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
+    os.setpgid(0, 0)  # so that processes started by a model end with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before it could be asked to take this process along
+    if os.getppid() != parent:  # the parent ended before it could be asked to end this process
         return
     resource: Any = import_module("resource")  # only Unix has it
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _use_own_streams()
     torch.set_num_threads(threads)
     channel.take_ownership()
-    with suppress(EOFError, OSError):  # whom it serves is gone, or the model closed what is not its own
+    with suppress(EOFError, OSError):  # the parent is gone, or the model closed the pipe
         serve(channel)
 
 
@@ -238,7 +238,7 @@ class _ProcessLauncher:
             process, answer = self._requests.get()
             try:
                 with warnings.catch_warnings():
-                    # no other thread shares a lock with a copy, which has streams of its own
+                    # a fork has streams of its own, so no other thread can hold a lock of them
                     warnings.filterwarnings(
                         "ignore", message=".*multi-threaded.*fork", category=DeprecationWarning
                     )

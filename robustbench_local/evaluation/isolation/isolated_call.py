@@ -140,7 +140,7 @@ def make_picklable_error(failure: Exception) -> Exception:
     """Return the exception, or a similar one where it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(failure))  # noqa: S301 - our own bytes
-    except Exception:  # noqa: BLE001 - somebody else's class may do anything
+    except Exception:  # noqa: BLE001 - a foreign class may do anything
         return RuntimeError(f"{type(failure).__name__}: {failure}")
     return failure
 
@@ -196,7 +196,7 @@ def _wait_for_result(
                 if not isinstance(answer, _Message):
                     return answer  # type: ignore[no-any-return]
                 listen(answer.content)
-        # a pause of this very process is not the model's: no round counts for more than two heartbeats
+        # a pause of this process is not a hang of the model: no round counts for more than two heartbeats
         passed = min(time.monotonic() - began, 2 * _HEARTBEAT_SECONDS)
         before, progress = progress, (finished[0], child.count_received_bytes())
         idle = idle + passed if progress == before else 0.0

@@ -38,7 +38,7 @@ class Watchdog(AbstractContextManager["Watchdog"]):
     Args:
         timeout: Seconds within which a pass has to finish; None or 0 for no limit.
         deadline: Time by `time.monotonic` at which all work has to be finished; None for no limit.
-        give_up: Ends work that cannot be interrupted; receives the reason in one line.
+        abort_hung_model: Ends work that cannot be interrupted; receives the reason in one line.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Watchdog(AbstractContextManager["Watchdog"]):
                 time.sleep(_DELIVERY_SECONDS)
 
     def _watch_progress(self) -> None:
-        # An interrupt under way to a thread that waits in C makes CPython 3.11 repeat one instruction of
-        # every traced thread for ever, as under a debugger or coverage: this one has to go on, untraced.
+        # An interrupt sent to a thread that waits in C makes CPython 3.11 repeat one instruction of
+        # every traced thread forever, as under a debugger or coverage: this thread has to run untraced.
         sys.settrace(None)
         last_count, idle = count_finished_passes(), 0.0
         pause = min(_HEARTBEAT_SECONDS, (self._timeout or 1.0) / 4)

@@ -61,7 +61,7 @@ def check_outside_code(
         def try_import(load: Callable[[], object] = load) -> None:
             with permit_code(
                 allow_code, base_folder
-            ):  # what is permitted here is not in another thread's copy
+            ):  # the permission of this thread is not set in the fork
                 load()
 
         with _convert_escapes(name, timeout):
@@ -135,7 +135,7 @@ def _iterate_method_loaders(
         try:
             name = find_card(card, extra=folders).method
         except CardError:
-            return  # which is said where it is looked up
+            return  # the lookup reports it
     if any(registry.is_outside(name) for registry in registries):
         yield name, partial(_load_class, name, registries)
 

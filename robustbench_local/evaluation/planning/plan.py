@@ -141,4 +141,4 @@ class Plan:
     description: dict[str, Any] = field(default_factory=dict)
     """The stored description for the report: grid, data, models, environment."""
     warnings: tuple[str, ...] = ()
-    """What the user should know before it starts."""
+    """Warnings for the user before the run starts."""

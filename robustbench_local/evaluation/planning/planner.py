@@ -178,7 +178,7 @@ def load_data(grid: Grid, base: Path) -> Dataset:
     """Load the images of the grid."""
     entry = grid.data
     seed = grid.seed if entry.seed is None else entry.seed
-    judged = bool(grid.gates)  # a set that shrinks in silence must not pass a gate
+    judged = bool(grid.gates)  # a data set that shrinks unnoticed must not pass a gate
     return load_dataset(
         **entry.model_dump(exclude={"seed"}), seed=seed, base_folder=base, count_unread=judged
     )
@@ -219,15 +219,15 @@ def _build_identity(
     return flat
 
 
-def _flatten_content(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def _flatten_content(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from _flatten_content(value, f"{place}.{key}" if place else str(key))
+            yield from _flatten_content(value, f"{path}.{key}" if path else str(key))
     elif isinstance(content, list):
         for index, value in enumerate(content):
-            yield from _flatten_content(value, f"{place}[{index}]")
+            yield from _flatten_content(value, f"{path}[{index}]")
     else:
-        yield place, str(content)
+        yield path, str(content)
 
 
 def _build_description(

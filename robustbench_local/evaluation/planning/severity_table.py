@@ -22,9 +22,8 @@ _OTHER_SPEEDS_KMH = {
 _YIELD_SEVERITY, _OTHER_SIGN_SEVERITY = 0.05, 0.01
 
 STOP_SIGN_RULE = (
-    "of a misclassified stop sign: (predicted speed limit / 120 km/h) squared, where priority road and "
-    "the end "
-    "of 80 km/h count as 100 km/h and the end of all limits as 120 km/h; 0.05 for yield, 0.01 for every "
+    "of a misclassified stop sign: (predicted speed limit / 120 km/h) squared, where priority road and the "
+    "end of 80 km/h count as 100 km/h and the end of all limits as 120 km/h; 0.05 for yield, 0.01 for every "
     "other sign; a convention and not an accident statistic"
 )
 """The rule in words: kinetic energy."""

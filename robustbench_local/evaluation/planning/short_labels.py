@@ -58,21 +58,21 @@ def build_attack_labels(attacks: Sequence[LabelledAttack], class_names: Sequence
         card. Budget, goal and card follow only where labels would be equal without them.
     """
     labels = build_family_labels(attacks, class_names)
-    norms = {one.identifier: one.card.threat.norm if one.card.threat else None for one in attacks}
+    norms = {attack.identifier: attack.card.threat.norm if attack.card.threat else None for attack in attacks}
 
-    def format_budget(one: LabelledAttack) -> str:
-        alike = {norms[other] for other, label in labels.items() if label == labels[one.identifier]}
-        return _format_budget(one.card, with_norm=len(alike) > 1)
+    def format_budget(attack: LabelledAttack) -> str:
+        alike = {norms[other] for other, label in labels.items() if label == labels[attack.identifier]}
+        return _format_budget(attack.card, with_norm=len(alike) > 1)
 
     details: list[Callable[[LabelledAttack], str]] = [
         format_budget,
-        lambda one: _format_goal(one.card, class_names),
-        lambda one: one.card.base_name,
+        lambda attack: _format_goal(attack.card, class_names),
+        lambda attack: attack.card.base_name,
     ]
     for detail in details:
-        texts = {one.identifier: detail(one) for one in attacks}
+        texts = {attack.identifier: detail(attack) for attack in attacks}
         labels = _add_to_equal_labels(labels, texts)
-    suffixes = {one.identifier: one.suffix for one in attacks}
+    suffixes = {attack.identifier: attack.suffix for attack in attacks}
     return make_unique({key: _join_label(label, suffixes[key]) for key, label in labels.items()})
 
 

@@ -55,7 +55,7 @@ def make_unusable_subject(
         device=device,
     )
     classifier.add_note(f"cannot be used: {problem}")
-    with suppress(DataError):  # what was declared about the model may be what is wrong
+    with suppress(DataError):  # the declarations about the model may be the mistake
         data = fit_labels(data, classifier.num_classes, classifier.class_names)
     about = {
         "id": entry.id,

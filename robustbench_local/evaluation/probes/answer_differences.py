@@ -24,12 +24,12 @@ RECORDED_TOLERANCE = 1e-2
 torch has faster kernels for some layers, which round differently."""
 
 
-def measure_difference(one: Tensor, other: Tensor) -> float:
+def measure_difference(first: Tensor, second: Tensor) -> float:
     """Return the largest difference between two answers; infinite where only one of them is finite."""
-    finite = torch.isfinite(one), torch.isfinite(other)
+    finite = torch.isfinite(first), torch.isfinite(second)
     if not torch.equal(*finite):
         return float("inf")
-    return float((one - other)[finite[0]].abs().max()) if bool(finite[0].any()) else 0.0
+    return float((first - second)[finite[0]].abs().max()) if bool(finite[0].any()) else 0.0
 
 
 def measure_logit_range(answers: Tensor) -> float:
@@ -38,13 +38,13 @@ def measure_logit_range(answers: Tensor) -> float:
     high = answers.masked_fill(~finite, -torch.inf).amax(dim=1)
     low = answers.masked_fill(~finite, torch.inf).amin(dim=1)
     largest = answers.masked_fill(~finite, 0.0).abs().max()
-    # where all logits are as good as equal, what they are made of rounds by more than their range
+    # where all logits are nearly equal, their summands round by more than the range of the logits
     return max(float((high - low).max()), 1e-2 * float(largest), 1e-12)
 
 
-def has_difference(one: Tensor, other: Tensor, tolerance: float) -> bool:
+def has_difference(first: Tensor, second: Tensor, tolerance: float) -> bool:
     """Check whether two answers, (N, K), differ by more than a share of the logits' range."""
-    return measure_difference(one, other) > tolerance * measure_logit_range(torch.cat([one, other]))
+    return measure_difference(first, second) > tolerance * measure_logit_range(torch.cat([first, second]))
 
 
 def find_tolerance(module: nn.Module | None) -> float:

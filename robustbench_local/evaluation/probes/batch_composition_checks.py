@@ -34,7 +34,7 @@ def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: 
     beside = [questions.query_pair(first, neighbour) for neighbour in torch.split(neighbours, 1)]
     findings.refuse_batch_dependence(beside[0][:1], beside[1][:1], findings.tolerance, others)
     with suppress(ModelError):  # it may refuse pale images, which are not in its data
-        # one that has black and white pixels itself hides that the extremes of the batch matter
+        # an image with black and white pixels would hide an effect of the batch's extremes
         pale = 0.4 + 0.2 * first
         greyer = questions.query_pair(pale, 0.5 * pale + 0.25)[:1]
         starker = questions.query_pair(pale, neighbours[:1])[:1]
@@ -54,7 +54,7 @@ def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: 
 
 def _has_fixed_seed(questions: ModelQueries, image: Tensor, answer: Tensor) -> bool:
     """Check for a fixed seed: the model draws from a global random state but ignores its value."""
-    if questions.findings.has_own_generator:  # copies begin it anew
+    if questions.findings.has_own_generator:  # each copy starts again at the seed
         return False
     with questions.open_fresh_copy() as model:
         other = questions.query_model(model, image, seed=PROBE_SEED + 1)

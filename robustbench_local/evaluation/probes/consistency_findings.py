@@ -86,22 +86,22 @@ class ConsistencyFindings:
     is_stateful: bool = False
     has_misleading_gradients: bool = False
 
-    def refuse_batch_dependence(self, one: Tensor, other: Tensor, tolerance: float, what: str) -> None:
+    def refuse_batch_dependence(self, first: Tensor, second: Tensor, tolerance: float, what: str) -> None:
         """Raise if an image's answer depends on ``what`` of its batch."""
-        if has_difference(one, other, tolerance):
+        if has_difference(first, second, tolerance):
             why = "batch statistics (a mean over dimension 0, batch norm in training mode inside forward, "
             why = f"{why}attention over dimension 0)?"
-            cause = f"answers depend on {what} ({self._format_difference(one, other)}): {why}"
-            raise InconsistentError(self.build_result("company", cause, one, other))
+            cause = f"answers depend on {what} ({self._format_difference(first, second)}): {why}"
+            raise InconsistentError(self.build_result("company", cause, first, second))
 
-    def refuse_memory(self, one: Tensor, other: Tensor, when: str, changed: Collection[str]) -> None:
+    def refuse_memory(self, first: Tensor, second: Tensor, when: str, changed: Collection[str]) -> None:
         """Raise if the same image gets another answer ``when`` something else was queried."""
-        if has_difference(one, other, self.tolerance):
-            difference = self._format_difference(one, other)
+        if has_difference(first, second, self.tolerance):
+            difference = self._format_difference(first, second)
             cause = f"remembers: the same image gets another answer {when} ({difference})"
             if changed:
                 cause = f"{cause}; {format_names(changed)} changed"
-            raise InconsistentError(self.build_result("memory", cause, one, other))
+            raise InconsistentError(self.build_result("memory", cause, first, second))
 
     def refuse_grad_mode_dependence(self, silent: Tensor, recorded: Tensor, tolerance: float) -> None:
         """Raise if answers change while gradients are recorded."""
@@ -112,31 +112,35 @@ class ConsistencyFindings:
             cause = f"{cause}white-box attacks would work against another model than the one that is judged"
             raise InconsistentError(self.build_result("gradients", cause, silent, recorded))
 
-    def note_variation(self, one: Tensor, other: Tensor) -> None:
+    def note_variation(self, first: Tensor, second: Tensor) -> None:
         """Note that answers vary by chance."""
         self.is_nondeterministic = True
         self.notes.append(
             "answers differ from call to call by random numbers that no seed repeats "
-            f"({self._format_difference(one, other)}): whether they depend on the other images of a batch "
+            f"({self._format_difference(first, second)}): whether they depend on the other images of a batch "
             "is not known"
         )
 
-    def _format_difference(self, one: Tensor, other: Tensor) -> str:
+    def _format_difference(self, first: Tensor, second: Tensor) -> str:
         if self.access == "labels":
             return "labels differ"
-        spread = measure_logit_range(torch.cat([one, other]))
-        return f"logits differ by {measure_difference(one, other):.2g} of a range of {spread:.2g}"
+        spread = measure_logit_range(torch.cat([first, second]))
+        return f"logits differ by {measure_difference(first, second):.2g} of a range of {spread:.2g}"
 
     def build_result(
-        self, kind: ConsistencyKind, cause: str = "", one: Tensor | None = None, other: Tensor | None = None
+        self,
+        kind: ConsistencyKind,
+        cause: str = "",
+        first: Tensor | None = None,
+        second: Tensor | None = None,
     ) -> ConsistencyResult:
         """Return the findings so far."""
-        compared = one is not None and other is not None
+        compared = first is not None and second is not None
         return ConsistencyResult(
             kind=kind,
             cause=cause,
-            difference=measure_difference(one, other) if compared else 0.0,  # type: ignore[arg-type]
-            logit_range=measure_logit_range(torch.cat([one, other])) if compared else 0.0,  # type: ignore[list-item]
+            difference=measure_difference(first, second) if compared else 0.0,  # type: ignore[arg-type]
+            logit_range=measure_logit_range(torch.cat([first, second])) if compared else 0.0,  # type: ignore[list-item]
             notes=tuple(self.notes),
             is_stateful=self.is_stateful or kind == "memory",
             is_nondeterministic=self.is_nondeterministic or self.has_own_generator,

@@ -69,7 +69,7 @@ def probe_consistency(
     except UnreachableError:
         raise
     except ModelError as failure:
-        # an image that it cannot bear costs that image at work: the others are made from one that it can
+        # an image on which the model fails costs only itself later: the others are made from one that works
         for image in alone:
             with suppress(ModelError):
                 return _probe_once(classifier, image, should_use_gradients)

@@ -46,7 +46,7 @@ def _install_audit_hook() -> None:
 
 def _record_opened_file(event: str, arguments: tuple[Any, ...]) -> None:
     if _open_watches and event in {"open", "sqlite3.connect", "os.rename"}:
-        # a file that is written under another name first is known by its last one
+        # a file that is written under a temporary name is recorded by its final name
         file = arguments[1] if event == "os.rename" else arguments[0]
         if isinstance(file, str | bytes | os.PathLike):
             path = os.fsdecode(file)

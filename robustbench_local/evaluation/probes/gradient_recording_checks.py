@@ -30,6 +30,6 @@ def check_grad_mode_dependence(questions: ModelQueries, images: ProbeImages, sil
     except (ModelError, RuntimeError) as error:
         if is_out_of_memory(error) or isinstance(error, UnreachableError):
             raise
-        return  # what is wrong with its gradients is not asked here
+        return  # gradient errors are checked elsewhere
     tolerance = max(questions.findings.tolerance, RECORDED_TOLERANCE)
     questions.findings.refuse_grad_mode_dependence(silent, recorded, tolerance)

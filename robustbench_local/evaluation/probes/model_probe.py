@@ -187,7 +187,7 @@ def probe_copying(classifier: Classifier, images: Tensor, timeout: float | None)
     try:
         call_isolated(ask, timeout=patience, name=classifier.name)
     except ProcessEndedError:
-        pass  # which is found out at work
+        pass  # which the evaluation will show
     except ModelTimeoutError:
         classifier.configure(is_fork_safe=False)
         classifier.add_note(

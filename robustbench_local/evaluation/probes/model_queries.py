@@ -78,7 +78,7 @@ class ModelQueries:
         except (ModelError, RuntimeError) as error:
             if is_out_of_memory(error) or isinstance(error, UnreachableError):
                 raise
-            return False  # what is wrong with its gradients is not asked here
+            return False  # gradient errors are checked elsewhere
         return True
 
     def query_one_by_one(self, model: Classifier, pair: Tensor) -> Tensor:

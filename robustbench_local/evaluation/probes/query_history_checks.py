@@ -31,7 +31,7 @@ def check_history_dependence(questions: ModelQueries, images: ProbeImages, alone
     findings, pair = questions.findings, images.pair
     warm_up, *batches = torch.split(images.similar, SIMILAR_BATCH_SIZE)
     with questions.open_fresh_copy() as model:
-        questions.query_model(model, warm_up)  # what is kept for each size of a batch is kept from now on
+        questions.query_model(model, warm_up)  # state that is kept per batch size exists from here on
         questions.query_one_by_one(model, pair)
         latest = alone
 
@@ -41,7 +41,7 @@ def check_history_dependence(questions: ModelQueries, images: ProbeImages, alone
                 questions.query_model(model, batch)
             latest = questions.query_one_by_one(model, pair)
 
-        # the same question came last before: what only holds the last answer is as it was
+        # the previous query was the same: state that only stores the last answer is unchanged
         changed = find_state_changes(model, ask_again)
         findings.refuse_memory(alone, latest, f"after {len(images.similar)} similar ones", changed)
         if questions.run_backward(model, images.distinct[:2]):

@@ -23,11 +23,11 @@ class TrainingDataSpec:
 
     Attributes:
         entry: The training images.
-        validation: Source of the validation images; None: the data's own validation split, else a share of
-            the training images.
-        share: Validation share of each class.
-        most: Maximum number of validation images.
-        test: Source of the test images; None: the data's own test split, if any.
+        validation_source: Source of the validation images; None: the data's own validation split, else a
+            share of the training images.
+        validation_share: Validation share of each class.
+        max_validation_images: Maximum number of validation images.
+        test_source: Source of the test images; None: the data's own test split, if any.
         group_pattern: Regular expression that extracts the identity of the shown object from an image's id.
     """
 

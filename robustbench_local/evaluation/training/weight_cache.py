@@ -56,12 +56,12 @@ class WeightCache:
 
     Attributes:
         grid: The grid.
-        evaluated: Loads the images that the grid evaluates on.
+        load_evaluation_data: Loads the images that the grid evaluates on.
         base: Folder that relative paths start from.
         device: Device to train on.
-        cache: Folder of weights and of checkpoints of interrupted trainings.
+        folder: Folder of weights and of checkpoints of interrupted trainings.
         allow_code: Whether ``python:`` models may run.
-        only_plan: Whether untrained weights replace missing ones, for a dry run.
+        is_dry_run: Whether untrained weights replace missing ones, for a dry run.
         report: Receives lines of progress.
     """
 
@@ -202,7 +202,7 @@ class WeightCache:
             "card": card.digest,
             "recipe": repr(recipe),
             "architecture": start.architecture,
-            "network": describe_network(start.module),  # its code and its initial weights are in there
+            "network": describe_network(start.module),  # it covers the code and the initial weights
             "training": images.training.compute_digest(),
             "validation": images.validation.compute_digest(),
             "seed": self.grid.seed,

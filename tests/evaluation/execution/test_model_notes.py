@@ -55,7 +55,7 @@ def test_notes_made_while_a_model_is_attacked_reach_all_forms(tmp_path, data, mo
     results = json.loads((folder / "results.json").read_text("utf-8"))
     assert results["models"][0]["notes"][0] == "made by hand"
     assert len(results["models"][0]["notes"]) == len({*results["models"][0]["notes"]}) == 4
-    found = {one["level"]: one["text"] for one in results["findings"] if "Noted about" in one["text"]}
+    found = {one["level"]: one["text"] for one in results["findings"] if "Note on" in one["text"]}
     assert told in found["warning"]
     assert "changed while it was attacked" in found["warning"]
     assert "made by hand" in found["note"]

@@ -82,10 +82,16 @@ def test_a_larger_ball_and_another_norm_are_attacked_all_the_same(
 def test_the_report_says_how_many_were_not_attacked(both: tuple[Run, Run]):
     without, spared = both
     proven = sum(row["certified"] == 1 for row in _outcomes(spared, "certify-ibp-linf-0.03").values())
-    told = [one["text"] for one in spared.results["findings"] if one["text"].startswith("Proven, not")]
+    told = [
+        one["text"]
+        for one in spared.results["findings"]
+        if one["text"].startswith("Certified and therefore not attacked")
+    ]
     assert len(told) == 1
     assert f"{proven} of 40" in told[0]
-    assert not any(one["text"].startswith("Proven, not") for one in without.results["findings"])
+    assert not any(
+        one["text"].startswith("Certified and therefore not attacked") for one in without.results["findings"]
+    )
     counts = {cell["attack"]: cell["counts"].get("proven") for cell in spared.results["cells"]}
     assert counts["pgd50-linf-0.03[steps=3,restarts=1]"] == proven
     assert counts["pgd50-linf-0.06[steps=3,restarts=1]"] == 0

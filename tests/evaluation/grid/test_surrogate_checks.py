@@ -109,7 +109,7 @@ def test_both_models_are_left_as_they_were(linear, surrogate, data):
 
 def test_neither_batch_size_nor_an_interruption_changes_a_candidate(linear, surrogate, data):
     whole = {row.image: row.adversarial_hash for row in transferred(linear, surrogate, data)}
-    for options in ({"batch_size": 7}, {"done": frozenset(range(20))}):
+    for options in ({"batch_size": 7}, {"done_positions": frozenset(range(20))}):
         rows = transferred(linear, surrogate, data, **options)
         assert {row.image: row.adversarial_hash for row in rows}.items() <= whole.items()
 

@@ -56,7 +56,7 @@ def test_the_convention_says_what_it_squares_and_what_it_is_not():
         "End of all speed and passing limits": 120,
     }
     assert all(names[name] == (speed / 120) ** 2 for name, speed in said.items())
-    assert "(speed limit that is read / 120 km/h) squared" in STOP_SIGN_RULE
+    assert "(predicted speed limit / 120 km/h) squared" in STOP_SIGN_RULE
     assert f"{names['Yield']} for yield, {names['Road work']} for every other sign" in STOP_SIGN_RULE
     assert STOP_SIGN_RULE.endswith("a convention and not an accident statistic")
 

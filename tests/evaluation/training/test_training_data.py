@@ -60,7 +60,7 @@ def test_other_classes_are_refused(archives):
 def test_named_images_that_are_trained_on_are_refused(archives, part):
     message = rf"{part} images npz:plain.npz, \w+: [1-4] of its 4 images are training.* images too"
     with pytest.raises(DataError, match=message):
-        _load(archives, "npz:plain.npz", **{part: "npz:plain.npz"}, share=0.5)
+        _load(archives, "npz:plain.npz", **{f"{part}_source": "npz:plain.npz"}, validation_share=0.5)
 
 
 def test_named_images_that_choose_the_epoch_are_no_test(archives):
