@@ -165,8 +165,7 @@ class Classifier(PassAccount):
 
         Returns:
             Logits (N, K), losses and their gradients, (N, C, H, W) or (N, T, C, H, W); all detached.
-            Gradients are finite: NaN and infinities are removed where they arise in the backward pass, and
-                counted.
+            Gradients are finite: NaN and infinities are removed where they arise, and counted.
 
         Raises:
             ModelError: If the model gives no gradients: by its access, or because its forward cuts the graph.
@@ -296,9 +295,8 @@ class Classifier(PassAccount):
         """Return this classifier as a module for other libraries; its passes count in `external_passes`.
 
         Args:
-            originals: The images of the open counter, (N, C, H, W): a gradient fault is counted for the
-                original
-                nearest to the image of that gradient. None: faults are not counted.
+            originals: The images of the open counter, (N, C, H, W): a gradient fault counts for the nearest
+                one. None: faults are not counted.
         """
         record = partial(count_nearest_faults, lambda: self.open_counter, originals)
         return CountedModule(self._compute_external_logits, self._external_passes, self.module, record)
