@@ -59,9 +59,7 @@ def check_outside_code(
     for name, load in loaders.items():
 
         def try_import(load: Callable[[], object] = load) -> None:
-            with permit_code(
-                allow_code, base_folder
-            ):  # the permission of this thread is not set in the fork
+            with permit_code(allow_code, base_folder):  # the permission of this thread is not set in the fork
                 load()
 
         with _convert_escapes(name, timeout):
