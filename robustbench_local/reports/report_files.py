@@ -65,7 +65,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     make_directory(page.parent)
     make_directory_in(page.parent, FIGURES_FOLDER)
     for name in (*files, page.name):
-        refuse_link(page.parent / name)  # all of them before the first is written
+        refuse_link(page.parent / name)  # check all before the first write
     for name, text in files.items():
         write_atomically(page.parent / name, text)
     write_atomically(page, render(content))

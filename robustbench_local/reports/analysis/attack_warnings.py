@@ -106,7 +106,7 @@ def describe_doubts(evidence: Evidence) -> Iterator[str]:
             for doubt in alike
             if (count := _count_unbroken(evidence, doubt))
         ]
-        if where:  # else other attacks succeeded on them: only the attack that did not is in doubt
+        if where:  # otherwise other attacks succeeded on these images
             more = f" {hint[0].upper()}{hint[1:]}." if hint else ""
             yield (
                 f"Robustness not established for {isolate_direction(str(subject))}: "

@@ -197,7 +197,8 @@ def _merge_levels(rows: Sequence[CertifiedCell]) -> MarksByRadius:
     answers = sorted(
         (level for row in rows for level in row.marks_by_radius), key=lambda level: _compute_mean(level[1])
     )
-    return tuple(sorted(dict(answers).items(), key=lambda level: level[0]))  # at 0 what abstained least
+    # at 0 the certificate with fewest abstentions
+    return tuple(sorted(dict(answers).items(), key=lambda level: level[0]))
 
 
 def _collect_attacked_marks(evidence: Evidence, subject: EvaluatedModel, norm: str) -> MarksByRadius:

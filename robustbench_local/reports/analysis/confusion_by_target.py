@@ -174,7 +174,7 @@ def _build_row(
         for row in _select_target_hits(correct)
     )
     broken = sum(row.broken for row in correct)
-    elsewhere = sum(row.moved_elsewhere or row.status == "error" for row in correct)  # never held
+    elsewhere = sum(row.moved_elsewhere or row.status == "error" for row in correct)  # not robust
     costs = find_severity_table(evidence, cell.record.model, cell.record.sources)
     readings = [(row.adversarial_prediction, row.label) for row in correct]
     return TargetRow(

@@ -157,7 +157,7 @@ def _find_masking_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
 
 def _find_loss_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
     """Find cross-entropy attempts that margin attempts beat (D17): same settings, or same ensemble."""
-    white = [one for one in attempts if one.sees_gradients]
+    white = [attempt for attempt in attempts if attempt.sees_gradients]
     pairs = [
         (first, second)
         for first, second in permutations(white, 2)
@@ -165,8 +165,8 @@ def _find_loss_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreeme
         and first.method == second.method
         and _compute_effort(second) <= _compute_effort(first)
     ]
-    cells = dict.fromkeys(one.cell.record.key for one in white if one.cell.successful_stages)
-    staged = (split_by_loss(one.cell) for one in white if one.cell.record.key in cells)
+    cells = dict.fromkeys(attempt.cell.record.key for attempt in white if attempt.cell.successful_stages)
+    staged = (split_by_loss(attempt.cell) for attempt in white if attempt.cell.record.key in cells)
     pairs += [(first, second) for first, second in staged]
     for first, second in pairs:
         only_margin = first.unbroken_images & second.broken_images
@@ -174,7 +174,7 @@ def _find_loss_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreeme
         images = first.completed_images & (second.completed_images | first.broken_images)
         gap = len(only_margin) - len(only_ce)
         if gap > MAX_LOSS_GAP_SHARE * len(images) and exceeds_chance(gap, len(images)):
-            left = format_percent(len(images - first.broken_images) / len(images))
+            before = format_percent(len(images - first.broken_images) / len(images))
             after = format_percent(len(images - second.broken_images - only_ce) / len(images))
             weak, strong = (
                 _format_attempt_name(first, "cross-entropy"),
@@ -183,9 +183,9 @@ def _find_loss_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreeme
             same = f"the same {format_count(len(images), 'clean-correct image')}"
             yield _build_disagreement(
                 first,
-                f"robust accuracy is {left} under {weak} and {after} under {strong} on {same}: the "
+                f"robust accuracy is {before} under {weak} and {after} under {strong} on {same}: the "
                 "gradient of the first is misleading",
-                misled=[one for one in white if one.loss == "ce"],
+                misled=[attempt for attempt in white if attempt.loss == "ce"],
                 scope="cross-entropy",
                 hint="attack every image on the margin or DLR loss as well",
             )

@@ -55,7 +55,7 @@ class EightBitCase:
         """Whether rounding lowers attack success enough for a warning."""
         if not self.attack_success.is_known:
             return False
-        # counts, so that a difference of exactly the gap is not a matter of rounding
+        # compare counts, so that rounding does not decide a difference of exactly the gap
         lost = self.float_success.count - self.attack_success.count
         return lost > MAX_EIGHT_BIT_GAP_SHARE * self.attack_success.n + 1e-9
 

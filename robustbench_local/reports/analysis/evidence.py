@@ -232,7 +232,7 @@ class CellResult:
 
     @property
     def attack_success_8bit(self) -> Estimate:
-        """The same after the candidates were rounded to 8 bits (V4)."""
+        """Attack success after the candidates are rounded to 8 bits (V4)."""
         return self._estimate_share(self.tally.broken_8bit, self.tally.clean_correct, attacked=True)
 
     @property

@@ -115,12 +115,12 @@ def _build_cell_examples(
         return None
     outcomes = {row.position: row for row in store.read_outcomes(cell.record.key)}
     positions = [int(position) for position in arrays["positions"]]
-    chosen = sorted((position, place) for place, position in enumerate(positions) if position in outcomes)[
+    chosen = sorted((position, index) for index, position in enumerate(positions) if position in outcomes)[
         :share
     ]
     pairs = [
-        (convert_to_rgb(arrays["original"][place]), convert_to_rgb(arrays["adversarial"][place]))
-        for _, place in chosen
+        (convert_to_rgb(arrays["original"][index]), convert_to_rgb(arrays["adversarial"][index]))
+        for _, index in chosen
     ]
     factor = _choose_amplification(pairs)
     examples = (

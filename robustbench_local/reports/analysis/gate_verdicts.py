@@ -66,13 +66,14 @@ def _group_cells(
         return [(list(cells), _judge_clean)]
     if gate.metric == "median_distance":
         return [
-            (group, _judge_distance) for group in _group_alike(cells, lambda one: (one.threat, one.targeted))
+            (group, _judge_distance)
+            for group in _group_alike(cells, lambda cell: (cell.threat, cell.targeted))
         ]
     if gate.metric == "certified_accuracy":
         return [(group, _judge_certificates) for group in _group_alike(cells, _get_certificate_key)]
     if gate.metric == "sticker_success":
         return [([cell], _judge_sticker) for cell in cells]
-    together = _group_alike([cell for cell in cells if cell.is_in_worst_case], lambda one: one.threat)
+    together = _group_alike([cell for cell in cells if cell.is_in_worst_case], lambda cell: cell.threat)
     alone = [[cell] for cell in cells if not cell.is_in_worst_case]
     judge = partial(_judge_attacks, other_cells=() if gate.attack else others)
     return [(group, judge) for group in [*together, *alone]]
@@ -127,7 +128,7 @@ def _build_inconclusive(
 
 def _judge_clean(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
     done = [compute_worst_case([cell]).clean_accuracy for cell in cells if cell.is_done]
-    estimate = max(done, key=lambda one: one.n, default=compute_clopper_pearson(0, 0))
+    estimate = max(done, key=lambda share: share.n, default=compute_clopper_pearson(0, 0))
     return _build_verdict(gate, subject, estimate, missing=() if done else ("every cell",))
 
 

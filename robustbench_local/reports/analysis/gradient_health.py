@@ -63,7 +63,7 @@ def _build_doubt(
     images: set[str] = set()
     suspects = []
     for cell in cells:
-        # an attack that could not make an image leave its label could not lead it to a target either
+        # an attack without untargeted success cannot have targeted success either
         rivals = [cell, *(other for other in cells if cell.targeted or not other.targeted)]
         open_ones = {image for image in cell.useless_gradient_images - proven if cell.verdicts[image].robust}
         doubtful_images = {

@@ -75,8 +75,8 @@ def _build_evidence(white: Sequence[Attempt], black: Sequence[Attempt]) -> Maski
     unbroken = _merge_images(attempt.completed_images for attempt in strongest) - _merge_images(
         attempt.broken_images for attempt in white
     )
-    fallen = {attempt.name: unbroken & attempt.broken_images for attempt in black}
-    count = len(_merge_images(fallen.values()))
+    successes = {attempt.name: unbroken & attempt.broken_images for attempt in black}
+    count = len(_merge_images(successes.values()))
     images = len(
         _merge_images(attempt.evaluated_images for attempt in strongest)
         & _merge_images(attempt.evaluated_images for attempt in black)
@@ -87,7 +87,7 @@ def _build_evidence(white: Sequence[Attempt], black: Sequence[Attempt]) -> Maski
         subject=white[0].cell.subject,
         threat=white[0].cell.threat,
         transferred=black[0].cell.has_external_candidates,
-        attacks=tuple(attack for attack, missed in fallen.items() if missed),
+        attacks=tuple(attack for attack, missed in successes.items() if missed),
         missed_share=compute_clopper_pearson(count, images),
         misled_attempts=tuple(white),
     )

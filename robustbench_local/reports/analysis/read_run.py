@@ -201,11 +201,11 @@ def _compute_certified_radius(row: OutcomeRecord, record: CellRecord) -> float:
 
 def _compute_query_stats(outcomes: Sequence[OutcomeRecord]) -> QueryStats:
     attacked = [row for row in outcomes if row.clean_correct]
-    every = [row.forward_passes for row in attacked]
+    passes = [row.forward_passes for row in attacked]
     broken = [row.forward_passes for row in attacked if row.broken]
     return QueryStats(
-        median=median(every) if every else None,
-        largest=max(every, default=None),
+        median=median(passes) if passes else None,
+        largest=max(passes, default=None),
         median_broken=median(broken) if broken else None,
         largest_broken=max(broken, default=None),
     )

@@ -225,13 +225,12 @@ def _find_sticker_problems(evidence: Evidence) -> Iterator[Finding]:
 
 def _describe_left_out_signs(result: StickerResult) -> Iterator[str]:
     """Describe the signs excluded from the headline, and the sticker's success on them."""
-    everyone = f"of {format_count(len(result.rows), 'sign')}"
+    out_of = f"of {format_count(len(result.rows), 'sign')}"
     void = sum(sign.status == "void" for sign in result.void_signs)
     if void:
         them = "it" if void == 1 else "them"
         why = (
-            f"{void} {everyone} {'is' if void == 1 else 'are'} excluded because the model misclassifies "
-            f"{them}"
+            f"{void} {out_of} {'is' if void == 1 else 'are'} excluded because the model misclassifies {them}"
         )
         most = f"in more than {100 - 100 * MIN_CLEAN_SHARE:.0f}% of the clean views"
         best = f"The headline covers the {result.counted_signs} that it classifies best"
@@ -244,8 +243,7 @@ def _describe_left_out_signs(result: StickerResult) -> Iterator[str]:
     if wrong:
         verb, them = ("was", "it") if wrong == 1 else ("were", "them")
         yield (
-            f"{wrong} {everyone} {verb} not attacked because the model misclassifies {them} without a "
-            f"sticker."
+            f"{wrong} {out_of} {verb} not attacked because the model misclassifies {them} without a sticker."
         )
 
 

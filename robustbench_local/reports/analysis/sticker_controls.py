@@ -129,8 +129,8 @@ def _build_clean_control(cell: CellResult) -> StickerControl:
 
 def _build_no_size_control(cell: CellResult) -> StickerControl | None:
     """Build the control of an empty sticker through attack, camera and model: it must never succeed."""
-    seen = [sign.views["view"].predictions for sign in cell.signs if sign.has_views]
-    pairs = [(read[_NO_SIZE_CONDITION], read["clean"]) for read in seen if _NO_SIZE_CONDITION in read]
+    predictions = [sign.views["view"].predictions for sign in cell.signs if sign.has_views]
+    pairs = [(read[_NO_SIZE_CONDITION], read["clean"]) for read in predictions if _NO_SIZE_CONDITION in read]
     others = sum(int((first != second).sum()) for first, second in pairs)
     views = format_count(sum(len(first) for first, _ in pairs), "view")
     fact = f"{others:,} of {views} are classified otherwise than the clean sign in the same view"

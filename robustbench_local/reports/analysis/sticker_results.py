@@ -1,4 +1,4 @@
-"""Stickers and patches: how often a sign is misclassified over held-out views, and the controls beside it."""
+"""Results of stickers and patches: success over held-out views, with controls."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def estimate_share(marks: Iterable[BoolArray]) -> Estimate:
 def read_signs(
     store: RunStore, record: CellRecord, outcomes: Sequence[OutcomeRecord]
 ) -> tuple[SignResult, ...]:
-    """Return the results of a cell, one a sign; none if the cell is not evaluated over views."""
+    """Return the results of a cell, one per sign; none if the cell is not evaluated over views."""
     if record.measure != "views":
         return ()
     predictions = _group_records(store.read_view_predictions(record.key))

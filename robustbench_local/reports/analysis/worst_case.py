@@ -105,9 +105,9 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
     subject, threat = cells[0].subject, cells[0].threat
     elsewhere = find_breaks_inside(cells, other_cells)
     images = list(dict.fromkeys(image for cell in done for image in cell.verdicts))
-    every = {image: _judge_image(image, done, image in elsewhere) for image in images}
-    common = {image: every[image] for image in images if all(image in cell.verdicts for cell in done)}
-    settled = all(image in common or not verdict.robust for image, verdict in every.items())
+    all_verdicts = {image: _judge_image(image, done, image in elsewhere) for image in images}
+    common = {image: all_verdicts[image] for image in images if all(image in cell.verdicts for cell in done)}
+    settled = all(image in common or not verdict.robust for image, verdict in all_verdicts.items())
     return WorstCase(
         subject=subject,
         threat=threat,
@@ -115,12 +115,12 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
         missing_attacks=tuple(cell.record.attack for cell in cells if not cell.is_done),
         attack_labels=tuple(cell.label for cell in done),
         missing_attack_labels=tuple(cell.label for cell in cells if not cell.is_done),
-        verdicts=every if settled else common,
-        any_attack_verdicts=every,
+        verdicts=all_verdicts if settled else common,
+        any_attack_verdicts=all_verdicts,
         other_breaking_attacks={
             image: attack
             for image, attack in elsewhere.items()
-            if image in every and not any(_is_broken(cell, image) for cell in done)
+            if image in all_verdicts and not any(_is_broken(cell, image) for cell in done)
         },
     )
 

@@ -19,7 +19,7 @@ DPI = 150
 _STYLE = {
     "font.size": 9,
     "text.color": TEXT_COLOUR,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.parse_math": False,  # a name may contain dollar signs
     "figure.constrained_layout.w_pad": 0.12,
     "figure.constrained_layout.h_pad": 0.1,
     "lines.markersize": 4,
@@ -59,7 +59,7 @@ def _encode_png(figure: Figure) -> bytes:
     figure.set_dpi(DPI)
     figure.set_facecolor("white")
     content = io.BytesIO()
-    # What savefig gives, which would draw all of it twice: once for the layout alone.
+    # The bytes of savefig, without its second drawing for the layout alone.
     canvas: Any = FigureCanvasAgg(figure)
     canvas.print_png(content, metadata={"Software": None})
     return content.getvalue()

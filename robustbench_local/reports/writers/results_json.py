@@ -204,8 +204,8 @@ def _compute_cell_severity(cell: CellResult, evidence: Evidence) -> JsonDict | N
 
 
 def _encode_share(cell: CellResult, estimate: Estimate) -> JsonDict:
-    asked = "a certificate, no attack" if cell.is_certificate else "no image to count"
-    reason = asked if cell.is_done else f"{cell.reported_status}: {cell.problem or 'no result'}"
+    missing_text = "a certificate, no attack" if cell.is_certificate else "no image to count"
+    reason = missing_text if cell.is_done else f"{cell.reported_status}: {cell.problem or 'no result'}"
     return estimate.to_json(reason=reason)
 
 
