@@ -7,7 +7,9 @@ each family, how many were tried and how many went as specified, and how to repe
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+import pkgutil
 import random
 import sys
 import tempfile
@@ -76,15 +78,18 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def import_everything() -> None:
-    """What every command needs, once and for all: the commands are forked from here."""
+    """Import once what any command imports when it first needs it: the commands are forked from here."""
     import torch
 
-    import robustbench_local.cli.main as cli
+    import robustbench_local
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    for module in cli.COMMANDS.values():
-        __import__(module)
+    for library in ("torchvision", "pandas", "matplotlib.pyplot", "scipy.stats"):
+        importlib.import_module(library)
+    for module in pkgutil.walk_packages(robustbench_local.__path__, "robustbench_local."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 def schedule_faults(
