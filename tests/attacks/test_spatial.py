@@ -155,7 +155,7 @@ class Smuggler(Attack):
 @pytest.mark.parametrize(
     ("what", "reason"),
     [("images", "parameters"), ("too far", "leave the family"), ("too far down", "10% of the side"),
-     ("NaN", "leave the family"), ("a list", "returned list")],
+     ("NaN", "leave the family")],
 )  # fmt: skip
 def test_nothing_outside_the_family_gets_in(small: Sample, what: str, reason: str):
     data = as_dataset((small.images[:6], small.labels[:6]))
@@ -164,6 +164,12 @@ def test_nothing_outside_the_family_gets_in(small: Sample, what: str, reason: st
     assert (result.outcomes["status"] == "rejected").all()
     assert result.outcomes["error"].str.contains(reason).all()
     assert torch.equal(result.adversarial_examples, small.images[:6])
+
+
+def test_what_is_no_tensor_is_refused(small: Sample):
+    data = as_dataset((small.images[:6], small.labels[:6]))
+    with pytest.raises(ConfigError, match="returned a list, not a tensor"):
+        evaluate(small.classifier, data, attack=Smuggler(what="a list"), norm="spatial", eps=30)
 
 
 def test_a_corruption_takes_no_parameters_and_needs_random_numbers(small: Sample):

@@ -38,7 +38,7 @@ from robustbench_local.evaluation.harness.outcome import (
     build_failed_attack_outcome,
     build_proven_outcome,
 )
-from robustbench_local.evaluation.harness.outside_checks import keep_model_unchanged
+from robustbench_local.evaluation.harness.outside_checks import check_candidates, keep_model_unchanged
 from robustbench_local.evaluation.harness.success_refinement import (
     FINISHING_VERIFICATION_PASSES,
     AttackedImages,
@@ -254,9 +254,10 @@ def _attack_and_verify(
         with attacked_model.count_passes(len(chosen), job.attack.queries) as counter:
             spent.pass_counters[:] = [counter]
             with keep_model_unchanged(job.attack, classifier, attacked_model):
-                candidates = job.attack.perturb(
+                returned = job.attack.perturb(
                     attacked_model, images.clone(), labels.clone(), job.threat, stream, masks
                 )
+            candidates = check_candidates(job.attack, returned)
         repeated = attacked_model.gradient_guard.detect_missed_faults()
     verified = verify_rows(torch.arange(len(chosen), device=images.device), candidates)
     limit, draws = job.attack.queries, passes_per_query(attacked_model)[0]

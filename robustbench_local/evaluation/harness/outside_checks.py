@@ -61,6 +61,18 @@ def keep_model_unchanged(method: object, *classifiers: Classifier) -> Iterator[N
         raise ConfigError(what, where=type(method).__name__, remedy="work on a copy of the model")
 
 
+def check_candidates(method: object, candidates: Any) -> Tensor:
+    """Check that an attack returned a tensor; the harness verifies its values.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    if isinstance(candidates, Tensor):
+        return candidates
+    what = f"perturb returned a {type(candidates).__name__}, not a tensor of images"
+    raise ConfigError(what, where=type(method).__name__)
+
+
 def check_certified_batch(method: object, certified: Any, count: int) -> CertifiedBatch:
     """Check that a certificate's return value is a valid result for this number of images.
 
