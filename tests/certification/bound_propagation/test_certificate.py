@@ -162,7 +162,10 @@ def test_a_classifier_that_computes_something_else_than_its_module_is_refused():
     module = samples.build_seeded_network(samples.build_plain_network)
     classifier = Classifier(module, num_classes=3, name="mine")
     classifier._compute_logits = lambda images: 2 * module(images)
-    with classifier.evaluation_mode(), pytest.raises(ModelError, match="mine: does not compute what its layers describe"):
+    with (
+        classifier.evaluation_mode(),
+        pytest.raises(ModelError, match="mine: does not compute what its layers describe"),
+    ):
         IBP().certify(classifier, samples.draw_images(1), torch.zeros(1).long(), SMALL, _stream(1))
 
 
