@@ -161,9 +161,9 @@ def grid(*names: str, attacks=("fgsm-linf-8",)) -> dict:
     }
 
 
-def run(place: Path, *names: str, timeout=60, listener=None) -> dict[str, dict]:
+def run(place: Path, *names: str, timeout=60, workers=None, listener=None) -> dict[str, dict]:
     """Run the grid with a good model beside; the cells by the model's name."""
-    options = Options(timeout=timeout, allow_code=True, batch_size=12)
+    options = Options(timeout=timeout, workers=workers, allow_code=True, batch_size=12)
     found = run_grid(grid("good", *names), place / "run", options=options, listener=listener)
     assert not found.is_complete
     cells = {cell["model"]: cell for cell in found.results["cells"]}
@@ -249,9 +249,9 @@ def test_an_image_that_ends_the_process_is_an_error_and_the_others_go_on(place, 
     assert words in rows[7]["error"]
 
 
-def run_while_working(place: Path, *names: str) -> dict[str, dict]:
+def run_while_working(place: Path, *names: str, timeout=60, workers=None) -> dict[str, dict]:
     """As `run`; models are calm until the plan stands."""
-    return run(place, *names, listener=Wake(place))
+    return run(place, *names, timeout=timeout, workers=workers, listener=Wake(place))
 
 
 class Wake(ProgressListener):
