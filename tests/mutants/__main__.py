@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if broken:
         print(f"these fail as it is, so that nothing follows: {broken}")
         return 1
-    mutants = [(c, v) for c in CONSTANTS for v in c.others if chosen.only in f"{c.file} {c.name}"][
+    mutants = [(c, v) for c in CONSTANTS for v in c.mutated_values if chosen.only in f"{c.file} {c.name}"][
         number - 1 :: of
     ]
     noticed = [is_noticed(constant, value) for constant, value in mutants]

@@ -12,7 +12,7 @@ class VerdictConstant:
     Args:
         file: Below the package.
         name: Its name.
-        others: Values that have to be noticed: one smaller, one larger.
+        mutated_values: Values that have to be noticed: one smaller, one larger.
         tests: Files with tests of it.
     """
 
@@ -22,8 +22,8 @@ class VerdictConstant:
     tests: tuple[str, ...]
 
 
-def _make_constant(file: str, name: str, others: tuple[str, ...], *tests: str) -> VerdictConstant:
-    return VerdictConstant(file, name, others, tuple(f"tests/{test}" for test in tests))
+def _make_constant(file: str, name: str, mutated_values: tuple[str, ...], *tests: str) -> VerdictConstant:
+    return VerdictConstant(file, name, mutated_values, tuple(f"tests/{test}" for test in tests))
 
 
 CONSTANTS = (
