@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustbench_local.cli.completion import complete_kinds, complete_list_names, complete_threats
+from robustbench_local.cli.shared_options import CardsOption
 
 if TYPE_CHECKING:
     from robustbench_local.cli.listing import ListRow
@@ -42,10 +42,7 @@ def command(
             autocompletion=complete_kinds,
         ),
     ] = None,
-    cards: Annotated[
-        list[Path] | None,
-        typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
-    ] = None,
+    cards: CardsOption = None,
     as_json: Annotated[bool, typer.Option("--json", envvar="RBL_JSON", help="As JSON.")] = False,
 ) -> None:
     """List attacks, certificates, defenses, models, data or example grids; rbl show NAME says more."""

@@ -9,6 +9,7 @@ import typer
 
 from robustbench_local.classifier.literals import Precision
 from robustbench_local.cli.completion import complete_grid_files
+from robustbench_local.cli.shared_options import AllowCodeOption, CardsOption, DeviceOption
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.options import TIMEOUT_SECONDS, Options
 
@@ -24,7 +25,7 @@ def command(
     limit: Annotated[
         int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Number of images, stratified by class.")
     ] = None,
-    device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
+    device: DeviceOption = "auto",
     batch_size: Annotated[
         str,
         typer.Option(
@@ -78,14 +79,8 @@ def command(
             envvar="RBL_OUT", help="Run directory, by default runs/NAME; an unfinished run in it is resumed."
         ),
     ] = None,
-    cards: Annotated[
-        list[Path] | None,
-        typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
-    ] = None,
-    allow_code: Annotated[
-        bool,
-        typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code."),
-    ] = False,
+    cards: CardsOption = None,
+    allow_code: AllowCodeOption = False,
     allow_batch_dependence: Annotated[
         bool,
         typer.Option(

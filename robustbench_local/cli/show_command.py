@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from robustbench_local.cli.completion import complete_names
+from robustbench_local.cli.shared_options import CardsOption
 
 
 def command(
     name: Annotated[str, typer.Argument(help="A name that rbl list shows.", autocompletion=complete_names)],
-    cards: Annotated[
-        list[Path] | None,
-        typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated."),
-    ] = None,
+    cards: CardsOption = None,
     as_json: Annotated[bool, typer.Option("--json", envvar="RBL_JSON", help="As JSON.")] = False,
 ) -> None:
     """Show a whole card: its description, threat model, parameters and source, and a grid entry for it."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from robustbench_local.cli.completion import complete_defenses
+from robustbench_local.cli.shared_options import AllowCodeOption, CardsOption, DeviceOption
 
 
 def command(
@@ -76,7 +77,7 @@ def command(
     seed: Annotated[
         int, typer.Option(min=0, envvar="RBL_SEED", help="Seed of weights, order and images.")
     ] = 0,
-    device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
+    device: DeviceOption = "auto",
     threads: Annotated[
         int | None,
         typer.Option(min=1, envvar="RBL_THREADS", help="CPU threads; their number affects the last digits."),
@@ -90,14 +91,8 @@ def command(
             envvar="RBL_CHECKPOINT", help="Checkpoint written after each epoch; the same command resumes."
         ),
     ] = None,
-    cards: Annotated[
-        list[Path] | None,
-        typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
-    ] = None,
-    allow_code: Annotated[
-        bool,
-        typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code."),
-    ] = False,
+    cards: CardsOption = None,
+    allow_code: AllowCodeOption = False,
 ) -> int:
     """Train a model by a defense's card, evaluate it, and write weights, curves and provenance."""
     from robustbench_local.cli.training_run import train_and_report
