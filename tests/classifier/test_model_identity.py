@@ -247,7 +247,7 @@ net = Net()
 def test_the_identity_is_the_same_in_every_process(tmp_path: Path) -> None:
     code = (
         "from robustbench_local.models.model_sources import load_classifier\n"
-        "print(load_classifier('python:net.py:net', num_classes=2, allow_code=True).digest())"
+        "print(load_classifier('python:net.py:net', num_classes=2, allow_code=True).compute_digest())"
     )
     found = set()
     for seed in ("1", "2"):
