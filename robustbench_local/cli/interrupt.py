@@ -10,6 +10,9 @@ REPEAT_SECONDS = 10.0
 """Seconds after which an interrupt is raised again: Python drops one that is raised where it cannot be
 caught, such as in a destructor, and the run would go on for hours."""
 
+_pending: list[int] = []
+"""Signals since the last interrupt that was handled."""
+
 
 def install_signal_handlers() -> None:
     """Make Ctrl-C, SIGTERM and a closed terminal interrupt this process until `cancel_repeat`.
@@ -24,11 +27,22 @@ def install_signal_handlers() -> None:
 
 def cancel_repeat() -> None:
     """Stop repeating an interrupt that has been handled."""
+    _pending.clear()
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _raise_interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+def is_interrupt_pending() -> bool:
+    """Whether an interrupt was raised that nobody has handled.
+
+    Compiled code that is interrupted while it reads its arguments may raise an error of its own instead, such
+    as a TypeError about argument types.
+    """
+    return bool(_pending)
+
+
+def _raise_interrupt(kind: int, _frame: FrameType | None) -> NoReturn:
+    _pending.append(kind)
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
     raise KeyboardInterrupt

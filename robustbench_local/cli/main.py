@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from robustbench_local.cli.interrupt import cancel_repeat, install_signal_handlers
+from robustbench_local.cli.interrupt import cancel_repeat, install_signal_handlers, is_interrupt_pending
 from robustbench_local.cli.json_output import release_stdout
 from robustbench_local.cli.malloc import keep_freed_memory
 from robustbench_local.cli.terminal_output import echo_line, escape_unencodable
@@ -120,6 +120,9 @@ def run_command(arguments: list[str]) -> int:
     except BrokenPipeError:
         return _close_stdout()
     except BaseException as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
+        if is_interrupt_pending():
+            cancel_repeat()
+            return _print_error(INTERRUPTED_MESSAGE, INTERRUPTED_EXIT_CODE)
         return _report_unexpected(error, arguments)
     finally:
         release_stdout()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 
 import pytest
 
-from robustbench_local.cli import interrupt
+from robustbench_local.cli import interrupt, main
 
 
 @pytest.fixture
@@ -32,3 +33,19 @@ def test_an_interrupt_comes_again_until_it_is_heard(listening, kind):
             time.sleep(5)
     interrupt.cancel_repeat()
     time.sleep(0.3)
+
+
+@pytest.mark.parametrize(("is_interrupted", "code"), [(True, 130), (False, 70)])
+def test_an_interrupt_that_compiled_code_turned_into_another_error_is_one(
+    listening, monkeypatch, capsys, is_interrupted, code
+):
+    def convert_arguments(*_arguments, **_options):
+        if is_interrupted:
+            with contextlib.suppress(KeyboardInterrupt):  # as a binding does that gives up on its arguments
+                os.kill(os.getpid(), signal.SIGTERM)
+        raise TypeError("incompatible function arguments")
+
+    monkeypatch.setattr(main, "build_app", lambda _arguments: convert_arguments)
+    assert main.run_command(["run"]) == code
+    assert ("internal error" in capsys.readouterr().err) == (not is_interrupted)
+    assert not interrupt.is_interrupt_pending()

@@ -89,7 +89,9 @@ class ConsistencyFindings:
     def refuse_batch_dependence(self, first: Tensor, second: Tensor, tolerance: float, what: str) -> None:
         """Raise if an image's answer depends on ``what`` of its batch."""
         if has_difference(first, second, tolerance):
-            why = "perhaps by a mean over dimension 0, batch norm in training mode inside forward, or attention"
+            why = (
+                "perhaps by a mean over dimension 0, batch norm in training mode inside forward, or attention"
+            )
             cause = f"answers depend on {what} ({self._format_difference(first, second)}): {why}"
             raise InconsistentError(self.build_result("company", cause, first, second))
 
