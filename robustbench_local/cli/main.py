@@ -120,9 +120,6 @@ def run_command(arguments: list[str]) -> int:
     except BrokenPipeError:
         return _close_stdout()
     except BaseException as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
-        if is_interrupt_pending():
-            cancel_repeat()
-            return _print_error(INTERRUPTED_MESSAGE, INTERRUPTED_EXIT_CODE)
         return _report_unexpected(error, arguments)
     finally:
         release_stdout()
@@ -152,7 +149,10 @@ def _close_stdout() -> int:
 
 
 def _report_unexpected(error: BaseException, arguments: Sequence[str]) -> int:
-    """Report a usage error, which typer raises as its own exceptions, a bug, or an escaped exit."""
+    """Report an interrupt in disguise, a usage error (typer's own exceptions), a bug, or an escaped exit."""
+    if is_interrupt_pending():
+        cancel_repeat()
+        return _print_error(INTERRUPTED_MESSAGE, INTERRUPTED_EXIT_CODE)
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         return _close_stdout()  # typer leaves so
     if isinstance(error, SystemExit) and is_completion(arguments):
