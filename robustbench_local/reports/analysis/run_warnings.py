@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator
 
-from robustbench_local.reports.analysis import attack_warnings, eight_bit_warnings
+from robustbench_local.reports.analysis import attack_warnings, eight_bit_warnings, sticker_warnings
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
-from robustbench_local.reports.analysis.sticker_results import StickerResult, build_sticker_results
+from robustbench_local.reports.analysis.finding import (
+    Finding,
+    FindingLevel,
+    format_cell,
+    format_cells_with_facts,
+)
 from robustbench_local.reports.formatting.text import (
     format_cells,
     format_count,
@@ -19,14 +22,9 @@ from robustbench_local.reports.formatting.text import (
     format_percent,
     isolate_direction,
 )
-from robustbench_local.store import MIN_CLEAN_SHARE
-
-FindingLevel = Literal["void", "incomplete", "warning", "note"]
 
 MIN_IMAGES = 100
 """Number of images below which the 95% interval is wider than 20 points (diagnostic D23)."""
-MIN_SIGNS = 20
-"""Number of counted signs below which a single sign moves a share over views by points."""
 MAX_FRAGILE_SHARE = 0.01
 """Share of verdicts within floating-point noise above which a warning appears (V3)."""
 
@@ -36,17 +34,6 @@ _UNFINISHED_PHRASES = {
     "skipped": "was skipped",
     "partial": "is unfinished",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One sentence with its level."""
-
-    level: FindingLevel
-    """``void``: the number is meaningless. ``incomplete``: something was not measured. ``warning``: the
-    number needs this caveat. ``note``: for information."""
-    text: str
-    """The sentence."""
 
 
 @collect_once
@@ -61,11 +48,6 @@ def is_guessing(evidence: Evidence, subject: EvaluatedModel) -> bool:
     """Return whether a subject is not significantly better than guessing on clean images (D22)."""
     clean, classes = evidence.compute_clean_accuracy(subject), len(evidence.get_class_names(subject.model))
     return clean.is_known and classes > 1 and clean.low <= 1 / classes
-
-
-def format_cell(cell: CellResult) -> str:
-    """Format a cell in words: the attack on the subject."""
-    return f"{isolate_direction(cell.label)} on {isolate_direction(str(cell.subject))}"
 
 
 def _find_certificate_violations(evidence: Evidence) -> Iterator[Finding]:
@@ -162,7 +144,7 @@ def _build_finder(
 def _find_nonfinite_gradients(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.attack_cells if cell.tally.nonfinite_gradients]
     if cells:
-        where = _format_cells_with_facts(
+        where = format_cells_with_facts(
             cells, lambda cell: format_count(cell.tally.nonfinite_gradients, "image")
         )
         text = (
@@ -176,7 +158,7 @@ def _find_nonfinite_gradients(evidence: Evidence) -> Iterator[Finding]:
 def _find_missing_gradients(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.attack_cells if cell.tally.missing_gradients]
     if cells:
-        where = _format_cells_with_facts(
+        where = format_cells_with_facts(
             cells, lambda cell: format_count(cell.tally.missing_gradients, "image")
         )
         text = (
@@ -198,55 +180,6 @@ def _find_unverified_defenses(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(level="warning", text=f"{text}gradient attacks were skipped.")
 
 
-def _find_sticker_problems(evidence: Evidence) -> Iterator[Finding]:
-    for result in build_sticker_results(evidence):
-        where = format_cell(result.cell)
-        if not result.counted_signs:
-            needed = f"{100 * MIN_CLEAN_SHARE:.0f}% of its clean views"
-            text = f"{where} is invalid: no sign is classified correctly in {needed}."
-            if result.void_success.is_known:
-                text += (
-                    f" Over the views in which they are, attack success is "
-                    f"{format_estimate(result.void_success)}."
-                )
-            yield Finding(level="void", text=text)
-            continue
-        yield from (
-            Finding(level="warning", text=f"{where}: {text}") for text in _describe_left_out_signs(result)
-        )
-        for control in result.controls:
-            named = f"{where}, control “{control.name}”"
-            if control.is_met is False:
-                share = f"{format_estimate(control.success_share)} of the views, {control.expected} expected"
-                yield Finding(level="warning", text=f"{named}: {share}; {control.remarks}.")
-            elif control.invalid_count:
-                yield Finding(level="warning", text=f"{named}: {control.reason}.")
-
-
-def _describe_left_out_signs(result: StickerResult) -> Iterator[str]:
-    """Describe the signs excluded from the headline, and the sticker's success on them."""
-    out_of = f"of {format_count(len(result.rows), 'sign')}"
-    void = sum(sign.status == "void" for sign in result.void_signs)
-    if void:
-        them = "it" if void == 1 else "them"
-        why = (
-            f"{void} {out_of} {'is' if void == 1 else 'are'} excluded because the model misclassifies {them}"
-        )
-        most = f"in more than {100 - 100 * MIN_CLEAN_SHARE:.0f}% of the clean views"
-        best = f"The headline covers the {result.counted_signs} that it classifies best"
-        those = "the one" if void == 1 else "those"
-        shares = f"on {those} excluded, attack success is {format_estimate(result.void_success)}"
-        if not result.void_success.is_known:
-            shares = f"no view of {those} excluded is classified correctly"
-        yield f"{why} {most}. {best}; {shares}, on all together {format_estimate(result.overall_success)}."
-    wrong = sum(sign.status == "clean-wrong" for sign in result.void_signs)
-    if wrong:
-        verb, them = ("was", "it") if wrong == 1 else ("were", "them")
-        yield (
-            f"{wrong} {out_of} {verb} not attacked because the model misclassifies {them} without a sticker."
-        )
-
-
 def _find_few_images(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.cells if cell.is_done and not cell.is_sticker and cell.tally.n]
     fewest = min(cells, key=lambda cell: cell.tally.n, default=None)
@@ -255,34 +188,6 @@ def _find_few_images(evidence: Evidence) -> Iterator[Finding]:
         where = "" if alike else f" in {format_cell(fewest)}"
         text = f"Only {format_count(fewest.tally.n, 'image')}{where}: the 95% intervals are wide."
         yield Finding(level="warning", text=f"{text} Use 1,000 or more to rank models.")
-
-
-def _find_few_signs(evidence: Evidence) -> Iterator[Finding]:
-    cells = [cell for cell in evidence.cells if 0 < len(_compute_sign_success(cell)) < MIN_SIGNS]
-    if cells:
-        where = _format_cells_with_facts(
-            cells,
-            lambda cell: (
-                f"{format_count(len(_compute_sign_success(cell)), 'sign')}: "
-                f"{_format_range(_compute_sign_success(cell))}"
-            ),
-        )
-        text = f"Few signs, each with its own sticker. Attack success over views, sign by sign: {where}."
-        more = "Intervals over views do not cover other signs: do not rank models on this."
-        yield Finding(level="warning", text=f"{text} {more}")
-
-
-def _compute_sign_success(cell: CellResult) -> list[float]:
-    """Compute the success of each counted sign that is classified correctly in some clean view."""
-    signs = [sign for sign in cell.signs if sign.is_counted] if cell.is_done and cell.is_sticker else []
-    hits = [sign.views["view"].mark_successes("sticker", cell.record.targets) for sign in signs]
-    return [float(marks.mean()) for marks in hits if len(marks)]
-
-
-def _format_range(shares: Sequence[float]) -> str:
-    if len(shares) == 1:
-        return format_percent(shares[0])
-    return f"{format_percent(min(shares))} to {format_percent(max(shares))}"
 
 
 def _find_quarantined_files(evidence: Evidence) -> Iterator[Finding]:
@@ -298,7 +203,7 @@ def _find_quarantined_files(evidence: Evidence) -> Iterator[Finding]:
 def _find_rejected_candidates(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.attack_cells if cell.is_done and cell.tally.rejected]
     if cells:
-        where = _format_cells_with_facts(
+        where = format_cells_with_facts(
             cells, lambda cell: f"{cell.tally.rejected} of {cell.tally.clean_correct}"
         )
         text = f"Candidates that violated the threat model and count as failed attacks: {where}."
@@ -310,7 +215,7 @@ def _find_rejected_candidates(evidence: Evidence) -> Iterator[Finding]:
 def _find_misdirected_proofs(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.certificate_cells if cell.tally.rejected]
     if cells:
-        where = _format_cells_with_facts(cells, lambda cell: format_count(cell.tally.rejected, "image"))
+        where = format_cells_with_facts(cells, lambda cell: format_count(cell.tally.rejected, "image"))
         text = f"Certificates for a class that the classifier does not predict, which do not count: {where}."
         yield Finding(level="void", text=f"{text} The certificate has a bug: do not use its verdicts.")
 
@@ -318,7 +223,7 @@ def _find_misdirected_proofs(evidence: Evidence) -> Iterator[Finding]:
 def _find_nonfinite_logits(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.cells if cell.tally.non_finite]
     if cells:
-        where = _format_cells_with_facts(cells, lambda cell: format_count(cell.tally.non_finite, "image"))
+        where = format_cells_with_facts(cells, lambda cell: format_count(cell.tally.non_finite, "image"))
         text = f"The model gave NaN or infinite logits, which count as not robust: {where}."
         yield Finding(level="warning", text=text)
 
@@ -332,11 +237,11 @@ def _find_fragile_verdicts(evidence: Evidence) -> Iterator[Finding]:
     ball = [cell for cell in cells if cell.record.measure != "distance"]
     nearest = [cell for cell in cells if cell.record.measure == "distance"]
     if ball:
-        where = _format_cells_with_facts(ball, _format_fragile_count)
+        where = format_cells_with_facts(ball, _format_fragile_count)
         text = f"Verdicts within floating-point noise, which may differ on another machine: {where}."
         yield Finding(level="warning", text=text)
     if nearest:
-        where = _format_cells_with_facts(nearest, _format_fragile_count)
+        where = format_cells_with_facts(nearest, _format_fragile_count)
         text = (
             f"Candidates within floating-point noise of the decision boundary: {where}. A minimum-norm "
             "attack ends there "
@@ -359,7 +264,7 @@ def _find_ineffective_attacks(evidence: Evidence) -> Iterator[Finding]:
         and cell.is_in_worst_case
     ]
     if cells:
-        where = _format_cells_with_facts(
+        where = format_cells_with_facts(
             cells, lambda cell: f"{format_interval(cell.attack_success)}, n = {cell.attack_success.n}"
         )
         text = (
@@ -372,7 +277,7 @@ def _find_ineffective_attacks(evidence: Evidence) -> Iterator[Finding]:
 def _find_proven_images(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.attack_cells if cell.tally.certified]
     if cells:
-        where = _format_cells_with_facts(cells, lambda cell: f"{cell.tally.certified} of {cell.tally.n}")
+        where = format_cells_with_facts(cells, lambda cell: f"{cell.tally.certified} of {cell.tally.n}")
         text = (
             f"Certified and therefore not attacked: {where}. On these images the attacks do not test the "
             f"certificate."
@@ -401,11 +306,6 @@ def _find_unchecked_rows(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(level="note", text=f"{text}digests; damage before that would have gone unnoticed.")
 
 
-def _format_cells_with_facts(cells: Sequence[CellResult], fact: Callable[[CellResult], str]) -> str:
-    """Join cells with a fact about each as in a sentence; only the first few of many."""
-    return format_cells([f"{format_cell(cell)} ({fact(cell)})" for cell in cells])
-
-
 _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _find_certificate_violations,
     _find_guessing_models,
@@ -418,9 +318,9 @@ _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _find_missing_gradients,
     _build_finder("warning", attack_warnings.describe_model_weaknesses),
     _find_unverified_defenses,
-    _find_sticker_problems,
+    sticker_warnings.find_sticker_problems,
     _find_few_images,
-    _find_few_signs,
+    sticker_warnings.find_few_signs,
     _find_quarantined_files,
     _find_rejected_candidates,
     _find_misdirected_proofs,

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.finding import Finding
 from robustbench_local.reports.analysis.gates import GateReport, judge_evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
-from robustbench_local.reports.analysis.run_warnings import Finding, list_findings
+from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.sections import SECTIONS
 from robustbench_local.reports.sections.section import Content, Section, ShownSection
 from robustbench_local.store import RunStore

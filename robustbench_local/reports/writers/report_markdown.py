@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from robustbench_local.reports.analysis.run_warnings import FindingLevel
+from robustbench_local.reports.analysis.finding import FindingLevel
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.sections.report_data import ReportData
 from robustbench_local.reports.summary import headline
