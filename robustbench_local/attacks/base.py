@@ -91,9 +91,9 @@ class Attack(metaclass=AttackType):
     """Access to the classifier that it needs."""
     per_image: ClassVar[bool] = True
     """Whether an image's result is independent of its batch. If not, the harness passes fixed groups."""
-    uses_engine: ClassVar[bool] = False
-    """Whether it runs on the engine, which never passes more than a batch to the classifier at a time, for
-    any number of images."""
+    refills_batches: ClassVar[bool] = False
+    """Whether it takes several batches of images at once and keeps each pass full as images leave; the others
+    get one batch at a time. Only these may search in bf16."""
     group_size: ClassVar[int] = 128
     """Size of those groups for images of 32 px, in the order of the data set; smaller for larger images."""
     measure: ClassVar[Measure] = "ball"

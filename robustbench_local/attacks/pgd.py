@@ -54,7 +54,7 @@ class PGD(EngineAttack):
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
-    uses_engine: ClassVar[bool] = True
+    refills_batches: ClassVar[bool] = True
 
     steps: int = 50
     step_size: float | None = None

@@ -33,7 +33,7 @@ class APGD(EngineAttack):
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
-    uses_engine: ClassVar[bool] = True
+    refills_batches: ClassVar[bool] = True
 
     steps: int = 100
     restarts: int = 1

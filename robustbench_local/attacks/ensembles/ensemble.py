@@ -37,7 +37,7 @@ class Stage:
 class Ensemble(EngineAttack):
     """Stages on one engine: an image with a confirmed success skips all later stages."""
 
-    uses_engine: ClassVar[bool] = True
+    refills_batches: ClassVar[bool] = True
 
     @abstractmethod
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:

@@ -133,7 +133,7 @@ class AttackJob(BaseAttackJob):
         progress shows after each chunk.
         """
         short = sum(self.attack.estimate_cost(self.threat)) <= MAX_PASSES_FOR_CHUNKS
-        return BATCHES_PER_CHUNK * batch_size if self.attack.uses_engine and short else batch_size
+        return BATCHES_PER_CHUNK * batch_size if self.attack.refills_batches and short else batch_size
 
     def run(self, positions: list[int]) -> OutcomeBatch:
         """Run the four stages."""

@@ -135,7 +135,7 @@ class _CellBuilder:
         subject, goal = self.subject, self._resolve_goal(entry, card)
         check_outside_method(attack, goal.threat)
         test_views = entry.test_views or TEST_VIEWS
-        search = self.grid.search_precision if attack.uses_engine else "fp32"
+        search = self.grid.search_precision if attack.refills_batches else "fp32"
         identity = {"attack": repr(attack), "search": search, **describe_code(attack)}
         if attack.measure == "views":
             identity["test views"] = str(test_views)
