@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import FrozenInstanceError, fields
+from typing import get_type_hints
 
 import pytest
+from typer.models import OptionInfo
 
 import robustbench_local as rbl
 from robustbench_local.cli import run_command
@@ -45,11 +47,12 @@ def test_a_number_out_of_range_is_refused_by_name(name, value):
 
 def test_every_option_is_documented_and_is_a_flag_of_the_command():
     source = inspect.getsource(rbl.Options)
-    flags = inspect.signature(run_command.command).parameters
+    flags = get_type_hints(run_command.command, include_extras=True)
     for option in fields(rbl.Options):
         after = source.partition(f"\n    {option.name}: ")[2].splitlines()[1]
         assert after.strip().startswith('"""'), option.name
-        assert "typer.Option(" in flags[FLAG_NAMES.get(option.name, option.name)].annotation
+        annotation = flags[FLAG_NAMES.get(option.name, option.name)]
+        assert any(isinstance(item, OptionInfo) for item in annotation.__metadata__), option.name
 
 
 def test_a_grid_has_a_timeout_unless_it_is_told_otherwise(workplace):
