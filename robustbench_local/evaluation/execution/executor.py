@@ -15,7 +15,7 @@ from robustbench_local.evaluation.execution.progress_listener import ProgressLis
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, format_error_line
-from robustbench_local.evaluation.planning.plan import CellSpec, Plan
+from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, count_outcomes
 from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 from robustbench_local.store.run_store import RunStore
@@ -170,9 +170,16 @@ class _CellRunner:
             size, problem = try_tune_batch_size(subject, self.plan.timeout, thread_count=count)
             if problem is not None:
                 self._add_warning(problem)
+            else:
+                known = dict.fromkeys(self._list_alike(subject), size) | known
             known[str(subject)] = size
             self.store.update_meta({"batch sizes": known})
         return int(known[str(subject)])
+
+    def _list_alike(self, subject: EvaluationSubject) -> list[str]:
+        """Return the names of the models of the plan with the same network, which passes take as long in."""
+        queried = (cell.queried_subject for cell in self.plan.cells if cell.problem is None)
+        return [str(other) for other in queried if subject.network and other.network == subject.network]
 
     def _save_example_images(self, job: Job, batch: OutcomeBatch, fresh: Sequence[OutcomeRecord]) -> None:
         """Save the cell's first broken images, or the first signs of a sticker cell, whatever the batches."""
