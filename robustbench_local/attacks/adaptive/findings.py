@@ -100,6 +100,8 @@ class LayerFinding:
     ``saturated``: a correct gradient that nearly vanishes."""
     keeps_shape: bool = False
     """Whether input and output have the same shape."""
+    inputs: int = 0
+    """Number of input values per image."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,12 @@ def check_layers(classifier: Classifier, images: Tensor) -> tuple[LayerFinding, 
             faults[path] = fault
     _count_layer_passes(classifier, len(images), first_calls)
     return tuple(
-        LayerFinding(path=path, kind=fault, keeps_shape=_keeps_shape(first_calls[path]))
+        LayerFinding(
+            path=path,
+            kind=fault,
+            keeps_shape=_keeps_shape(first_calls[path]),
+            inputs=_count_inputs(first_calls[path]),
+        )
         for path, fault in faults.items()
         if not any(_is_inside(other, path) for other in faults)
     )
@@ -114,6 +119,10 @@ def _keeps_shape(record: ModuleRecord) -> bool:
     return (
         record.source is not None and record.output is not None and record.source.shape == record.output.shape
     )
+
+
+def _count_inputs(record: ModuleRecord) -> int:
+    return 0 if record.source is None else record.source[0].numel()
 
 
 def _is_inside(path: str, outer: str) -> bool:
