@@ -141,7 +141,7 @@ def _mix_rows(call: OperatorCall, table: Tensor, index: Tensor, choice: IndexCho
     if not fits or shares.numel() != index.numel() * shares.shape[-1]:
         return value
     mixture = shares.reshape(-1, shares.shape[-1]) @ table.detach().flatten(1).to(shares.dtype)
-    return call.attach("argmax", value, mixture.reshape(value.shape))
+    return call.attach_surrogate("argmax", value, mixture.reshape(value.shape))
 
 
 def _interpolate_rows(call: OperatorCall, table: Tensor, index: Tensor, shadow: Tensor) -> Any:
@@ -160,7 +160,7 @@ def _replace_one_hot(call: OperatorCall) -> Any:
     if choice is not None and choice.is_single:
         shares = choice.compute_shares()
         if shares.numel() == value.numel():
-            return call.attach("argmax", value, shares.reshape(value.shape))
+            return call.attach_surrogate("argmax", value, shares.reshape(value.shape))
     return value
 
 
@@ -176,10 +176,12 @@ def _replace_top_mask(call: OperatorCall) -> Any:
     value = torch.scatter(target.detach(), dim, index, _detach_value(filling))
     written = choice.scores if carries_gradient(filling) else _average_value(filling)
     mask = choice.compute_mask()
-    result = call.attach("top-k mask", value, mask * written + (1 - mask) * target.clone(), choice.distance)
+    result = call.attach_surrogate(
+        "top-k mask", value, mask * written + (1 - mask) * target.clone(), choice.distance
+    )
     if not call.name.endswith("_"):
         return result
-    call.overwrite(target, result)
+    call.overwrite_argument(target, result)
     shadow = call.mode.get_shadow(result)
     if shadow is not None:
         call.mode.set_shadow(target, shadow)
@@ -203,7 +205,7 @@ def _replace_bins(call: OperatorCall) -> Any:
         return NotImplemented
     spacing = (boundaries[-1] - boundaries[0]) / max(1, len(boundaries) - 1)
     spacing = spacing if float(spacing) > 0 else torch.ones_like(spacing)
-    return call.attach("bins", call.run_plainly(), (source - boundaries[0]) / spacing)
+    return call.attach_surrogate("bins", call.run_plainly(), (source - boundaries[0]) / spacing)
 
 
 @define_rule("quantize_per_tensor", "quantize_per_channel")
@@ -236,4 +238,6 @@ def _replace_fake_quantization(call: OperatorCall) -> Any:
     source = call.find_source("quantize")
     if source is None:
         return NotImplemented
-    return call.attach("quantize", call.func(call.values[0].detach(), *call.values[1:], **call.named), source)
+    return call.attach_surrogate(
+        "quantize", call.func(call.values[0].detach(), *call.values[1:], **call.named), source
+    )

@@ -43,7 +43,9 @@ class OperatorCall:
         """Return an argument by position or name; None if it is not given."""
         return self.values[position] if len(self.values) > position else self.named.get(name)
 
-    def attach(self, operator: str, value: Any, surrogate: Tensor, distance: Tensor | None = None) -> Any:
+    def attach_surrogate(
+        self, operator: str, value: Any, surrogate: Tensor, distance: Tensor | None = None
+    ) -> Any:
         """Return a value with a surrogate's gradient and record the operator.
 
         A value that cannot carry it gets the surrogate as its shadow.
@@ -69,7 +71,7 @@ class OperatorCall:
             return None
         return self.mode.find_carrier(self.values[position])
 
-    def overwrite(self, target: Tensor, result: Tensor) -> Any:
+    def overwrite_argument(self, target: Tensor, result: Tensor) -> Any:
         """Give an in-place function's result to its first argument."""
         target.copy_(result)
         return target
@@ -103,7 +105,9 @@ def _replace_rounding(call: OperatorCall) -> Any:
     source = call.find_source(call.name)
     if source is None:
         return NotImplemented
-    return call.attach(call.name, call.func(call.values[0].detach(), *call.values[1:], **call.named), source)
+    return call.attach_surrogate(
+        call.name, call.func(call.values[0].detach(), *call.values[1:], **call.named), source
+    )
 
 
 @define_rule("round_", "floor_", "ceil_", "trunc_", "fix_", "sign_", "sgn_")
@@ -111,7 +115,7 @@ def _replace_in_place(call: OperatorCall) -> Any:
     target, func = call.values[0], getattr(torch, call.name.rstrip("_"))
     plain = OperatorCall(call.mode, func, (target.clone(), *call.values[1:]), call.named)
     result = RULES[plain.name](plain) if carries_gradient(target) else NotImplemented
-    return NotImplemented if result is NotImplemented else call.overwrite(target, result)
+    return NotImplemented if result is NotImplemented else call.overwrite_argument(target, result)
 
 
 @define_rule("sign", "sgn")
@@ -119,7 +123,9 @@ def _replace_sign(call: OperatorCall) -> Any:
     source = call.find_source("sign")
     if source is None:
         return NotImplemented
-    return call.attach("sign", call.func(call.values[0].detach()), torch.tanh(source / measure_scale(source)))
+    return call.attach_surrogate(
+        "sign", call.func(call.values[0].detach()), torch.tanh(source / measure_scale(source))
+    )
 
 
 @define_rule("heaviside")
@@ -128,7 +134,7 @@ def _replace_heaviside(call: OperatorCall) -> Any:
     if source is None:
         return NotImplemented
     value = call.func(*(entry.detach() for entry in call.values))
-    return call.attach("threshold", value, torch.sigmoid(source / measure_scale(source)), source)
+    return call.attach_surrogate("threshold", value, torch.sigmoid(source / measure_scale(source)), source)
 
 
 @define_rule("floor_divide", "__floordiv__", "__rfloordiv__")
@@ -140,7 +146,7 @@ def _replace_floor_division(call: OperatorCall) -> Any:
         value if carrier is None else carrier for value, carrier in zip(call.values, carriers, strict=True)
     ]
     ends = ends[::-1] if call.name == "__rfloordiv__" else ends
-    return call.attach("floor", call.run_plainly(), torch.true_divide(*ends))
+    return call.attach_surrogate("floor", call.run_plainly(), torch.true_divide(*ends))
 
 
 @define_rule("div", "divide", "true_divide", "__truediv__", "div_")
@@ -148,7 +154,7 @@ def _replace_rounded_division(call: OperatorCall) -> Any:
     source = call.find_source("floor") if call.named.get("rounding_mode") else None
     if source is None or call.name == "div_":
         return NotImplemented
-    return call.attach("floor", call.run_plainly(), torch.true_divide(source, call.values[1]))
+    return call.attach_surrogate("floor", call.run_plainly(), torch.true_divide(source, call.values[1]))
 
 
 @define_rule("sub", "__sub__", "subtract")
@@ -158,7 +164,7 @@ def _replace_subtracted_remainder(call: OperatorCall) -> Any:
     source = call.find_source("floor")
     if divided is None or source is None or divided is not call.values[0]:
         return NotImplemented
-    return call.attach("floor", call.run_plainly(), source)
+    return call.attach_surrogate("floor", call.run_plainly(), source)
 
 
 @define_rule("remainder", "fmod", "__mod__", "frac")
@@ -182,8 +188,8 @@ def _replace_integer_cast(call: OperatorCall) -> Any:
         return value
     if value.dtype == torch.bool:
         surrogate = torch.tanh(source / measure_scale(source)).square()
-        return call.attach(operator, value, surrogate, source)
-    return call.attach(operator, value, source)
+        return call.attach_surrogate(operator, value, surrogate, source)
+    return call.attach_surrogate(operator, value, source)
 
 
 @define_rule("detach", "detach_", "__get__ data")
@@ -197,7 +203,7 @@ def _replace_detach(call: OperatorCall) -> Any:
         return value
     if call.name == "detach_":
         return source
-    return call.attach("detach", source.detach(), source)
+    return call.attach_surrogate("detach", source.detach(), source)
 
 
 @define_rule("numpy", "__array__", "tolist")

@@ -74,7 +74,10 @@ class _Record:
         """Whether a threshold makes the answer jump; True for other operators."""
         if not self.weights:
             return True
-        return float(torch.stack(self.near_weights).sum()) >= MIN_JUMP_SHARE * float(torch.stack(self.weights).sum())
+        near, everywhere = (
+            float(torch.stack(weights).sum()) for weights in (self.near_weights, self.weights)
+        )
+        return near >= MIN_JUMP_SHARE * everywhere
 
 
 def scan_operators(

@@ -29,7 +29,7 @@ def _replace_comparison(call: OperatorCall) -> Any:
         return NotImplemented
     distance = distance * _SIGNS[call.name]
     surrogate = torch.sigmoid(distance / measure_scale(distance))
-    return call.attach("threshold", call.run_plainly(), surrogate, distance)
+    return call.attach_surrogate("threshold", call.run_plainly(), surrogate, distance)
 
 
 @define_rule("eq", "__eq__", "ne", "__ne__")
@@ -40,7 +40,7 @@ def _replace_equality(call: OperatorCall) -> Any:
         return NotImplemented
     closeness = torch.exp(-distance.abs() / measure_scale(distance))
     surrogate = closeness if "eq" in call.name else 1 - closeness
-    return call.attach("threshold", call.run_plainly(), surrogate, distance)
+    return call.attach_surrogate("threshold", call.run_plainly(), surrogate, distance)
 
 
 def _subtract_arguments(call: OperatorCall) -> Tensor | None:
@@ -124,7 +124,7 @@ def _blend_filled(call: OperatorCall) -> Any:
         return NotImplemented
     value = torch.masked_fill(target.detach(), mask, filling)
     result = _attach_blend(call, value, share, filling, target)
-    return call.overwrite(target, result) if call.name.endswith("_") else result
+    return call.overwrite_argument(target, result) if call.name.endswith("_") else result
 
 
 @define_rule("__setitem__")
@@ -137,7 +137,7 @@ def _blend_assigned(call: OperatorCall) -> Any:
         return NotImplemented
     value = target.detach().clone()
     value[mask] = filling
-    call.overwrite(target, _attach_blend(call, value, share, filling, target.clone()))
+    call.overwrite_argument(target, _attach_blend(call, value, share, filling, target.clone()))
     return None
 
 
