@@ -1,0 +1,170 @@
+"""Classifiers that answer as the real model does, bit for bit, and whose gradients come from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.adaptive.activation_rules import SMOOTHED_OPERATORS
+from robustbench_local.attacks.adaptive.model_parts import resolve_part
+from robustbench_local.attacks.adaptive.part_model import MIN_PROBABILITY, PartModel
+from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
+from robustbench_local.attacks.adaptive.view_spec import ViewSpec, list_views
+from robustbench_local.classifier import Classifier, ClassifierSettings
+from robustbench_local.classifier.gradient_guard import LossFunction
+from robustbench_local.classifier.pass_counter import PassCounter
+from robustbench_local.classifier.state_guard import RandomStates
+from robustbench_local.classifier.wrapper import WrappedClassifier, find_innermost
+from robustbench_local.errors import ConfigError
+
+__all__ = ["GradientView", "ViewSpec", "build_view", "list_views"]
+
+CONDITIONAL_OPERATORS = frozenset({"threshold", "top-k mask", "argmax"})
+"""Operators that a view through certain ones leaves alone: in other places they may be continuous gates."""
+_CHECKED_GRADIENTS = 3
+"""Number of first gradients whose logits are compared with the real model's; one difference, and they always
+come from a pass of their own."""
+
+
+def build_view(classifier: Classifier, spec: ViewSpec) -> Classifier:
+    """Build a view of a classifier.
+
+    Args:
+        classifier: The real one; not changed. Its open counter counts the passes of the view.
+        spec: How gradients are obtained.
+
+    Returns:
+        A classifier whose answers are those of ``classifier``.
+
+    Raises:
+        ConfigError: If the classifier has no such parts or no wrapper.
+    """
+    if spec.kind == "own" and spec.draws == 1:
+        return classifier
+    if spec.kind == "undefended" and not isinstance(classifier, WrappedClassifier):
+        raise ConfigError("has no wrapper defense that could be left out", where=classifier.name)
+    return GradientView(classifier, spec)
+
+
+class GradientView(WrappedClassifier):
+    """A classifier with the real model's answers and the gradients of a `ViewSpec`.
+
+    ``compute_gradient`` returns the real logits, the loss of the real logits (for ``log`` and ``rescaled``,
+    of the transformed ones) and the other gradient. The real classifier's counter counts all passes.
+
+    Args:
+        inner: The real classifier.
+        spec: How gradients are obtained.
+    """
+
+    def __init__(self, inner: Classifier, spec: ViewSpec) -> None:
+        super().__init__(inner, access="gradients")
+        self._spec = spec
+        self._pass_counters: list[PassCounter] = inner._pass_counters  # noqa: SLF001  one account for both
+        self._checks_left = _CHECKED_GRADIENTS
+        self._is_exact = spec.kind in {"own", "bpda", "smooth"}
+        for path in spec.paths if spec.kind == "part" else ():
+            resolve_part(find_innermost(inner).model, path)
+
+    @property
+    def identity(self) -> str:
+        """The view's description."""
+        return repr(self._spec)
+
+    @property
+    def settings(self) -> ClassifierSettings:
+        """The settings of the real classifier."""
+        return self.inner.settings
+
+    def configure(self, **changes: Any) -> GradientView:
+        """Change how the real classifier is used."""
+        self.inner.configure(**changes)
+        return self
+
+    @contextmanager
+    def evaluation_mode(self) -> Iterator[None]:
+        """See `Classifier.evaluation_mode`; that of the real classifier."""
+        with self.inner.evaluation_mode():
+            yield
+
+    def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the real model's logits."""
+        return self.inner(images, rows)
+
+    def _compute_logits(self, images: Tensor) -> Tensor:
+        return self.inner._compute_logits(images)  # noqa: SLF001
+
+    def compute_gradient(
+        self, images: Tensor, loss: LossFunction, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Classifier.compute_gradient` and the class."""
+        with self.inner.evaluation_mode():
+            draws = [self._compute_one(images, loss, rows) for _ in range(self._spec.draws)]
+        if len(draws) == 1:
+            return draws[0]
+        logits, losses, gradient = (torch.stack(part).mean(dim=0) for part in zip(*draws, strict=True))
+        return logits, losses, gradient
+
+    def _compute_one(
+        self, images: Tensor, loss: LossFunction, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        spec, randomness = self._spec, RandomStates.from_process()
+        twin = self._build_twin()
+        surrogate = _transform_loss(spec, loss)
+        logits, losses, gradient = twin.compute_gradient(images, surrogate, rows)
+        if spec.kind in {"log", "rescaled"}:
+            return logits, losses, gradient
+        if not self._is_exact or self._checks_left > 0:
+            after = RandomStates.from_process()
+            randomness.restore_states()
+            with torch.no_grad():
+                real = self.inner(images, rows)
+            after.restore_states()
+            self._checks_left -= 1
+            self._is_exact = self._is_exact and torch.equal(real, logits)
+            logits, losses = real, loss(real).detach()
+        return logits, losses, gradient
+
+    def _build_twin(self) -> Classifier:
+        """Return the classifier that gradients come from; it shares the account of passes."""
+        spec = self._spec
+        if spec.kind == "undefended":
+            assert isinstance(self.inner, WrappedClassifier)  # noqa: S101  build_view checked it
+            twin = replace_model(self.inner.inner, find_innermost(self.inner).model)
+        elif spec.kind == "part":
+            model = find_innermost(self.inner).model
+            parts = [resolve_part(model, path) for path in spec.paths]
+            twin = replace_model(self.inner, PartModel(parts, spec.parts, self.num_classes))
+        elif spec.kind in {"bpda", "smooth"}:
+            surrogate = SurrogateModel(
+                find_innermost(self.inner).model,
+                selects=partial(_selects_operator, spec),
+                bypassed=spec.bypassed,
+                measured=spec.measured,
+            )
+            twin = replace_model(self.inner, surrogate)
+        else:
+            return self.inner
+        return share_account(twin, self.inner)
+
+
+def _selects_operator(spec: ViewSpec, path: str, operator: str) -> bool:
+    """Check whether a view replaces an operator in the module at a path."""
+    if spec.kind == "smooth":
+        return operator in SMOOTHED_OPERATORS
+    if operator == "relu" or (spec.paths and path not in spec.paths):
+        return False
+    return not spec.operators or operator in spec.operators or operator not in CONDITIONAL_OPERATORS
+
+
+def _transform_loss(spec: ViewSpec, loss: LossFunction) -> LossFunction:
+    if spec.kind == "log":
+        return lambda probabilities: loss(probabilities.clamp_min(MIN_PROBABILITY).log())
+    if spec.kind == "rescaled":
+        return lambda logits: loss(logits / spec.scale)
+    return loss
