@@ -100,19 +100,13 @@ class Engine:
         )
 
     @contextmanager
-    def use_classifier(self, classifier: Classifier, eot_samples: int) -> Iterator[None]:
-        """Query another classifier while open, such as a view of the same model with other gradients.
-
-        Args:
-            classifier: It gives the answers and the gradients.
-            eot_samples: Passes averaged per evaluation.
-        """
-        before = self.classifier, self._eot_samples
-        self.classifier, self._eot_samples = classifier, eot_samples
+    def use_classifier(self, classifier: Classifier) -> Iterator[None]:
+        """Query another classifier while open, such as the same model with other gradients."""
+        before, self.classifier = self.classifier, classifier
         try:
             yield
         finally:
-            self.classifier, self._eot_samples = before
+            self.classifier = before
 
     def find_unfinished_rows(self) -> Tensor:
         """Return the indices of the unfinished images, ascending, int64."""

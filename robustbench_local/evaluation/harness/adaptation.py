@@ -25,7 +25,7 @@ from robustbench_local.store.records import AdaptationRecord
 
 MIN_SAMPLE_IMAGES = 4
 MAX_SAMPLE_IMAGES = 16
-SAMPLE_SHARE = 0.1
+SAMPLE_SHARE = 0.04
 """Share of a cell's images in the sample, between these limits."""
 MAX_CANDIDATE_FACTOR = 4
 """Images that are classified to fill the sample, as a multiple of its size."""
