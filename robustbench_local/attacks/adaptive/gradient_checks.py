@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from robustbench_local.attacks.adaptive.findings import GradientFindings
 from robustbench_local.attacks.adaptive.fixed_draws import fix_draws
@@ -136,6 +137,23 @@ def _compare_slopes(measured: Tensor, predicted: Tensor, noise: Tensor) -> Slope
         cosine=cosine.gather(0, best)[0].masked_fill(unknown, torch.nan),
         relative_error=error.gather(0, best)[0].masked_fill(unknown, torch.nan),
     )
+
+
+def compute_margin_gradient(
+    classifier: Classifier, images: Tensor, labels: Tensor, stream: RandomStream
+) -> Tensor:
+    """Compute the gradient of the margin loss with fixed draws, (N, C, H, W)."""
+    with fix_draws(classifier, stream) as seed_draws:
+        seed_draws()
+        return classifier.compute_gradient(images, lambda logits: compute_margin(logits, labels))[2]
+
+
+def compute_median_cosine(first: Tensor, second: Tensor) -> float:
+    """Return the median cosine of the rows of two tensors; that with a zero row is 0, of two zero rows 1."""
+    ours, theirs = (values.flatten(1).double() for values in (first, second))
+    cosine = F.cosine_similarity(ours, theirs, dim=1)
+    both_zero = (ours == 0).all(dim=1) & (theirs == 0).all(dim=1)
+    return float(cosine.masked_fill(both_zero, 1.0).median())
 
 
 def _copy_counts(classifier: Classifier, passes: int, count: int) -> None:

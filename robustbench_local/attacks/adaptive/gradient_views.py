@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
-from robustbench_local.attacks.adaptive.module_paths import track_module_paths
-from robustbench_local.attacks.adaptive.surrogate_operators import SurrogateMode
+from robustbench_local.attacks.adaptive.part_model import PartModel
+from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec, list_views
 from robustbench_local.classifier import Classifier, ClassifierSettings
 from robustbench_local.classifier.gradient_guard import LossFunction
@@ -132,62 +132,24 @@ class GradientView(WrappedClassifier):
         spec = self._spec
         if spec.kind == "undefended":
             assert isinstance(self.inner, WrappedClassifier)  # noqa: S101  build_view checked it
-            twin = _replace_model(self.inner.inner, find_innermost(self.inner).model)
+            twin = replace_model(self.inner.inner, find_innermost(self.inner).model)
         elif spec.kind == "part":
             model = find_innermost(self.inner).model
-            twin = _replace_model(self.inner, PartMean([resolve_part(model, path) for path in spec.paths]))
+            parts = [resolve_part(model, path) for path in spec.paths]
+            twin = replace_model(self.inner, PartModel(parts, spec.parts, self.num_classes))
         elif spec.kind in {"bpda", "smooth"}:
-            twin = _replace_model(self.inner, SurrogateModel(find_innermost(self.inner).model, spec))
+            paths, operators = frozenset(spec.paths), frozenset(spec.operators)
+            surrogate = SurrogateModel(
+                find_innermost(self.inner).model,
+                selects=lambda path, operator: (
+                    (not paths or path in paths) and (not operators or operator in operators)
+                ),
+                bypassed=spec.bypassed,
+            )
+            twin = replace_model(self.inner, surrogate)
         else:
             return self.inner
-        twin._pass_counters = self._pass_counters  # noqa: SLF001
-        vars(find_innermost(twin))["border_probe"] = self.border_probe  # what it learns is the view's
-        return twin
-
-
-class SurrogateModel(nn.Module):
-    """The real model with surrogate gradients.
-
-    Args:
-        model: The model: a module or another callable.
-        spec: Where operators are replaced.
-    """
-
-    def __init__(self, model: Any, spec: ViewSpec) -> None:
-        super().__init__()
-        self.model, self._spec = model, spec
-
-    def forward(self, images: Tensor) -> Any:
-        """Return the model's answer, bit for bit."""
-        paths = self._spec.paths
-        with track_module_paths(self.model) as stack, SurrogateMode(lambda: not paths or stack.path in paths):
-            return self.model(images)
-
-
-class PartMean(nn.Module):
-    """The mean of the log-probabilities of several classifiers; the logits of a single one.
-
-    Args:
-        parts: Modules from images to (N, K).
-    """
-
-    def __init__(self, parts: list[nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return their joint logits, (N, K)."""
-        outputs: list[Tensor] = [part(images) for part in self.parts]
-        if len(outputs) == 1:
-            return outputs[0]
-        return torch.stack([output.log_softmax(dim=1) for output in outputs]).mean(dim=0)
-
-
-def _replace_model(classifier: Classifier, model: Any) -> Classifier:
-    """Return a stack of classifiers like this one around another model."""
-    if isinstance(classifier, WrappedClassifier):
-        return classifier._wrap_copy(_replace_model(classifier.inner, model))  # noqa: SLF001
-    return classifier._copy_with_model(model)  # noqa: SLF001
+        return share_account(twin, self.inner)
 
 
 def _transform_loss(spec: ViewSpec, loss: LossFunction) -> LossFunction:

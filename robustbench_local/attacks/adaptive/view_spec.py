@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from robustbench_local.attacks.adaptive.findings import LayerFinding, ModelFindings, OperatorFinding
+from robustbench_local.attacks.adaptive.findings import (
+    GradientFindings,
+    LayerFinding,
+    ModelFindings,
+    OperatorFinding,
+    PartFinding,
+)
 
 ViewKind = Literal["own", "bpda", "smooth", "part", "log", "rescaled", "undefended"]
 
@@ -34,6 +40,9 @@ class ViewSpec:
             ``rescaled``: of the loss of logits divided by ``scale``; ``undefended``: of the classifier
             without its wrapper defense.
         paths: Module paths that it concerns: where operators are replaced (none: everywhere), or the parts.
+        operators: Names of the operators that are replaced; none: all.
+        bypassed: Paths of modules, from a shape to the same shape, that have the gradient of the identity.
+        parts: What is known of the parts, in the order of ``paths``; empty: they are fed as the model is.
         label: Name for reports.
         draws: Draws over which a random model's gradient is averaged.
         scale: Divisor of the logits.
@@ -41,6 +50,9 @@ class ViewSpec:
 
     kind: ViewKind
     paths: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    bypassed: tuple[str, ...] = ()
+    parts: tuple[PartFinding, ...] = ()
     label: str
     draws: int = 1
     scale: float = 1.0
@@ -76,9 +88,13 @@ def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
 
 
 def has_unsound_gradients(findings: ModelFindings) -> bool:
-    """Check whether the model's own gradients are missing, zero, not finite or contradicted."""
-    gradients = findings.gradients
-    if not gradients.has_graph or gradients.error or findings.operators or findings.layers:
+    """Check whether an operator, a layer or the gradient itself calls for surrogates."""
+    return bool(findings.operators or findings.layers) or are_gradients_unsound(findings.gradients)
+
+
+def are_gradients_unsound(gradients: GradientFindings) -> bool:
+    """Check whether gradients are missing, zero, not finite or contradicted by finite differences."""
+    if not gradients.has_graph or gradients.error:
         return True
     if max(gradients.zero_margin_share, gradients.nonfinite_share) >= MIN_FAULT_SHARE:
         return True
@@ -88,11 +104,15 @@ def has_unsound_gradients(findings: ModelFindings) -> bool:
 
 
 def _list_part_views(findings: ModelFindings) -> list[ViewSpec]:
-    members = tuple(part.path for part in findings.parts if part.role == "member")
-    labels: dict[tuple[str, ...], str] = {
-        (path,): f"transfer from member {number} ({path})" for number, path in enumerate(members, 1)
+    members = tuple(part for part in findings.parts if part.role == "member")
+    choices = {
+        (part,): f"transfer from member {number} ({part.path})" for number, part in enumerate(members, 1)
     }
+    views: list[tuple[tuple[PartFinding, ...], str]] = list(choices.items())
     if len(members) > 1:
-        labels = {members: "transfer from the mean of all members", **labels}
-    labels |= {(part.path,): f"transfer from {part.path}" for part in findings.parts if part.role == "base"}
-    return [ViewSpec(kind="part", paths=paths, label=label) for paths, label in labels.items()]
+        views.insert(0, (members, "transfer from the mean of all members"))
+    views += [((part,), f"transfer from {part.path}") for part in findings.parts if part.role == "base"]
+    return [
+        ViewSpec(kind="part", paths=tuple(part.path for part in parts), parts=parts, label=label)
+        for parts, label in views
+    ]
