@@ -34,11 +34,11 @@ class Adaptive(Ensemble):
     """An attack that reads the model first and composes its steps from what it finds.
 
     Before the first batch it looks at a few images: whether gradients agree with the answers along them,
-    whether repeated answers agree, and whether a short attack succeeds. In doubt it inspects the model: layers
-    that stop the gradient, saturation, random draws, classifiers inside. On a sound model it is AutoAttack,
-    stage by stage and draw by draw, so that it succeeds wherever AutoAttack does. Otherwise further steps
-    follow: gradients through replaced layers, of the parts, of the model without its defense, averaged over
-    draws, and Square from several starts. Every success is one of the model itself.
+    whether repeated answers agree, and whether a short attack succeeds. In doubt it inspects the model:
+    layers that stop the gradient, saturation, random draws, classifiers inside. On a sound model it is
+    AutoAttack, stage by stage and draw by draw, so that it succeeds wherever AutoAttack does. Otherwise
+    further steps follow: gradients through replaced layers, of the parts, of the model without its defense,
+    averaged over draws, and Square from several starts. Every success is one of the model itself.
 
     Source: Tramer et al. 2020, arXiv:2002.08347 (adaptive attacks); Croce & Hein 2020, arXiv:2003.01690.
     """
@@ -109,7 +109,7 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
     # a few unbroken images show what misleads the attack; an inspection costs hundreds of passes for each
     rows = (~check.broken).nonzero().flatten()
     rows = rows if len(rows) else torch.arange(len(check.broken), device=rows.device)
-    findings = _inspect(inputs, rows)
+    findings = _inspect_rows(inputs, rows)
     candidates = list_candidate_steps(list_views(findings))
     if not candidates:
         return Composition(steps=standard, doubts=check.doubts, findings=findings)
@@ -118,7 +118,7 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
     return Composition(steps=steps, doubts=check.doubts, findings=findings, pilot=pilot)
 
 
-def _inspect(inputs: AttackInputs, rows: Tensor) -> ModelFindings:
+def _inspect_rows(inputs: AttackInputs, rows: Tensor) -> ModelFindings:
     """Inspect the model on some images of the sample; the open counter counts the passes too."""
     images, labels, stream = inputs.images[rows], inputs.labels[rows], inputs.stream.select_images(rows)
     findings = inspect_model(inputs.classifier, images, labels, stream)

@@ -75,4 +75,3 @@ class AttackStep:
             ),
         }
         return builders[self.search]()
-

@@ -162,7 +162,7 @@ class _CellRunner:
             self.listener.on_batch_end(self.cell, self.counts)
 
     def _adapt_job(self, job: Job, batch_size: int, isolation: IsolationSettings) -> Job:
-        """Adapt the cell's attack to its model, or use the stored adaptation; it is stored before any outcome."""
+        """Adapt the cell's attack to its model, or use the stored adaptation; stored before any outcome."""
         known = read_adaptation(self.store, self.key)
         job, adaptation = adapt_job(
             job, batch_size=batch_size, isolation=isolation, notify=self._add_warning, known=known

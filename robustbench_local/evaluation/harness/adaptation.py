@@ -108,7 +108,8 @@ def _adapt_attack(job: AttackJob, batch_size: int) -> AdaptationRecord:
 
 def _choose_sample(job: AttackJob, batch_size: int) -> tuple[list[int], int]:
     """Return the positions of the first correctly classified images, and the passes that took."""
-    model, sample, spent = job.attacked_model, [], 0
+    model, spent = job.attacked_model, 0
+    sample: list[int] = []
     wanted = count_sample_images(job.image_count)
     last = min(job.image_count, MAX_CANDIDATE_FACTOR * wanted)
     with model.open_fresh_copy() as judge:
