@@ -134,7 +134,7 @@ class _Replay:
     def compute_slopes(self, slopes: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the gradient with respect to each argument; the identity's where there is no path."""
         leaves = [_make_leaf(value) for value in self.arguments]
-        with torch.enable_grad(), self.mode_class(lambda _operator: True).intercept_torch():
+        with torch.enable_grad(), self.mode_class(lambda operator: operator != "relu").intercept_torch():
             outputs = self.forward(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         pairs = [

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robustbench_local.attacks.adaptive.activation_rules import SMOOTHED_OPERATORS
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
-from robustbench_local.attacks.adaptive.part_model import PartModel
+from robustbench_local.attacks.adaptive.part_model import MIN_PROBABILITY, PartModel
 from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec, list_views
 from robustbench_local.classifier import Classifier, ClassifierSettings
@@ -22,7 +24,8 @@ from robustbench_local.errors import ConfigError
 
 __all__ = ["GradientView", "ViewSpec", "build_view", "list_views"]
 
-_MIN_PROBABILITY = 1e-30
+CONDITIONAL_OPERATORS = frozenset({"threshold", "top-k mask", "argmax"})
+"""Operators that a view through certain ones leaves alone: in other places they may be continuous gates."""
 _CHECKED_GRADIENTS = 3
 """Number of first gradients whose logits are compared with the real model's; one difference, and they always
 come from a pass of their own."""
@@ -138,13 +141,11 @@ class GradientView(WrappedClassifier):
             parts = [resolve_part(model, path) for path in spec.paths]
             twin = replace_model(self.inner, PartModel(parts, spec.parts, self.num_classes))
         elif spec.kind in {"bpda", "smooth"}:
-            paths, operators = frozenset(spec.paths), frozenset(spec.operators)
             surrogate = SurrogateModel(
                 find_innermost(self.inner).model,
-                selects=lambda path, operator: (
-                    (not paths or path in paths) and (not operators or operator in operators)
-                ),
+                selects=partial(_selects_operator, spec),
                 bypassed=spec.bypassed,
+                measured=spec.measured,
             )
             twin = replace_model(self.inner, surrogate)
         else:
@@ -152,9 +153,18 @@ class GradientView(WrappedClassifier):
         return share_account(twin, self.inner)
 
 
+def _selects_operator(spec: ViewSpec, path: str, operator: str) -> bool:
+    """Check whether a view replaces an operator in the module at a path."""
+    if spec.kind == "smooth":
+        return operator in SMOOTHED_OPERATORS
+    if operator == "relu" or (spec.paths and path not in spec.paths):
+        return False
+    return not spec.operators or operator in spec.operators or operator not in CONDITIONAL_OPERATORS
+
+
 def _transform_loss(spec: ViewSpec, loss: LossFunction) -> LossFunction:
     if spec.kind == "log":
-        return lambda probabilities: loss(probabilities.clamp_min(_MIN_PROBABILITY).log())
+        return lambda probabilities: loss(probabilities.clamp_min(MIN_PROBABILITY).log())
     if spec.kind == "rescaled":
         return lambda logits: loss(logits / spec.scale)
     return loss

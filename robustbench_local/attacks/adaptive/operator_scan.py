@@ -100,7 +100,9 @@ def scan_operators(
             result.register_hook(lambda slopes: record.add_slopes(slopes, distance))  # type: ignore[no-untyped-call]
 
     model = SurrogateModel(
-        find_innermost(classifier).model, selects=lambda _path, _operator: True, record=record_operator
+        find_innermost(classifier).model,
+        selects=lambda _path, operator: operator != "relu",  # which is sound as it is
+        record=record_operator,
     )
     twin = share_account(replace_model(classifier, model), classifier)
     gradient, error = None, ""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from robustbench_local.attacks.adaptive.custom_functions import CustomFunctions, find_custom_functions
+from robustbench_local.attacks.adaptive.measured_jacobian import attach_measured_gradient
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
 from robustbench_local.attacks.adaptive.module_paths import ModuleStack, track_module_paths
 from robustbench_local.attacks.adaptive.straight_through import attach_gradient
@@ -30,6 +31,7 @@ class SurrogateModel(nn.Module):
         model: The model: a module or another callable.
         selects: Whether an operator in the forward of the module at a path is replaced.
         bypassed: Paths of modules that get the gradient of the identity.
+        measured: Paths of modules with few inputs whose Jacobian is measured by finite differences.
         record: Receives each replaced operator.
 
     Attributes:
@@ -44,11 +46,14 @@ class SurrogateModel(nn.Module):
         *,
         selects: Callable[[str, str], bool],
         bypassed: Collection[str] = (),
+        measured: Collection[str] = (),
         record: RecordOperator | None = None,
     ) -> None:
         super().__init__()
         self.model, self._selects, self._record = model, selects, record
-        self._bypassed = {id(resolve_part(model, path)) for path in bypassed if path}
+        self._bypassed, self._measured = (
+            {id(resolve_part(model, path)) for path in paths if path} for paths in (bypassed, measured)
+        )
         self.autograd_calls = self.runs = 0
         self.functions = CustomFunctions()
         self._knows_functions = False
@@ -67,7 +72,7 @@ class SurrogateModel(nn.Module):
 
     def _run_model(self, images: Tensor) -> Any:
         self.runs += 1
-        with track_module_paths(self.model) as stack, self._bypass_modules():
+        with track_module_paths(self.model) as stack, self._replace_modules():
             mode = self._make_mode(stack)
             with self.functions.replace_gradients(mode), mode.intercept_torch():
                 answer = self.model(images)
@@ -82,19 +87,21 @@ class SurrogateModel(nn.Module):
         return SurrogateMode(lambda operator: self._selects(stack.path, operator), note_operator)
 
     @contextmanager
-    def _bypass_modules(self) -> Iterator[None]:
-        """Give the chosen modules the gradient of the identity."""
-        if not self._bypassed:
+    def _replace_modules(self) -> Iterator[None]:
+        """Give the chosen modules the gradient of the identity, or a measured one."""
+        if not self._bypassed and not self._measured:
             yield
             return
 
         def replace_output(module: nn.Module, inputs: Any, output: Any) -> Any:
-            if id(module) not in self._bypassed or not isinstance(output, Tensor):
+            source = inputs[0] if len(inputs) > 0 else None
+            if not isinstance(output, Tensor) or not isinstance(source, Tensor) or not source.requires_grad:
                 return None
-            source = next((value for value in inputs if isinstance(value, Tensor)), None)
-            if source is None or source.shape != output.shape or not source.requires_grad:
-                return None
-            return attach_gradient(output, source)
+            if id(module) in self._bypassed and source.shape == output.shape:
+                return attach_gradient(output, source)
+            if id(module) in self._measured:
+                return attach_measured_gradient(module.forward, source, output)
+            return None
 
         handle = register_module_forward_hook(replace_output)
         try:

@@ -19,7 +19,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from robustbench_local.attacks.adaptive import threshold_rules  # noqa: F401  its rules register themselves
+from robustbench_local.attacks.adaptive import (  # noqa: F401  their rules register themselves
+    activation_rules,
+    threshold_rules,
+)
 from robustbench_local.attacks.adaptive.array_bridge import ArrayBridge
 from robustbench_local.attacks.adaptive.choice_rules import IndexChoice
 from robustbench_local.attacks.adaptive.operator_rules import RULES, OperatorCall
@@ -117,26 +120,33 @@ class SurrogateMode(TorchFunctionMode):
 
     @contextmanager
     def intercept_torch(self) -> Iterator[None]:
-        """Open the mode, and intercept what torch does not show to modes."""
-        from_numpy, enter = torch.from_numpy, torch.inference_mode.__enter__
+        """Open the mode, and intercept what torch does not show to modes: arrays and inference mode."""
+        region = torch.inference_mode
+        from_numpy, enter, leave = torch.from_numpy, region.__enter__, region.__exit__
         mode = self
 
         def convert_array(array: Any) -> Tensor:
             return mode.enter_torch(from_numpy(array))
 
-        def enter_inference(region: Any) -> None:
-            if not mode.is_active("no_grad"):
-                enter(region)
-                return
-            region._inference_mode_context = torch._C._InferenceMode(False)  # noqa: SLF001
-            region._inference_mode_context.__enter__()  # noqa: SLF001
+        def enter_inference(context: Any) -> None:
+            context.is_ignored = bool(context.mode) and mode.is_active("no_grad")
+            if not context.is_ignored:
+                enter(context)
+            else:
+                context.was_disabled, mode._has_grad_disabled = mode._has_grad_disabled, True
 
-        torch.from_numpy, torch.inference_mode.__enter__ = convert_array, enter_inference  # type: ignore[assignment,method-assign]
+        def leave_inference(context: Any, *error: Any) -> None:
+            if not context.is_ignored:
+                leave(context, *error)
+            else:
+                mode._has_grad_disabled = context.was_disabled
+
+        torch.from_numpy, region.__enter__, region.__exit__ = convert_array, enter_inference, leave_inference  # type: ignore[assignment,method-assign]
         try:
             with self:
                 yield
         finally:
-            torch.from_numpy, torch.inference_mode.__enter__ = from_numpy, enter  # type: ignore[method-assign]
+            torch.from_numpy, region.__enter__, region.__exit__ = from_numpy, enter, leave  # type: ignore[method-assign]
 
     def enter_torch(self, tensor: Tensor) -> Tensor:
         """Connect a tensor made from outside values with the one that these values probably come from."""
