@@ -195,7 +195,7 @@ def test_an_adaptive_attack_goes_on_with_its_stored_adaptation(workplace):
     adaptations = read_adaptations("cut")
     assert len(adaptations) == 1
     (stored,) = adaptations.values()
-    assert [step["label"] for step in stored.description["steps"]][0] == "apgd-ce"
+    assert stored.description["steps"][0]["label"] == "apgd-ce"
     assert (stored.images, stored.problem) == (4, "")
     assert stored.forward_passes > 4
     resumed = run_grid("grid.yaml", out="cut", options=options)

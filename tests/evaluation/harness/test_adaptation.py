@@ -1,4 +1,4 @@
-"""The adaptation of a cell's attack: one sample, one call, the same when resumed, and no harm where it fails."""
+"""The adaptation of a cell's attack: one sample, one call, the same on resume, no harm where it fails."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ class Failing(PGD):
 
 
 def build_job(classifier, data, attack):
-    return AttackJob(
-        key="cell", classifier=classifier, data=data, attack=attack, threat=THREAT, seed=1
-    )
+    return AttackJob(key="cell", classifier=classifier, data=data, attack=attack, threat=THREAT, seed=1)
 
 
 def adapt(job, *, isolated=False, **options):
