@@ -73,7 +73,7 @@ def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
         findings: What the inspection found.
 
     Returns:
-        The most promising first; empty for a model whose own gradients are sound.
+        The most promising first; at most transfers from parts for a model whose own gradients are sound.
     """
     draws = findings.randomness.draws
     views: list[ViewSpec] = []
@@ -123,7 +123,7 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
     if measured:
         label = f"measured Jacobian of {_join_names(measured)}"
         views.append(ViewSpec(kind="bpda", measured=measured, label=label, draws=draws))
-    if not views and cosine is not None and cosine < MAX_SURROGATE_COSINE:
+    if not views and (cosine is None or cosine < MAX_SURROGATE_COSINE):
         views.append(ViewSpec(kind="bpda", label="BPDA through all operators", draws=draws))
     vanishing_share = max(findings.gradients.zero_margin_share, findings.gradients.nonfinite_share)
     if vanishing_share >= MIN_FAULT_SHARE and not findings.operators:
