@@ -105,6 +105,8 @@ class LayerFinding:
     """Whether input and output have the same shape."""
     inputs: int = 0
     """Number of input values per image."""
+    is_affine: bool = False
+    """Whether it is affine up to 10 %, so that one Jacobian describes it at all images."""
     is_declared_identity: bool = False
     """Whether it has the gradient of the identity by its own doing."""
 

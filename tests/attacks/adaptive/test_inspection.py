@@ -20,7 +20,7 @@ from robustbench_local.attacks.adaptive.findings import (
 from robustbench_local.attacks.adaptive.gradient_checks import DIRECTIONS, STEP_SIZES
 from robustbench_local.attacks.adaptive.inspection import MAX_PROBE_IMAGES
 from robustbench_local.attacks.adaptive.local_slopes import find_local_fault
-from robustbench_local.attacks.adaptive.view_spec import has_saturated_softmax, list_views
+from robustbench_local.attacks.adaptive.view_spec import has_extreme_logits, list_views
 from robustbench_local.classifier import Classifier
 from robustbench_local.defenses.wrappers.bit_depth import BitDepth
 from robustbench_local.defenses.wrappers.gaussian_noise import GaussianNoise
@@ -129,7 +129,22 @@ MASKING = {
 }
 
 
-@pytest.mark.parametrize("name", MASKING)
+SELDOM = {
+    "ceil",
+    "trunc",
+    "remainder",
+    "where",
+    "masked assignment",
+    "saturated tanh",
+    "saturated clamp",
+    "bins",
+}
+"""Operators that share their code with another one: tested with the slow ones."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SELDOM else name for name in MASKING]
+)
 def test_each_operator_is_found_in_its_module(name: str) -> None:
     function, operator = MASKING[name]
     findings = inspect_sample(wrap_model(Front(function)))
@@ -220,6 +235,7 @@ def test_nothing_is_found_in_sound_networks(name: str) -> None:
     assert (findings.parts == ()) is is_fed_directly
 
 
+@pytest.mark.slow
 def test_the_cost_is_below_5_percent_of_autoattack_on_20_images() -> None:
     for function in (lambda values: values, lambda values: values.round(), keep_winners):
         images = build_images(20)
@@ -344,6 +360,7 @@ def test_logits_and_probabilities_are_measured() -> None:
     assert [view.kind for view in list_views(large)] == ["rescaled"]
 
 
+@pytest.mark.slow
 def test_random_models_are_measured_with_the_draws_that_their_gradients_need() -> None:
     def draw(strength: float) -> RandomnessFindings:
         return inspect_sample(
@@ -413,6 +430,7 @@ def test_nothing_of_the_model_or_the_process_changes() -> None:
     assert inspect_model(classifier, images, labels, stream) == first
 
 
+@pytest.mark.slow
 def test_layers_are_located_innermost_and_only_where_gradients_fail() -> None:
     class Nested(nn.Module):
         def __init__(self, function) -> None:
@@ -455,6 +473,7 @@ def test_a_layer_is_compared_with_its_own_differences(unit, fault) -> None:
     assert find_local_fault(unit, values) == fault
 
 
+@pytest.mark.slow
 def test_a_wrapped_classifier_is_inspected_inside_and_can_be_attacked_without_its_wrapper() -> None:
     inner = Classifier(build_network(), num_classes=CLASSES, channels=SHAPE[0])
     findings = inspect_sample(BitDepth(bits=3).wrap(inner))
@@ -479,4 +498,4 @@ def test_models_without_gradients_have_findings_too() -> None:
 def test_saturation_of_the_softmax_counts_only_where_the_margin_has_a_gradient() -> None:
     findings = inspect_sample(wrap_model(Front(lambda values: values.round())))
     assert findings.gradients.zero_cross_entropy_share == 1
-    assert not has_saturated_softmax(findings)
+    assert not has_extreme_logits(findings)
