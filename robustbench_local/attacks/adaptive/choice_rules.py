@@ -137,10 +137,15 @@ def _mix_rows(call: OperatorCall, table: Tensor, index: Tensor, choice: IndexCho
     """Return rows of a table with the gradient of their mixture by the softmax of the scores."""
     value = call.run_plainly()
     shares = choice.compute_shares()
-    fits = choice.is_single and table.is_floating_point() and table.shape[0] == shares.shape[-1]
+    fits = (
+        choice.is_single
+        and table.is_floating_point()
+        and table.ndim > 0
+        and table.shape[0] == shares.shape[-1]
+    )
     if not fits or shares.numel() != index.numel() * shares.shape[-1]:
         return value
-    mixture = shares.reshape(-1, shares.shape[-1]) @ table.detach().flatten(1).to(shares.dtype)
+    mixture = shares.reshape(-1, shares.shape[-1]) @ table.detach().reshape(len(table), -1).to(shares.dtype)
     return call.attach_surrogate("argmax", value, mixture.reshape(value.shape))
 
 

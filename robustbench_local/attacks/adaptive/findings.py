@@ -102,6 +102,8 @@ class LayerFinding:
     """Whether input and output have the same shape."""
     inputs: int = 0
     """Number of input values per image."""
+    is_declared_identity: bool = False
+    """Whether it has the gradient of the identity by its own doing."""
 
 
 @dataclass(frozen=True, kw_only=True)

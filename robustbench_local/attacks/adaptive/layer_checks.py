@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from robustbench_local.attacks.adaptive.custom_functions import CustomFunctions, find_custom_functions
 from robustbench_local.attacks.adaptive.findings import LayerFault, LayerFinding, OperatorFinding
 from robustbench_local.attacks.adaptive.fixed_draws import PROBE_SEED, preserve_randomness
-from robustbench_local.attacks.adaptive.local_slopes import find_local_fault
+from robustbench_local.attacks.adaptive.local_slopes import find_local_fault, has_identity_slope
 from robustbench_local.attacks.adaptive.module_paths import track_module_paths
 from robustbench_local.attacks.adaptive.module_records import ModuleRecord, record_modules
 from robustbench_local.classifier import Classifier
@@ -48,6 +49,7 @@ def check_layers(classifier: Classifier, images: Tensor) -> tuple[LayerFinding, 
             kind=fault,
             keeps_shape=_keeps_shape(first_calls[path]),
             inputs=_count_inputs(first_calls[path]),
+            is_declared_identity=fault != "cut" and _declares_identity(first_calls[path]),
         )
         for path, fault in faults.items()
         if not any(_is_inside(other, path) for other in faults)
@@ -92,16 +94,27 @@ def check_functions(classifier: Classifier, images: Tensor) -> tuple[OperatorFin
 
 
 def _find_module_fault(record: ModuleRecord) -> LayerFault | None:
-    source = record.source
-    if source is None or record.output is None:
+    if record.source is None or record.output is None:
         return None
+    with preserve_randomness():
+        return _try_local_check(_make_repeatable(record), record.source)
+
+
+def _declares_identity(record: ModuleRecord) -> bool:
+    if record.source is None or not _keeps_shape(record):
+        return False
+    with preserve_randomness():
+        return has_identity_slope(_make_repeatable(record), record.source)
+
+
+def _make_repeatable(record: ModuleRecord) -> Callable[[Tensor], Any]:
+    """Return a function that calls the module with the same draws each time."""
 
     def call_module(values: Tensor) -> Any:
         seed_everything(PROBE_SEED)
         return record.call_module(values)
 
-    with preserve_randomness():
-        return _try_local_check(call_module, source)
+    return call_module
 
 
 def _try_local_check(unit: Any, source: Tensor) -> LayerFault | None:

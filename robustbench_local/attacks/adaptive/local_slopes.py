@@ -71,6 +71,18 @@ def find_local_fault(unit: Callable[[Tensor], Any], inputs: Tensor) -> LayerFaul
     )
 
 
+def has_identity_slope(unit: Callable[[Tensor], Any], inputs: Tensor) -> bool:
+    """Check that a function declares the gradient of the identity."""
+    leaf = inputs.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        output = select_output(unit(leaf.clone()))
+    if output is None or not output.requires_grad or output.shape != leaf.shape:
+        return False
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
+    (slope,) = torch.autograd.grad(output, leaf, weights, allow_unused=True)
+    return slope is not None and torch.allclose(slope, weights, atol=1e-5)
+
+
 def _name_fault(*, is_zero: bool, is_wrong: bool, is_weak: bool) -> LayerFault | None:
     if is_zero:
         return "zero"

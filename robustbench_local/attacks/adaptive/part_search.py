@@ -141,11 +141,12 @@ def _select_outermost(candidates: list[_Candidate], whole: _Whole) -> list[_Cand
 
 
 def _gives_same_scores(output: Tensor, logits: Tensor) -> bool:
-    """Check that a model's logits are a part's scores, up to scale, shift and a softmax."""
+    """Check that a model's logits are a part's scores, up to scale, a shift of each row and a softmax."""
     if output.shape != logits.shape:
         return False
-    target, origin = logits.double().flatten(), output.double().flatten()
-    target, origin = target - target.mean(), origin - origin.mean()
+    target, origin = (
+        values.double() - values.double().mean(dim=1, keepdim=True) for values in (logits, output)
+    )
     scale = (target * origin).sum() / origin.square().sum().clamp_min(1e-300)
     residual = float((target - scale * origin).norm() / target.norm().clamp_min(1e-300))
     return residual <= MAX_NONLINEARITY or torch.allclose(output.softmax(dim=1), logits, atol=1e-4)

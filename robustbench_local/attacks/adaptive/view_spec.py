@@ -93,9 +93,12 @@ def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
 
 
 def has_saturated_softmax(findings: ModelFindings) -> bool:
-    """Check whether logits are so far apart that the cross-entropy's gradient vanishes in float32."""
+    """Check whether logits are so far apart that the cross-entropy's gradient is zero in float32.
+
+    A tiny one is no fault: attacks use its signs.
+    """
     gradients = findings.gradients
-    vanishing_share = gradients.tiny_cross_entropy_share - gradients.zero_margin_share
+    vanishing_share = gradients.zero_cross_entropy_share - gradients.zero_margin_share
     return findings.logits.range > MAX_LOGIT_RANGE or vanishing_share >= MIN_FAULT_SHARE
 
 
@@ -110,7 +113,7 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
         label = f"BPDA through {_join_names(names)} in {_join_names(paths)}"
         views.append(ViewSpec(kind="bpda", paths=paths, operators=names, label=label, draws=draws))
     wrong = [layer for layer in findings.layers if layer.kind != "saturated" and layer.path]
-    bypassed = tuple(layer.path for layer in wrong if layer.keeps_shape)
+    bypassed = tuple(layer.path for layer in wrong if layer.keeps_shape and not layer.is_declared_identity)
     if bypassed:
         label = f"BPDA with the identity for {_join_names(bypassed)}"
         views.append(ViewSpec(kind="bpda", bypassed=bypassed, label=label, draws=draws))
@@ -120,7 +123,7 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
     if measured:
         label = f"measured Jacobian of {_join_names(measured)}"
         views.append(ViewSpec(kind="bpda", measured=measured, label=label, draws=draws))
-    if not views:
+    if not views and cosine is not None and cosine < MAX_SURROGATE_COSINE:
         views.append(ViewSpec(kind="bpda", label="BPDA through all operators", draws=draws))
     vanishing_share = max(findings.gradients.zero_margin_share, findings.gradients.nonfinite_share)
     if vanishing_share >= MIN_FAULT_SHARE and not findings.operators:
