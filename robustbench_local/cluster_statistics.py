@@ -94,7 +94,7 @@ def _compute_log_likelihood(clusters: Sequence[tuple[int, int]], shares: FloatAr
     scale = (1 - correlations) / correlations
     first, second = shares[:, None] * scale, (1 - shares)[:, None] * scale
     start = betaln(first, second)
-    total = np.zeros_like(first)
+    total: FloatArray = np.zeros_like(first)
     for (k, n), times in Counter(clusters).items():
-        total += times * (betaln(first + k, second + n - k) - start)
+        total = total + times * (betaln(first + k, second + n - k) - start)
     return total
