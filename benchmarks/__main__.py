@@ -41,7 +41,7 @@ def main(
     keep_freed_memory()
     device = "cuda" if gpu else "cpu"
     chosen = [row for row in ROWS if _is_wanted(row, rows, quick)]
-    peers = {peer.name: peer.methods() for peer in PEERS if peer.installed()}
+    peers = {peer.name: peer.load_methods() for peer in PEERS if peer.is_installed()}
     skipped = list_missing_libraries()
     results: list[BenchmarkResult] = []
     for name in MODEL_NAMES:
@@ -49,7 +49,7 @@ def main(
             quick and not subjects and name != _QUICK_MODEL
         ):
             continue
-        here = [(row, _count_images(row, name, image_count, quick)) for row in chosen if name in row.subjects]
+        here = [(row, _count_images(row, name, image_count, quick)) for row in chosen if name in row.models]
         subject = load_model(name, max((count for _, count in here), default=1), shared)
         if subject is None:
             skipped.append(f"{name} needs a folder of checkpoints: `--shared FOLDER`")
@@ -76,8 +76,8 @@ def _is_wanted(row: BenchmarkRow, names: str, quick: bool) -> bool:
 
 def _count_images(row: BenchmarkRow, subject: str, n: int, quick: bool) -> int:
     if n or quick:
-        return n or QUICK_IMAGE_COUNTS.get(row.name, row.n)
-    return row.n * IMAGE_FACTOR_BY_MODEL.get(subject, 1)
+        return n or QUICK_IMAGE_COUNTS.get(row.name, row.image_count)
+    return row.image_count * IMAGE_FACTOR_BY_MODEL.get(subject, 1)
 
 
 def _measure_row(
@@ -90,11 +90,11 @@ def _measure_row(
     skipped: list[str],
 ) -> list[BenchmarkResult]:
     """The row at each of its radii; nothing if ours does not exist yet."""
-    missing = [method for method in row.ours if not ours.has_method(method)]
+    missing = [method for method in row.our_methods if not ours.has_method(method)]
     if missing:
         skipped.append(f"{row.name}: this version has no {missing[0]}")
         return []
-    theirs = {name: methods[row.method] for name, methods in peers.items() if row.method in methods}
+    theirs = {name: methods[row.peer_method] for name, methods in peers.items() if row.peer_method in methods}
     results = []
     for level in row.levels or (None,):
         start = time.process_time()

@@ -29,7 +29,7 @@ How to read it:
   radius.
 - *Missed / extra*: images on which only this row succeeds, and on which only our first row does. In
   brackets: what another seed of ours changes, which is the noise. For distances: how often this row is
-  nearer by more than 1 %, and how often ours is.
+  nearer by more than 1%, and how often ours is.
 - *Operations / questions*: operations beside the network's own, per forward pass, on 8 images; and how
   often the host waits for the device, which costs nothing on a CPU.
 

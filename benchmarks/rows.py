@@ -13,16 +13,16 @@ class BenchmarkRow:
 
     Args:
         name: What it is called in the table, and on the command line in lower case.
-        method: Its key in the peers' tables.
-        ours: Our variants; the first is what times are compared with.
+        peer_method: Its key in the peers' tables.
+        our_methods: Our variants; the first is what times are compared with.
         steps: Steps or queries.
-        n: Images; a subject that is cheap to ask takes more.
+        image_count: Images; a model that is cheap to ask takes more.
         levels: Radii, as ``subjects.LEVELS`` names them; none for a method that looks for the nearest.
         norm: Norm of the ball, or of the distance.
-        subjects: Where it runs.
-        counted: Whether operations are counted, which slows a run down tenfold.
-        memory: Whether peak memory is measured, in a run of its own.
-        ladder: Whether it asks about eight radii, of which the level's is the largest.
+        models: Where it runs.
+        counts_operations: Whether operations are counted, which slows a run down tenfold.
+        measures_memory: Whether peak memory is measured, in a run of its own.
+        is_radius_curve: Whether it asks about eight radii, of which the level's is the largest.
     """
 
     name: str

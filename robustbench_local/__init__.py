@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from robustbench_local.attacks.adapters.libraries import ReferenceAutoAttack, TorchattacksAttack
+    from robustbench_local.attacks.adaptive.adaptive import Adaptive
     from robustbench_local.attacks.apgd.apgd import APGD
     from robustbench_local.attacks.apgd.targeted import APGDT
     from robustbench_local.attacks.base import Attack
@@ -72,6 +73,7 @@ __all__ = [
     "SPSA",
     "TIFGSM",
     "VMIFGSM",
+    "Adaptive",
     "AdversarialExamples",
     "Attack",
     "AutoAttack",
@@ -118,6 +120,7 @@ _MODULE_BY_NAME = {
     "APGD": "attacks.apgd.apgd",
     "APGDCET": "attacks.ensembles.apgd_ce_t",
     "APGDT": "attacks.apgd.targeted",
+    "Adaptive": "attacks.adaptive.adaptive",
     "AdversarialExamples": "evaluation.adversarial_examples",
     "Attack": "attacks.base",
     "AutoAttack": "attacks.ensembles.autoattack",

@@ -159,6 +159,7 @@ def execute_run(
     ) as store:
         _write_metadata(plan, store)
         execute_plan(plan, store, listener, exit_process)
+        gates.store_intervals(store)
     return Run(directory)
 
 

@@ -6,8 +6,11 @@ The functions import numpy and scipy when they compute: commands that only read 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 FIGURE_DIGITS = 10
 """Significant digits of a computed figure: CPUs with different vector instructions differ in the sixteenth
 digit, and round differently to ten digits about once in a million figures."""
+
+IntervalTable = MutableMapping[tuple[int, int, float], tuple[float, float]]
+"""(count, n, level) -> ends of the Clopper-Pearson interval, rounded as in an `Estimate`."""
+_interval_table: ContextVar[IntervalTable | None] = ContextVar("interval_table", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +144,28 @@ def compute_clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     _check_counts(k, n, level)
     if n == 0:
         return _build_unknown(level)
-    from scipy.special import betaincinv  # noqa: PLC0415 - see the module
+    table = _interval_table.get()
+    ends = None if table is None else table.get((k, n, level))
+    if ends is None:
+        ends = _invert_binomial_test(k, n, level)
+        if table is not None:
+            table[k, n, level] = ends
+    return Estimate(value=k / n, low=ends[0], high=ends[1], n=n, level=level)
 
-    tail = (1 - level) / 2
-    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
-    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
-    return Estimate(value=k / n, low=round_figure(low), high=round_figure(high), n=n, level=level)
+
+@contextmanager
+def use_interval_table(table: IntervalTable) -> Iterator[None]:
+    """Look Clopper-Pearson intervals up in a table while the context is open, and add those that it lacks.
+
+    Args:
+        table: Intervals of `compute_clopper_pearson`, such as those that a run stores for its gates: a gate
+            that needs no others is judged without scipy, whose import takes longer than the judgement.
+    """
+    token = _interval_table.set(table)
+    try:
+        yield
+    finally:
+        _interval_table.reset(token)
 
 
 def estimate_partial_share(common: tuple[int, int], every: tuple[int, int], level: float = 0.95) -> Estimate:
@@ -323,6 +346,17 @@ def compute_worst_case(verdicts: Sequence[Sequence[bool]]) -> list[bool]:
     if not verdicts:
         raise ValueError("the worst case needs at least one attack")
     return [all(row) for row in zip(*verdicts, strict=True)]
+
+
+@lru_cache(maxsize=4096)  # a report states the same counts in several sections
+def _invert_binomial_test(k: int, n: int, level: float) -> tuple[float, float]:
+    """Return the ends of the Clopper-Pearson interval, rounded."""
+    from scipy.special import betaincinv  # noqa: PLC0415 - see the module
+
+    tail = (1 - level) / 2
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
+    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
+    return round_figure(low), round_figure(high)
 
 
 def _check_counts(k: int, n: int, level: float) -> None:

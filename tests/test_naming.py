@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE_FILES = sorted((ROOT / "robustbench_local").rglob("*.py"))
 FIELD_VERBS = frozenset(
     [
+        "adapt",
         "add",
         "append",
         "attack",

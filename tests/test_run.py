@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from robustbench_local.errors import ConfigError, LockedError
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.options import Options
 from robustbench_local.run import Run, prepare_run, run_grid
+from robustbench_local.store.adaptations import read_adaptation
 from robustbench_local.store.run_store import RunStore
 
 
@@ -199,3 +201,27 @@ def test_a_search_in_bf16_is_another_run_and_says_so(workplace):
         run_grid("grid.yaml", out="quick", options=Options(device="cpu", limit=8))
     sizes = RunStore.open_readonly(run.directory).read_meta("batch sizes")
     assert set(sizes) == {"first", "second"}
+
+
+def test_an_adaptive_attack_goes_on_with_its_stored_adaptation(workplace):
+    grid = Path("grid.yaml").read_text("utf-8").partition("  - fgsm")[0]  # at this radius none survives
+    Path("grid.yaml").write_text(f'{grid}  - {{card: adaptive-linf-8, eps: "160/255"}}\n', "utf-8")
+    options = Options(device="cpu", batch_size=16)
+    whole = run_grid("grid.yaml", out="whole", options=options)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid("grid.yaml", out="cut", options=options, listener=Stops(1))
+    adaptations = read_adaptations("cut")
+    assert len(adaptations) == 1
+    (stored,) = adaptations.values()
+    assert stored.description["steps"][0]["label"] == "apgd-ce"
+    assert (stored.images, stored.problem) == (4, "")
+    assert stored.forward_passes > 4
+    resumed = run_grid("grid.yaml", out="cut", options=options)
+    assert verdicts(resumed).equals(verdicts(whole))
+    assert read_adaptations("cut") == read_adaptations("whole")
+
+
+def read_adaptations(folder):
+    with RunStore.open_readonly(folder) as store:
+        stored = {cell.key: read_adaptation(store, cell.key) for cell in store.read_cells()}
+    return {key: adaptation for key, adaptation in stored.items() if adaptation is not None}

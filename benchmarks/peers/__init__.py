@@ -20,7 +20,7 @@ class PeerLibrary:
         adapter: Module of this package with a table ``METHODS``.
         package: What is imported.
         distribution: What is installed.
-        install: Arguments of pip that get it without changing what is there.
+        pip_arguments: Arguments of pip that get it without changing what is there.
     """
 
     name: str

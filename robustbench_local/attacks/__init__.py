@@ -17,6 +17,7 @@ ATTACKS: OpenRegistry[Attack] = OpenRegistry(
     "attack",
     Attack,  # type: ignore[type-abstract]  # for subclass checks only
     {
+        "adaptive": "robustbench_local.attacks.adaptive.adaptive:Adaptive",
         "apgd": "robustbench_local.attacks.apgd.apgd:APGD",
         "apgd-ce+t": "robustbench_local.attacks.ensembles.apgd_ce_t:APGDCET",
         "apgd-t": "robustbench_local.attacks.apgd.targeted:APGDT",

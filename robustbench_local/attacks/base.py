@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from importlib import import_module
 from typing import Any, ClassVar, Literal, final
@@ -100,6 +101,8 @@ class Attack(metaclass=AttackType):
     """``"ball"``: any success inside the ball ends the search. ``"distance"``: the attack searches for the
     nearest success, which gives robust accuracy at every radius up to the threat model's. ``"views"``: one
     object for many views of an image, evaluated on other views."""
+    adapts: ClassVar[bool] = False
+    """Whether ``adapt`` reads the model before the first batch of a cell."""
 
     def __call__(self, classifier: Any, images: Any, labels: Any, **options: Any) -> Any:
         """Generate adversarial examples for a batch of images; see :func:`robustbench_local.attack`.
@@ -171,6 +174,37 @@ class Attack(metaclass=AttackType):
             norm (``spatial``, ``corruption``): the transformation's parameters, (N, P), which the harness
             applies itself; see ``threats/transformations.py``.
         """
+
+    def adapt(
+        self,
+        classifier: Classifier,  # noqa: ARG002 - for subclasses
+        images: Tensor,  # noqa: ARG002
+        labels: Tensor,  # noqa: ARG002
+        threat: ThreatModel,  # noqa: ARG002
+        stream: RandomStream,  # noqa: ARG002
+        masks: Tensor | None = None,  # noqa: ARG002
+    ) -> Attack:
+        """Return this attack adapted to the model; the harness calls it once before the batches of a cell.
+
+        An adapted attack has the ``repr`` of the original: what it found does not change its identity.
+
+        Args:
+            classifier: Inside ``classifier.evaluation_mode()``.
+            images: (N, C, H, W) in [0, 1]: the first correctly classified images of the cell; N may be 0.
+            labels: True classes, (N,).
+            threat: Budget, goal and region.
+            stream: The only source of randomness, one stream per image.
+            masks: (N, 1, H, W) boolean, if the threat model's region is ``"mask"``.
+        """
+        return self
+
+    def describe_adaptation(self) -> dict[str, Any]:
+        """Describe what ``adapt`` found, as JSON values from which ``restore_adaptation`` rebuilds it."""
+        return {}
+
+    def restore_adaptation(self, description: Mapping[str, Any]) -> Attack:  # noqa: ARG002 - for subclasses
+        """Return the attack that ``adapt`` returned, from its description."""
+        return self
 
     @abstractmethod
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:

@@ -68,6 +68,20 @@ def digest_parts(parts: dict[str, str]) -> str:
     return _hash_text("\n".join(f"{name}: {value}" for name, value in sorted(parts.items())))
 
 
+def digest_network(parts: dict[str, str]) -> str:
+    """Return the digest over all parts but the weights: networks that share it compute the same operations.
+
+    Args:
+        parts: The parts of an identity.
+
+    Returns:
+        Hexadecimal; empty for a model without weights of its own, such as a service.
+    """
+    if "weights" not in parts:
+        return ""
+    return digest_parts({name: value for name, value in parts.items() if name != "weights"})
+
+
 def record_code(model: Any, names: Iterable[str]) -> frozenset[str]:
     """Record on a model the files of its code, while they are those that ran.
 

@@ -36,7 +36,7 @@ def complete_defenses(context: typer.Context, incomplete: str) -> list[str]:
 
 def complete_examples(incomplete: str) -> list[str]:
     """Complete the example grids."""
-    from robustbench_local.evaluation.grid.schema import list_examples  # noqa: PLC0415
+    from robustbench_local.evaluation.grid.example_grids import list_examples  # noqa: PLC0415
 
     return _select_matching(list_examples(), incomplete)
 

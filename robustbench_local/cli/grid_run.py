@@ -16,7 +16,7 @@ from robustbench_local.evaluation.execution.finished_run import INPUTS_KEY
 from robustbench_local.evaluation.execution.model_speed import try_measure_speed
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
-from robustbench_local.evaluation.planning.plan import Plan
+from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 from robustbench_local.reports.formatting.text import format_duration
 from robustbench_local.run import execute_run, prepare_run
 from robustbench_local.store.run_store import RunStore
@@ -97,14 +97,19 @@ def _print_training(console: Console, line: str, *, as_json: bool) -> None:
 def _estimate_max_seconds(plan: Plan) -> dict[str, float]:
     """Return an upper bound in seconds for each cell, by its key, where one can be estimated."""
     cells = [cell for cell in plan.cells if cell.problem is None]
-    attacked = {str(cell.queried_subject): cell.queried_subject for cell in cells}
+    attacked = {_name_network(cell): cell.queried_subject for cell in cells}
     speeds = {name: try_measure_speed(subject, plan.timeout) for name, subject in attacked.items()}
     known = {name: speed for name, speed in speeds.items() if speed is not None}
     return {
-        cell.record.key: known[str(cell.queried_subject)].estimate_seconds(cell.max_passes)
+        cell.record.key: known[name].estimate_seconds(cell.max_passes)
         for cell in cells
-        if str(cell.queried_subject) in known
+        if (name := _name_network(cell)) in known
     }
+
+
+def _name_network(cell: CellSpec) -> str:
+    """Return a name that models of the same network share, because their passes take the same time."""
+    return cell.queried_subject.network or str(cell.queried_subject)
 
 
 def _round_seconds(seconds: float | None) -> float | None:

@@ -26,7 +26,7 @@ def command(
     ),
 ) -> None:
     """Write a commented grid file."""
-    from robustbench_local.evaluation.grid.schema import read_example
+    from robustbench_local.evaluation.grid.example_grids import read_example
 
     text = read_example(name)
     try:

@@ -20,7 +20,7 @@ from robustbench_local.config.methods import (
 )
 from robustbench_local.data.data_source_kinds import DATASET_SOURCES
 from robustbench_local.errors import ConfigError, did_you_mean
-from robustbench_local.evaluation.grid.schema import list_examples, read_example
+from robustbench_local.evaluation.grid.example_grids import list_examples, read_example
 from robustbench_local.extensions.entry_points import ExtensionKind
 from robustbench_local.models.model_source_kinds import MODEL_SOURCES
 from robustbench_local.models.networks.network_registry import ARCHITECTURES

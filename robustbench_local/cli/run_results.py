@@ -9,9 +9,7 @@ from rich.console import Console
 from robustbench_local.cli.json_output import claim_stdout
 from robustbench_local.cli.result_tables import build_results_table, print_gates
 from robustbench_local.cli.terminal_output import echo_line, print_json, print_line
-from robustbench_local.reports import find_damaged_images, write_report
-from robustbench_local.reports.analysis.gates import judge_store
-from robustbench_local.reports.writers.results_json import load_results
+from robustbench_local.reports import find_damaged_images, write_report_files
 from robustbench_local.store.run_store import RunStore
 
 INCOMPLETE_EXIT_CODE = 4
@@ -32,9 +30,8 @@ def show_results(directory: Path, console: Console, *, as_json: bool) -> int:
     Raises:
         DamagedError: If stored images are damaged and there is no worse error.
     """
-    page = write_report(directory)
+    page, results, verdict = write_report_files(directory)
     with RunStore.open_readonly(directory) as store:
-        verdict, results = judge_store(store), load_results(store)
         is_complete = all(cell.status in {"done", "skipped"} for cell in store.read_cells())
     if as_json:
         print_json(console, {"event": "results", **results})

@@ -27,6 +27,7 @@ _TRANSFER = ("white-box", "transfer")
 _TRAINING = ("recipe", "adversarial-training")
 
 ATTACK_METHODS: Mapping[str, Method] = {
+    "adaptive": Method("composed for the model", ("white-box", "ensemble", "adaptive")),
     "apgd": Method("APGD", ("white-box",)),
     "apgd-ce+t": Method("APGD-CE, targeted APGD-DLR", ("white-box", "ensemble")),
     "apgd-t": Method("targeted APGD-DLR", ("white-box",)),

@@ -168,7 +168,7 @@ def certify(
         threat=threat,
         seed=seed,
     )
-    batches, heard = run_job(job, options)
+    batches, heard, _ = run_job(job, options)
     rows = [row for batch in batches for row in batch.outcomes]
     notes = (*classifier.notes, *fitted.notes, method.describe_caveats(), *heard)
     return _build_result(method, method.get_concern(classifier), threat, rows, notes)

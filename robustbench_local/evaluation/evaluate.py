@@ -20,6 +20,7 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.attack_choice import choose_attack
 from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, format_transfer_note
+from robustbench_local.evaluation.harness.adaptation import adapt_job
 from robustbench_local.evaluation.harness.attack_goal import resolve_goal
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
@@ -37,7 +38,7 @@ from robustbench_local.evaluation.options import (
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
-from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
+from robustbench_local.store.records import AdaptationRecord, OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -68,6 +69,8 @@ class EvaluationResult:
     """Notes on the model, the data and the attack for a reader of the results."""
     view_predictions: pd.DataFrame = field(default_factory=lambda: _build_view_table(()))
     """Stickers and patches: one row for each sign (``position`` in ``read_outcomes``), condition and view."""
+    adaptation: AdaptationRecord | None = None
+    """What the attack found in the model and which steps it composed; None if it does not adapt."""
 
     @property
     def clean_accuracy(self) -> Estimate:
@@ -217,7 +220,7 @@ def evaluate(
         surrogate=surrogate,
         test_views=test_views,
     )
-    batches, heard = run_job(job, options)
+    batches, heard, adaptation = run_job(job, options)
     notes = (
         *classifier.notes,
         *fitted.notes,
@@ -226,10 +229,10 @@ def evaluate(
         *method.list_warnings(threat),
         *heard,
     )
-    return _build_result(method, threat, batches, surrogate, notes)
+    return _build_result(method, threat, batches, surrogate, notes, adaptation)
 
 
-def run_job(job: Job, options: Options) -> tuple[list[OutcomeBatch], list[str]]:
+def run_job(job: Job, options: Options) -> tuple[list[OutcomeBatch], list[str], AdaptationRecord | None]:
     """Run a job in memory.
 
     Args:
@@ -237,16 +240,15 @@ def run_job(job: Job, options: Options) -> tuple[list[OutcomeBatch], list[str]]:
         options: The computing options.
 
     Returns:
-        The batches, in the order of positions, and notes for a reader of the results.
+        The batches, in the order of positions, notes for a reader of the results, and the adaptation of the
+        attack if it adapts to the model.
     """
     notes: list[str] = []
-    batches = run_batches(
-        job,
-        batch_size=options.batch_size or compute_default_batch_size(job.data.images),
-        notify=notes.append,
-        isolation=IsolationSettings(isolated=options.timeout is not None, timeout=options.timeout),
-    )
-    return list(batches), notes
+    size = options.batch_size or compute_default_batch_size(job.data.images)
+    isolation = IsolationSettings(isolated=options.timeout is not None, timeout=options.timeout)
+    job, adaptation = adapt_job(job, batch_size=size, isolation=isolation, notify=notes.append)
+    batches = run_batches(job, batch_size=size, notify=notes.append, isolation=isolation)
+    return list(batches), notes, adaptation
 
 
 def _list_classes(entries: Sequence[int | str] | int | None) -> tuple[int | str, ...]:
@@ -262,6 +264,7 @@ def _build_result(
     batches: Sequence[OutcomeBatch],
     surrogate: Classifier | None,
     notes: Sequence[str],
+    adaptation: AdaptationRecord | None,
 ) -> EvaluationResult:
     """Build the result from the batches."""
     rows = [row for batch in batches for row in batch.outcomes]
@@ -274,6 +277,7 @@ def _build_result(
         surrogate=surrogate.name if surrogate else None,
         notes=tuple(note for note in notes if note),
         view_predictions=_build_view_table(batches),
+        adaptation=adaptation,
     )
 
 

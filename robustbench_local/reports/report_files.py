@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
+from robustbench_local.reports.analysis.gates import GateReport
 from robustbench_local.reports.page import render
 from robustbench_local.reports.sections.report_data import read_report_data
+from robustbench_local.reports.sections.section import JsonDict
 from robustbench_local.reports.writers.csv_files import (
     format_outcomes_csv,
     format_results_csv,
@@ -25,7 +28,23 @@ PAGE_FILE_NAME = "report.html"
 FIGURES_FOLDER = "figures"
 
 
+class WrittenReport(NamedTuple):
+    """A report and what it says, for who shows it elsewhere too."""
+
+    page: Path
+    """The HTML file."""
+    results: JsonDict
+    """The content of results.json."""
+    gate_report: GateReport
+    """The verdicts of the run's gates."""
+
+
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
+    """Write the report of a run and return its HTML file; see ``write_report_files``."""
+    return write_report_files(run_dir, out).page
+
+
+def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
     """Write the report of a run, finished or not: one HTML file, and its siblings beside it.
 
     The siblings are results.json, results.csv, outcomes.csv, report.md, the PNG files in figures/ and, where
@@ -36,7 +55,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         out: The HTML file, or a folder for ``report.html``; by default the run directory. Created if missing.
 
     Returns:
-        The HTML file.
+        The HTML file, and what the report says.
 
     Raises:
         ConfigError: If there is no run, or the folder cannot be written to.
@@ -54,8 +73,9 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     from robustbench_local.reports.writers.figures import draw_figures  # noqa: PLC0415 - matplotlib
 
     figures = {f"{FIGURES_FOLDER}/{name}": png for name, png in draw_figures(content).items()}
+    results = encode_results(content.evidence, content.gate_report, content.sections)
     files: dict[str, str | bytes] = {
-        "results.json": format_json(encode_results(content.evidence, content.gate_report, content.sections)),
+        "results.json": format_json(results),
         "results.csv": format_results_csv(content.evidence),
         "outcomes.csv": outcomes,
         **({} if sticker_views is None else {"sticker_views.csv": sticker_views}),
@@ -69,7 +89,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     for name, text in files.items():
         write_atomically(page.parent / name, text)
     write_atomically(page, render(content))
-    return page
+    return WrittenReport(page, results, content.gate_report)
 
 
 def _resolve_page_path(out: Path) -> Path:

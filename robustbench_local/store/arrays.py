@@ -1,4 +1,8 @@
-"""Adversarial examples as safetensors files, one per chunk: ``adversarial/<key>/<chunk>.safetensors``."""
+"""Adversarial examples as safetensors files, one per chunk: ``adversarial/<key>/<chunk>.safetensors``.
+
+The functions import numpy and safetensors when they read or write arrays: who reads only ``run.db`` does not
+wait for them.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,22 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors import numpy as safetensors
+from typing import TYPE_CHECKING
 
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import DamagedError, InvariantError
 from robustbench_local.store.atomic_files import make_directory_in, write_atomically
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Arrays = Mapping[str, npt.NDArray[np.generic]]
+
 ARRAY_FOLDER = "adversarial"
 RECOMPUTE_REMEDY = "restore it from a copy, or compute the cell again with rbl run ... --recompute-damaged"
 _KEY_LENGTH = 16
 
-Arrays = Mapping[str, npt.NDArray[np.generic]]
 Hashes = Mapping[int, tuple[str, str]]
 """Position -> hashes of the original and the adversarial image in the outcome."""
 
@@ -54,6 +59,9 @@ def save_chunk(directory: Path, cell_key: str, chunk: int, arrays: Arrays) -> st
 
     See ``RunStore.save_arrays``.
     """
+    import numpy as np  # noqa: PLC0415 - see the module
+    from safetensors import numpy as safetensors  # noqa: PLC0415 - see the module
+
     folder = _get_cell_folder(directory, cell_key)
     make_directory_in(make_directory_in(directory, ARRAY_FOLDER), folder.name)
     content = safetensors.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
@@ -89,6 +97,8 @@ def load_chunks(
     forms = [{name: (array.dtype, array.shape[1:]) for name, array in chunk.items()} for chunk in chunks]
     if any(form != forms[0] for form in forms):
         raise InvariantError("the chunks do not fit together", where=str(folder))
+    import numpy as np  # noqa: PLC0415 - see the module
+
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
@@ -129,10 +139,15 @@ def remove_chunks(directory: Path, cell_key: str) -> None:
 
 def hash_image_array(image: npt.NDArray[np.generic]) -> str:
     """Return the first 16 hex digits of the SHA-256 of an image's fp32 bytes, as stored in outcomes."""
+    import numpy as np  # noqa: PLC0415 - see the module
+
     return hashlib.sha256(np.ascontiguousarray(image, dtype=np.float32).tobytes()).hexdigest()[:16]
 
 
 def _read_chunk(file: Path, digest: str | None) -> dict[str, npt.NDArray[np.generic]]:
+    from safetensors import SafetensorError  # noqa: PLC0415 - see the module
+    from safetensors import numpy as safetensors  # noqa: PLC0415 - see the module
+
     content = read_user_file(file, error=DamagedError, remedy=RECOMPUTE_REMEDY)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise DamagedError(
@@ -148,6 +163,8 @@ def _read_chunk(file: Path, digest: str | None) -> dict[str, npt.NDArray[np.gene
 
 def _check_images(chunk: Arrays, hashes: Hashes, file: Path) -> None:
     """Refuse images that do not match the cell's outcomes; positions without an outcome are ignored."""
+    import numpy as np  # noqa: PLC0415 - see the module
+
     positions = chunk.get("positions", np.empty(0))
     if positions.ndim != 1 or (
         "positions" in chunk and any(len(array) != len(positions) for array in chunk.values())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import PurePath
 from typing import Any
-
-import numpy as np
 
 from robustbench_local.errors import InvariantError
 from robustbench_local.store.records import (
@@ -163,7 +162,8 @@ def _parse_series(columns: tuple[str, ...], row: Row) -> dict[str, Any]:
 
 
 def _convert_to_plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # where nobody has imported it, no value can be one of its scalars
+    if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int):
         return value

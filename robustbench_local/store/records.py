@@ -189,6 +189,22 @@ class CellRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdaptationRecord:
+    """The adaptation of a cell's attack to its model, made once before the first batch."""
+
+    description: dict[str, Any] = field(default_factory=dict)
+    """What the attack found and which steps it composed, as JSON values; empty if it is unadapted."""
+    images: int = 0
+    """Number of correctly classified images that it was made on."""
+    forward_passes: int = 0
+    """Forward passes of the adaptation, over all images, with those that chose the images."""
+    backward_passes: int = 0
+    """Backward passes, likewise."""
+    problem: str = ""
+    """Reason, in one line, why the attack runs unadapted; empty if it is adapted."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ViewPredictionsRecord:
     """The classifier's predictions for one sign, under one condition, in each view of one kind."""
 

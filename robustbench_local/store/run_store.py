@@ -9,10 +9,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Self
 
 from robustbench_local.errors import DamagedError, InvariantError, StorageError
 from robustbench_local.store import arrays as _arrays
@@ -58,6 +55,10 @@ from robustbench_local.store.run_folder import (
     refuse_foreign_folder,
     refuse_other_run,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class RunStore:

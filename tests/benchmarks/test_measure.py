@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import __main__ as command
 from benchmarks import page
 from benchmarks.job import BenchmarkJob
 from benchmarks.ladder import RADIUS_SHARES, attack_each_radius, mark_robust_at_radii
@@ -148,6 +149,23 @@ def test_the_measured_part_replaces_the_old_one_and_nothing_else(tmp_path: Path)
     assert text.startswith("# My own words")
     assert text.endswith("and the end\n")
     assert text.count("second") == 1
+
+
+def test_the_command_measures_a_row_and_writes_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(command, "PEERS", ())
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: None)
+    threads, file = torch.get_num_threads(), tmp_path / "results.md"
+    try:
+        command.main(rows="fgsm", subjects="signs-pgd-at", image_count=2, rounds=1, out=file)
+    finally:
+        torch.set_num_threads(threads)
+    text = file.read_text()
+    assert "| FGSM | 10/255 | 2 | ours |" in text
+    assert (
+        text.partition("<!-- measured -->")[2].partition("<!-- end -->")[0].strip() in capsys.readouterr().out
+    )
 
 
 def test_absent_libraries_are_named_with_how_to_get_them(monkeypatch: pytest.MonkeyPatch):

@@ -11,12 +11,21 @@ from pathlib import Path
 import pytest
 from sample_run import SampleRun, build_run
 
-HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "scipy", "timm", "onnxruntime", "numpy"}
+from robustbench_local.reports.analysis.gates import store_intervals
+from robustbench_local.store import RunStore
+
+HEAVY = {
+    *("torch", "torchvision", "pandas", "matplotlib", "scipy", "timm", "onnxruntime", "numpy"),
+    *("safetensors", "PIL", "jinja2"),
+}
+GATES = ({"metric": "robust_accuracy", "threat": "linf-8", "min": 0.0},)
 SCRIPT = """
 import json, sys
 from robustbench_local.cli.main import run_command
 code = run_command(sys.argv[1:])
-print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]), file=sys.stderr)
+names = {name.partition(".")[0] for name in sys.modules}
+names |= {name for name in sys.modules if name.startswith("robustbench_local.")}
+print(json.dumps([code, sorted(names)]), file=sys.stderr)
 """
 
 
@@ -66,13 +75,29 @@ def test_a_wrong_name_is_told_without_torch():
     assert _list_imports("show", "pgd50", code=2) & HEAVY == set()
 
 
-@pytest.mark.parametrize("command", ["gate", "report"])
-def test_gates_and_reports_import_neither_torch_nor_pandas(tmp_path, command):
-    gates = ({"metric": "robust_accuracy", "threat": "linf-8", "min": 0.0},)
-    run = build_run(tmp_path / "run", SampleRun(gates=gates))
-    arguments = [command, run, *(("--out", tmp_path / "page") if command == "report" else ())]
-    allowed = {"numpy", "scipy", *(("matplotlib",) if command == "report" else ())}
-    assert _list_imports(*arguments) & HEAVY <= allowed
+@pytest.mark.parametrize("arguments", [["list", "attacks"], ["list", "examples"], ["init"]], ids=" ".join)
+def test_lists_and_init_do_not_build_the_schema_of_grids(arguments, tmp_path):
+    assert "robustbench_local.evaluation.grid.schema" not in _list_imports(*arguments, cwd=tmp_path)
+
+
+def test_a_gate_whose_intervals_are_stored_imports_no_library_that_computes(tmp_path):
+    run = build_run(tmp_path / "run", SampleRun(gates=GATES))
+    before, libraries = _run("gate", run)
+    assert libraries & HEAVY == {"numpy", "scipy"}
+    with RunStore.open_readonly(run) as store:
+        identity = store.read_identity()
+    resolved = (run / "run.yaml").read_text()
+    with RunStore.create_or_open(run, resolved_yaml=resolved, identity=identity) as store:
+        store_intervals(store)
+    after, libraries = _run("gate", run)
+    assert libraries & HEAVY == set()
+    assert after == before
+
+
+def test_a_report_imports_neither_torch_nor_pandas(tmp_path):
+    run = build_run(tmp_path / "run", SampleRun(gates=GATES))
+    libraries = _list_imports("report", run, "--out", tmp_path / "page")
+    assert not libraries & {"torch", "torchvision", "pandas", "timm", "onnxruntime"}
 
 
 def test_words_are_completed_without_torch():

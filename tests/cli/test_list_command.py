@@ -52,6 +52,7 @@ def test_lists_of_cards_are_whole(rbl, kind, card_kind):
 
 def test_a_norm_a_threat_model_and_a_corruption_are_threats(rbl):
     assert set(_list_names(rbl, "attacks", "--threat", "l1")) == {
+        "adaptive-l1-12",
         "autoattack-l1-12",
         "ead-l1-30",
         "fmn-l1-30",

@@ -1,4 +1,4 @@
-"""docs/results.md quotes the shipped networks as their cards have them, and benchmarks write into it."""
+"""docs/results.md quotes the cards of the shipped networks and the ratios that the benchmarks wrote."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from robustbench_local.statistics import compute_clopper_pearson
 
 ROOT = Path(__file__).parents[2]
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+BENCHMARKS = (ROOT / "benchmarks" / "results.md").read_text(encoding="utf-8")
 CARDS = sorted((ROOT / "robustbench_local" / "models" / "zoo").glob("*.yaml"))
 
 
@@ -42,11 +43,19 @@ def test_figures_of_shipped_networks_are_those_of_their_cards(card):
             assert row.endswith("* |") == (entry["n"] == 200)
 
 
-def test_benchmarks_replace_their_part_of_the_page(tmp_path):
+def test_ratios_beside_other_libraries_are_those_that_the_benchmarks_wrote():
+    section = RESULTS.partition("## Beside other libraries")[2].partition("\n\nAutoAttack beside")[0]
+    table = section[section.index("| attack |") :].partition("\n\n")[0]
+    ratios = re.findall(r"\b\d+\.\d\d\b", table)
+    assert len(ratios) > 10
+    assert [ratio for ratio in ratios if f"| {ratio} |" not in BENCHMARKS] == []
+
+
+def test_benchmarks_replace_their_part_of_their_page(tmp_path):
     file = tmp_path / "results.md"
-    file.write_text(RESULTS, encoding="utf-8")
+    file.write_text(BENCHMARKS, encoding="utf-8")
     page.write_page("measured anew\n", file)
     text = file.read_text(encoding="utf-8")
-    assert text.startswith(RESULTS.partition("<!-- measured -->")[0])
+    assert text.startswith(BENCHMARKS.partition("<!-- measured -->")[0])
     assert "measured anew" in text
     assert "### mnist-fast" not in text

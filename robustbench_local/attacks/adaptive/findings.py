@@ -30,6 +30,9 @@ class GradientFindings:
     finite differences of the margin loss; None if no difference is informative."""
     relative_error: float | None = None
     """Median norm of the difference of the two, relative to that of the finite differences."""
+    surrogate_cosine: float | None = None
+    """Median cosine with the gradient through surrogates of all operators; near 1 if there are none, or if
+    the model declares surrogates itself. None if one of the two is missing."""
     informative_share: float = 0.0
     """Share of images whose loss changes by more than rounding along the directions."""
     images: int = 0
@@ -97,6 +100,26 @@ class LayerFinding:
     ``saturated``: a correct gradient that nearly vanishes."""
     keeps_shape: bool = False
     """Whether input and output have the same shape."""
+    inputs: int = 0
+    """Number of input values per image."""
+    is_declared_identity: bool = False
+    """Whether it has the gradient of the identity by its own doing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartInput:
+    """How a part is fed directly with the images that the model gets.
+
+    The part's input is ``slope * channel + offset``, after resizing to ``size``: the straight line closest to
+    what the model feeds it.
+    """
+
+    slopes: tuple[float, ...]
+    """One per channel."""
+    offsets: tuple[float, ...]
+    """One per channel."""
+    size: tuple[int, int] | None = None
+    """(H, W), if it differs from the images'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +131,11 @@ class PartFinding:
     role: PartRole
     """``member`` of an ensemble; ``base``: the network under a defense."""
     agreement: float
-    """Share of the probed images with the same label as the whole model."""
+    """Share of the probed images to which it gives the same label as the whole model, fed directly."""
+    input: PartInput
+    """How it is fed directly."""
+    gives_probabilities: bool = False
+    """Whether its outputs are probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +170,16 @@ class ModelFindings:
             randomness=RandomnessFindings(**values["randomness"]),
             operators=tuple(OperatorFinding(**entry) for entry in values["operators"]),
             layers=tuple(LayerFinding(**entry) for entry in values["layers"]),
-            parts=tuple(PartFinding(**entry) for entry in values["parts"]),
+            parts=tuple(_read_part(entry) for entry in values["parts"]),
             optimizes_inside=values["optimizes_inside"],
             is_wrapped=values["is_wrapped"],
             images=values["images"],
             passes=(values["passes"][0], values["passes"][1]),
         )
+
+
+def _read_part(values: dict[str, Any]) -> PartFinding:
+    entry = values["input"]
+    size = None if entry["size"] is None else (int(entry["size"][0]), int(entry["size"][1]))
+    part_input = PartInput(slopes=tuple(entry["slopes"]), offsets=tuple(entry["offsets"]), size=size)
+    return PartFinding(**{**values, "input": part_input})

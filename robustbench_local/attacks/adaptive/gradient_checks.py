@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from robustbench_local.attacks.adaptive.findings import GradientFindings
 from robustbench_local.attacks.adaptive.fixed_draws import fix_draws
@@ -17,13 +18,18 @@ from robustbench_local.randomness import RandomStream
 
 DIRECTIONS = 8
 """Number of random sign directions of the finite differences."""
-STEP_SIZES = (4e-3, 1e-3)
+STEP_SIZES = (4e-3, 5e-4)
 """Pixel changes of the finite differences. Networks with kinks curve within the larger one, and the rounding
 of float32 shows at the smaller one: the better agreement counts."""
 TINY_GRADIENT = 1e-10
 """Largest entry of a gradient that has effectively vanished: far below what float32 sums resolve."""
 MIN_CHANGE_PER_NOISE = 20.0
 """Norm of the measured differences, in units of their rounding, from which they are informative."""
+
+
+JITTER = 0.4 / 255
+"""Largest change of the pixels before the comparison: it breaks the ties between neighbors on the 8-bit grid,
+at which a median or a maximum has no gradient."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def check_gradients(
             text = error.what if has_graph else ""
             return GradientFindings(has_graph=has_graph, error=text, images=len(images))
     nonfinite = [counts.nonfinite_steps > 0 for counts in counter.gradient_counts]
-    agreement = compare_with_differences(classifier, images, labels, stream, margin)
+    agreement = compare_with_differences(classifier, images, labels, stream)
     informative = ~agreement.cosine.isnan()
     some = bool(informative.any())
     peaks = [gradient.flatten(1).abs().amax(dim=1) for gradient in (margin, entropy)]
@@ -87,7 +93,7 @@ def check_gradients(
 
 
 def compare_with_differences(
-    classifier: Classifier, images: Tensor, labels: Tensor, stream: RandomStream, gradient: Tensor
+    classifier: Classifier, images: Tensor, labels: Tensor, stream: RandomStream
 ) -> SlopeAgreement:
     """Compare gradients of the margin loss with its central differences along random sign directions.
 
@@ -96,8 +102,10 @@ def compare_with_differences(
         images: (N, C, H, W) in [0, 1].
         labels: (N,).
         stream: The images' random numbers, which the directions are drawn from.
-        gradient: (N, C, H, W).
     """
+    noise_draw = stream.sample_uniform(images.shape[1:], draw="jitter", device=images.device)
+    images = (images + JITTER * (2 * noise_draw - 1)).clamp(0, 1)
+    gradient = compute_margin_gradient(classifier, images, labels, stream)
     measured, predicted, noise = [], [], []
     with fix_draws(classifier, stream) as seed_draws, torch.no_grad():
         for number in range(DIRECTIONS):
@@ -136,6 +144,23 @@ def _compare_slopes(measured: Tensor, predicted: Tensor, noise: Tensor) -> Slope
         cosine=cosine.gather(0, best)[0].masked_fill(unknown, torch.nan),
         relative_error=error.gather(0, best)[0].masked_fill(unknown, torch.nan),
     )
+
+
+def compute_margin_gradient(
+    classifier: Classifier, images: Tensor, labels: Tensor, stream: RandomStream
+) -> Tensor:
+    """Compute the gradient of the margin loss with fixed draws, (N, C, H, W)."""
+    with fix_draws(classifier, stream) as seed_draws:
+        seed_draws()
+        return classifier.compute_gradient(images, lambda logits: compute_margin(logits, labels))[2]
+
+
+def compute_median_cosine(first: Tensor, second: Tensor) -> float:
+    """Return the median cosine of the rows of two tensors; that with a zero row is 0, of two zero rows 1."""
+    ours, theirs = (values.flatten(1).double() for values in (first, second))
+    cosine = F.cosine_similarity(ours, theirs, dim=1)
+    both_zero = (ours == 0).all(dim=1) & (theirs == 0).all(dim=1)
+    return float(cosine.masked_fill(both_zero, 1.0).median())
 
 
 def _copy_counts(classifier: Classifier, passes: int, count: int) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from robustbench_local.attacks.adaptive.activation_rules import SMOOTHED_OPERATORS
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
-from robustbench_local.attacks.adaptive.module_paths import track_module_paths
-from robustbench_local.attacks.adaptive.surrogate_operators import SurrogateMode
+from robustbench_local.attacks.adaptive.part_model import MIN_PROBABILITY, PartModel
+from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec, list_views
 from robustbench_local.classifier import Classifier, ClassifierSettings
 from robustbench_local.classifier.gradient_guard import LossFunction
@@ -22,7 +24,8 @@ from robustbench_local.errors import ConfigError
 
 __all__ = ["GradientView", "ViewSpec", "build_view", "list_views"]
 
-_MIN_PROBABILITY = 1e-30
+CONDITIONAL_OPERATORS = frozenset({"threshold", "top-k mask", "argmax"})
+"""Operators that a view through certain ones leaves alone: in other places they may be continuous gates."""
 _CHECKED_GRADIENTS = 3
 """Number of first gradients whose logits are compared with the real model's; one difference, and they always
 come from a pass of their own."""
@@ -132,67 +135,36 @@ class GradientView(WrappedClassifier):
         spec = self._spec
         if spec.kind == "undefended":
             assert isinstance(self.inner, WrappedClassifier)  # noqa: S101  build_view checked it
-            twin = _replace_model(self.inner.inner, find_innermost(self.inner).model)
+            twin = replace_model(self.inner.inner, find_innermost(self.inner).model)
         elif spec.kind == "part":
             model = find_innermost(self.inner).model
-            twin = _replace_model(self.inner, PartMean([resolve_part(model, path) for path in spec.paths]))
+            parts = [resolve_part(model, path) for path in spec.paths]
+            twin = replace_model(self.inner, PartModel(parts, spec.parts, self.num_classes))
         elif spec.kind in {"bpda", "smooth"}:
-            twin = _replace_model(self.inner, SurrogateModel(find_innermost(self.inner).model, spec))
+            surrogate = SurrogateModel(
+                find_innermost(self.inner).model,
+                selects=partial(_selects_operator, spec),
+                bypassed=spec.bypassed,
+                measured=spec.measured,
+            )
+            twin = replace_model(self.inner, surrogate)
         else:
             return self.inner
-        twin._pass_counters = self._pass_counters  # noqa: SLF001
-        vars(find_innermost(twin))["border_probe"] = self.border_probe  # what it learns is the view's
-        return twin
+        return share_account(twin, self.inner)
 
 
-class SurrogateModel(nn.Module):
-    """The real model with surrogate gradients.
-
-    Args:
-        model: The model: a module or another callable.
-        spec: Where operators are replaced.
-    """
-
-    def __init__(self, model: Any, spec: ViewSpec) -> None:
-        super().__init__()
-        self.model, self._spec = model, spec
-
-    def forward(self, images: Tensor) -> Any:
-        """Return the model's answer, bit for bit."""
-        paths = self._spec.paths
-        with track_module_paths(self.model) as stack, SurrogateMode(lambda: not paths or stack.path in paths):
-            return self.model(images)
-
-
-class PartMean(nn.Module):
-    """The mean of the log-probabilities of several classifiers; the logits of a single one.
-
-    Args:
-        parts: Modules from images to (N, K).
-    """
-
-    def __init__(self, parts: list[nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return their joint logits, (N, K)."""
-        outputs: list[Tensor] = [part(images) for part in self.parts]
-        if len(outputs) == 1:
-            return outputs[0]
-        return torch.stack([output.log_softmax(dim=1) for output in outputs]).mean(dim=0)
-
-
-def _replace_model(classifier: Classifier, model: Any) -> Classifier:
-    """Return a stack of classifiers like this one around another model."""
-    if isinstance(classifier, WrappedClassifier):
-        return classifier._wrap_copy(_replace_model(classifier.inner, model))  # noqa: SLF001
-    return classifier._copy_with_model(model)  # noqa: SLF001
+def _selects_operator(spec: ViewSpec, path: str, operator: str) -> bool:
+    """Check whether a view replaces an operator in the module at a path."""
+    if spec.kind == "smooth":
+        return operator in SMOOTHED_OPERATORS
+    if operator == "relu" or (spec.paths and path not in spec.paths):
+        return False
+    return not spec.operators or operator in spec.operators or operator not in CONDITIONAL_OPERATORS
 
 
 def _transform_loss(spec: ViewSpec, loss: LossFunction) -> LossFunction:
     if spec.kind == "log":
-        return lambda probabilities: loss(probabilities.clamp_min(_MIN_PROBABILITY).log())
+        return lambda probabilities: loss(probabilities.clamp_min(MIN_PROBABILITY).log())
     if spec.kind == "rescaled":
         return lambda logits: loss(logits / spec.scale)
     return loss

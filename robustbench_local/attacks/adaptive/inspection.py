@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.adaptive.findings import ModelFindings
-from robustbench_local.attacks.adaptive.gradient_checks import check_gradients
+from robustbench_local.attacks.adaptive.findings import GradientFindings, ModelFindings
+from robustbench_local.attacks.adaptive.gradient_checks import (
+    check_gradients,
+    compute_margin_gradient,
+    compute_median_cosine,
+)
+from robustbench_local.attacks.adaptive.layer_checks import check_functions, check_layers
 from robustbench_local.attacks.adaptive.logit_checks import check_logits
+from robustbench_local.attacks.adaptive.operator_scan import OperatorScan, scan_operators
+from robustbench_local.attacks.adaptive.part_search import find_parts
 from robustbench_local.attacks.adaptive.randomness_checks import check_randomness
+from robustbench_local.attacks.adaptive.view_spec import are_gradients_unsound
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.wrapper import WrappedClassifier
+from robustbench_local.classifier.pass_counter import PassCounter
+from robustbench_local.classifier.wrapper import WrappedClassifier, find_innermost
 from robustbench_local.randomness import RandomStream
 
 MAX_PROBE_IMAGES = 12
@@ -23,7 +34,8 @@ def inspect_model(
 ) -> ModelFindings:
     """Find out where a model's gradients, logits and random draws would mislead an attack.
 
-    Nothing of the model or of the process is changed afterwards.
+    Nothing of the model or of the process is changed afterwards; where the model can be copied, a fresh copy
+    is queried instead of itself.
 
     Args:
         classifier: Any classifier.
@@ -36,17 +48,76 @@ def inspect_model(
     """
     images = images[:MAX_PROBE_IMAGES].to(classifier.device)
     labels = labels[:MAX_PROBE_IMAGES].to(classifier.device)
-    with classifier.evaluation_mode(), classifier.count_passes(len(images)) as counter:
-        with torch.no_grad():
-            logits = classifier(images)
-        is_correct = logits.argmax(dim=1) == labels
-        rows = (is_correct if bool(is_correct.any()) else torch.ones_like(is_correct)).nonzero().flatten()
-        probes, own_labels, own_stream = images[rows], labels[rows], stream.select_images(rows)
-        return ModelFindings(
-            gradients=check_gradients(classifier, probes, own_labels, own_stream),
-            logits=check_logits(logits),
-            randomness=check_randomness(classifier, probes, own_labels),
-            is_wrapped=isinstance(classifier, WrappedClassifier),
-            images=len(images),
-            passes=(int(counter.forward_passes.sum()), int(counter.backward_passes.sum())),
-        )
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as twin:
+        with twin.count_passes(len(images)) as counter:
+            findings, rows = _inspect_whole(twin, images, labels, stream)
+        core, counters = find_innermost(twin), [counter]
+        with core.count_passes(len(images)) as counter:
+            findings = _inspect_core(core, findings, images[rows], labels[rows], stream.select_images(rows))
+        counters.append(counter)
+    forward = torch.stack([counter.forward_passes for counter in counters]).sum(dim=0)
+    backward = torch.stack([counter.backward_passes for counter in counters]).sum(dim=0)
+    if classifier.open_counter is not None:
+        _add_passes(classifier.open_counter, forward, backward)
+    return replace(findings, passes=(int(forward.sum()), int(backward.sum())))
+
+
+def _inspect_whole(
+    classifier: Classifier, images: Tensor, labels: Tensor, stream: RandomStream
+) -> tuple[ModelFindings, Tensor]:
+    """Inspect a classifier with its wrappers; also return the rows of the images to probe."""
+    with torch.no_grad():
+        logits = classifier(images)
+    is_correct = logits.argmax(dim=1) == labels
+    rows = (is_correct if bool(is_correct.any()) else torch.ones_like(is_correct)).nonzero().flatten()
+    probes = (images[rows], labels[rows])
+    findings = ModelFindings(
+        gradients=check_gradients(classifier, *probes, stream.select_images(rows)),
+        logits=check_logits(logits),
+        randomness=check_randomness(classifier, *probes),
+        is_wrapped=isinstance(classifier, WrappedClassifier),
+        images=len(images),
+        passes=(0, 0),
+    )
+    return findings, rows
+
+
+def _inspect_core(
+    core: Classifier, findings: ModelFindings, images: Tensor, labels: Tensor, stream: RandomStream
+) -> ModelFindings:
+    """Inspect the model itself, without wrappers: its operators, layers and parts."""
+    parts = find_parts(core, images) if core.access != "labels" else ()
+    if core.access != "gradients":
+        return replace(findings, parts=parts)
+    gradients = check_gradients(core, images, labels, stream) if findings.is_wrapped else findings.gradients
+    scan = scan_operators(core, images, labels, stream)
+    cosine = _compare_with_surrogates(core, gradients, scan, images, labels, stream)
+    return replace(
+        findings,
+        gradients=replace(findings.gradients, surrogate_cosine=cosine),
+        operators=scan.operators + (check_functions(core, images) if gradients.has_graph else ()),
+        layers=check_layers(core, images) if are_gradients_unsound(gradients) else (),
+        parts=parts,
+        optimizes_inside=scan.optimizes_inside,
+    )
+
+
+def _compare_with_surrogates(
+    core: Classifier,
+    gradients: GradientFindings,
+    scan: OperatorScan,
+    images: Tensor,
+    labels: Tensor,
+    stream: RandomStream,
+) -> float | None:
+    """Return the cosine between the model's own gradient and the one through surrogates."""
+    if not gradients.has_graph or gradients.error or scan.gradient is None:
+        return None
+    return compute_median_cosine(compute_margin_gradient(core, images, labels, stream), scan.gradient)
+
+
+def _add_passes(counter: PassCounter, forward: Tensor, backward: Tensor) -> None:
+    """Add the passes of a copy, one number per image."""
+    for row, (forwards, backwards) in enumerate(zip(forward.tolist(), backward.tolist(), strict=True)):
+        counter.add_forward(torch.tensor([row] * forwards, dtype=torch.int64), forwards)
+        counter.add_backward(torch.tensor([row] * backwards, dtype=torch.int64), backwards)

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from robustbench_local.attacks.adaptive.model_parts import iterate_parts
+
 
 class ModuleStack:
     """The modules of a model that are running, outermost first.
@@ -18,8 +20,7 @@ class ModuleStack:
     """
 
     def __init__(self, model: Any) -> None:
-        modules = model.named_modules() if isinstance(model, nn.Module) else ()
-        self._paths = {id(module): path for path, module in modules}
+        self._paths = {id(module): path for path, module in iterate_parts(model)}
         self._running: list[str] = []
 
     @property

@@ -23,9 +23,14 @@ def attach_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
 
     Args:
         value: Floating point; its own graph is ignored.
-        surrogate: A tensor that can be broadcast to the same shape, with a graph.
+        surrogate: A tensor with a graph, in the same shape or one that can be broadcast to it.
     """
     if surrogate.shape != value.shape:
         surrogate = surrogate.expand(value.shape)
     attached: Tensor = _ValueWithGradientOf.apply(surrogate.to(value.dtype), value.detach())
     return attached
+
+
+def carries_gradient(value: Any) -> bool:
+    """Check whether a value is a tensor through which gradients flow."""
+    return isinstance(value, Tensor) and value.requires_grad

@@ -1,52 +1,195 @@
-"""Surrogate gradients of operators: the forward values stay, the backward pass gets another function's."""
+"""Surrogate gradients of operators: forward values stay, the backward pass is another function's (BPDA).
+
+While a `SurrogateMode` is open, every call of a torch function passes through it. A function without a useful
+gradient returns its value with the gradient of a surrogate. Values that cannot carry a gradient, such as
+integers, booleans and indices, have a shadow: a floating-point tensor that carries it. Functions of such
+values are called once more on the shadows, and give theirs.
+
+Source: Athalye et al. 2018, arXiv:1802.00420, section 4.1 (backward pass differentiable approximation).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
-from robustbench_local.attacks.adaptive.straight_through import attach_gradient
+from robustbench_local.attacks.adaptive import (  # noqa: F401  their rules register themselves
+    activation_rules,
+    threshold_rules,
+)
+from robustbench_local.attacks.adaptive.array_bridge import ArrayBridge
+from robustbench_local.attacks.adaptive.choice_rules import IndexChoice
+from robustbench_local.attacks.adaptive.operator_rules import RULES, OperatorCall
+from robustbench_local.attacks.adaptive.straight_through import attach_gradient, carries_gradient
 
-ROUNDING = frozenset({"round", "floor", "ceil", "trunc", "fix"})
-"""Names of functions whose surrogate is the identity."""
+
+class OperatorRecorder(Protocol):
+    """Receives each operator that gets a surrogate."""
+
+    def __call__(self, operator: str, result: Tensor, distance: Tensor | None = None) -> None:
+        """Note an operator by name.
+
+        Args:
+            operator: Its name.
+            result: Carries the surrogate's gradient.
+            distance: For a threshold, the distance of each entry from it.
+        """
+
+
+def _ignore_operator(operator: str, result: Tensor, distance: Tensor | None = None) -> None:
+    """Note nothing."""
 
 
 class SurrogateMode(TorchFunctionMode):
-    """Replaces the gradients of operators while open, wherever ``is_active`` says so.
+    """Replaces the gradients of operators while open.
 
     Args:
-        is_active: Whether the operators of the module that is running are replaced.
+        is_active: Whether an operator, by name, is replaced in the module that is running.
+        record: Receives them.
+
+    Attributes:
+        arrays: The values that have left torch.
+        autograd_calls: Number of calls of autograd inside the forward pass.
+        inner_leaves: Tensors that the model itself differentiates with respect to.
     """
 
-    def __init__(self, is_active: Callable[[], bool]) -> None:
+    def __init__(self, is_active: Callable[[str], bool], record: OperatorRecorder = _ignore_operator) -> None:
         super().__init__()
-        self._is_active = is_active
+        self.is_active, self.record = is_active, record
+        self.autograd_calls = 0
+        self.arrays = ArrayBridge()
+        self.inner_leaves: list[Tensor] = []
+        self._shadows: dict[int, tuple[Tensor, Tensor]] = {}
+        self._divided: dict[int, tuple[Tensor, Tensor]] = {}
+        self._choices: dict[int, tuple[Tensor, IndexChoice]] = {}
+        self._has_grad_disabled = False
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Iterable[Any] = (), kwargs: Any = None
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Call a function of torch, with a surrogate gradient if it is one of those replaced."""
-        values, named = tuple(args), kwargs or {}
-        name = getattr(func, "__name__", "")
-        if not self._is_active():
-            return func(*values, **named)
-        if name == "_set_grad_enabled":
-            return None if not values[0] else func(*values)
-        if name in ROUNDING and values[0].is_floating_point():
-            surrogate = values[0]
-            return attach_gradient(func(surrogate.detach(), *values[1:], **named), surrogate)
-        if name == "detach" or (name == "__get__" and func is Tensor.data.__get__):  # type: ignore[attr-defined]
-            return attach_gradient(values[0], values[0]) if _carries_gradient(values[0]) else func(*values)
-        if name in {"sign", "sgn"}:
-            scale = values[0].detach().abs().flatten(1).mean(dim=1).clamp_min(1e-12)
-            smooth = torch.tanh(values[0] / scale.view(-1, *[1] * (values[0].ndim - 1)))
-            return attach_gradient(func(*values, **named), smooth)
-        return func(*values, **named)
+        call = OperatorCall(mode=self, func=func, values=tuple(args), named=kwargs or {})
+        if call.name == "_set_grad_enabled":
+            return self._set_grad_enabled(call)
+        if not torch.is_grad_enabled():  # inside of a custom autograd function, which has its own gradient
+            return call.run_plainly()
+        rule = RULES.get(call.name)
+        result = NotImplemented if rule is None else rule(call)
+        if result is NotImplemented:
+            result = self._propagate_shadows(call)
+        if self._has_grad_disabled and carries_gradient(result):
+            self.record("no_grad", result)
+        return result
 
+    def set_shadow(self, tensor: Tensor, shadow: Tensor) -> None:
+        """Let a floating-point tensor carry the gradient of one that cannot, in its shape."""
+        self._shadows[id(tensor)] = (tensor, shadow)  # held, so that no other tensor gets its id
 
-def _carries_gradient(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
+    def get_shadow(self, value: Any) -> Tensor | None:
+        """Return the shadow of a tensor; None if it has none."""
+        held = self._shadows.get(id(value))
+        return None if held is None else held[1]
+
+    def find_carrier(self, value: Any) -> Tensor | None:
+        """Return what carries the gradient of a value: itself or its shadow; None if nothing does."""
+        return value if carries_gradient(value) else self.get_shadow(value)
+
+    def set_divided(self, remainder: Tensor, divided: Tensor) -> None:
+        """Note which tensor a remainder is of."""
+        self._divided[id(remainder)] = (remainder, divided)
+
+    def get_divided(self, value: Any) -> Tensor | None:
+        """Return the tensor that a value is the remainder of."""
+        held = self._divided.get(id(value))
+        return None if held is None else held[1]
+
+    def set_choice(self, index: Tensor, choice: IndexChoice) -> None:
+        """Note what an index tensor was chosen by."""
+        self._choices[id(index)] = (index, choice)
+
+    def get_choice(self, value: Any) -> IndexChoice | None:
+        """Return what an index tensor was chosen by."""
+        held = self._choices.get(id(value))
+        return None if held is None else held[1]
+
+    @contextmanager
+    def intercept_torch(self) -> Iterator[None]:
+        """Open the mode, and intercept what torch does not show to modes: arrays and inference mode."""
+        region = torch.inference_mode
+        from_numpy, enter, leave = torch.from_numpy, region.__enter__, region.__exit__
+        mode = self
+
+        def convert_array(array: Any) -> Tensor:
+            return mode.enter_torch(from_numpy(array))
+
+        def enter_inference(context: Any) -> None:
+            context.is_ignored = bool(context.mode) and mode.is_active("no_grad")
+            if not context.is_ignored:
+                enter(context)
+            else:
+                context.was_disabled, mode._has_grad_disabled = mode._has_grad_disabled, True
+
+        def leave_inference(context: Any, *error: Any) -> None:
+            if not context.is_ignored:
+                leave(context, *error)
+            else:
+                mode._has_grad_disabled = context.was_disabled
+
+        torch.from_numpy, region.__enter__, region.__exit__ = convert_array, enter_inference, leave_inference  # type: ignore[assignment,method-assign]
+        try:
+            with self:
+                yield
+        finally:
+            torch.from_numpy, region.__enter__, region.__exit__ = from_numpy, enter, leave  # type: ignore[method-assign]
+
+    def enter_torch(self, tensor: Tensor) -> Tensor:
+        """Connect a tensor made from outside values with the one that these values probably come from."""
+        source = self.arrays.match_source(tensor) if self.is_active("numpy") else None
+        if source is None:
+            return tensor
+        if tensor.is_floating_point():
+            attached = attach_gradient(tensor, source)
+            self.record("numpy", attached)
+            return attached
+        self.set_shadow(tensor, source)
+        self.record("numpy", source)
+        return tensor
+
+    def _set_grad_enabled(self, call: OperatorCall) -> Any:
+        if not self.is_active("no_grad") and not self._has_grad_disabled:
+            return call.run_plainly()
+        self._has_grad_disabled = not call.values[0]
+        return call.func(True)
+
+    def _propagate_shadows(self, call: OperatorCall) -> Any:
+        """Call a function; if an argument has a shadow, let the result carry the gradient of the shadows'."""
+        if not self._shadows:
+            return call.run_plainly()
+        has_shadow = False
+
+        def choose_shadow(value: Any) -> Any:
+            nonlocal has_shadow
+            shadow = self.get_shadow(value) if isinstance(value, Tensor) else None
+            has_shadow = has_shadow or shadow is not None
+            return value if shadow is None else shadow
+
+        shadows = tree_map(choose_shadow, (call.values, call.named))
+        result = call.run_plainly()
+        if not has_shadow or not isinstance(result, Tensor):
+            return result
+        try:
+            surrogate = call.func(*shadows[0], **shadows[1])
+        except (RuntimeError, TypeError, IndexError, ValueError):
+            return result
+        if not carries_gradient(surrogate) or surrogate.shape != result.shape:
+            return result
+        if result.is_floating_point():
+            return attach_gradient(result, surrogate)
+        self.set_shadow(result, surrogate)
+        return result

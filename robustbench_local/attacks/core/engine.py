@@ -8,7 +8,8 @@ image, or when its steps are used up. The next item in the queue takes its place
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -97,6 +98,15 @@ class Engine:
             eot_samples=eot_samples,
             force_float32=force_float32,
         )
+
+    @contextmanager
+    def use_classifier(self, classifier: Classifier) -> Iterator[None]:
+        """Query another classifier while open, such as the same model with other gradients."""
+        before, self.classifier = self.classifier, classifier
+        try:
+            yield
+        finally:
+            self.classifier = before
 
     def find_unfinished_rows(self) -> Tensor:
         """Return the indices of the unfinished images, ascending, int64."""

@@ -14,6 +14,7 @@ from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.search import Search
 from robustbench_local.attacks.core.target_ranking import rank_targets
+from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -32,6 +33,11 @@ class Stage:
     """Maximum target classes per image, all at once; 0: no target classes."""
     uses_gradients: bool = True
     """Whether it needs gradients."""
+    build_classifier: Callable[[Classifier], Classifier] | None = None
+    """Builds the classifier that the stage queries, from the model: same answers, other gradients. None: the
+    model itself."""
+    first_restart: int = 0
+    """Index of its first path; later ones draw other random numbers."""
 
 
 class Ensemble(EngineAttack):
@@ -65,8 +71,12 @@ class Ensemble(EngineAttack):
                 ranked = rank_targets(engine, threat, most)
             before = engine.finished.clone()
             targets = None if ranked is None or not stage.targets else ranked[:, : stage.targets]
-            for restart in range(stage.restarts):
-                engine.run(stage.build_search(threat), engine.build_items(restart, targets=targets))
+            queried = (
+                stage.build_classifier(engine.classifier) if stage.build_classifier else engine.classifier
+            )
+            with engine.use_classifier(queried):
+                for restart in range(stage.first_restart, stage.first_restart + stage.restarts):
+                    engine.run(stage.build_search(threat), engine.build_items(restart, targets=targets))
             engine.classifier.record_stage((engine.finished & ~before).nonzero().flatten(), stage.name)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:

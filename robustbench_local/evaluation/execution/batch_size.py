@@ -22,8 +22,8 @@ MAX_COST_SHARE = 0.95
 """A larger batch is worth its memory if the cost per image is at most this share of that in a smaller one."""
 MAX_SLOWDOWN_FACTOR = 1.5
 """No larger batch is tried once the cost per image exceeds the best one by this factor."""
-TIMED_PASSES = 32
-"""Number of passes timed together for the plan's estimate."""
+TIMED_PASSES = 8
+"""Number of passes timed together for the plan's estimate, as many as in the smallest batch of a run."""
 MAX_PASS_SECONDS = 0.1
 """No larger batch is tried once a pass takes this many seconds."""
 

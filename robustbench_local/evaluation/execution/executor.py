@@ -13,9 +13,11 @@ from robustbench_local.evaluation.execution.model_notes import save_model_notes
 from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
+from robustbench_local.evaluation.harness.adaptation import adapt_job
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, format_error_line
-from robustbench_local.evaluation.planning.plan import CellSpec, Plan
+from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
+from robustbench_local.store.adaptations import read_adaptation, save_adaptation
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, count_outcomes
 from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 from robustbench_local.store.run_store import RunStore
@@ -137,18 +139,19 @@ class _CellRunner:
         if self.plan.skip_verified:
             job = job.skip_proven_images(find_proven_images(self.cell, self.plan.cells, self.store))
         size = self.plan.batch_size or self._find_batch_size()
+        isolation = IsolationSettings(
+            isolated=True,
+            timeout=self.plan.timeout,
+            cell_timeout=self.plan.cell_timeout,
+            abort_hung_model=self._abort_hung_model,
+        )
         batches = run_batches(
-            job,
+            self._adapt_job(job, size, isolation),
             batch_size=size,
             done_positions=frozenset(self.done_positions),
             notify=self._add_warning,
             workers=self._count_workers(),
-            isolation=IsolationSettings(
-                isolated=True,
-                timeout=self.plan.timeout,
-                cell_timeout=self.plan.cell_timeout,
-                abort_hung_model=self._abort_hung_model,
-            ),
+            isolation=isolation,
         )
         for batch in batches:
             fresh = tuple(row for row in batch.outcomes if row.position not in self.done_positions)
@@ -157,6 +160,16 @@ class _CellRunner:
             self.done_positions.update(row.position for row in fresh)
             self.counts += count_outcomes(fresh)
             self.listener.on_batch_end(self.cell, self.counts)
+
+    def _adapt_job(self, job: Job, batch_size: int, isolation: IsolationSettings) -> Job:
+        """Adapt the cell's attack to its model, or use the stored adaptation; stored before any outcome."""
+        known = read_adaptation(self.store, self.key)
+        job, adaptation = adapt_job(
+            job, batch_size=batch_size, isolation=isolation, notify=self._add_warning, known=known
+        )
+        if adaptation is not None and known is None:
+            save_adaptation(self.store, self.key, adaptation)
+        return job
 
     def _count_workers(self) -> int:
         """Return the number of processes for the cell; starting them takes as long as some hundred passes."""
@@ -170,9 +183,16 @@ class _CellRunner:
             size, problem = try_tune_batch_size(subject, self.plan.timeout, thread_count=count)
             if problem is not None:
                 self._add_warning(problem)
+            else:
+                known = dict.fromkeys(self._list_alike(subject), size) | known
             known[str(subject)] = size
             self.store.update_meta({"batch sizes": known})
         return int(known[str(subject)])
+
+    def _list_alike(self, subject: EvaluationSubject) -> list[str]:
+        """Return the names of the models of the plan with the same network, which passes take as long in."""
+        queried = (cell.queried_subject for cell in self.plan.cells if cell.problem is None)
+        return [str(other) for other in queried if subject.network and other.network == subject.network]
 
     def _save_example_images(self, job: Job, batch: OutcomeBatch, fresh: Sequence[OutcomeRecord]) -> None:
         """Save the cell's first broken images, or the first signs of a sticker cell, whatever the batches."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +22,7 @@ from robustbench_local.config.gate_choices import GateLevel, GateMetric, Interva
 from robustbench_local.config.strict_yaml import StrictModel, parse_yaml, read_yaml, validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.data_entries import DataEntry, Size, TrainingEntry
+from robustbench_local.evaluation.grid.example_grids import read_example
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 from robustbench_local.number_parser import parse_number
 from robustbench_local.threats.threat_model import FAMILY_NAMES
@@ -327,25 +327,6 @@ def load_grid(source: Path | str | dict[str, Any] | None) -> tuple[Grid, Path]:
     return _set_default_name(
         validate(Grid, content, where=str(path), error=ConfigError), path.stem
     ), path.resolve().parent
-
-
-def list_examples() -> list[str]:
-    """Return the names of the example grids that ship with the package."""
-    folder = resources.files("robustbench_local") / "examples"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
-
-
-def read_example(name: str) -> str:
-    """Return the text of an example grid.
-
-    Raises:
-        ConfigError: If there is none of that name.
-    """
-    if name not in list_examples():
-        raise ConfigError(f"there is no example grid {name!r}", remedy=did_you_mean(name, list_examples()))
-    return (resources.files("robustbench_local") / "examples" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _check_surrogate_id(surrogate: str, ids: list[str]) -> None:

@@ -86,7 +86,7 @@ def run_batches(
     pool = WorkerPool(
         job,
         workers,
-        prepare_models=partial(_prepare_models, job, batch_size),
+        prepare_models=partial(prepare_models, job, batch_size),
         isolated=isolation.isolated,
         timeout=isolation.timeout,
         deadline=deadline,
@@ -226,7 +226,7 @@ def _notify_failures(batches: list[OutcomeBatch], notify: Notifier) -> Iterator[
 
 
 @contextmanager
-def _prepare_models(work: Job, batch_size: int) -> Iterator[None]:
+def prepare_models(work: Job, batch_size: int) -> Iterator[None]:
     """Prepare the models for the work; restore them and the classifier's batch size afterwards."""
     queried = work.queried_model
     with (

@@ -7,6 +7,7 @@ survive a fork, and the fork of a thread that has used them waits for them forev
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import pickle
@@ -189,6 +190,7 @@ def describe_exit_code(code: int | None) -> str:
 
 def _run_child(serve: Callable[[Channel], None], channel: Channel, threads: int, parent: int) -> None:
     """Run the child process from start to end."""
+    gc.freeze()  # the parent's objects stay: looking for garbage among them would copy their memory
     os.setpgid(0, 0)  # so that processes started by a model end with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.model_identity import digest_parts
+from robustbench_local.classifier.model_identity import digest_network, digest_parts
 from robustbench_local.config.cards import Card, CardThreat, expand_card, find_card
 from robustbench_local.config.hyperparameters import list_parameter_names
 from robustbench_local.config.strict_yaml import validate
@@ -132,7 +132,7 @@ def build_defended_subject(
         undefended: The classifier for attacks unaware of the defense, if it is a classifier of its own.
     """
     parts = {**classifier.describe_parts(), **defense.code}
-    digest = digest_parts(parts) if defense.code else classifier.compute_digest()
+    digest = digest_parts(parts)
     about = {
         **subject.description,
         "defense": defense.name,
@@ -146,6 +146,7 @@ def build_defended_subject(
         defense=defense.name,
         classifier=classifier,
         digest=digest,
+        network=digest_network(parts),
         description=about,
         undefended=undefended,
     )

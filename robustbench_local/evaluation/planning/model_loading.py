@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.model_identity import digest_network, digest_parts
 from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import ModelError
@@ -182,7 +183,8 @@ def has_foreign_code(entry: ModelEntry) -> bool:
 
 def _build_subject(entry: ModelEntry, classifier: Classifier, fitted: Dataset) -> EvaluationSubject:
     """Build the grid's subject of a loaded model, with its description for the report."""
-    digest = classifier.compute_digest()
+    parts = classifier.describe_parts()
+    digest = digest_parts(parts)
     about: dict[str, Any] = {
         "id": entry.id,
         "name": entry.id,
@@ -199,5 +201,10 @@ def _build_subject(entry: ModelEntry, classifier: Classifier, fitted: Dataset) -
         **describe_gradients(classifier),
     }
     return EvaluationSubject(
-        id=entry.id, classifier=classifier, data=fitted, digest=digest, description=about
+        id=entry.id,
+        classifier=classifier,
+        data=fitted,
+        digest=digest,
+        description=about,
+        network=digest_network(parts),
     )

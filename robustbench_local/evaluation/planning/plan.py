@@ -34,6 +34,9 @@ class EvaluationSubject:
     """SHA-256 of the weights and preprocessing."""
     description: dict[str, Any]
     """The model's description for the report."""
+    network: str = ""
+    """Digest of everything in the model's identity but its weights: models that share it take the same time
+    for a pass. Empty if unknown."""
     defense: str = "none"
     """Name of its defense."""
     undefended: EvaluationSubject | None = None

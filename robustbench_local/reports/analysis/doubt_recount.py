@@ -7,8 +7,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
-
 from robustbench_local.reports.analysis.doubt_finders import Doubt
 from robustbench_local.reports.analysis.evidence import CellResult, ImageVerdict
 from robustbench_local.reports.analysis.sticker_views import SignResult
@@ -63,6 +61,8 @@ def _assume_verdict(
 
 def _assume_sign(sign: SignResult, targets: Collection[int], outcome: AssumedOutcome) -> SignResult:
     """Return the sign with every view of its sticker classified as the label, or as a success."""
+    import numpy as np  # noqa: PLC0415 - a gate on a run without stickers does not need it
+
     wanted = next(iter(targets), sign.label + 1)
     reading = sign.label if outcome == "robust" else wanted
     views = {

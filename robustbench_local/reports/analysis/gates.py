@@ -11,13 +11,22 @@ from robustbench_local.reports.analysis.certified_vs_empirical import find_viola
 from robustbench_local.reports.analysis.distances import measures_distance
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.gate_intervals import encode_intervals, read_intervals
 from robustbench_local.reports.analysis.gate_types import Gate, GateReport, GateVerdict
 from robustbench_local.reports.analysis.gate_verdicts import judge_subject
 from robustbench_local.reports.analysis.read_run import read_evidence
-from robustbench_local.statistics import compute_clopper_pearson
+from robustbench_local.statistics import IntervalTable, compute_clopper_pearson, use_interval_table
 from robustbench_local.store import RunStore
 
-__all__ = ["Gate", "GateReport", "GateVerdict", "judge_evidence", "judge_run_dir", "judge_store"]
+__all__ = [
+    "Gate",
+    "GateReport",
+    "GateVerdict",
+    "judge_evidence",
+    "judge_run_dir",
+    "judge_store",
+    "store_intervals",
+]
 
 _UNREAD_REASON = (
     "the run stopped before it stored its gates, so none was evaluated; run the same command again"
@@ -40,7 +49,23 @@ def judge_run_dir(run_dir: Path, gates: Sequence[Mapping[str, Any]] | None = Non
 
 def judge_store(store: RunStore, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
     """Judge an open run by its gates, or by these; errors as in ``judge_run_dir``."""
-    return judge_evidence(read_evidence(store), gates)
+    with use_interval_table(read_intervals(store)):
+        return judge_evidence(read_evidence(store), gates)
+
+
+def store_intervals(store: RunStore) -> None:
+    """Store the intervals that the gates of an open run need, for ``judge_store``.
+
+    Args:
+        store: The run, open for writing.
+
+    Raises:
+        ConfigError: If a gate is malformed.
+    """
+    table: IntervalTable = {}
+    with use_interval_table(table):
+        judge_evidence(read_evidence(store))
+    store.update_meta(encode_intervals(table))
 
 
 def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from robustbench_local.reports.analysis.evidence import CellResult
 from robustbench_local.reports.analysis.sticker_views import (
     SignViews,
@@ -83,6 +81,8 @@ def compare_with_no_views(cell: CellResult) -> Comparison | None:
     ]
     if not both:
         return None
+    import numpy as np  # noqa: PLC0415 - a gate on a run without stickers does not need it
+
     first = np.concatenate([sign_views.mark_successes("sticker", targets) for sign_views in both])
     second = np.concatenate([sign_views.mark_successes("without-views", targets) for sign_views in both])
     return compute_mcnemar(first.tolist(), second.tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +25,6 @@ from robustbench_local.reports.analysis.sticker_controls import (
 from robustbench_local.reports.analysis.sticker_viewpoints import ViewMap, build_view_map
 from robustbench_local.reports.analysis.sticker_views import (
     NONFINITE_CLASS,
-    BoolArray,
     SignResult,
     SignViews,
     compute_attack_success,
@@ -40,6 +40,9 @@ from robustbench_local.reports.formatting.text import (
     isolate_direction,
 )
 from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, round_figure
+
+if TYPE_CHECKING:
+    from robustbench_local.reports.analysis.sticker_views import BoolArray
 
 STICKERS_EXPLANATION = (
     "One sticker, or one patch beside the sign, for all views of a sign. It is optimized on training "

@@ -1,13 +1,13 @@
-"""Predictions of each view of a sign, with and without the sticker."""
+"""Predictions of each view of a sign, with and without the sticker.
+
+The functions import numpy when they compute: a run without stickers does not need it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
@@ -20,12 +20,17 @@ from robustbench_local.store import (
     ViewRecord,
 )
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    BoolArray = npt.NDArray[np.bool_]
+    FloatArray = npt.NDArray[np.float64]
+    ClassArray = npt.NDArray[np.int64]
+
 NONFINITE_CLASS = -1
 """Class index of an output that is not finite."""
 
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-ClassArray = npt.NDArray[np.int64]
 SignStatus = Literal["counted", "void", "clean-wrong", "error"]
 
 
@@ -51,16 +56,22 @@ class SignViews:
     @property
     def angle_degrees(self) -> FloatArray:
         """Angle between the line of sight and the perpendicular of the sign, in degrees."""
+        import numpy as np  # noqa: PLC0415 - see the module
+
         cosine = np.cos(np.radians(self.yaw)) * np.cos(np.radians(self.pitch))
         return np.asarray(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
 
     @property
     def clean_correct(self) -> BoolArray:
         """Mask of the views in which the clean sign is classified correctly; only these count."""
+        import numpy as np  # noqa: PLC0415 - see the module
+
         return np.asarray(self.predictions["clean"] == self.label)
 
     def select_predictions(self, condition: str) -> ClassArray:
         """Select predictions in the views in which the clean sign is classified correctly."""
+        import numpy as np  # noqa: PLC0415 - see the module
+
         predictions = self.predictions.get(condition)
         return np.zeros(0, dtype=np.int64) if predictions is None else predictions[self.clean_correct]
 
@@ -139,6 +150,8 @@ def _iterate_views(signs: Iterable[SignResult], condition: str) -> Iterator[Sign
 
 def mark_successes(classes: ClassArray, label: int, targets: Collection[int]) -> BoolArray:
     """Mark predictions that are a success of the attack; an output that is not finite never is."""
+    import numpy as np  # noqa: PLC0415 - see the module
+
     wrong = (classes != label) & (classes != NONFINITE_CLASS)
     return np.asarray(wrong & np.isin(classes, list(targets)) if targets else wrong)
 
@@ -210,8 +223,12 @@ def _build_views(label: int, records: Sequence[ViewPredictionsRecord], view: Vie
 
 
 def _build_class_array(values: Sequence[int | None]) -> ClassArray:
+    import numpy as np  # noqa: PLC0415 - see the module
+
     return np.array([NONFINITE_CLASS if value is None else value for value in values], dtype=np.int64)
 
 
 def _build_float_array(values: Sequence[Any]) -> FloatArray:
+    import numpy as np  # noqa: PLC0415 - see the module
+
     return np.array(values, dtype=np.float64)  # None becomes NaN

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -61,9 +63,15 @@ def fit_text(text: str, inches: float, size: float = TITLE_POINTS) -> str:
 def measure_width_inches(texts: Sequence[str], size: float = TITLE_POINTS) -> float:
     """Measure the width of the widest text in inches, by default at the size of titles."""
     figure = Figure()
-    pen = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    pen = _make_renderer()
     drawn = (figure.text(0, 0, text, fontsize=size) for text in texts)
     return max((text.get_window_extent(pen).width / figure.dpi for text in drawn), default=0.0)
+
+
+@cache
+def _make_renderer() -> Any:
+    """Make a renderer that measures texts: its canvas takes longer to make than a text to measure."""
+    return FigureCanvasAgg(Figure()).get_renderer()  # type: ignore[no-untyped-call]
 
 
 def wrap_lines(text: str, width: float) -> list[str]:

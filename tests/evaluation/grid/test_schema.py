@@ -8,7 +8,8 @@ import pytest
 
 from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid.schema import list_examples, load_grid, read_example
+from robustbench_local.evaluation.grid.example_grids import list_examples, read_example
+from robustbench_local.evaluation.grid.schema import load_grid
 
 # ``on:`` would be the truth value True to a YAML 1.1 reader.
 SMALL = """

@@ -1,0 +1,89 @@
+"""All cases: each kind on each of its networks that can be built here."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache, partial
+from pathlib import Path
+
+from benchmarks.broken_models.case import ModelCase, ModelKind
+from benchmarks.broken_models.composed_kinds import COMPOSED_KINDS
+from benchmarks.broken_models.input_kinds import INPUT_KINDS
+from benchmarks.broken_models.layer_kinds import LAYER_KINDS
+from benchmarks.broken_models.networks import NETWORKS, list_available
+from benchmarks.broken_models.output_kinds import OUTPUT_KINDS
+from benchmarks.broken_models.random_kinds import RANDOM_KINDS
+from benchmarks.broken_models.sound_kinds import SOUND_KINDS
+from benchmarks.broken_models.stateful_kinds import STATEFUL_KINDS
+from benchmarks.broken_models.trained_kinds import TRAINED_KINDS
+
+BROKEN_KINDS = (
+    *TRAINED_KINDS,
+    *INPUT_KINDS,
+    *OUTPUT_KINDS,
+    *LAYER_KINDS,
+    *RANDOM_KINDS,
+    *COMPOSED_KINDS,
+    *STATEFUL_KINDS,
+)
+"""Kinds whose robustness number cannot be believed without more work."""
+HONEST_FILE = Path(__file__).with_name("honest.csv")
+"""Robust accuracy under the strongest attack made by hand, see ``honest.py``."""
+_FALLBACK = {
+    "cifar10": "signs",
+    "mnist": "signs-at",
+    "mnist-trades": "signs-trades",
+    "mnist-convex": "signs-ibp",
+    "gtsrb": "signs",
+}
+"""A shipped network for each that needs the folder of published checkpoints."""
+
+
+def list_models() -> tuple[ModelCase, ...]:
+    """All cases that can be built here, the sound ones first.
+
+    Without the folder of published checkpoints a kind is built on shipped networks instead, once each.
+    """
+    available = list_available()
+    cases = []
+    for kind in (*SOUND_KINDS, *BROKEN_KINDS):
+        names = (name if name in available else _FALLBACK[name] for name in kind.networks)
+        cases += [_make_case(kind, name) for name in dict.fromkeys(names)]
+    return tuple(cases)
+
+
+def find_model(name: str) -> ModelCase:
+    """The case of that name.
+
+    Raises:
+        KeyError: If there is none.
+    """
+    return {case.name: case for case in list_models()}[name]
+
+
+def _make_case(kind: ModelKind, network_name: str) -> ModelCase:
+    base = NETWORKS[network_name]
+    name = f"{kind.name} on {network_name}"
+    robust, count = read_honest_counts().get(name, (0, 0))
+    return ModelCase(
+        name=name,
+        is_sound=kind.is_sound,
+        kind=kind.name,
+        build=partial(kind.build, base),
+        data=base.data,
+        threat=base.threat,
+        expected=kind.expected,
+        honest_robust=robust / count if count else None,
+        honest_images=count,
+        images=min(kind.images or base.images, base.images),
+        clean_floor=kind.clean_floor,
+    )
+
+
+@cache
+def read_honest_counts() -> dict[str, tuple[int, int]]:
+    """Robust images and images, by case."""
+    if not HONEST_FILE.exists():
+        return {}
+    with HONEST_FILE.open(encoding="utf-8", newline="") as lines:
+        return {row["case"]: (int(row["robust"]), int(row["images"])) for row in csv.DictReader(lines)}

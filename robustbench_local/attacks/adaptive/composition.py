@@ -1,0 +1,158 @@
+"""The composition of an adapted attack: AutoAttack's stages, and further ones that the findings call for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from robustbench_local.attacks.adaptive.findings import ModelFindings
+from robustbench_local.attacks.adaptive.steps import AttackStep
+from robustbench_local.attacks.adaptive.view_spec import ViewSpec, has_unsound_gradients
+from robustbench_local.attacks.apgd.targeted import select_targeted_loss
+from robustbench_local.attacks.ensembles.autoattack import GRADIENT_STEPS, SQUARE_STEPS
+from robustbench_local.threats.threat_model import ThreatModel
+
+EXTRA_SQUARE_RESTARTS = 4
+"""Further restarts of Square where the gradients are wrong: under it a defense fell from 18.50 to 7.40 % with
+30 restarts (RobustBench's entry Xiao2020Enhancing)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotResult:
+    """A short version of a candidate step on the sample."""
+
+    label: str
+    """Name of the step."""
+    images: int
+    """Number of images that it ran on."""
+    broken: int
+    """Number of images on which it succeeded."""
+    passes: int
+    """Forward and backward passes that it took."""
+    problem: str = ""
+    """Reason, in one line, why the step cannot run; empty if it can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """What an adapted attack knows about a model, and the steps that it runs."""
+
+    steps: tuple[AttackStep, ...]
+    """In order."""
+    doubts: tuple[str, ...] = ()
+    """What the quick check found; empty if it found the model sound."""
+    findings: ModelFindings | None = None
+    """What the inspection found; None if the quick check was enough."""
+    pilot: tuple[PilotResult, ...] = ()
+    """Short versions of the candidate steps on the sample, in the order in which they were tried."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the composition as JSON values."""
+        return {
+            "steps": [step.to_json() for step in self.steps],
+            "doubts": list(self.doubts),
+            "findings": None if self.findings is None else self.findings.to_json(),
+            "pilot": [asdict(result) for result in self.pilot],
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the composition of `to_json`."""
+        found = values["findings"]
+        return cls(
+            steps=tuple(AttackStep.from_json(step) for step in values["steps"]),
+            doubts=tuple(values["doubts"]),
+            findings=None if found is None else ModelFindings.from_json(found),
+            pilot=tuple(PilotResult(**result) for result in values["pilot"]),
+        )
+
+
+def list_standard_steps(threat: ThreatModel, num_classes: int) -> tuple[AttackStep, ...]:
+    """Return the steps of the standard AutoAttack; without Square where only a mask may change."""
+    sparse = threat.norm == "L1"
+    targeted = AttackStep(
+        label="apgd-t",
+        search="apgd",
+        steps=GRADIENT_STEPS,
+        loss=select_targeted_loss(num_classes),
+        targets=5 if sparse else 9,
+    )
+    steps = (
+        AttackStep(label="apgd-ce", search="apgd", steps=GRADIENT_STEPS, restarts=5 if sparse else 1),
+        targeted,
+        AttackStep(label="fab-t", search="fab", steps=GRADIENT_STEPS, targets=9),
+        AttackStep(label="square", search="square", steps=SQUARE_STEPS),
+    )
+    return steps if threat.region == "image" else steps[:-1]
+
+
+def list_candidate_steps(views: Sequence[ViewSpec]) -> tuple[AttackStep, ...]:
+    """Return a step of APGD on the margin for each view of the gradients, the most promising first."""
+    return tuple(
+        AttackStep(label=view.label, search="apgd", steps=GRADIENT_STEPS, loss="margin", view=view)
+        for view in views
+    )
+
+
+def compose_steps(
+    findings: ModelFindings,
+    candidates: Sequence[AttackStep],
+    pilot: Sequence[PilotResult],
+    threat: ThreatModel,
+    num_classes: int,
+) -> tuple[AttackStep, ...]:
+    """Compose the steps for a model whose gradients need help.
+
+    The own gradient's cheap step comes first, then the candidates, by successes per pass in the pilot, then
+    the rest of AutoAttack and targeted versions of the candidates. Where the gradients are wrong, Square
+    starts again.
+
+    Args:
+        findings: What the inspection found.
+        candidates: The candidate steps, the most promising first.
+        pilot: Their short versions.
+        threat: Budget, goal and region.
+        num_classes: K.
+    """
+    results = {result.label: result for result in pilot}
+    usable = [step for step in candidates if not results[step.label].problem]
+    order = sorted(usable, key=lambda step: -_compute_yield(results[step.label]))
+    standard = list_standard_steps(threat, num_classes)
+    if not _has_usable_gradient(findings):
+        standard = tuple(step for step in standard if step.search == "square")
+    cheap, rest = [step for step in standard[:1] if step.search == "apgd"], standard
+    rest = standard[len(cheap) :]
+    targeted = [
+        AttackStep(
+            label=f"{step.label}, targeted",
+            search="apgd",
+            steps=GRADIENT_STEPS,
+            loss="margin",
+            targets=9,
+            view=step.view,
+        )
+        for step in order
+    ]
+    again = [
+        AttackStep(
+            label="square restarts",
+            search="square",
+            steps=SQUARE_STEPS,
+            restarts=EXTRA_SQUARE_RESTARTS,
+            first_restart=1,
+        )
+    ]
+    is_wrong = has_unsound_gradients(findings) and threat.region == "image"
+    return (*cheap, *order, *rest, *targeted, *(again if is_wrong else ()))
+
+
+def _compute_yield(result: PilotResult) -> float:
+    """Return the successes per pass of a short version."""
+    return result.broken / max(result.passes, 1)
+
+
+def _has_usable_gradient(findings: ModelFindings) -> bool:
+    """Check whether the model's own gradients exist and are not zero everywhere."""
+    gradients = findings.gradients
+    return gradients.has_graph and not gradients.error and gradients.zero_margin_share < 1

@@ -1,0 +1,64 @@
+"""The pilot: short versions of candidate steps on the sample, which decide their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from robustbench_local.attacks.adaptive.composition import PilotResult
+from robustbench_local.attacks.adaptive.steps import AttackStep
+from robustbench_local.attacks.base import AttackInputs
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.errors import RobustbenchError
+
+PILOT_STEPS = 20
+"""Steps of a short version."""
+
+
+def run_pilot(
+    inputs: AttackInputs, candidates: Sequence[AttackStep], rows: Tensor
+) -> tuple[PilotResult, ...]:
+    """Run a short version of each candidate step, independently of the others.
+
+    Args:
+        inputs: The model, the sample and the threat model.
+        candidates: The candidate steps.
+        rows: Images of the sample to run on, (M,) int64, M at least 1.
+    """
+    return tuple(_try_step(inputs, step, rows) for step in candidates)
+
+
+def _try_step(inputs: AttackInputs, step: AttackStep, rows: Tensor) -> PilotResult:
+    stage = replace(step, steps=min(step.steps, PILOT_STEPS)).build_stage()
+    model, problem, broken = inputs.classifier, "", 0
+    before = _count_passes(inputs)
+    engine = Engine(
+        model,
+        inputs.images[rows],
+        inputs.labels[rows],
+        inputs.stream.select_images(rows),
+        None if inputs.masks is None else inputs.masks[rows],
+    )
+    try:
+        queried = stage.build_classifier(model) if stage.build_classifier else model
+        with engine.use_classifier(queried):
+            engine.run(stage.build_search(inputs.threat), engine.build_items())
+        broken = int(engine.finished.sum())
+    except RobustbenchError as failure:
+        problem = failure.what
+    except Exception as failure:  # noqa: BLE001 - a surrogate inside foreign code may fail in any way
+        problem = " ".join(f"{type(failure).__name__}: {failure}".split())[:200]
+    return PilotResult(
+        label=step.label,
+        images=len(rows),
+        broken=broken,
+        passes=_count_passes(inputs) - before,
+        problem=problem,
+    )
+
+
+def _count_passes(inputs: AttackInputs) -> int:
+    counter = inputs.classifier.open_counter
+    return 0 if counter is None else int(counter.forward_passes.sum() + counter.backward_passes.sum())

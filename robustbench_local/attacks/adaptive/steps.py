@@ -1,0 +1,77 @@
+"""The steps of an adapted attack, as values that are stored with the cell, and the stages they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal, Self
+
+from robustbench_local.attacks.adaptive.gradient_views import build_view
+from robustbench_local.attacks.adaptive.view_spec import ViewSpec
+from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
+from robustbench_local.attacks.core.objective import LossName
+from robustbench_local.attacks.core.search import Search
+from robustbench_local.attacks.ensembles.ensemble import Stage
+from robustbench_local.attacks.minimum_norm.fab import FABSearch
+from robustbench_local.attacks.square.square import SquareSearch
+from robustbench_local.threats.threat_model import ThreatModel
+
+SearchName = Literal["apgd", "fab", "square"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackStep:
+    """One step of an adapted attack."""
+
+    label: str
+    """Name in records and reports."""
+    search: SearchName
+    """The search."""
+    steps: int
+    """Its steps for each path."""
+    loss: LossName = "ce"
+    """Loss of APGD."""
+    restarts: int = 1
+    """Paths per image."""
+    first_restart: int = 0
+    """Index of the first path; later ones draw other random numbers."""
+    targets: int = 0
+    """Maximum target classes per image; 0: no target classes."""
+    view: ViewSpec | None = None
+    """How gradients are obtained; None: the model's own."""
+
+    def build_stage(self) -> Stage:
+        """Return the stage of the ensemble."""
+        return Stage(
+            name=self.label,
+            build_search=self._build_search,
+            restarts=self.restarts,
+            first_restart=self.first_restart,
+            targets=self.targets,
+            uses_gradients=self.search != "square",
+            build_classifier=None if self.view is None else partial(build_view, spec=self.view),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the step as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the step of `to_json`."""
+        view = values["view"]
+        spec = None if view is None else ViewSpec(**{**view, "paths": tuple(view["paths"])})
+        return cls(**{**values, "view": spec})
+
+    def _build_search(self, threat: ThreatModel) -> Search[Any]:
+        builders: Mapping[SearchName, Callable[[], Search[Any]]] = {
+            "apgd": lambda: build_apgd_search(
+                threat=threat, steps=self.steps, loss=self.loss, name=self.label
+            ),
+            "fab": lambda: FABSearch(threat=threat, steps=self.steps, name=self.label),
+            "square": lambda: SquareSearch(
+                threat=threat, steps=self.steps, use_lookahead=True, name=self.label
+            ),
+        }
+        return builders[self.search]()

@@ -1,0 +1,129 @@
+"""A model whose forward values are its own, and whose backward pass goes through surrogates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from robustbench_local.attacks.adaptive.custom_functions import CustomFunctions, find_custom_functions
+from robustbench_local.attacks.adaptive.measured_jacobian import attach_measured_gradient
+from robustbench_local.attacks.adaptive.model_parts import resolve_part
+from robustbench_local.attacks.adaptive.module_paths import ModuleStack, track_module_paths
+from robustbench_local.attacks.adaptive.straight_through import attach_gradient
+from robustbench_local.attacks.adaptive.surrogate_operators import SurrogateMode
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.image_borders import BorderProbe
+from robustbench_local.classifier.wrapper import WrappedClassifier, find_innermost
+
+RecordOperator = Callable[[str, str, Tensor, Tensor | None], None]
+"""Receives path, operator, the tensor that carries its surrogate gradient, and distances from a threshold."""
+
+
+class SurrogateModel(nn.Module):
+    """The real model with surrogate gradients.
+
+    Args:
+        model: The model: a module or another callable.
+        selects: Whether an operator in the forward of the module at a path is replaced.
+        bypassed: Paths of modules that get the gradient of the identity.
+        measured: Paths of modules with few inputs whose Jacobian is measured by finite differences.
+        record: Receives each replaced operator.
+
+    Attributes:
+        autograd_calls: Calls of autograd in the last forward pass.
+        functions: Custom autograd functions of the model, which get surrogates too.
+        runs: Forward passes with surrogates.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        selects: Callable[[str, str], bool],
+        bypassed: Collection[str] = (),
+        measured: Collection[str] = (),
+        record: RecordOperator | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self._selects, self._record = model, selects, record
+        self._bypassed, self._measured = (
+            {id(resolve_part(model, path)) for path in paths if path} for paths in (bypassed, measured)
+        )
+        self.autograd_calls = self.runs = 0
+        self.functions = CustomFunctions()
+        self._knows_functions = False
+
+    def forward(self, images: Tensor) -> Any:
+        """Return the model's answer, bit for bit."""
+        if not (torch.is_grad_enabled() and images.requires_grad):
+            return self.model(images)
+        answer = self._run_model(images)
+        if not self._knows_functions:
+            self._knows_functions = True
+            self.functions = CustomFunctions(find_custom_functions(answer))
+            if self.functions.classes:
+                answer = self._run_model(images)
+        return answer
+
+    def _run_model(self, images: Tensor) -> Any:
+        self.runs += 1
+        with track_module_paths(self.model) as stack, self._replace_modules():
+            mode = self._make_mode(stack)
+            with self.functions.replace_gradients(mode), mode.intercept_torch():
+                answer = self.model(images)
+        self.autograd_calls = mode.autograd_calls
+        return answer
+
+    def _make_mode(self, stack: ModuleStack) -> SurrogateMode:
+        def note_operator(operator: str, result: Tensor, distance: Tensor | None = None) -> None:
+            if self._record is not None:
+                self._record(stack.path, operator, result, distance)
+
+        return SurrogateMode(lambda operator: self._selects(stack.path, operator), note_operator)
+
+    @contextmanager
+    def _replace_modules(self) -> Iterator[None]:
+        """Give the chosen modules the gradient of the identity, or a measured one."""
+        if not self._bypassed and not self._measured:
+            yield
+            return
+
+        def replace_output(module: nn.Module, inputs: Any, output: Any) -> Any:
+            source = inputs[0] if len(inputs) > 0 else None
+            if not isinstance(output, Tensor) or not isinstance(source, Tensor) or not source.requires_grad:
+                return None
+            if id(module) in self._bypassed and source.shape == output.shape:
+                return attach_gradient(output, source)
+            if id(module) in self._measured:
+                return attach_measured_gradient(module.forward, source, output)
+            return None
+
+        handle = register_module_forward_hook(replace_output)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def replace_model(classifier: Classifier, model: Any) -> Classifier:
+    """Return a stack of classifiers like this one around another model; it counts its own passes."""
+    if isinstance(classifier, WrappedClassifier):
+        return classifier._wrap_copy(replace_model(classifier.inner, model))  # noqa: SLF001
+    return classifier._copy_with_model(model)  # noqa: SLF001
+
+
+def share_account(twin: Classifier, classifier: Classifier) -> Classifier:
+    """Let a classifier of `replace_model` count its passes where the real one does; return it.
+
+    What is known of the real one's gradients at the borders of the box holds for it, too.
+    """
+    twin._pass_counters = classifier._pass_counters  # noqa: SLF001
+    border_probe = BorderProbe()
+    border_probe.set_result(masked=find_innermost(classifier).border_probe.masked)
+    vars(find_innermost(twin))["border_probe"] = border_probe
+    return twin

@@ -1,0 +1,146 @@
+"""The adaptation of a cell's attack: one sample, one call, the same on resume, no harm where it fails."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from robustbench_local.attacks.pgd import PGD
+from robustbench_local.errors import ModelError, UnreachableError
+from robustbench_local.evaluation.harness.adaptation import (
+    MAX_SAMPLE_IMAGES,
+    MIN_SAMPLE_IMAGES,
+    adapt_job,
+    count_sample_images,
+)
+from robustbench_local.evaluation.harness.attack_job import AttackJob
+from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
+from robustbench_local.threats.threat_model import ThreatModel
+
+THREAT = ThreatModel(norm="Linf", eps=0.02)
+CALLS: list[tuple[str, ...]] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapting(PGD):
+    """Notes the images it is shown, and takes the number of its steps from its adaptation."""
+
+    adapts = True
+
+    def adapt(self, classifier, images, labels, threat, stream, masks=None):
+        CALLS.append(stream.ids)
+        with torch.no_grad():
+            assert bool((classifier(images).argmax(dim=1) == labels).all())
+        return Adapted(steps=3)
+
+    def restore_adaptation(self, description):
+        return Adapted(steps=description["steps"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted(Adapting):
+    def __repr__(self) -> str:
+        return repr(Adapting())
+
+    def describe_adaptation(self):
+        return {"steps": self.steps}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failing(PGD):
+    """Raises, or ends its process, while it looks at the model."""
+
+    adapts = True
+    failure: object = None
+
+    def adapt(self, *_arguments):
+        if self.failure == "exit":
+            os._exit(3)
+        raise self.failure
+
+
+def build_job(classifier, data, attack):
+    return AttackJob(key="cell", classifier=classifier, data=data, attack=attack, threat=THREAT, seed=1)
+
+
+def adapt(job, *, isolated=False, **options):
+    notes: list[str] = []
+    settings = IsolationSettings(isolated=isolated)
+    adapted, record = adapt_job(job, batch_size=16, isolation=settings, notify=notes.append, **options)
+    return adapted, record, notes
+
+
+def test_the_sample_is_the_first_correctly_classified_images_whatever_the_batches(linear, data):
+    for size in (1, 7, 64):
+        CALLS.clear()
+        job, record = adapt_job(
+            build_job(linear, data, Adapting()), batch_size=size, isolation=IsolationSettings()
+        )
+        assert CALLS == [("made/1", "made/2", "made/3", "made/4")]  # every tenth is misclassified
+        assert (job.attack.steps, record.description, record.images) == (3, {"steps": 3}, 4)
+        assert record.forward_passes == 5 + 4  # the choice of the sample and its own look
+        assert record.problem == ""
+
+
+def test_the_identity_and_the_random_numbers_stay(linear, data):
+    job, _, _ = adapt(build_job(linear, data, Adapting(steps=9)))
+    assert repr(job.attack) == repr(Adapting())
+    assert isinstance(job.attack, Adapted)
+
+
+def test_a_stored_adaptation_is_used_as_it_is(linear, data):
+    _, record, _ = adapt(build_job(linear, data, Adapting()))
+    CALLS.clear()
+    job, again, notes = adapt(build_job(linear, data, Adapting()), known=record)
+    assert (CALLS, notes) == ([], [])
+    assert again is record
+    assert job.attack == Adapted(steps=3)
+
+
+def test_other_attacks_are_not_adapted_and_store_nothing(linear, data):
+    job = build_job(linear, data, PGD(steps=2))
+    assert adapt(job) == (job, None, [])
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (ModelError("cannot answer", where="linear"), "cannot answer"),
+        (ValueError("a bug\nof two lines"), "ValueError: a bug of two lines"),
+        ("exit", "3"),
+    ],
+    ids=["model", "bug", "exit"],
+)
+def test_a_failure_leaves_the_attack_unadapted_and_says_so_in_one_line(
+    linear, data, failure, reason, isolated
+):
+    job = build_job(linear, data, Failing(steps=2, failure=failure))
+    same, record, notes = adapt(job, isolated=isolated)
+    assert same is job
+    assert record.description == {}
+    assert reason in record.problem
+    assert len(notes) == 1
+    assert "\n" not in notes[0]
+    assert "not adapted" in notes[0]
+    rows = [row for batch in run_batches(same, batch_size=16) for row in batch.outcomes]
+    assert {row.status for row in rows} == {"ok", "clean-wrong"}
+    # resumed, it stays unadapted
+    assert adapt(job, known=record) == (job, record, [])
+
+
+def test_a_service_that_cannot_be_reached_ends_the_cell(linear, data):
+    with pytest.raises(UnreachableError):
+        adapt(build_job(linear, data, Failing(failure=UnreachableError("no answer"))))
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [(1, 1), (4, 4), (99, MIN_SAMPLE_IMAGES), (124, 4), (125, 5), (399, 15), (400, 16), (9999, 16)],
+)
+def test_the_sample_grows_with_the_cell_between_its_limits(images, expected):
+    assert count_sample_images(images) == expected
+    assert expected <= MAX_SAMPLE_IMAGES
