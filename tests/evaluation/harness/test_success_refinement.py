@@ -117,7 +117,7 @@ def list_cases():
             yield pytest.param(attack, threat, id=f"{attack!r}-{threat.name}", marks=marks)
 
 
-@pytest.mark.parametrize(("attack", "threat"), list_cases())
+@pytest.mark.parametrize(("attack", "threat"), list(list_cases()))
 def test_no_verdict_changes_and_what_needs_nothing_is_untouched(
     curved, photographs, attack, threat, monkeypatch
 ):
