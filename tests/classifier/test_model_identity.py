@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.model_identity import describe_model, digest_parts
+from robustbench_local.classifier.model_identity import describe_model, digest_network, digest_parts
 
 
 class Scaled(nn.Module):
@@ -215,6 +215,16 @@ def test_a_library_that_computes_is_there_by_its_version(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch, "__version__", "9.9.1+cu999")
     changed = Classifier(Scaled(), num_classes=3).describe_parts()
     assert {name for name in parts if parts[name] != changed[name]} == {"version of torch"}
+
+
+def test_networks_are_told_apart_by_everything_but_their_weights() -> None:
+    def describe(model: Any) -> str:
+        return digest_network(Classifier(model, num_classes=3).describe_parts())
+
+    first, second, wider = (nn.Sequential(nn.Flatten(), nn.Linear(size, 3)) for size in (12, 12, 27))
+    assert describe(first) == describe(second) != ""
+    assert describe(wider) != describe(first)
+    assert describe(lambda images: images.flatten(1)[:, :3]) == ""
 
 
 def test_preprocessing_is_a_part_of_its_own() -> None:

@@ -187,7 +187,7 @@ def test_a_run_whose_files_change_meanwhile_is_not_remembered(workplace, rbl, mo
         return run
 
     monkeypatch.setattr(grid_run, "execute_run", change)
-    assert rbl("run", "grid.yaml", "--out", "out", "--limit", 4, "--device", "cpu", "--workers", 1)[0] == 0
+    assert rbl("run", "grid.yaml", "--out", "out", "--limit", 12, "--device", "cpu", "--workers", 1)[0] == 0
     database = sqlite3.connect(workplace / "out" / "run.db")
     assert not database.execute("SELECT * FROM meta WHERE key = ?", (finished_run.INPUTS_KEY,)).fetchall()
     database.close()

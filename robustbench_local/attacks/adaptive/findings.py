@@ -90,18 +90,23 @@ class OperatorFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFinding:
-    """An innermost module at which the gradient goes wrong, by finite differences of the module itself."""
+    """An innermost module at which the gradient goes wrong, by finite differences of the module itself.
+
+    Modules are compared only where the gradient of the whole is unsound.
+    """
 
     path: str
     """Path of the module; "" for the model itself."""
     kind: LayerFault
     """``cut``: no graph from its output to its input; ``zero``: zero gradient although its output changes;
     ``nonfinite``: NaN or infinite; ``contradicted``: another slope than the finite differences';
-    ``saturated``: a correct gradient that nearly vanishes."""
+    ``saturated``: activations whose correct gradient nearly vanishes for most units."""
     keeps_shape: bool = False
     """Whether input and output have the same shape."""
     inputs: int = 0
     """Number of input values per image."""
+    is_affine: bool = False
+    """Whether it is affine up to 10 %, so that one Jacobian describes it at all images."""
     is_declared_identity: bool = False
     """Whether it has the gradient of the identity by its own doing."""
 

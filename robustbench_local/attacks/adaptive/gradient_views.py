@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.adaptive.activation_rules import SMOOTHED_OPERATORS
+from robustbench_local.attacks.adaptive.activation_rules import GENTLE_OPERATORS, SMOOTHED_OPERATORS
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
 from robustbench_local.attacks.adaptive.part_model import MIN_PROBABILITY, PartModel
 from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
@@ -146,6 +146,7 @@ class GradientView(WrappedClassifier):
                 selects=partial(_selects_operator, spec),
                 bypassed=spec.bypassed,
                 measured=spec.measured,
+                anchors=dict(zip(spec.anchors, spec.parts, strict=True)),
             )
             twin = replace_model(self.inner, surrogate)
         else:
@@ -157,7 +158,7 @@ def _selects_operator(spec: ViewSpec, path: str, operator: str) -> bool:
     """Check whether a view replaces an operator in the module at a path."""
     if spec.kind == "smooth":
         return operator in SMOOTHED_OPERATORS
-    if operator == "relu" or (spec.paths and path not in spec.paths):
+    if operator in GENTLE_OPERATORS or spec.anchors or (spec.paths and path not in spec.paths):
         return False
     return not spec.operators or operator in spec.operators or operator not in CONDITIONAL_OPERATORS
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from robustbench_local.attacks.adaptive.activation_rules import GENTLE_OPERATORS
 from robustbench_local.attacks.adaptive.findings import OperatorFinding
 from robustbench_local.attacks.adaptive.fixed_draws import fix_draws
 from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
@@ -101,7 +102,7 @@ def scan_operators(
 
     model = SurrogateModel(
         find_innermost(classifier).model,
-        selects=lambda _path, operator: operator != "relu",  # which is sound as it is
+        selects=lambda _path, operator: operator not in GENTLE_OPERATORS,
         record=record_operator,
     )
     twin = share_account(replace_model(classifier, model), classifier)

@@ -10,6 +10,7 @@ from robustbench_local.reports.analysis.sticker_views import SignResult, compute
 from robustbench_local.reports.formatting.text import format_budget, format_knowledge, get_attack_family
 from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, compute_mcnemar
 from robustbench_local.store import CellRecord, EventRecord, OutcomeCounts
+from robustbench_local.store.diagnostic_records import DiagnosticsRecord
 from robustbench_local.store.run_labels import RunLabels
 
 if TYPE_CHECKING:
@@ -304,6 +305,8 @@ class Evidence:
     """Card -> its shipped ``description`` and ``source``; empty if the run did not record them."""
     labels: RunLabels = field(default_factory=RunLabels)
     """Labels of attacks and models in tables."""
+    diagnostics: DiagnosticsRecord = field(default_factory=DiagnosticsRecord)
+    """Diagnostics that asked the models; without results in older runs."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Results of ``compute_once``; a changed copy starts without any."""
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from typing import Any
 
@@ -19,7 +19,7 @@ from robustbench_local.reports.analysis.example_images import FloatImage, encode
 from robustbench_local.reports.analysis.heatmap import HeatMapEntry
 from robustbench_local.reports.analysis.method_descriptions import DRAWN_SIGNS_NOTE
 from robustbench_local.reports.analysis.robustness_curves import list_drawn_models
-from robustbench_local.reports.analysis.run_warnings import is_guessing
+from robustbench_local.reports.analysis.trust import select_blocks, select_distrust
 from robustbench_local.reports.formatting.text import (
     EN_DASH,
     MISSING_TEXT,
@@ -69,6 +69,7 @@ def _create_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Enviro
         "duration": format_duration,
         "entry_text": describe_entry,
         "estimate": format_estimate,
+        "figure": format_figure,
         "integer": format_integer,
         "interval": format_interval,
         "per_image": format_per_image,
@@ -98,7 +99,8 @@ def render(report_data: ReportData) -> str:
         eight_bit_answer=protect_intervals(headline.describe_eight_bit_answer(evidence)),
         eight_bit_cases={(case.subject, case.threat): case for case in find_eight_bit_cases(evidence)},
         comparisons=[protect_intervals(sentence) for sentence in headline.describe_comparisons(evidence)],
-        guessing_models={subject for subject in evidence.subjects if is_guessing(evidence, subject)},
+        blocks={subject: select_blocks(evidence, subject) for subject in evidence.subjects},
+        select_distrust=partial(select_distrust, evidence),
         style_by_model=charts.assign_styles(evidence),
         chart_module=charts,
         list_drawn_models=list_drawn_models,
@@ -121,6 +123,11 @@ def encode_data_uri(pixels: FloatImage) -> str:
 def format_position(share: float) -> str:
     """Format the position of a share on a line from 0 to 100%."""
     return f"{100 * share:.2f}%"
+
+
+def format_figure(number: float | None) -> str:
+    """Format a figure with four digits, or a dash if there is none."""
+    return MISSING_TEXT if number is None else f"{number:.4g}"
 
 
 def format_size(distance: float) -> str:
