@@ -155,6 +155,8 @@ class ModelFindings:
     parts: tuple[PartFinding, ...] = ()
     optimizes_inside: bool = False
     """Whether its forward calls autograd."""
+    surrogate_error: str = ""
+    """Why the pass with surrogates failed, so that operators are not known; empty if it did not."""
     is_wrapped: bool = False
     """Whether a wrapper defense of this package is around the model."""
     images: int
@@ -177,6 +179,7 @@ class ModelFindings:
             layers=tuple(LayerFinding(**entry) for entry in values["layers"]),
             parts=tuple(_read_part(entry) for entry in values["parts"]),
             optimizes_inside=values["optimizes_inside"],
+            surrogate_error=values["surrogate_error"],
             is_wrapped=values["is_wrapped"],
             images=values["images"],
             passes=(values["passes"][0], values["passes"][1]),

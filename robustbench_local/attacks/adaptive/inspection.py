@@ -100,6 +100,7 @@ def _inspect_core(
         + (check_layers(core, images) if are_gradients_unsound(gradients) else ()),
         parts=parts,
         optimizes_inside=scan.optimizes_inside,
+        surrogate_error=scan.error,
     )
 
 

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from robustbench_local.attacks.adaptive.custom_functions import CustomFunctions, find_custom_functions
+from robustbench_local.attacks.adaptive.eager_code import run_eagerly
 from robustbench_local.attacks.adaptive.findings import PartFinding
 from robustbench_local.attacks.adaptive.measured_jacobian import MeasuredJacobian
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
 from robustbench_local.attacks.adaptive.module_paths import ModuleStack, track_module_paths
 from robustbench_local.attacks.adaptive.part_model import convert_to_part_input
+from robustbench_local.attacks.adaptive.stair_nodes import replace_stair_gradients
 from robustbench_local.attacks.adaptive.straight_through import attach_gradient
 from robustbench_local.attacks.adaptive.surrogate_operators import SurrogateMode
 from robustbench_local.classifier import Classifier
@@ -37,6 +39,7 @@ class SurrogateModel(nn.Module):
         measured: Paths of modules with few inputs whose Jacobian is measured by finite differences.
         anchors: Parts by path; all that is before them has the gradient of a straight line.
         record: Receives each replaced operator.
+        record_stair: Receives, in the backward pass, each operator in scripted code that decides the answer.
 
     Attributes:
         autograd_calls: Calls of autograd in the last forward pass.
@@ -53,16 +56,18 @@ class SurrogateModel(nn.Module):
         measured: Collection[str] = (),
         anchors: Mapping[str, PartFinding] | None = None,
         record: RecordOperator | None = None,
+        record_stair: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self._selects, self._record = model, selects, record
+        self.model, self._selects = model, selects
+        self._record, self._record_stair = record, record_stair
         self._bypassed = {id(resolve_part(model, path)) for path in bypassed if path}
         layers = [resolve_part(model, path) for path in measured if path]
         self._measured = {id(layer): MeasuredJacobian(layer) for layer in layers}
         self._anchors = {id(resolve_part(model, path)): part.input for path, part in (anchors or {}).items()}
         self.autograd_calls = self.runs = 0
         self.functions = CustomFunctions()
-        self._knows_functions = False
+        self._knows_functions, self._has_stairs = False, True
 
     def forward(self, images: Tensor) -> Any:
         """Return the model's answer, bit for bit."""
@@ -78,12 +83,24 @@ class SurrogateModel(nn.Module):
 
     def _run_model(self, images: Tensor) -> Any:
         self.runs += 1
-        with track_module_paths(self.model) as stack, self._replace_modules(), self._anchor_parts(images):
+        with (
+            run_eagerly(),
+            track_module_paths(self.model) as stack,
+            self._replace_modules(),
+            self._anchor_parts(images),
+            _without_backward_hooks(self.model),
+        ):
             mode = self._make_mode(stack)
             with self.functions.replace_gradients(mode), mode.intercept_torch():
                 answer = self.model(images)
         self.autograd_calls = mode.autograd_calls
+        if self._has_stairs and self._selects("", "round"):
+            self._has_stairs = replace_stair_gradients(answer, self._note_stair) > 0
         return answer
+
+    def _note_stair(self, operator: str, slopes: Tensor) -> None:
+        if self._record_stair is not None and bool(slopes.any()):
+            self._record_stair(operator)
 
     def _make_mode(self, stack: ModuleStack) -> SurrogateMode:
         def note_operator(
@@ -138,6 +155,25 @@ class SurrogateModel(nn.Module):
             yield
         finally:
             handle.remove()
+
+
+@contextmanager
+def _without_backward_hooks(model: Any) -> Iterator[None]:
+    """Take away the hooks by which modules change gradients; a forward pass sets them up."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    slots = [
+        (vars(module), name, vars(module)[name])
+        for module in modules
+        for name in ("_backward_hooks", "_backward_pre_hooks")
+        if vars(module).get(name)
+    ]
+    for owner, name, hooks in slots:
+        owner[name] = type(hooks)()
+    try:
+        yield
+    finally:
+        for owner, name, hooks in slots:
+            owner[name] = hooks
 
 
 def _get_size(source: Tensor, images: Tensor) -> tuple[int, int] | None:

@@ -26,7 +26,11 @@ from robustbench_local.attacks.adaptive import (
 from robustbench_local.attacks.adaptive.array_bridge import ArrayBridge
 from robustbench_local.attacks.adaptive.choice_rules import IndexChoice
 from robustbench_local.attacks.adaptive.operator_rules import RULES, OperatorCall
-from robustbench_local.attacks.adaptive.straight_through import attach_gradient, carries_gradient
+from robustbench_local.attacks.adaptive.straight_through import (
+    attach_gradient,
+    can_carry_gradient,
+    carries_gradient,
+)
 
 
 class OperatorRecorder(Protocol):
@@ -74,7 +78,7 @@ class SurrogateMode(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.is_active, self.record = is_active, record
-        self._find_path = find_path
+        self.find_path = find_path
         self.autograd_calls = 0
         self.gentle_operators = activation_rules.GENTLE_OPERATORS
         self.arrays = ArrayBridge()
@@ -168,7 +172,7 @@ class SurrogateMode(TorchFunctionMode):
         source = self.arrays.match_source(tensor) if self.is_active("numpy") else None
         if source is None:
             return tensor
-        if tensor.is_floating_point():
+        if can_carry_gradient(tensor):
             attached = attach_gradient(tensor, source)
             self.record("numpy", attached)
             return attached
@@ -187,7 +191,7 @@ class SurrogateMode(TorchFunctionMode):
         if not disable:
             self._disabled_path = None
         elif self._disabled_path is None:
-            self._disabled_path = self._find_path()
+            self._disabled_path = self.find_path()
 
     def _propagate_shadows(self, call: OperatorCall) -> Any:
         """Call a function; if an argument has a shadow, let the result carry the gradient of the shadows'."""
@@ -211,7 +215,7 @@ class SurrogateMode(TorchFunctionMode):
             return result
         if not carries_gradient(surrogate) or surrogate.shape != result.shape:
             return result
-        if result.is_floating_point():
+        if can_carry_gradient(result):
             return attach_gradient(result, surrogate)
         self.set_shadow(result, surrogate)
         return result

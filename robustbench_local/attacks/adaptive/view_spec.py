@@ -143,7 +143,11 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
         views.append(ViewSpec(kind="bpda", anchors=anchors, parts=bases, label=label, draws=draws))
     if not views and (cosine is None or cosine < MAX_SURROGATE_COSINE):
         views.append(ViewSpec(kind="bpda", label="BPDA through all operators", draws=draws))
-    if findings.gradients.zero_margin_share >= MIN_FAULT_SHARE and not findings.operators:
+    gradients = findings.gradients
+    vanishes = gradients.has_graph and (
+        gradients.zero_margin_share >= MIN_FAULT_SHARE or gradients.informative_share == 0
+    )
+    if vanishes and not findings.operators:
         views.append(ViewSpec(kind="smooth", label="smoothed activations", draws=draws))
     return views
 
@@ -178,7 +182,7 @@ def are_gradients_unsound(gradients: GradientFindings) -> bool:
     if max(gradients.zero_margin_share, gradients.nonfinite_share) >= MIN_FAULT_SHARE:
         return True
     if gradients.cosine is None or gradients.relative_error is None:
-        return False
+        return True  # nothing moves the loss: saturated
     return gradients.cosine < MIN_COSINE or gradients.relative_error > MAX_RELATIVE_ERROR
 
 
