@@ -26,7 +26,8 @@ from robustbench_local.cli.terminal_output import escape_text, join_text, print_
 from robustbench_local.errors import escape_unprintable
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
-from robustbench_local.reports.formatting.text import format_duration
+from robustbench_local.reports.formatting.text import format_count, format_duration, format_percent
+from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticsRecord
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
 from robustbench_local.store.run_labels import RunLabels
 
@@ -50,6 +51,22 @@ class ProgressDisplay(ProgressListener):
     def on_plan_ready(self, plan: Plan) -> None:
         """Store the labels."""
         self.labels = plan.labels
+
+    def list_diagnosis_lines(self, diagnosis: DiagnosticsRecord) -> list[tuple[str, str]]:
+        """Return the lines about the questions to the models, findings first, each with its style."""
+        lines = [
+            (f"{result.status} {result.id}: {self.format_subject(result)}: {result.sentence}", "red")
+            for result in diagnosis.results
+            if not result.is_trusted
+        ]
+        share = format_percent(diagnosis.passes_share)
+        asked = len({(result.model, result.defense) for result in diagnosis.results})
+        cost = f"{diagnosis.passes:,} passes, {share} of those that the attacks may take (limit 10%)"
+        return [*lines, (f"diagnostics: {format_count(asked, 'model')} asked, {cost}", "dim")]
+
+    def format_subject(self, result: DiagnosticResult) -> str:
+        """Return the label of the model that a diagnostic is about."""
+        return self.labels.get_model_label(result.model, result.defense)
 
     def format_title(self, cell: CellSpec) -> str:
         """Return the title of a cell."""
@@ -100,6 +117,11 @@ class RichDisplay(ProgressDisplay):
         super().on_plan_ready(plan)
         self.progress.update(self.total_task, total=len(plan.cells), visible=True)
 
+    def on_diagnosis_end(self, diagnosis: DiagnosticsRecord) -> None:
+        """Print what the models answered, above the bars."""
+        for line, style in self.list_diagnosis_lines(diagnosis):
+            print_line(self.console, line, style=style, wrap=True)
+
     def on_cell_start(self, cell: CellSpec, done: OutcomeCounts) -> None:
         """Show the bar of the cell."""
         label = escape_unprintable(self.format_title(cell))
@@ -149,6 +171,11 @@ class PlainDisplay(ProgressDisplay):
         self._stopped.set()
         self._thread.join()
 
+    def on_diagnosis_end(self, diagnosis: DiagnosticsRecord) -> None:
+        """Print what the models answered."""
+        for line, _ in self.list_diagnosis_lines(diagnosis):
+            self._print_line(line)
+
     def on_cell_start(self, cell: CellSpec, done: OutcomeCounts) -> None:
         """Print that a cell starts."""
         rest = f", {done.n} already done" if done.n else ""
@@ -192,6 +219,19 @@ class JsonDisplay(ProgressDisplay):
         super().on_plan_ready(plan)
         self._print_event(
             "planned", name=plan.name, cells=len(plan.cells), images=len(plan.data), seed=plan.seed
+        )
+
+    def on_diagnosis_end(self, diagnosis: DiagnosticsRecord) -> None:
+        """Emit what the models answered."""
+        found = [
+            {"id": one.id, "model": one.model, "defense": one.defense, "status": one.status}
+            for one in diagnosis.results
+        ]
+        self._print_event(
+            "diagnostics",
+            results=found,
+            passes=diagnosis.passes,
+            planned_passes=diagnosis.planned_passes,
         )
 
     def on_cell_start(self, cell: CellSpec, done: OutcomeCounts) -> None:

@@ -10,8 +10,10 @@ from rich.text import Text
 
 from robustbench_local.cli.terminal_output import escape_text, join_text, print_line
 from robustbench_local.reports.analysis.gates import GateReport
+from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE
 from robustbench_local.reports.formatting.text import format_interval, format_percent
 from robustbench_local.statistics import Estimate
+from robustbench_local.store.diagnostic_records import STATUS_ORDER
 
 _RULING_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
@@ -143,6 +145,28 @@ def print_gates(verdict: GateReport, console: Console) -> None:
     ]
     for style, line in zip(styles or ["dim"], verdict.summary_lines, strict=True):
         print_line(console, line, style=style)
+
+
+def print_trust(results: dict[str, Any], console: Console) -> None:
+    """Print the findings with which a number is void or not trustworthy, and how many diagnostics ran.
+
+    Args:
+        results: The content of results.json.
+        console: The console to print on.
+    """
+    for level, words in (("void", "invalid"), ("untrusted", UNTRUSTED_PHRASE)):
+        for finding in results["findings"]:
+            if finding["level"] == level:
+                print_line(console, f"{words}: {finding['text']}", style="red", wrap=True)
+    diagnostics = results["diagnostics"]
+    statuses = [result["status"] for result in diagnostics["results"]]
+    counts = ", ".join(f"{statuses.count(one)} {one}" for one in STATUS_ORDER if one in statuses)
+    if counts:
+        share = format_percent(diagnostics["passes_share"])
+        cost = (
+            f"; questions to the models took {share} of the planned passes" if diagnostics["passes"] else ""
+        )
+        print_line(console, f"diagnostics: {counts}{cost} (see Trust in the report)", style="dim", wrap=True)
 
 
 def parse_estimate(share: dict[str, Any]) -> Estimate:

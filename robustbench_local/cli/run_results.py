@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from robustbench_local.cli.json_output import claim_stdout
-from robustbench_local.cli.result_tables import build_results_table, print_gates
+from robustbench_local.cli.result_tables import build_results_table, print_gates, print_trust
 from robustbench_local.cli.terminal_output import echo_line, print_json, print_line
 from robustbench_local.reports import find_damaged_images, write_report_files
 from robustbench_local.store.run_store import RunStore
@@ -40,6 +40,7 @@ def show_results(directory: Path, console: Console, *, as_json: bool) -> int:
         )
     else:
         console.print(build_results_table(results))
+        print_trust(results, console)
         print_gates(verdict, console)
         print_line(console, f"report: {page}")
     code = verdict.exit_code or (0 if is_complete else INCOMPLETE_EXIT_CODE)

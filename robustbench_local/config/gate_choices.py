@@ -17,3 +17,6 @@ IntervalBound = Literal["lower", "estimate", "upper"]
 """The end of the 95% interval, or the estimate itself, that must meet the limit."""
 GateLevel = Literal["error", "warn"]
 """The effect of a failed gate: it decides the exit code, or only warns."""
+TrustPolicy = Literal["require", "ignore"]
+"""The effect of a diagnostic that finds the number not trustworthy: the gate is inconclusive, or may pass
+all the same and says so."""

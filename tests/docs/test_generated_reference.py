@@ -112,7 +112,11 @@ def _list_keys(results: dict) -> set[str]:
     for cell in results["cells"]:
         for name in ("counts", "distance", "severity"):
             keys |= {f"cells[].{name}.{key}" for key in cell.get(name) or {}}
-    return keys | {f"gates.verdicts[].{key}" for verdict in results["gates"]["verdicts"] for key in verdict}
+    lists = {
+        "gates.verdicts": results["gates"]["verdicts"],
+        "diagnostics.results": results["diagnostics"]["results"],
+    }
+    return keys | {f"{name}[].{key}" for name, entries in lists.items() for entry in entries for key in entry}
 
 
 def test_every_column_and_every_public_name_is_there():

@@ -87,10 +87,9 @@ def test_where_a_black_box_breaks_more_the_reader_is_told(evidence):
     assert (black.subject, black.attacks, black.transferred) == (HARDENED, ("square-linf-8",), False)
     assert black.missed_share == compute_clopper_pearson(len(missed), 96)
     assert (transfer.subject, transfer.transferred) == (HARDENED, True)
-    told = [finding.text for finding in list_findings(evidence) if "white-box attacks fail" in finding.text]
-    assert told[0].startswith(
-        "Black-box attacks succeed where white-box attacks fail on signs-pgd-at under L∞"
-    )
+    told = [finding.text for finding in list_findings(evidence) if finding.level == "untrusted"]
+    assert told[0].startswith("D8, signs-pgd-at under L∞")
+    assert told[1].startswith("D9, signs-pgd-at under L∞")
     assert "15 of 96 images" in told[1]
     worst = evidence.get_worst_case(HARDENED, transfer.threat)
     assert not any(

@@ -135,7 +135,8 @@ HARDENED = {"model": "signs-pgd-at"}
         ({"threat": "l2-0.8", "min": 0.52, "on": "estimate"}, "pass"),
         ({"threat": "l2-0.8", "max": 0.7}, "pass"),
         ({"attack": "fmn-l2-0.8", "min": 0.3}, "pass"),
-        ({"threat": "linf-8", "min": 0.03}, "pass"),  # more than half held: farther than 8/255
+        ({"threat": "linf-8", "min": 0.03}, "inconclusive"),  # a black box beats white-box attacks (D8)
+        ({"threat": "linf-8", "min": 0.03, "trust": "ignore"}, "pass"),  # more than half: farther than 8/255
         ({"threat": "linf-8", "min": 0.05}, "inconclusive"),  # nobody looked as far
         ({"threat": "linf-8", "min": 0.05, "on": "estimate"}, "inconclusive"),
         ({"threat": "linf-8", "max": 0.01}, "fail"),

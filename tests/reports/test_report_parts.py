@@ -100,8 +100,8 @@ def test_findings_name_what_is_missing_and_what_is_odd(content):
         "violated the threat model" in text and "fgsm-linf-8 on signs-plain (1 of" in text
         for text in warnings
     )
-    assert any("rounded to 8 bits" in text for text in warnings)
-    assert any("Only 6 images in stop-to-speed-limit on signs-plain: " in text for text in warnings)
+    assert any("rounded to 8 bits" in text for text in texts(content.evidence, "note"))
+    assert any("Only 6 images under stop-to-speed-limit: " in text for text in warnings)
     alike = tuple(cell for cell in content.evidence.cells if not cell.targeted)
     warnings = texts(replace(content.evidence, cells=alike), "warning")
     assert any("Only 96 images: the 95" in text for text in warnings)
@@ -109,7 +109,7 @@ def test_findings_name_what_is_missing_and_what_is_odd(content):
 
 
 def test_the_gravest_findings_come_first(content):
-    order = ["void", "incomplete", "warning", "note"]
+    order = ["void", "untrusted", "incomplete", "warning", "note"]
     levels = [order.index(finding.level) for finding in list_findings(content.evidence)]
     assert levels == sorted(levels)
 
@@ -134,7 +134,7 @@ def test_a_model_that_guesses_is_void(content, correct, level):
     cells = [replace(first, tally=replace(first.tally, clean_correct=correct, broken=0, broken_8bit=0))]
     data = {**content.evidence.data, "class_names": ["a", "b", "c"]}
     evidence = replace(content.evidence, cells=tuple(cells), data=data)
-    found = [finding.level for finding in list_findings(evidence) if "clean accuracy" in finding.text]
+    found = [finding.level for finding in list_findings(evidence) if "Clean accuracy" in finding.text]
     assert found == ([level] if level else [])
 
 

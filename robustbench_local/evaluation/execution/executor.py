@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from robustbench_local.errors import ModelTimeoutError, StorageError
+from robustbench_local.evaluation.execution.model_diagnosis import diagnose_plan
 from robustbench_local.evaluation.execution.model_notes import save_model_notes
 from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
@@ -44,6 +45,9 @@ def execute_plan(
         StorageError: If writing fails; committed outcomes are kept and the same command resumes.
     """
     known = _match_stored_cells(plan, store)
+    diagnosis = diagnose_plan(plan, store, known)
+    if diagnosis is not None:
+        listener.on_diagnosis_end(diagnosis)
     for cell in sort_certificates_first(plan.cells) if plan.skip_verified else plan.cells:
         before = known[cell.record.key]
         if before.status in {"done", "partial", "skipped"}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
+from robustbench_local.store.diagnostic_records import DiagnosticsRecord
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
 
 
@@ -11,6 +12,9 @@ class ProgressListener:
 
     def on_plan_ready(self, plan: Plan) -> None:
         """Called when the plan is complete and has been checked."""
+
+    def on_diagnosis_end(self, diagnosis: DiagnosticsRecord) -> None:
+        """Called when the diagnostics that ask the models are done, before the first attack."""
 
     def on_cell_start(self, cell: CellSpec, counts: OutcomeCounts) -> None:
         """Called when a cell starts, or resumes with ``done`` images after an interruption."""

@@ -18,10 +18,11 @@ from pydantic import (
 
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Precision
 from robustbench_local.config.display_names import check_display_name
-from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound
+from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound, TrustPolicy
 from robustbench_local.config.strict_yaml import StrictModel, parse_yaml, read_yaml, validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.data_entries import DataEntry, Size, TrainingEntry
+from robustbench_local.evaluation.grid.declarations import Declarations
 from robustbench_local.evaluation.grid.example_grids import read_example
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 from robustbench_local.number_parser import parse_number
@@ -197,6 +198,9 @@ class GateEntry(StrictModel):
     for ``max``."""
     level: GateLevel = "error"
     """``error`` gives exit code 1 if the gate fails; ``warn`` only prints a line."""
+    trust: TrustPolicy = "require"
+    """``require``: the gate is inconclusive if a diagnostic finds the number not trustworthy; ``ignore``:
+    it may pass all the same, and its verdict says so."""
 
     @field_validator("min", "max")
     @classmethod
@@ -248,6 +252,9 @@ class Grid(StrictModel):
     """``bf16`` lets attacks search in bfloat16; every success is verified in float32."""
     skip_verified: bool = False
     """Whether attacks leave out images that a certificate has already proven robust."""
+    declared: Declarations | None = None
+    """Statements for the checklist of the report, and the clean accuracies that models should have. They
+    decide no verdict."""
     allow_batch_dependence: bool = False
     """Whether to run models whose output depends on the rest of the batch or on earlier calls; every
     number is marked."""
@@ -271,6 +278,9 @@ class Grid(StrictModel):
         for gate in self.gates:
             if gate.model is not None and gate.model not in ids:
                 raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
+        for name in self.declared.clean_accuracy if self.declared else ():
+            if name not in ids:
+                raise ValueError(f"declared names the model {name!r}; {did_you_mean(name, ids)}")
         return self
 
     def _list_defense_lists(self) -> list[tuple[str, list[DefenseEntry]]]:

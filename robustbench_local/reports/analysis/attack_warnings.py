@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from robustbench_local.reports.analysis.disagreements import find_disagreements
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.analysis.gradient_masking import find_gradient_masking
+from robustbench_local.reports.analysis.trust import select_diagnostics
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (
     format_count,
-    format_percent,
     isolate_direction,
     join_in_sentence,
 )
@@ -21,33 +19,6 @@ _WEAKENING_NOTE_PATTERN = re.compile(
     r"random numbers in its forward|probabilities|changed while|changes |clamp|NaN|finite|batch"
 )
 """Words in a note that make the numbers of its model doubtful; other notes say how it was made."""
-
-
-def describe_masking(evidence: Evidence) -> Iterator[str]:
-    """Describe models whose white-box attacks missed what less informed attacks found."""
-    for surprise in find_gradient_masking(evidence):
-        kind = "Transfer attacks succeed" if surprise.transferred else "Black-box attacks succeed"
-        where = f"{isolate_direction(str(surprise.subject))} under {surprise.threat}"
-        share = f"{surprise.missed_share.count} of {format_count(surprise.missed_share.n, 'image')}"
-        share = f"{share} ({format_percent(surprise.missed_share.value)})"
-        what = (
-            f"{kind} where white-box attacks fail on {where}: {share} are misclassified under "
-            f"{join_in_sentence(surprise.attacks)} and under no"
-        )
-        why = "This indicates gradient masking, or white-box attacks that are too weak"
-        text = f"{what} white-box attack. {why}; stronger attacks will lower the robust accuracy."
-        yield text
-
-
-def describe_disagreements(evidence: Evidence) -> Iterator[str]:
-    """Describe other disagreements between attacks of the run."""
-    for disagreement in find_disagreements(evidence):
-        if disagreement.is_reported:
-            where = (
-                f"Attacks on {isolate_direction(str(disagreement.subject))} under {disagreement.threat} "
-                "contradict each other"
-            )
-            yield f"{where}: {disagreement.reason}."
 
 
 def describe_partial_overlap(evidence: Evidence) -> Iterator[str]:
@@ -97,8 +68,11 @@ def describe_breaks_by_other_attacks(evidence: Evidence) -> Iterator[str]:
 
 
 def describe_doubts(evidence: Evidence) -> Iterator[str]:
-    """Describe images that are not shown to be robust although no attack succeeded."""
-    doubts = find_doubts(evidence)
+    """Describe images that are not shown to be robust although no attack succeeded.
+
+    Doubts that a diagnostic of the same subject reports are left to it.
+    """
+    doubts = [doubt for doubt in find_doubts(evidence) if not _is_reported(evidence, doubt)]
     for subject, reason, hint in dict.fromkeys((doubt.subject, doubt.reason, doubt.hint) for doubt in doubts):
         alike = [doubt for doubt in doubts if (doubt.subject, doubt.reason) == (subject, reason)]
         where = [
@@ -112,6 +86,15 @@ def describe_doubts(evidence: Evidence) -> Iterator[str]:
                 f"Robustness not established for {isolate_direction(str(subject))}: "
                 f"{join_in_sentence(where)}: {reason}.{more}"
             )
+
+
+def _is_reported(evidence: Evidence, doubt: Doubt) -> bool:
+    """Return whether a diagnostic of the same subject and threat model reports the same fact."""
+    return any(
+        result.id == doubt.diagnostic and result.status in {"block", "fail", "warn"}
+        for result in select_diagnostics(evidence, doubt.subject)
+        if result.threat in {None, doubt.threat.name}
+    )
 
 
 def _count_unbroken(evidence: Evidence, doubt: Doubt) -> int:

@@ -56,8 +56,8 @@ class Disagreement:
     threat model; or only these attempts are."""
     hint: str
     """How to resolve it, without a full stop."""
-    is_reported: bool = True
-    """Whether it is its own finding; else another finding covers it."""
+    diagnostic: str
+    """Id of the diagnostic that reports it."""
 
 
 @collect_once
@@ -108,6 +108,7 @@ def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
                 images=images - _select_certified_images(evidence, disagreement.subject, threat),
                 reason=disagreement.reason,
                 hint=disagreement.hint,
+                diagnostic=disagreement.diagnostic,
             )
 
 
@@ -151,7 +152,7 @@ def _find_masking_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
             misled_attempts=masking.misled_attempts,
             scope="gradients",
             hint="run a black-box attack such as square with 5,000 queries on the same images",
-            is_reported=False,
+            diagnostic="D9" if masking.transferred else "D8",
         )
 
 
@@ -188,6 +189,7 @@ def _find_loss_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreeme
                 misled=[attempt for attempt in white if attempt.loss == "ce"],
                 scope="cross-entropy",
                 hint="attack every image on the margin or DLR loss as well",
+                diagnostic="D17",
             )
 
 
@@ -206,9 +208,8 @@ def _find_single_step_disagreements(attempts: Sequence[Attempt]) -> Iterator[Dis
             if single.is_single_step and _is_iterative(other):
                 lost, images = _count_net_loss(single, other)
                 if exceeds_chance(lost, images):
-                    yield _build_contradiction(
-                        single, other, images, "a single step succeeds more often than many", _MISLED_REASON
-                    )
+                    headline = "a single step succeeds more often than many"
+                    yield _build_contradiction(single, other, images, headline, _MISLED_REASON, "D15")
 
 
 def _find_effort_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
@@ -218,14 +219,14 @@ def _find_effort_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagree
             lost, images = _count_net_loss(small, large)
             if exceeds_chance(lost, images):
                 yield _build_contradiction(
-                    small, large, images, "more effort succeeds less often", _MISLED_REASON
+                    small, large, images, "more effort succeeds less often", _MISLED_REASON, "D15"
                 )
 
 
 def _find_start_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
     """Find attacks whose success depends on a start at the image or beside it: one gradient misleads."""
     for first, second in combinations(attempts, 2):
-        if _find_differing_parameters(first, second) != {"random_start"}:
+        if find_differing_parameters(first, second) != {"random_start"}:
             continue
         weak, strong = sorted(
             (first, second),
@@ -234,7 +235,7 @@ def _find_start_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreem
         lost, images = _count_net_loss(strong, weak)
         if lost > MAX_LOSS_GAP_SHARE * images and exceeds_chance(lost, images):
             why = "the result depends on the starting point, so gradients are misleading in places"
-            yield _build_contradiction(strong, weak, images, "the starting point decides", why)
+            yield _build_contradiction(strong, weak, images, "the starting point decides", why, "D14")
 
 
 def _find_radius_disagreements(
@@ -251,7 +252,7 @@ def _find_radius_disagreements(
                 if (
                     first.cell.has_external_candidates
                     or second.cell.has_external_candidates
-                    or _find_differing_parameters(first, second)
+                    or find_differing_parameters(first, second)
                 ):
                     continue
                 lost, images = _count_net_loss(first, second)
@@ -259,7 +260,7 @@ def _find_radius_disagreements(
                 if lost > 1 or (not second.is_single_step and exceeds_chance(missed, images)):
                     why = "a single step overshoots" if second.is_single_step else _MISLED_REASON
                     yield _build_contradiction(
-                        first, second, images, "a larger radius succeeds less often", why
+                        first, second, images, "a larger radius succeeds less often", why, "D12"
                     )
 
 
@@ -297,11 +298,12 @@ def _compare_distances(far: Attempt, near: Attempt) -> Iterator[Disagreement]:
             f"distances are too large: {what} {than} (same {format_count(len(both), 'image')})",
             misled=[far],
             hint="measure distances with another attack such as fmn or curve",
+            diagnostic="D12",
         )
 
 
 def _build_contradiction(
-    weak: Attempt, strong: Attempt, images: int, headline: str, consequence: str
+    weak: Attempt, strong: Attempt, images: int, headline: str, consequence: str, diagnostic: str
 ) -> Disagreement:
     """Build a disagreement: a weaker attempt succeeded on images on which a stronger one failed."""
     missed, gained = (
@@ -315,6 +317,7 @@ def _build_contradiction(
         f"{headline}: {figures}; {consequence}",
         misled=[] if strong.is_single_step else [strong, weak],
         hint="add autoattack or a black-box attack such as square on the same images",
+        diagnostic=diagnostic,
     )
 
 
@@ -324,6 +327,7 @@ def _build_disagreement(
     *,
     misled: Sequence[Attempt],
     hint: str,
+    diagnostic: str,
     scope: Literal["cross-entropy", "attacks"] = "attacks",
 ) -> Disagreement:
     return Disagreement(
@@ -333,6 +337,7 @@ def _build_disagreement(
         misled_attempts=tuple(misled),
         scope=scope,
         hint=hint,
+        diagnostic=diagnostic,
     )
 
 
@@ -353,13 +358,13 @@ def _is_iterative(attempt: Attempt) -> bool:
 
 def _is_larger(large: Attempt, small: Attempt) -> bool:
     """Return whether two attempts differ only in the larger effort of one."""
-    differing = _find_differing_parameters(small, large)
+    differing = find_differing_parameters(small, large)
     if not differing or not differing <= set(_EFFORT_PARAMETERS):
         return False
     return all(_get_number(small, name) < _get_number(large, name) for name in differing)
 
 
-def _find_differing_parameters(first: Attempt, second: Attempt) -> set[str]:
+def find_differing_parameters(first: Attempt, second: Attempt) -> set[str]:
     """Find the hyper-parameters in which two attempts differ; ``method`` for different attacks."""
     if first.knowledge != second.knowledge or first.stages != second.stages:
         return {"method"}

@@ -26,6 +26,8 @@ class Doubt:
     """Whether the model's outputs themselves are in doubt, on clean images as well as on adversarial ones.
     Then each image may be classified correctly or not, transfers and certificates are no evidence either,
     and gates on the model are inconclusive."""
+    diagnostic: str = ""
+    """Id of the diagnostic that reports the same fact; empty: the doubt is a finding of its own."""
 
 
 def list_threats(evidence: Evidence, subject: EvaluatedModel) -> tuple[Threat, ...]:

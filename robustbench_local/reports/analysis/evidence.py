@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, starmap
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from robustbench_local.reports.analysis.sticker_views import SignResult, compute_attack_success
+from robustbench_local.reports.analysis.sticker_views import (
+    SignResult,
+    compute_attack_success,
+    estimate_success_over_signs,
+)
 from robustbench_local.reports.formatting.text import format_budget, format_knowledge, get_attack_family
-from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, compute_mcnemar
+from robustbench_local.statistics import (
+    Comparison,
+    Estimate,
+    adjust_by_holm,
+    compute_clopper_pearson,
+    compute_mcnemar,
+)
 from robustbench_local.store import CellRecord, EventRecord, OutcomeCounts
+from robustbench_local.store.diagnostic_records import DiagnosticsRecord
 from robustbench_local.store.run_labels import RunLabels
 
 if TYPE_CHECKING:
@@ -246,6 +258,12 @@ class CellResult:
         counted = (sign for sign in self.signs if sign.is_counted and self.is_done)
         return compute_attack_success(counted, "sticker", self.record.targets)
 
+    @property
+    def sticker_success_over_signs(self) -> Estimate:
+        """The same share, with an interval that covers further signs instead of further views."""
+        counted = (sign for sign in self.signs if sign.is_counted and self.is_done)
+        return estimate_success_over_signs(counted, "sticker", self.record.targets)
+
     def _estimate_share(self, k: int, n: int, *, attacked: bool | None = None) -> Estimate:
         """Estimate a share of a done cell; unknown if it applies to attacks or to certificates alone."""
         meant = attacked is None or attacked != self.is_certificate
@@ -304,6 +322,8 @@ class Evidence:
     """Card -> its shipped ``description`` and ``source``; empty if the run did not record them."""
     labels: RunLabels = field(default_factory=RunLabels)
     """Labels of attacks and models in tables."""
+    diagnostics: DiagnosticsRecord = field(default_factory=DiagnosticsRecord)
+    """Diagnostics that asked the models; without results in older runs."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Results of ``compute_once``; a changed copy starts without any."""
 
@@ -359,7 +379,11 @@ class Evidence:
         return max(estimates, key=lambda estimate: estimate.n, default=compute_clopper_pearson(0, 0))
 
     def compare_models(self, threat: Threat) -> list[ModelComparison]:
-        """Compare the subject of highest robust accuracy with each other one, on the same images."""
+        """Compare the subject of highest robust accuracy with each other one, on the same images.
+
+        The p-values are adjusted for all pairs under this threat model: only the data tell which subject is
+        highest.
+        """
         rows = [
             worst_case
             for worst_case in self.worst_cases
@@ -368,7 +392,9 @@ class Evidence:
         if len(rows) < 2:
             return []
         best = max(rows, key=lambda worst_case: worst_case.robust_accuracy.value)
-        return [_compare_worst_cases(best, other) for other in rows if other is not best]
+        ranked = [best, *(row for row in rows if row is not best)]
+        # the pairs of the best come first
+        return _compare_worst_cases(list(combinations(ranked, 2)))[: len(rows) - 1]
 
     def get_subject(self, model: str, defense: str | None) -> EvaluatedModel:
         """Return a model with its defense and label."""
@@ -389,12 +415,18 @@ class Evidence:
         return name if name and name != str(index) else f"class {index}"
 
 
-def _compare_worst_cases(first: WorstCase, second: WorstCase) -> ModelComparison:
+def _compare_worst_cases(pairs: Sequence[tuple[WorstCase, WorstCase]]) -> list[ModelComparison]:
+    """Compare pairs of worst cases under one threat model, adjusted for the number of pairs."""
+    tests = adjust_by_holm(list(starmap(_test_pair, pairs)))
+    return [
+        ModelComparison(first=first.subject, second=second.subject, threat=first.threat, comparison=test)
+        for (first, second), test in zip(pairs, tests, strict=True)
+    ]
+
+
+def _test_pair(first: WorstCase, second: WorstCase) -> Comparison:
     images = [image for image in first.verdicts if image in second.verdicts]
-    comparison = compute_mcnemar(
+    return compute_mcnemar(
         [first.verdicts[image].robust for image in images],
         [second.verdicts[image].robust for image in images],
-    )
-    return ModelComparison(
-        first=first.subject, second=second.subject, threat=first.threat, comparison=comparison
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from robustbench_local.reports.analysis.evidence import CellResult
 from robustbench_local.reports.formatting.text import format_cells, isolate_direction
 
-FindingLevel = Literal["void", "incomplete", "warning", "note"]
+FindingLevel = Literal["void", "untrusted", "incomplete", "warning", "note"]
+LEVEL_ORDER: tuple[FindingLevel, ...] = get_args(FindingLevel)
+"""The most serious level first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +19,8 @@ class Finding:
     """One sentence with its level."""
 
     level: FindingLevel
-    """``void``: the number is meaningless. ``incomplete``: something was not measured. ``warning``: the
+    """``void``: the number is meaningless. ``untrusted``: it is not trustworthy, because attacks may have
+    been misled, and no gate on it passes. ``incomplete``: something was not measured. ``warning``: the
     number needs this caveat. ``note``: for information."""
     text: str
     """The sentence."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound
+from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound, TrustPolicy
 from robustbench_local.errors import ConfigError, InvariantError
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.formatting.text import format_percent, format_radius, join_in_sentence
@@ -18,6 +18,9 @@ Ruling = Literal["pass", "fail", "inconclusive"]
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 4
 EXIT_BLOCKED = InvariantError.exit_code
 """Exit code of a violated certificate: the numbers of the run are unreliable, whatever the gates."""
+
+
+_CHOICES = (("metric", GateMetric), ("on", IntervalBound), ("level", GateLevel), ("trust", TrustPolicy))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class Gate:
         max: Largest value that passes.
         on: Which end of the 95% interval, or the estimate itself, must keep the limit.
         level: ``error`` gates decide the exit code, ``warn`` gates only print.
+        trust: ``require``: a gate on a number that a diagnostic finds not trustworthy is inconclusive;
+            ``ignore``: it may pass, and its verdict says so.
 
     Raises:
         ConfigError: If it has no limit, or two, or a value out of range.
@@ -48,9 +53,10 @@ class Gate:
     max: float | None = None
     on: IntervalBound | None = None
     level: GateLevel = "error"
+    trust: TrustPolicy = "require"
 
     def __post_init__(self) -> None:
-        for key, choices in (("metric", GateMetric), ("on", IntervalBound), ("level", GateLevel)):
+        for key, choices in _CHOICES:
             value = getattr(self, key)
             if value not in get_args(choices) and not (key == "on" and value is None):
                 raise ConfigError(
@@ -88,6 +94,14 @@ class Gate:
     def bound(self) -> IntervalBound:
         """The deciding end of the interval; by default the end that is worse for passing."""
         return self.on or ("lower" if self.min is not None else "upper")
+
+    def select_bound(self, estimate: Estimate) -> float:
+        """Return the deciding end of an estimate."""
+        return {"lower": estimate.low, "estimate": estimate.value, "upper": estimate.high}[self.bound]
+
+    def is_kept_by(self, value: float) -> bool:
+        """Return whether a value keeps the limit."""
+        return value >= self.limit if self.min is not None else value <= self.limit
 
     def __str__(self) -> str:
         return self.describe_limit()

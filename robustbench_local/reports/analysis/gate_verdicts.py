@@ -13,6 +13,7 @@ from robustbench_local.reports.analysis.doubt_recount import AssumedOutcome, ass
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Threat
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
 from robustbench_local.reports.analysis.sticker_controls import find_control_problems
+from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -21,6 +22,7 @@ from robustbench_local.reports.formatting.text import (
     join_in_sentence,
 )
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.store.diagnostic_records import DiagnosticResult
 
 _OUTCOME_WORDS = {"broken": "not robust", "robust": "robust"}
 _JudgeCells = Callable[[Sequence[CellResult]], GateVerdict]
@@ -126,6 +128,27 @@ def _build_inconclusive(
     return replace(measured, ruling="inconclusive", reason=reason)
 
 
+def apply_distrust(verdict: GateVerdict, distrust: Sequence[DiagnosticResult]) -> GateVerdict:
+    """Return a verdict that does not pass on a number that diagnostics find not trustworthy.
+
+    Args:
+        verdict: The verdict on the measured number.
+        distrust: Diagnostics that fail or block; without any the verdict stays.
+    """
+    if not distrust or verdict.ruling != "pass":
+        return verdict
+    found = " ".join(f"{result.id}: {result.sentence}" for result in distrust)
+    if verdict.gate.trust == "ignore":
+        return replace(
+            verdict, reason=f"{verdict.reason}; {UNTRUSTED_PHRASE}, which trust: ignore lets pass: {found}"
+        )
+    return replace(
+        verdict,
+        ruling="inconclusive",
+        reason=f"{verdict.reason} as measured, but {UNTRUSTED_PHRASE}: {found}",
+    )
+
+
 def _judge_clean(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
     done = [compute_worst_case([cell]).clean_accuracy for cell in cells if cell.is_done]
     estimate = max(done, key=lambda share: share.n, default=compute_clopper_pearson(0, 0))
@@ -169,9 +192,12 @@ def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[Cel
 
 
 def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
-    """Judge sticker success over held-out views; a gate passes only with its controls met."""
+    """Judge sticker success over signs; a gate passes only with its controls met.
+
+    Views of one sign are alike, so that the interval over views would decide about these signs alone.
+    """
     [cell] = cells
-    estimate, signs = cell.sticker_success, sum(sign.is_counted for sign in cell.signs)
+    estimate, signs = cell.sticker_success_over_signs, sum(sign.is_counted for sign in cell.signs)
     value_text = f"{format_estimate(estimate)}, views of {signs} of {format_count(len(cell.signs), 'sign')}"
     if cell.is_done and not estimate.is_known:
         value_text = "no view counts: every sign is excluded"
@@ -225,19 +251,15 @@ def _compare_with_limit(gate: Gate, estimate: Estimate, text: str, max_radius: f
     """Compare a value with the limit, and describe it; infinite means larger than ``max_radius``."""
     if not estimate.is_known:
         return "inconclusive", "nothing was measured"
-    value = {"lower": estimate.low, "estimate": estimate.value, "upper": estimate.high}[gate.bound]
+    value = gate.select_bound(estimate)
     best = estimate.high if gate.min is not None else estimate.low
     if math.isinf(value) and gate.limit > max_radius:
         return "inconclusive", f"{text}: the limit is beyond the largest distance of the attacks"
-    if _keeps_limit(gate, value):
+    if gate.is_kept_by(value):
         return "pass", text
-    if gate.bound != "estimate" and _keeps_limit(gate, best):
+    if gate.bound != "estimate" and gate.is_kept_by(best):
         return "inconclusive", f"{text} straddles the limit; more images would decide"
     return "fail", text
-
-
-def _keeps_limit(gate: Gate, value: float) -> bool:
-    return value >= gate.limit if gate.min is not None else value <= gate.limit
 
 
 _ESTIMATE_BY_METRIC: dict[str, Callable[[WorstCase], Estimate]] = {

@@ -13,8 +13,9 @@ from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
 from robustbench_local.reports.analysis.gate_intervals import encode_intervals, read_intervals
 from robustbench_local.reports.analysis.gate_types import Gate, GateReport, GateVerdict
-from robustbench_local.reports.analysis.gate_verdicts import judge_subject
+from robustbench_local.reports.analysis.gate_verdicts import apply_distrust, judge_subject
 from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.trust import select_gate_distrust
 from robustbench_local.statistics import IntervalTable, compute_clopper_pearson, use_interval_table
 from robustbench_local.store import RunStore
 
@@ -102,7 +103,7 @@ def _judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list
     subjects = dict.fromkeys(cell.subject for cell in cells)
     own = {subject: [cell for cell in cells if cell.subject == subject] for subject in subjects}
     return [
-        verdict
+        apply_distrust(verdict, select_gate_distrust(evidence, subject, gate, own[subject]))
         for subject in subjects
         for verdict in judge_subject(gate, subject, own[subject], doubts, evidence.cells)
     ]

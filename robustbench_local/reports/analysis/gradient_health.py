@@ -89,6 +89,7 @@ def _build_doubt(
         images=frozenset(images),
         reason=f"the gradients of {names} {gone}",
         hint=f"add {margin}a black-box attack such as square",
+        diagnostic="D7" if misled else "D6c" if saturated else "D6b",
     )
 
 

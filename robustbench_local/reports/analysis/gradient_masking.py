@@ -33,10 +33,21 @@ class MaskingEvidence:
     misled_attempts: tuple[Attempt, ...] = ()
     """The white-box attempts that missed them."""
 
+    @property
+    def is_beyond_chance(self) -> bool:
+        """Whether there are more such images than sound models show."""
+        return exceeds_chance(self.missed_share.count, self.missed_share.n)
+
 
 @collect_once
 def find_gradient_masking(evidence: Evidence) -> Iterator[MaskingEvidence]:
     """Find models and threat models where black-box or transfer attacks beat white-box ones beyond chance."""
+    return (found for found in compare_by_knowledge(evidence) if found.is_beyond_chance)
+
+
+@collect_once
+def compare_by_knowledge(evidence: Evidence) -> Iterator[MaskingEvidence]:
+    """Compare black-box and transfer attacks with white-box ones wherever a run has both."""
     index = index_attempts(evidence)
     for subject in evidence.subjects:
         for threat in evidence.threats:
@@ -48,9 +59,8 @@ def find_gradient_masking(evidence: Evidence) -> Iterator[MaskingEvidence]:
                     for attempt in met
                     if not attempt.sees_gradients and attempt.cell.has_external_candidates == transferred
                 ]
-                found = _build_evidence(white, black) if white and black else None
-                if found is not None:
-                    yield found
+                if white and black:
+                    yield _build_evidence(white, black)
 
 
 def exceeds_chance(count: int, images: int) -> bool:
@@ -70,7 +80,7 @@ def _merge_images(sets: Iterable[frozenset[str]]) -> frozenset[str]:
     return frozenset[str]().union(*sets)
 
 
-def _build_evidence(white: Sequence[Attempt], black: Sequence[Attempt]) -> MaskingEvidence | None:
+def _build_evidence(white: Sequence[Attempt], black: Sequence[Attempt]) -> MaskingEvidence:
     strongest = _select_strongest(white)
     unbroken = _merge_images(attempt.completed_images for attempt in strongest) - _merge_images(
         attempt.broken_images for attempt in white
@@ -81,8 +91,6 @@ def _build_evidence(white: Sequence[Attempt], black: Sequence[Attempt]) -> Maski
         _merge_images(attempt.evaluated_images for attempt in strongest)
         & _merge_images(attempt.evaluated_images for attempt in black)
     )
-    if not exceeds_chance(count, images):
-        return None
     return MaskingEvidence(
         subject=white[0].cell.subject,
         threat=white[0].cell.threat,

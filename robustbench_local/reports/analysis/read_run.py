@@ -19,6 +19,7 @@ from robustbench_local.reports.analysis.sticker_views import SignResult, read_si
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.store import CellRecord, OutcomeCounts, OutcomeRecord, RunStore, count_outcomes
+from robustbench_local.store.diagnostic_records import DIAGNOSTICS_KEY, DiagnosticsRecord
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
 _ENVIRONMENT_KEYS = (
@@ -78,6 +79,7 @@ def read_evidence(store: RunStore) -> Evidence:
     labels = RunLabels.from_metadata(meta[LABELS_KEY])
     cells = tuple(_read_cell(store, record, labels) for record in store.read_cells())
     environment = redact_private_data(store.read_meta("environment") or {})
+    diagnostics = redact_private_data(store.read_meta(DIAGNOSTICS_KEY))
     return Evidence(
         cells=cells,
         worst_cases=tuple(find_worst_cases(cells)),
@@ -97,6 +99,7 @@ def read_evidence(store: RunStore) -> Evidence:
         card_texts=meta["cards"] or {},
         labels=labels,
         has_unchecked_rows=not store.is_fully_checked,
+        diagnostics=DiagnosticsRecord() if diagnostics is None else DiagnosticsRecord.from_json(diagnostics),
     )
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from robustbench_local.reports.analysis import attack_warnings, eight_bit_warnings, sticker_warnings
-from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
+from robustbench_local.reports.analysis import (
+    attack_warnings,
+    diagnostic_findings,
+    eight_bit_warnings,
+    sticker_warnings,
+)
 from robustbench_local.reports.analysis.compute_once import collect_once
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence
 from robustbench_local.reports.analysis.finding import (
+    LEVEL_ORDER,
     Finding,
     FindingLevel,
     format_cell,
@@ -17,14 +22,10 @@ from robustbench_local.reports.analysis.finding import (
 from robustbench_local.reports.formatting.text import (
     format_cells,
     format_count,
-    format_estimate,
     format_interval,
-    format_percent,
     isolate_direction,
 )
 
-MIN_IMAGES = 100
-"""Number of images below which the 95% interval is wider than 20 points (diagnostic D23)."""
 MAX_FRAGILE_SHARE = 0.01
 """Share of verdicts within floating-point noise above which a warning appears (V3)."""
 
@@ -40,55 +41,7 @@ _UNFINISHED_PHRASES = {
 def list_findings(evidence: Evidence) -> list[Finding]:
     """List all findings, the most serious level first; within a level in the order of the grid."""
     findings = [finding for check in _FINDERS for finding in check(evidence)]
-    order: tuple[FindingLevel, ...] = ("void", "incomplete", "warning", "note")
-    return sorted(findings, key=lambda finding: order.index(finding.level))
-
-
-def is_guessing(evidence: Evidence, subject: EvaluatedModel) -> bool:
-    """Return whether a subject is not significantly better than guessing on clean images (D22)."""
-    clean, classes = evidence.compute_clean_accuracy(subject), len(evidence.get_class_names(subject.model))
-    return clean.is_known and classes > 1 and clean.low <= 1 / classes
-
-
-def _find_certificate_violations(evidence: Evidence) -> Iterator[Finding]:
-    """Find certificates contradicted by attacks (diagnostic D25)."""
-    for violation in find_violations(evidence):
-        if violation.is_blocking:
-            why = (
-                "Certificate violated: the certificate or the attack has a bug, or the model is not "
-                "deterministic. "
-            )
-            yield Finding(level="void", text=f"{why}{violation.sentence} Do not use any number of this run.")
-        else:
-            alpha = violation.certificate_cell.record.alpha
-            allowed = (
-                f"By its own account, the certificate errs on at most {format_percent(alpha)} of the "
-                f"images on average."
-            )
-            yield Finding(level="warning", text=f"{violation.sentence} {allowed}")
-
-
-def _find_guessing_models(evidence: Evidence) -> Iterator[Finding]:
-    for subject in evidence.subjects:
-        clean, classes = (
-            evidence.compute_clean_accuracy(subject),
-            len(evidence.get_class_names(subject.model)),
-        )
-        if not clean.is_known or classes < 2:
-            continue
-        if is_guessing(evidence, subject):
-            chance = f"guessing among {classes} classes gives {format_percent(1 / classes)}"
-            what = (
-                f"{isolate_direction(str(subject))} has a clean accuracy of {format_estimate(clean)}; "
-                f"{chance}."
-            )
-            yield Finding(level="void", text=f"{what} Its robust accuracy is meaningless.")
-        elif clean.value < 2 / classes and classes > 2:
-            what = (
-                f"{isolate_direction(str(subject))} has a clean accuracy of only "
-                f"{format_estimate(clean)}, less than twice chance."
-            )
-            yield Finding(level="warning", text=f"{what} Check its preprocessing and class order.")
+    return sorted(findings, key=lambda finding: LEVEL_ORDER.index(finding.level))
 
 
 def _find_unfinished_cells(evidence: Evidence) -> Iterator[Finding]:
@@ -167,27 +120,6 @@ def _find_missing_gradients(evidence: Evidence) -> Iterator[Finding]:
         )
         more = "Such an attack is ineffective there: add one on the margin loss, or a black-box attack."
         yield Finding(level="note", text=f"{text} {more}")
-
-
-def _find_unverified_defenses(evidence: Evidence) -> Iterator[Finding]:
-    for about in evidence.models:
-        if about.get("wrapper") and not about["wrapper"]["surrogate"]:
-            who = isolate_direction(str(evidence.get_subject(about["id"], about["defense"])))
-            text = (
-                f"The robustness of {who} is unverified: its defense has no gradient and no "
-                f"differentiable surrogate, so "
-            )
-            yield Finding(level="warning", text=f"{text}gradient attacks were skipped.")
-
-
-def _find_few_images(evidence: Evidence) -> Iterator[Finding]:
-    cells = [cell for cell in evidence.cells if cell.is_done and not cell.is_sticker and cell.tally.n]
-    fewest = min(cells, key=lambda cell: cell.tally.n, default=None)
-    if fewest is not None and fewest.tally.n < MIN_IMAGES:
-        alike = all(cell.tally.n == fewest.tally.n for cell in cells)
-        where = "" if alike else f" in {format_cell(fewest)}"
-        text = f"Only {format_count(fewest.tally.n, 'image')}{where}: the 95% intervals are wide."
-        yield Finding(level="warning", text=f"{text} Use 1,000 or more to rank models.")
 
 
 def _find_quarantined_files(evidence: Evidence) -> Iterator[Finding]:
@@ -307,25 +239,20 @@ def _find_unchecked_rows(evidence: Evidence) -> Iterator[Finding]:
 
 
 _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    _find_certificate_violations,
-    _find_guessing_models,
+    diagnostic_findings.find_diagnostic_findings,
     _find_unfinished_cells,
     _find_changing_answers,
-    _build_finder("warning", attack_warnings.describe_masking),
-    _build_finder("warning", attack_warnings.describe_disagreements),
     _build_finder("warning", attack_warnings.describe_doubts),
     _find_nonfinite_gradients,
     _find_missing_gradients,
     _build_finder("warning", attack_warnings.describe_model_weaknesses),
-    _find_unverified_defenses,
     sticker_warnings.find_sticker_problems,
-    _find_few_images,
     sticker_warnings.find_few_signs,
     _find_quarantined_files,
     _find_rejected_candidates,
     _find_misdirected_proofs,
     _find_nonfinite_logits,
-    _build_finder("warning", eight_bit_warnings.describe_eight_bit_loss),
+    eight_bit_warnings.find_eight_bit_loss,
     _build_finder("note", eight_bit_warnings.describe_undecided_in_eight_bit),
     _find_fragile_verdicts,
     _find_ineffective_attacks,

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from importlib import resources
 from typing import Any
 
@@ -18,7 +19,7 @@ from robustbench_local.reports.analysis.example_images import FloatImage, encode
 from robustbench_local.reports.analysis.heatmap import HeatMapEntry
 from robustbench_local.reports.analysis.method_descriptions import DRAWN_SIGNS_NOTE
 from robustbench_local.reports.analysis.robustness_curves import list_drawn_models
-from robustbench_local.reports.analysis.run_warnings import is_guessing
+from robustbench_local.reports.analysis.trust import select_blocks, select_distrust
 from robustbench_local.reports.formatting.text import (
     EN_DASH,
     MISSING_TEXT,
@@ -47,7 +48,13 @@ def create_environment(parts: Sequence[ShownSection] = ()) -> jinja2.Environment
     Escaping is forced on: ``select_autoescape`` goes by the end of a file's name, and ``.html.j2`` turns it
     off (fault F71). A name that the template misspells is an error, not an empty space.
     """
-    sections = jinja2.DictLoader({part.section.template: part.section.read_template() for part in parts})
+    return _create_environment(tuple((part.section.template, part.section.read_template()) for part in parts))
+
+
+@lru_cache(maxsize=16)
+def _create_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Environment:
+    """Create the environment with these templates, names and texts; it compiles each of them once."""
+    sections = jinja2.DictLoader(dict(templates))
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader("robustbench_local.reports", "page"), sections]),
         autoescape=True,
@@ -62,6 +69,7 @@ def create_environment(parts: Sequence[ShownSection] = ()) -> jinja2.Environment
         "duration": format_duration,
         "entry_text": describe_entry,
         "estimate": format_estimate,
+        "figure": format_figure,
         "integer": format_integer,
         "interval": format_interval,
         "per_image": format_per_image,
@@ -91,7 +99,8 @@ def render(report_data: ReportData) -> str:
         eight_bit_answer=protect_intervals(headline.describe_eight_bit_answer(evidence)),
         eight_bit_cases={(case.subject, case.threat): case for case in find_eight_bit_cases(evidence)},
         comparisons=[protect_intervals(sentence) for sentence in headline.describe_comparisons(evidence)],
-        guessing_models={subject for subject in evidence.subjects if is_guessing(evidence, subject)},
+        blocks={subject: select_blocks(evidence, subject) for subject in evidence.subjects},
+        select_distrust=partial(select_distrust, evidence),
         style_by_model=charts.assign_styles(evidence),
         chart_module=charts,
         list_drawn_models=list_drawn_models,
@@ -114,6 +123,11 @@ def encode_data_uri(pixels: FloatImage) -> str:
 def format_position(share: float) -> str:
     """Format the position of a share on a line from 0 to 100%."""
     return f"{100 * share:.2f}%"
+
+
+def format_figure(number: float | None) -> str:
+    """Format a figure with four digits, or a dash if there is none."""
+    return MISSING_TEXT if number is None else f"{number:.4g}"
 
 
 def format_size(distance: float) -> str:

@@ -23,8 +23,10 @@ from robustbench_local.reports.sections.section import Section
 from robustbench_local.reports.sections.stickers_section import STICKERS
 from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.sections.transfers_section import TRANSFERS
+from robustbench_local.reports.sections.trust_section import TRUST
 
 SECTIONS: tuple[Section[Any], ...] = (
+    TRUST,
     HEATMAP,
     EIGHT_BIT,
     CURVES,

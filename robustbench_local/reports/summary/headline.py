@@ -9,7 +9,7 @@ from robustbench_local.reports.analysis.corruption_results import build_corrupti
 from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence, ModelComparison
 from robustbench_local.reports.analysis.pairwise import describe_tie
-from robustbench_local.reports.analysis.run_warnings import is_guessing
+from robustbench_local.reports.analysis.run_diagnostics import is_guessing
 from robustbench_local.reports.analysis.sticker_results import (
     StickerResult,
     build_sticker_results,
@@ -20,13 +20,14 @@ from robustbench_local.reports.analysis.targeted_goal import (
     format_goal_classes,
     select_main_goal_cells,
 )
+from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE, select_blocks, select_distrust
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (
     describe_budget,
     format_budget,
     format_count,
     format_estimate,
-    format_p_value,
+    format_test,
     isolate_direction,
 )
 
@@ -66,14 +67,22 @@ def describe_answer(evidence: Evidence) -> str:
         return _describe_targeted_answer(evidence)
     rows = [evidence.get_worst_case(subject, threat) for subject in evidence.subjects]
     known = [row for row in rows if row is not None and row.robust_accuracy.is_known]
-    sound = [row for row in known if not is_guessing(evidence, row.subject)]
+    sound = [row for row in known if not select_blocks(evidence, row.subject)]
     if not known:
         return "Not known yet: no attack under this threat model has finished."
     if not sound:
-        return "No answer: no model is significantly better than guessing."
+        return f"No answer: {_describe_blocks(evidence, known)}"
     return _describe_worst_cases(
-        sorted(sound, key=lambda row: -row.robust_accuracy.value), several=len(rows) > 1
+        evidence, sorted(sound, key=lambda row: -row.robust_accuracy.value), several=len(rows) > 1
     )
+
+
+def _describe_blocks(evidence: Evidence, rows: Sequence[WorstCase]) -> str:
+    """Describe why no model has a robustness number."""
+    if all(is_guessing(evidence, row.subject) for row in rows):
+        return "no model is significantly better than guessing."
+    first = select_blocks(evidence, rows[0].subject)[0]
+    return f"{first.sentence[:1].lower()}{first.sentence[1:]}"
 
 
 def describe_comparisons(evidence: Evidence) -> list[str]:
@@ -84,7 +93,7 @@ def describe_comparisons(evidence: Evidence) -> list[str]:
     sound = (
         pair
         for pair in pairs
-        if not any(is_guessing(evidence, subject) for subject in (pair.first, pair.second))
+        if not any(select_blocks(evidence, subject) for subject in (pair.first, pair.second))
     )
     stickers = (
         f"{isolate_direction(str(result.subject))} under {result.cell.label}: {describe_sticker(result)}."
@@ -102,7 +111,7 @@ def describe_eight_bit_answer(evidence: Evidence) -> str:
         for case in find_eight_bit_cases(evidence)
         if case.threat == evidence.headline_threat and case.robust_accuracy.is_known
     ]
-    sound = [case for case in cases if not is_guessing(evidence, case.subject)]
+    sound = [case for case in cases if not select_blocks(evidence, case.subject)]
     if sound:
         ranked = sorted(sound, key=lambda case: -case.robust_accuracy.value)
         shares = [(case.subject, case.robust_accuracy) for case in ranked]
@@ -126,13 +135,24 @@ def describe_eight_bit_answer(evidence: Evidence) -> str:
     return f"In 8 bits: {'; '.join(parts)}{between}, {basis}{without}." if parts else ""
 
 
-def _describe_worst_cases(rows: Sequence[WorstCase], *, several: bool) -> str:
+def _describe_worst_cases(evidence: Evidence, rows: Sequence[WorstCase], *, several: bool) -> str:
     shown = rows if len(rows) <= MAX_NAMED_MODELS else [rows[0], rows[-1]]
-    parts = [f"{_format_model_name(row, several)}{format_estimate(row.robust_accuracy)}" for row in shown]
+    parts = [
+        f"{_format_model_name(row, several)}{format_estimate(row.robust_accuracy)}"
+        f"{_format_distrust(evidence, row)}"
+        for row in shown
+    ]
     between = f" (the highest and the lowest of {len(rows)})" if shown is not rows else ""
     missing = any(row.missing_attacks for row in rows)
     caveat = "unfinished attacks" if missing else "stronger attacks"
     return f"{'; '.join(parts)}{between}, {_describe_method(rows)}; {caveat} can only lower this."
+
+
+def _format_distrust(evidence: Evidence, row: WorstCase) -> str:
+    """Return the mark of a number that diagnostics find not trustworthy, with their ids."""
+    found = select_distrust(evidence, row.subject, row.threat)
+    named = ", ".join(dict.fromkeys(result.id for result in found))
+    return f", {UNTRUSTED_PHRASE} ({named})" if found else ""
 
 
 def _format_model_name(row: WorstCase, several: bool) -> str:
@@ -157,7 +177,7 @@ def _describe_comparison(pair: ModelComparison) -> str:
         f"{format_count(test.only_first, 'image')} robust only on {first}, {test.only_second:,} only on "
         f"{second}"
     )
-    basis = f"{split} (same {format_count(test.n, 'image')}, exact McNemar {format_p_value(test.p_value)})"
+    basis = f"{split} (same {format_count(test.n, 'image')}, {format_test(test)})"
     if test.is_significant():
         return f"{first} is more robust than {second}: {basis}."
     return f"{describe_tie(first, second, test)}: {basis}."

@@ -12,6 +12,7 @@ from robustbench_local.reports.summary import headline
 
 _LEVEL_TITLES: tuple[tuple[FindingLevel, str], ...] = (
     ("void", "Invalid"),
+    ("untrusted", "Not trustworthy"),
     ("incomplete", "Incomplete"),
     ("warning", "Warnings"),
     ("note", "Remarks"),

@@ -20,6 +20,7 @@ from robustbench_local.reports.analysis.misclassification_severity import (
 )
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.run_warnings import list_findings
+from robustbench_local.reports.analysis.trust import select_distrust
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.reports.sections import SECTIONS
@@ -52,17 +53,18 @@ def encode_results(
 
     Returns:
         ``schema``, ``question``, ``cells``, ``worst_case``, ``comparisons``, ``gates``, ``findings``,
-        ``doubts``, ``transfers``, ``naive_vs_adaptive``, ``accuracy_bounds``, ``corruptions``, ``goals``,
-        ``stickers``, ``environment``, ``data``, ``models``, ``severity``, ``seed`` and ``grid``, as
-        documented. Shares lie in [0, 1]; one that is not known is
-        ``{"value": null, ..., "reason": "..."}``.
+        ``doubts``, ``diagnostics``, ``checklist``, ``transfers``, ``naive_vs_adaptive``,
+        ``accuracy_bounds``, ``corruptions``, ``goals``, ``stickers``, ``environment``, ``data``,
+        ``models``, ``severity``, ``seed`` and ``grid``, as documented. Shares lie in [0, 1]; one that is
+        not known is ``{"value": null, ..., "reason": "..."}``.
     """
     return {
         "schema": SCHEMA_VERSION,
         "question": evidence.question,
         "cells": [_encode_cell(cell, evidence) for cell in evidence.cells],
         "worst_case": [
-            _encode_worst_case(worst, _index_eight_bit_cases(evidence)) for worst in evidence.worst_cases
+            _encode_worst_case(worst, _index_eight_bit_cases(evidence), evidence)
+            for worst in evidence.worst_cases
         ],
         "comparisons": _encode_comparisons(evidence),
         "gates": {
@@ -214,10 +216,11 @@ def _index_eight_bit_cases(evidence: Evidence) -> dict[tuple[EvaluatedModel, Thr
 
 
 def _encode_worst_case(
-    worst: WorstCase, cases: Mapping[tuple[EvaluatedModel, Threat], EightBitCase]
+    worst: WorstCase, cases: Mapping[tuple[EvaluatedModel, Threat], EightBitCase], evidence: Evidence
 ) -> JsonDict:
     reason = "no attack under this threat is done" if not worst.attacks else "no image to count"
     case = cases.get((worst.subject, worst.threat))
+    distrust = select_distrust(evidence, worst.subject, worst.threat)
     return {
         "model": worst.subject.model,
         "defense": worst.subject.defense,
@@ -232,6 +235,8 @@ def _encode_worst_case(
         "n_met_by_any": len(worst.any_attack_verdicts),
         "unbroken_count": sum(verdict.robust for verdict in worst.any_attack_verdicts.values()),
         "broken_by_other_attacks": len(worst.other_breaking_attacks),
+        "trustworthy": not distrust,
+        "distrust": list(dict.fromkeys(result.id for result in distrust)),
         "clean_accuracy": worst.clean_accuracy.to_json(reason),
         "robust_accuracy": worst.robust_accuracy.to_json(reason),
         "attack_success": worst.attack_success.to_json(reason),
@@ -251,6 +256,8 @@ def _encode_comparisons(evidence: Evidence) -> list[JsonDict]:
             "only_first": pair.comparison.only_first,
             "only_second": pair.comparison.only_second,
             "p_value": pair.comparison.p_value,
+            "adjusted_p_value": pair.comparison.adjusted_p_value,
+            "pairs": pair.comparison.family_size,
             "verdict": "differ" if pair.comparison.is_significant() else "tie",
         }
         for threat in evidence.threats

@@ -41,7 +41,7 @@ def autoattack(stages, **changes):
 
 
 def told(evidence):
-    return [one.text for one in list_findings(evidence) if one.level == "warning"]
+    return [one.text for one in list_findings(evidence) if one.level in {"untrusted", "warning"}]
 
 
 def reasons(evidence):
@@ -56,7 +56,7 @@ def test_square_inside_autoattack_is_a_black_box():
     (surprise,) = find_gradient_masking(masked)
     assert surprise.attacks == (f"{AUTOATTACK_NAME}, square",)
     assert surprise.missed_share.count == 40
-    assert any("Black-box attacks succeed where white-box attacks fail" in text for text in told(masked))
+    assert any("D8" in text and "under no white-box attack" in text for text in told(masked))
 
 
 def test_autoattack_alone_is_judged_by_its_own_stages():
@@ -84,7 +84,7 @@ def test_a_stronger_grid_warns_no_less():
     ]
     for count in range(len(more) + 1):
         assert any(
-            "Black-box attacks succeed where white-box attacks fail" in text
+            "D8" in text and "under no white-box attack" in text
             for text in told(make_evidence(*weak, *more[:count]))
         )
 
@@ -114,15 +114,14 @@ def test_images_that_no_black_box_met_are_in_doubt_once_gradients_mislead():
     verdict = judge_gate(evidence, min=0.5)
     assert verdict.ruling == "fail"  # none of the 20 that both met is left
     kept = make_evidence(attack("h" * 100, PGD_NAME, CE), square("h" * 90 + "b" * 10))
-    assert judge_gate(kept, min=0.6).ruling == "pass"  # a thorough black box met the rest
+    # a thorough black box met the rest, but white-box attacks that it beats are not trustworthy (D8)
+    assert judge_gate(kept, min=0.6).ruling == "inconclusive"
+    assert judge_gate(kept, min=0.6, trust="ignore").ruling == "pass"
     shallow = make_evidence(attack("h" * 100, PGD_NAME, CE), square("h" * 90 + "b" * 10, queries=999))
     assert judge_gate(shallow, min=0.6).ruling == "inconclusive"
-    assert (
-        judge_gate(
-            make_evidence(attack("h" * 100, PGD_NAME, CE), square("h" * 90 + "b" * 10, queries=1000)), min=0.6
-        ).ruling
-        == "pass"
-    )
+    deep = make_evidence(attack("h" * 100, PGD_NAME, CE), square("h" * 90 + "b" * 10, queries=1000))
+    assert judge_gate(shallow, min=0.6, trust="ignore").ruling == "inconclusive"
+    assert judge_gate(deep, min=0.6, trust="ignore").ruling == "pass"
 
 
 def test_a_gate_on_the_misled_attack_alone_is_not_decided():
@@ -164,8 +163,8 @@ def test_cross_entropy_against_margin(gap, images, found):
 def test_the_finding_has_both_figures_and_the_number_of_images():
     weak = attack("b" * 17 + "h" * 83, PGD_NAME, CE)
     strong = attack("b" * 60, "pgd50-margin-linf-8", MARGIN)
-    (text,) = [one for one in told(make_evidence(weak, strong)) if "contradict each other" in one]
-    assert "robust accuracy is 71.7% under" in text
+    (text,) = [one for one in told(make_evidence(weak, strong)) if one.startswith("D17")]
+    assert "Robust accuracy is 71.7% under" in text
     assert "0.0" in text
     assert "same 60 clean-correct images" in text
 

@@ -1,0 +1,67 @@
+"""D26: are there operators without a useful gradient, and nothing declared that replaces it?"""
+
+from __future__ import annotations
+
+from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
+from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic, Reading, build_unread
+
+MAX_NAMED_OPERATORS = 3
+"""Operators that the sentence names."""
+_HARMFUL_FAULTS = frozenset({"cut", "zero", "contradicted"})
+"""Faults of a layer that such an operator explains."""
+
+
+class BlockingOperators(Diagnostic):
+    """Rounding, argmax, JPEG and the like where the gradient is measured to go wrong."""
+
+    id = "D26"
+    name = "adaptive attack for operators without gradient"
+    source = "Tramer et al. 2020, arXiv:2002.08347 (adaptive attacks); Athalye et al. 2018 (BPDA)"
+
+    def check_model(self, model: DiagnosedModel) -> Reading:
+        """Read the inspection: operators, and layers where finite differences contradict the gradient."""
+        if model.lacks_surrogate:
+            return Reading(
+                status="warn",
+                sentence="The defense blocks gradients and declares no smooth approximation in their place, "
+                "so "
+                "its robustness is unverified: attacks with gradients are skipped.",
+                value=1.0,
+                limit=0.0,
+                action="Declare a surrogate in the defense (gradient_mode), and attack again.",
+            )
+        if not model.gives_gradients:
+            return build_unread(f"the model gives {model.classifier.access} only, and no gradients")
+        if model.findings is None:
+            return build_unread(model.missing_findings)
+        found = model.findings
+        names = list(dict.fromkeys(finding.operator for finding in found.operators))
+        faults = [layer for layer in found.layers if layer.kind in _HARMFUL_FAULTS]
+        if not names:
+            return Reading(
+                status="ok", sentence="No operator without a useful gradient was found.", value=0.0
+            )
+        more = f" and {len(names) - MAX_NAMED_OPERATORS} more" if len(names) > MAX_NAMED_OPERATORS else ""
+        named = f"{', '.join(names[:MAX_NAMED_OPERATORS])}{more}"
+        if not faults or model.declares_surrogate:
+            what = (
+                "are replaced by the approximation that the defense declares"
+                if model.declares_surrogate
+                else "do no harm here: the gradient passes them unharmed"
+            )
+            return Reading(
+                status="info" if model.declares_surrogate else "ok",
+                sentence=f"Operators without a useful gradient ({named}) {what}.",
+                value=float(len(names)),
+            )
+        where = faults[0].path or "the model itself"
+        return Reading(
+            status="warn",
+            sentence=f"The gradient goes wrong at {where}, where the model uses an operator without a useful "
+            "one "
+            f"({named}), and no approximation is declared.",
+            value=float(len(faults)),
+            limit=0.0,
+            n=found.images,
+            action="Attack through a smooth approximation of it (BPDA), as adaptive does by itself.",
+        )

@@ -1,0 +1,147 @@
+"""All diagnostics of one model: a sample of images, an inspection, then one reading after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from robustbench_local.attacks.adaptive.inspection import inspect_model
+from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
+from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic, Reading, build_unread
+from robustbench_local.evaluation.diagnostics.diagnostic_registry import DIAGNOSTICS
+from robustbench_local.randomness import RandomStream
+from robustbench_local.store.diagnostic_records import DiagnosticResult
+from robustbench_local.threats.threat_model import ThreatModel
+
+MAX_SAMPLE_IMAGES = 64
+"""Most images that are asked about: the first ones of the data."""
+MIN_SAMPLE_IMAGES = 4
+"""A run that cannot afford so many images has no diagnostics."""
+SAMPLE_SHARE = 0.10
+"""Share of the budget for the clean answers."""
+MAX_INSPECTED_IMAGES = 12
+"""Most images of the inspection, which takes many passes for each."""
+INSPECTION_SHARE = 0.40
+"""Share of the budget that the inspection may take."""
+INSPECTION_PASSES = 45
+"""Passes for each image that an inspection may take: five repetitions, finite differences along 8 directions
+with two step sizes, gradients of two losses, and the layers."""
+_TOO_SMALL = "the run is too small to spend passes on it"
+
+
+def diagnose_model(
+    model: DiagnosedModel,
+    threats: Sequence[ThreatModel],
+    receive: Callable[[DiagnosticResult], None] = lambda _result: None,
+) -> tuple[DiagnosticResult, ...]:
+    """Run every diagnostic of a model; one that raises is not run, with the reason.
+
+    Args:
+        model: The model with its sample and its budget; the classifier is left as it is.
+        threats: One threat model for each norm of the run.
+        receive: Called with each result as it is made, so that results before a crash are kept.
+
+    Returns:
+        All results, in the order of the registry.
+    """
+    original = model.classifier
+    results = []
+    with original.evaluation_mode(), original.open_fresh_copy() as model.classifier:
+        problem = _ask_about_sample(model)
+        if not problem:
+            _inspect_sample(model)
+        for diagnostic, threat in _list_checks(threats):
+            model.threat = threat
+            result = _run_diagnostic(diagnostic, model, problem)
+            results.append(result)
+            receive(result)
+    model.classifier = original
+    return tuple(results)
+
+
+def list_unread_results(
+    model: DiagnosedModel, threats: Sequence[ThreatModel], reason: str, known: Sequence[DiagnosticResult] = ()
+) -> tuple[DiagnosticResult, ...]:
+    """Return ``known`` completed by results that say why a diagnostic was not run.
+
+    Args:
+        model: The model.
+        threats: As in `diagnose_model`.
+        reason: It completes "not checked: ".
+        known: Results that were made before.
+    """
+    found = {(result.id, result.threat): result for result in known}
+    results = []
+    for diagnostic, threat in _list_checks(threats):
+        model.threat = threat
+        unread = diagnostic.build_result(model, build_unread(reason))
+        results.append(found.get((unread.id, unread.threat), unread))
+    return tuple(results)
+
+
+def _list_checks(threats: Sequence[ThreatModel]) -> Iterator[tuple[Diagnostic, ThreatModel | None]]:
+    for diagnostic in DIAGNOSTICS:
+        if not diagnostic.is_per_norm:
+            yield diagnostic, None
+        for threat in threats if diagnostic.is_per_norm else ():
+            yield diagnostic, threat
+
+
+def _ask_about_sample(model: DiagnosedModel) -> str:
+    """Ask about the first images; return why nothing else can be asked, or an empty text."""
+    n = model.budget.count_images(
+        model.passes_per_query, min(MAX_SAMPLE_IMAGES, len(model.images)), SAMPLE_SHARE
+    )
+    if n < min(MIN_SAMPLE_IMAGES, len(model.images)):
+        return _TOO_SMALL
+    model.images, model.labels, model.ids = model.images[:n], model.labels[:n], model.ids[:n]
+    try:
+        with model.track_passes(n):
+            model.logits = model.compute_logits(model.images)
+    except Exception as failure:  # noqa: BLE001 - the evaluation finds out which image it is about
+        return _describe_failure(failure)
+    return ""
+
+
+def _inspect_sample(model: DiagnosedModel) -> None:
+    """Inspect the model on its first correctly classified images, on all images if there is none."""
+    rows = (
+        model.correct_rows if len(model.correct_rows) else model.labels.new_tensor(range(len(model.labels)))
+    )
+    n = model.budget.count_images(
+        INSPECTION_PASSES * model.passes_per_query, min(MAX_INSPECTED_IMAGES, len(rows)), INSPECTION_SHARE
+    )
+    if model.classifier.module is None:
+        model.missing_findings = "the model is no torch module, and each question to it may cost"
+        return
+    if not n:
+        model.missing_findings = _TOO_SMALL
+        return
+    rows = rows[:n]
+    stream = RandomStream(model.seed, tuple(model.ids[row] for row in rows.tolist()), "inspection")
+    device = model.classifier.device
+    try:
+        with model.track_passes(n) as spent:
+            model.findings = inspect_model(
+                model.classifier, model.images[rows].to(device), model.labels[rows].to(device), stream
+            )
+        model.budget.spent += max(0, sum(model.findings.passes) - sum(spent))
+    except Exception as failure:  # noqa: BLE001 - a model may do anything
+        model.missing_findings = _describe_failure(failure)
+
+
+def _run_diagnostic(diagnostic: Diagnostic, model: DiagnosedModel, problem: str) -> DiagnosticResult:
+    if problem:
+        return diagnostic.build_result(model, build_unread(problem))
+    spent: list[int] = [0, 0]
+    reading: Reading
+    try:
+        with model.track_passes(len(model.images)) as spent:
+            reading = diagnostic.check_model(model)
+    except Exception as failure:  # noqa: BLE001 - a model may do anything
+        reading = build_unread(_describe_failure(failure))
+    return diagnostic.build_result(model, reading, (spent[0], spent[1]))
+
+
+def _describe_failure(failure: Exception) -> str:
+    return f"the model raised {type(failure).__name__}: {extract_first_line(failure)}"

@@ -1,0 +1,134 @@
+"""The diagnostics of a run's models, asked before the first attack in a process of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from robustbench_local.evaluation.diagnostics.diagnose import (
+    MAX_SAMPLE_IMAGES,
+    diagnose_model,
+    list_unread_results,
+)
+from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
+from robustbench_local.evaluation.diagnostics.pass_budget import MAX_PASSES_SHARE, PassBudget
+from robustbench_local.evaluation.harness.job import format_error_line
+from robustbench_local.evaluation.isolation.child_process import can_fork
+from robustbench_local.evaluation.isolation.isolated_call import (
+    call_isolated,
+    catch_process_exit,
+    send_to_parent,
+)
+from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
+from robustbench_local.models.http_model import Endpoint
+from robustbench_local.store.diagnostic_records import (
+    DIAGNOSTICS_KEY,
+    DiagnosticResult,
+    DiagnosticsRecord,
+)
+from robustbench_local.store.records import CellRecord
+from robustbench_local.store.run_store import RunStore
+from robustbench_local.threats.threat_model import BALL_NORMS, ThreatModel
+
+
+def diagnose_plan(plan: Plan, store: RunStore, records: dict[str, CellRecord]) -> DiagnosticsRecord | None:
+    """Run the diagnostics of every model that the run still attacks, and store them; known ones are kept.
+
+    Args:
+        plan: The plan.
+        store: The store, open for writing.
+        records: The stored record of each cell, by its key in the plan.
+
+    Returns:
+        All diagnostics of the run; None if nothing was asked.
+    """
+    known = store.read_meta(DIAGNOSTICS_KEY)
+    record = DiagnosticsRecord() if known is None else DiagnosticsRecord.from_json(known)
+    asked = {(result.model, result.defense) for result in record.results}
+    waiting = [cell for cell in plan.cells if records[cell.record.key].status not in {"done", "skipped"}]
+    subjects = dict.fromkeys(
+        (cell.subject.id, cell.subject.defense) for cell in waiting if cell.problem is None
+    )
+    changed = False
+    for subject in plan.subjects:
+        key = (subject.id, subject.defense)
+        if key in asked or key not in subjects:
+            continue
+        cells = [cell for cell in plan.cells if (cell.subject.id, cell.subject.defense) == key]
+        planned = sum(sum(cell.max_passes) for cell in cells if cell.problem is None)
+        results, passes = diagnose_subject(subject, cells, planned, plan)
+        record = DiagnosticsRecord(
+            results=(*record.results, *results),
+            passes=record.passes + passes,
+            planned_passes=record.planned_passes + planned,
+        )
+        store.update_meta({DIAGNOSTICS_KEY: record.to_json()})
+        changed = True
+    return record if changed else None
+
+
+def diagnose_subject(
+    subject: EvaluationSubject, cells: Sequence[CellSpec], planned: int, plan: Plan
+) -> tuple[tuple[DiagnosticResult, ...], int]:
+    """Run the diagnostics of one model with its defense, in a child process where possible.
+
+    Args:
+        subject: The model.
+        cells: Its cells.
+        planned: Largest number of passes that they may take.
+        plan: The plan.
+
+    Returns:
+        The results, and the passes that they took.
+    """
+    threats = list(_select_threats(cells))
+    budget = PassBudget(limit=int(MAX_PASSES_SHARE * planned))
+    model = _build_model(subject, budget, plan.seed)
+    if isinstance(subject.classifier.model, Endpoint):
+        return list_unread_results(model, threats, "each question to a service may cost money"), 0
+    received: list[DiagnosticResult] = []
+    ask = partial(_ask_model, model, threats)
+    try:
+        if subject.classifier.settings.is_fork_safe and can_fork(subject.classifier.device):
+            return call_isolated(ask, timeout=plan.timeout, name=str(subject), on_message=received.append)
+        with catch_process_exit(str(subject)):
+            return ask()
+    except Exception as failure:  # noqa: BLE001 - the evaluation itself finds out what is wrong
+        reason = f"the questions did not come to an end: {format_error_line(failure).rstrip('.')}"
+        return list_unread_results(model, threats, reason, received), sum(
+            sum(result.passes) for result in received
+        )
+
+
+def _ask_model(
+    model: DiagnosedModel, threats: Sequence[ThreatModel]
+) -> tuple[tuple[DiagnosticResult, ...], int]:
+    return diagnose_model(model, threats, send_to_parent), model.budget.spent
+
+
+def _build_model(subject: EvaluationSubject, budget: PassBudget, seed: int) -> DiagnosedModel:
+    """Build the model under diagnosis, on the first images of the run."""
+    data, wrapper = subject.data, subject.description.get("wrapper") or {}
+    return DiagnosedModel(
+        id=subject.id,
+        defense=subject.defense,
+        classifier=subject.classifier,
+        images=data.images[:MAX_SAMPLE_IMAGES],
+        labels=data.labels[:MAX_SAMPLE_IMAGES],
+        ids=data.ids[:MAX_SAMPLE_IMAGES],
+        budget=budget,
+        seed=seed,
+        declares_surrogate=wrapper.get("surrogate") == "bpda",
+        lacks_surrogate=bool(wrapper) and wrapper.get("surrogate") is None,
+    )
+
+
+def _select_threats(cells: Sequence[CellSpec]) -> Iterator[ThreatModel]:
+    """Select the largest untargeted ball of each norm, in the order of the cells."""
+    largest: dict[str, ThreatModel] = {}
+    for cell in cells:
+        threat = cell.threat
+        attacked = threat.norm in BALL_NORMS and not (cell.is_certificate or threat.targets)
+        if attacked and threat.eps > largest.get(threat.norm, ThreatModel(norm=threat.norm, eps=0)).eps:
+            largest[threat.norm] = ThreatModel(norm=threat.norm, eps=threat.eps)
+    yield from largest.values()

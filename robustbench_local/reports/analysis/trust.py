@@ -1,0 +1,140 @@
+"""All diagnostics of a run, and whether its numbers are void, not trustworthy or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.contradiction_diagnostics import check_contradictions
+from robustbench_local.reports.analysis.convergence_diagnostics import check_convergence
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.gate_types import Gate
+from robustbench_local.reports.analysis.masking_diagnostics import check_masking, compare_noise
+from robustbench_local.reports.analysis.run_diagnostics import (
+    check_averaging,
+    check_certificates,
+    check_clean_accuracy,
+    check_origin,
+    check_sample_size,
+    check_silent_success,
+)
+from robustbench_local.store.diagnostic_records import DiagnosticResult
+
+UNTRUSTED_PHRASE = "not trustworthy"
+"""The words for a number with a failed diagnostic, in every form of the report."""
+_OLDER_RUN = DiagnosticResult(
+    id="D1-D7, D10, D11, D18-D20, D26",
+    name="questions to the model",
+    model="",
+    status="not run",
+    sentence="Not checked (older run): this run was made before models were asked such questions.",
+)
+_MISLEADING_SENTENCE = (
+    "The gradient, the direction that attacks follow, does not say how the answers change: measured at three "
+    "points, no change of an answer matches it."
+)
+
+
+@collect_once
+def list_diagnostics(evidence: Evidence) -> Iterator[DiagnosticResult]:
+    """List every diagnostic of every model, by model, then by the number of the diagnostic."""
+    for subject in evidence.subjects:
+        yield from sorted(_list_results(evidence, subject), key=_get_order)
+
+
+def _list_results(evidence: Evidence, subject: EvaluatedModel) -> Iterator[DiagnosticResult]:
+    stored = [
+        result
+        for result in evidence.diagnostics.results
+        if (result.model, result.defense) == (subject.model, subject.defense)
+    ]
+    randomness = next((result for result in stored if result.id == "D4"), None)
+    for result in stored:
+        completed = compare_noise(evidence, subject, result) if result.id == "D10" else result
+        yield _add_loading_probe(evidence, subject, completed)
+    if not stored:
+        yield replace(_OLDER_RUN, model=subject.model, defense=subject.defense)
+    yield from check_masking(evidence, subject)
+    yield from check_contradictions(evidence, subject)
+    yield from check_convergence(evidence, subject)
+    yield from check_silent_success(evidence, subject)
+    yield from check_averaging(evidence, subject, randomness)
+    yield from check_clean_accuracy(evidence, subject)
+    yield from check_sample_size(evidence, subject)
+    yield from check_origin(evidence, subject)
+    yield from check_certificates(evidence, subject)
+
+
+def _add_loading_probe(
+    evidence: Evidence, subject: EvaluatedModel, result: DiagnosticResult
+) -> DiagnosticResult:
+    """Let D7 fail if the probe that ran when the model was loaded found misleading gradients."""
+    if result.id != "D7" or not result.is_trusted or not has_misleading_gradients(evidence, subject):
+        return result
+    return replace(
+        result,
+        status="fail",
+        sentence=_MISLEADING_SENTENCE,
+        action="Run an attack that does not rely on it: adaptive, or square with 5,000 queries.",
+    )
+
+
+def has_misleading_gradients(evidence: Evidence, subject: EvaluatedModel) -> bool:
+    """Return whether the probe at loading found that gradients do not describe the model's answers."""
+    return any(
+        about.get("misleading_gradients") and evidence.get_subject(about["id"], about["defense"]) == subject
+        for about in evidence.models
+    )
+
+
+def _get_order(result: DiagnosticResult) -> tuple[int, str]:
+    digits = "".join(letter for letter in result.id.split("-")[0] if letter.isdigit())
+    return int(digits), result.id
+
+
+def select_diagnostics(evidence: Evidence, subject: EvaluatedModel) -> list[DiagnosticResult]:
+    """Select the diagnostics of one model with its defense."""
+    return [
+        result
+        for result in list_diagnostics(evidence)
+        if (result.model, result.defense) == (subject.model, subject.defense)
+    ]
+
+
+def select_blocks(evidence: Evidence, subject: EvaluatedModel) -> list[DiagnosticResult]:
+    """Select the diagnostics that forbid any robustness number of a model."""
+    return [result for result in select_diagnostics(evidence, subject) if result.status == "block"]
+
+
+def select_distrust(evidence: Evidence, subject: EvaluatedModel, threat: Threat) -> list[DiagnosticResult]:
+    """Select the diagnostics that make a number not trustworthy, or forbid it."""
+    return [
+        result
+        for result in select_diagnostics(evidence, subject)
+        if not result.is_trusted and (result.status == "block" or result.threat in {None, threat.name})
+    ]
+
+
+def select_gate_distrust(
+    evidence: Evidence, subject: EvaluatedModel, gate: Gate, cells: Iterable[CellResult]
+) -> list[DiagnosticResult]:
+    """Select the diagnostics with which a gate on these cells does not pass.
+
+    A clean accuracy, a corruption, a transfer and a certificate do not depend on gradients, so only blocks
+    concern them. A gate that names its attack is about that attack alone: what other attacks contradict is
+    then left to doubts about its images.
+    """
+    asked = {result.id for result in evidence.diagnostics.results}
+    found: dict[DiagnosticResult, None] = {}
+    for cell in cells:
+        depends = not (
+            gate.metric == "clean_accuracy"
+            or cell.has_external_candidates
+            or cell.is_certificate
+            or cell.is_corruption
+        )
+        for result in select_distrust(evidence, subject, cell.threat):
+            if result.status == "block" or (depends and (not gate.attack or result.id in asked)):
+                found[result] = None
+    return list(found)
