@@ -14,11 +14,11 @@ from robustbench_local.attacks.adaptive.composition import (
     compose_steps,
     list_candidate_steps,
     list_standard_steps,
+    list_useful_views,
 )
 from robustbench_local.attacks.adaptive.inspection import inspect_model
 from robustbench_local.attacks.adaptive.pilot import run_pilot
 from robustbench_local.attacks.adaptive.quick_check import check_quickly
-from robustbench_local.attacks.adaptive.view_spec import list_views
 from robustbench_local.attacks.base import Attack, AttackInputs
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.ensembles.autoattack import AutoAttack
@@ -111,7 +111,7 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
     findings = inspect_model(
         inputs.classifier, inputs.images[rows], inputs.labels[rows], inputs.stream.select_images(rows)
     )
-    candidates = list_candidate_steps(list_views(findings))
+    candidates = list_candidate_steps(list_useful_views(findings))
     if not candidates:
         return Composition(steps=standard, doubts=check.doubts, findings=findings)
     pilot = run_pilot(inputs, candidates, rows)

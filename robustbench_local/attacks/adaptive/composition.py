@@ -66,7 +66,7 @@ class Composition:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the composition of `to_json`."""
         findings = None if values["findings"] is None else ModelFindings.from_json(values["findings"])
-        views = () if findings is None else list_views(findings)
+        views = () if findings is None else list_useful_views(findings)
         return cls(
             steps=tuple(AttackStep.from_json(step, views) for step in values["steps"]),
             doubts=tuple(values["doubts"]),
@@ -92,6 +92,15 @@ def list_standard_steps(threat: ThreatModel, num_classes: int) -> tuple[AttackSt
         AttackStep(label="square", search="square", steps=SQUARE_STEPS),
     )
     return steps if threat.region == "image" else steps[:-1]
+
+
+def list_useful_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
+    """Return the views that the findings call for, and one through every operator if some are replaced."""
+    views = list_views(findings)
+    if not any(view.kind == "bpda" and view.paths for view in views):
+        return views
+    everywhere = ViewSpec(kind="bpda", label="BPDA through every operator", draws=findings.randomness.draws)
+    return (*views, everywhere)
 
 
 def list_candidate_steps(views: Sequence[ViewSpec]) -> tuple[AttackStep, ...]:

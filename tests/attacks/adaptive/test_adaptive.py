@@ -54,7 +54,7 @@ class Hidden(nn.Module):
         return {"x1000": 1000 * logits, "softmax": logits.softmax(dim=1), "none": logits}[self.fault]
 
 
-def build_sample(fault: str, count: int = 24) -> tuple[Sample, Tensor]:
+def build_sample(fault: str, count: int = 16) -> tuple[Sample, Tensor]:
     """Images far from black and white, and whether each is robust, in closed form."""
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(4, 48, generator=generator)
@@ -93,35 +93,39 @@ def run_adapted(sample: Sample, *, batch_size: int = 30, known=None, order=None,
     )
     batches = run_batches(job, batch_size=batch_size, workers=workers)
     rows = [row for batch in batches for row in batch.outcomes]
-    return {row.image: (row.broken, row.adversarial_hash, row.stage) for row in rows}, record
+    return {row.image: (row.broken, row.stage) for row in rows}, record
 
 
 @pytest.fixture(autouse=True)
-def short_square(monkeypatch):
-    """Square finds nothing more on a linear network, and costs the most."""
+def short_steps(monkeypatch):
+    """On a linear network a few steps find everything, and Square costs the most."""
     monkeypatch.setattr(composition, "SQUARE_STEPS", 20)
+    monkeypatch.setattr(composition, "GRADIENT_STEPS", 20)
 
 
 @pytest.mark.parametrize("fault", ["no_grad", "detached", "zero backward", "x1000", "softmax"])
 def test_behind_what_hides_the_gradient_exactly_the_robust_images_are_left(fault):
     sample, robust = build_sample(fault)
-    assert 5 < int(robust.sum()) < 19
+    assert 4 < int(robust.sum()) < 12
     verdicts, record = run_adapted(sample)
-    assert [not broken for broken, *_ in verdicts.values()] == robust.tolist()
+    assert [not broken for broken, _ in verdicts.values()] == robust.tolist()
     assert record.problem == ""
     if fault not in {"x1000", "softmax"}:  # where AutoAttack has a gradient, it needs no help
-        stages = {stage for broken, _, stage in verdicts.values() if broken}
+        stages = {stage for broken, stage in verdicts.values() if broken}
         assert stages
         assert not stages & {"apgd-ce", "apgd-t", "fab-t"}
 
 
-@pytest.mark.parametrize("fault", ["none", "zero backward"])
-def test_neither_batches_nor_order_nor_workers_change_a_bit(fault):
-    sample, _ = build_sample(fault, count=12)
+@pytest.mark.parametrize(
+    ("fault", "count"),
+    [("none", 5), ("zero backward", 5), pytest.param("zero backward", 30, marks=pytest.mark.slow)],
+)
+def test_neither_batches_nor_order_nor_workers_change_a_verdict(fault, count):
+    sample, _ = build_sample(fault, count=count)
     reference, record = run_adapted(sample)
     for size in (1, 7):
         assert run_adapted(sample, batch_size=size)[0] == reference
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     # the adaptation is that of the cell, whose first images are others in another order
     assert run_adapted(sample, order=order, known=record)[0] == reference
     assert run_adapted(sample, workers=2)[0] == reference
@@ -137,16 +141,24 @@ def test_a_restored_adaptation_is_the_same_attack():
     assert record.forward_passes > job.attack.composition.findings.passes[0]
 
 
-def test_on_a_sound_model_it_is_autoattack_draw_by_draw():
-    sample, _ = build_sample("none")
-    verdicts, record = run_adapted(sample)
-    batches = run_batches(build_job(sample, AutoAttack()), batch_size=30)
-    expected = {
-        row.image: (row.broken, row.adversarial_hash, row.stage) for batch in batches for row in batch.outcomes
-    }
-    broken = {image for image, (is_broken, *_) in expected.items() if is_broken}
-    assert broken
-    assert {image: verdicts[image] for image in broken} == {image: expected[image] for image in broken}
+@pytest.mark.slow
+def test_on_a_sound_model_it_is_autoattack_draw_by_draw(monkeypatch):
+    monkeypatch.undo()
+    sample, _ = build_sample("none", count=6)
+    job, record = adapt_job(build_job(sample, Adaptive()), batch_size=6, isolation=IsolationSettings())
+    ours, theirs = (
+        [
+            (row.image, row.broken, row.adversarial_hash, row.stage)
+            for batch in batches
+            for row in batch.outcomes
+        ]
+        for batches in (
+            run_batches(job, batch_size=6),
+            run_batches(build_job(sample, AutoAttack()), batch_size=6),
+        )
+    )
+    assert ours == theirs
+    assert {broken for _, broken, *_ in ours} == {True, False}
     assert [step["label"] for step in record.description["steps"]] == ["apgd-ce", "apgd-t", "fab-t", "square"]
 
 
