@@ -152,6 +152,9 @@ def test_results_json_has_every_number(stickers, content):
     first = results["stickers"][0]
     counted = content.get_content(STICKERS).results[0]
     assert first["sticker_success"]["value"] == counted.attack_success.value
+    views, signs = first["sticker_success"], first["sticker_success_over_signs"]
+    assert (signs["value"], signs["n"]) == (views["value"], views["n"])
+    assert signs["low"] < views["low"] < views["high"] < signs["high"]
     assert (first["signs"], first["signs_counted"], first["signs_broken"]) == (4, 3, counted.broken_signs)
     assert [control["is_met"] for control in first["controls"]] == [True, True, True, False, True]
     assert "exact McNemar" in first["controls"][3]["reason"]
@@ -305,9 +308,10 @@ def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, report_run):
 @pytest.mark.parametrize(
     ("gate", "rulings"),
     [
-        ({"threat": "sticker-10", "max": 0.01}, ["fail", "fail"]),
+        ({"threat": "sticker-10", "max": 0.005}, ["fail", "fail"]),
         ({"threat": "sticker-10", "max": 0.6}, ["pass", "pass"]),
-        ({"attack": "sticker-10", "model": "signs-pgd-at", "max": 0.1}, ["pass"]),
+        ({"attack": "sticker-10", "model": "signs-pgd-at", "max": 0.2}, ["pass"]),
+        ({"attack": "sticker-10", "model": "signs-pgd-at", "max": 0.1}, ["inconclusive"]),
         ({"attack": "sticker-10", "model": "signs-pgd-at", "max": 0.03}, ["inconclusive"]),
         ({"attack": "sticker-10", "model": "signs-pgd-at", "max": 0.03, "on": "estimate"}, ["pass"]),
         ({"threat": "sticker-19", "max": 0.5}, ["inconclusive"]),
@@ -322,12 +326,12 @@ def test_gates_on_the_share_of_views(content, gate, rulings):
     ("sample", "condition", "ruling", "reason"),
     [
         (
-            SampleStickers(sign_count=20, void_count=19),
+            SampleStickers(sign_count=20, void_count=11),
             None,
             "inconclusive",
-            "more than half of the signs are void (19 of 20)",
+            "more than half of the signs are void (11 of 20)",
         ),
-        (SampleStickers(sign_count=4, void_count=2), None, "pass", ""),
+        (SampleStickers(sign_count=8, void_count=4), None, "pass", ""),
         (SampleStickers(), "clean", "inconclusive", "the control “the whole sign painted” reaches 0.0%"),
         (
             SampleStickers(),
@@ -363,7 +367,7 @@ def test_a_gate_passes_only_with_its_controls(tmp_path, sample, condition, rulin
     (verdict,) = report.verdicts
     assert (verdict.ruling, report.exit_code) == (ruling, 4 if reason else 0)
     assert plain(reason) in plain(verdict.reason)
-    assert plain(format_estimate(evidence.cells[0].sticker_success)) in plain(verdict.reason)
+    assert plain(format_estimate(evidence.cells[0].sticker_success_over_signs)) in plain(verdict.reason)
     failing = judge_evidence(evidence, [{**gate, "max": 0.01}])
     assert failing.exit_code == 1, "what is broken stays broken, whatever the controls say"
 

@@ -97,6 +97,20 @@ def _keep_choice(call: OperatorCall) -> Any:
     return value
 
 
+@define_rule("stack")
+def _stack_choices(call: OperatorCall) -> Any:
+    """Join the labels of several classifiers, before a vote."""
+    entries, dim = call.values[0], call.get_argument(1, "dim") or 0
+    choices = [call.mode.get_choice(entry) for entry in entries]
+    if any(choice is None or not choice.is_single for choice in choices):
+        return NotImplemented
+    value = call.run_plainly()
+    scores = torch.stack([choice.scores.movedim(choice.dim, -1) for choice in choices if choice], dim=dim)
+    distance = scores - scores.detach().amax(dim=-1, keepdim=True)
+    call.mode.set_choice(value, IndexChoice(scores, scores.ndim - 1, distance, is_single=True))
+    return value
+
+
 @define_rule("__getitem__")
 def _look_up_code(call: OperatorCall) -> Any:
     """Return entries of a table for chosen indices, or slices of them."""

@@ -71,7 +71,9 @@ class CustomFunctions:
         def replace_gradient(function: FunctionClass, context: Any, arguments: tuple[Any, ...]) -> None:
             if mode.is_active("custom function"):
                 context._forward_cls = _SurrogateBackward  # noqa: SLF001  where torch looks for the backward
-                context.surrogate_replay = _Replay(type(mode), _get_forward(function), arguments)
+                context.surrogate_replay = _Replay(
+                    type(mode), mode.gentle_operators, _get_forward(function), arguments
+                )
 
         with self._watch_calls(replace_gradient):
             yield
@@ -128,13 +130,17 @@ class _Replay:
     """The forward code of one call, and its arguments."""
 
     mode_class: type[SurrogateMode]
+    kept_operators: frozenset[str]
     forward: Callable[..., Any]
     arguments: tuple[Any, ...]
 
     def compute_slopes(self, slopes: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the gradient with respect to each argument; the identity's where there is no path."""
         leaves = [_make_leaf(value) for value in self.arguments]
-        with torch.enable_grad(), self.mode_class(lambda operator: operator != "relu").intercept_torch():
+        with (
+            torch.enable_grad(),
+            self.mode_class(lambda operator: operator not in self.kept_operators).intercept_torch(),
+        ):
             outputs = self.forward(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         pairs = [

@@ -90,18 +90,23 @@ class OperatorFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFinding:
-    """An innermost module at which the gradient goes wrong, by finite differences of the module itself."""
+    """An innermost module at which the gradient goes wrong, by finite differences of the module itself.
+
+    Modules are compared only where the gradient of the whole is unsound.
+    """
 
     path: str
     """Path of the module; "" for the model itself."""
     kind: LayerFault
     """``cut``: no graph from its output to its input; ``zero``: zero gradient although its output changes;
     ``nonfinite``: NaN or infinite; ``contradicted``: another slope than the finite differences';
-    ``saturated``: a correct gradient that nearly vanishes."""
+    ``saturated``: activations whose correct gradient nearly vanishes for most units."""
     keeps_shape: bool = False
     """Whether input and output have the same shape."""
     inputs: int = 0
     """Number of input values per image."""
+    is_affine: bool = False
+    """Whether it is affine up to 10 %, so that one Jacobian describes it at all images."""
     is_declared_identity: bool = False
     """Whether it has the gradient of the identity by its own doing."""
 
@@ -150,6 +155,8 @@ class ModelFindings:
     parts: tuple[PartFinding, ...] = ()
     optimizes_inside: bool = False
     """Whether its forward calls autograd."""
+    surrogate_error: str = ""
+    """Why the pass with surrogates failed, so that operators are not known; empty if it did not."""
     is_wrapped: bool = False
     """Whether a wrapper defense of this package is around the model."""
     images: int
@@ -172,6 +179,7 @@ class ModelFindings:
             layers=tuple(LayerFinding(**entry) for entry in values["layers"]),
             parts=tuple(_read_part(entry) for entry in values["parts"]),
             optimizes_inside=values["optimizes_inside"],
+            surrogate_error=values["surrogate_error"],
             is_wrapped=values["is_wrapped"],
             images=values["images"],
             passes=(values["passes"][0], values["passes"][1]),

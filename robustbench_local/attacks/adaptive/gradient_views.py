@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustbench_local.attacks.adaptive.activation_rules import SMOOTHED_OPERATORS
+from robustbench_local.attacks.adaptive.activation_rules import GENTLE_OPERATORS, SMOOTHED_OPERATORS
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
 from robustbench_local.attacks.adaptive.part_model import MIN_PROBABILITY, PartModel
 from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
@@ -26,6 +26,8 @@ __all__ = ["GradientView", "ViewSpec", "build_view", "list_views"]
 
 CONDITIONAL_OPERATORS = frozenset({"threshold", "top-k mask", "argmax"})
 """Operators that a view through certain ones leaves alone: in other places they may be continuous gates."""
+_OWN_KINDS = frozenset({"own", "log", "rescaled"})
+"""Views with the model's own gradient, of another loss or averaged."""
 _CHECKED_GRADIENTS = 3
 """Number of first gradients whose logits are compared with the real model's; one difference, and they always
 come from a pass of their own."""
@@ -67,7 +69,8 @@ class GradientView(WrappedClassifier):
         self._spec = spec
         self._pass_counters: list[PassCounter] = inner._pass_counters  # noqa: SLF001  one account for both
         self._checks_left = _CHECKED_GRADIENTS
-        self._is_exact = spec.kind in {"own", "bpda", "smooth"}
+        self._is_exact = spec.kind in {"bpda", "smooth"}
+        self._surrogate: tuple[Any, nn.Module] | None = None
         for path in spec.paths if spec.kind == "part" else ():
             resolve_part(find_innermost(inner).model, path)
 
@@ -113,51 +116,58 @@ class GradientView(WrappedClassifier):
     def _compute_one(
         self, images: Tensor, loss: LossFunction, rows: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        spec, randomness = self._spec, RandomStates.from_process()
-        twin = self._build_twin()
-        surrogate = _transform_loss(spec, loss)
-        logits, losses, gradient = twin.compute_gradient(images, surrogate, rows)
-        if spec.kind in {"log", "rescaled"}:
+        randomness = RandomStates.from_process()
+        with self._open_twin() as twin:
+            logits, losses, gradient = twin.compute_gradient(images, _transform_loss(self._spec, loss), rows)
+        if self._spec.kind in _OWN_KINDS or (self._is_exact and self._checks_left <= 0):
             return logits, losses, gradient
-        if not self._is_exact or self._checks_left > 0:
-            after = RandomStates.from_process()
-            randomness.restore_states()
-            with torch.no_grad():
-                real = self.inner(images, rows)
-            after.restore_states()
-            self._checks_left -= 1
-            self._is_exact = self._is_exact and torch.equal(real, logits)
-            logits, losses = real, loss(real).detach()
-        return logits, losses, gradient
+        after = RandomStates.from_process()
+        randomness.restore_states()
+        with torch.no_grad():
+            real = self.inner(images, rows)
+        after.restore_states()
+        self._checks_left -= 1
+        self._is_exact = self._is_exact and torch.equal(real, logits)
+        return real, loss(real).detach(), gradient
 
-    def _build_twin(self) -> Classifier:
-        """Return the classifier that gradients come from; it shares the account of passes."""
+    @contextmanager
+    def _open_twin(self) -> Iterator[Classifier]:
+        """Open the classifier that gradients come from; it shares the account of passes."""
+        inner, core = self.inner, find_innermost(self.inner)
+        if self._spec.kind in _OWN_KINDS:
+            yield inner
+            return
+        with core.open_fresh_copy() if core.settings.uses_fresh_copies else nullcontext(core) as source:
+            if self._spec.kind == "undefended" and isinstance(inner, WrappedClassifier):
+                twin = replace_model(inner.inner, source.model)
+            else:
+                twin = replace_model(inner, self._build_model(source.model))
+            yield share_account(twin, inner)
+
+    def _build_model(self, model: Any) -> nn.Module:
+        """Return the model that gradients come from; the last one is kept, with what it has learned."""
         spec = self._spec
-        if spec.kind == "undefended":
-            assert isinstance(self.inner, WrappedClassifier)  # noqa: S101  build_view checked it
-            twin = replace_model(self.inner.inner, find_innermost(self.inner).model)
-        elif spec.kind == "part":
-            model = find_innermost(self.inner).model
-            parts = [resolve_part(model, path) for path in spec.paths]
-            twin = replace_model(self.inner, PartModel(parts, spec.parts, self.num_classes))
-        elif spec.kind in {"bpda", "smooth"}:
-            surrogate = SurrogateModel(
-                find_innermost(self.inner).model,
-                selects=partial(_selects_operator, spec),
-                bypassed=spec.bypassed,
-                measured=spec.measured,
-            )
-            twin = replace_model(self.inner, surrogate)
-        else:
-            return self.inner
-        return share_account(twin, self.inner)
+        if self._surrogate is None or self._surrogate[0] is not model:
+            if spec.kind == "part":
+                parts = [resolve_part(model, path) for path in spec.paths]
+                surrogate: nn.Module = PartModel(parts, spec.parts, self.num_classes)
+            else:
+                surrogate = SurrogateModel(
+                    model,
+                    selects=partial(_selects_operator, spec),
+                    bypassed=spec.bypassed,
+                    measured=spec.measured,
+                    anchors=dict(zip(spec.anchors, spec.parts, strict=False)),
+                )
+            self._surrogate = (model, surrogate)
+        return self._surrogate[1]
 
 
 def _selects_operator(spec: ViewSpec, path: str, operator: str) -> bool:
     """Check whether a view replaces an operator in the module at a path."""
     if spec.kind == "smooth":
         return operator in SMOOTHED_OPERATORS
-    if operator == "relu" or (spec.paths and path not in spec.paths):
+    if operator in GENTLE_OPERATORS or spec.anchors or (spec.paths and path not in spec.paths):
         return False
     return not spec.operators or operator in spec.operators or operator not in CONDITIONAL_OPERATORS
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.adaptive.findings import GradientFindings, ModelFindings
+from robustbench_local.attacks.adaptive.findings import GradientFindings, LayerFinding, ModelFindings
 from robustbench_local.attacks.adaptive.gradient_checks import (
     check_gradients,
     compute_margin_gradient,
@@ -96,10 +96,20 @@ def _inspect_core(
         findings,
         gradients=replace(findings.gradients, surrogate_cosine=cosine),
         operators=scan.operators + (check_functions(core, images) if gradients.has_graph else ()),
-        layers=check_layers(core, images) if are_gradients_unsound(gradients) else (),
+        layers=_list_saturated(scan)
+        + (check_layers(core, images) if are_gradients_unsound(gradients) else ()),
         parts=parts,
         optimizes_inside=scan.optimizes_inside,
+        surrogate_error=scan.error,
     )
+
+
+def _list_saturated(scan: OperatorScan) -> tuple[LayerFinding, ...]:
+    """List the modules whose activations are saturated."""
+    paths = dict.fromkeys(
+        finding.path for finding in scan.operators if finding.operator.startswith("saturated")
+    )
+    return tuple(LayerFinding(path=path, kind="saturated") for path in paths)
 
 
 def _compare_with_surrogates(

@@ -12,6 +12,7 @@ from robustbench_local.attacks.adaptive.custom_functions import CustomFunctions,
 from robustbench_local.attacks.adaptive.findings import LayerFault, LayerFinding, OperatorFinding
 from robustbench_local.attacks.adaptive.fixed_draws import PROBE_SEED, preserve_randomness
 from robustbench_local.attacks.adaptive.local_slopes import find_local_fault, has_identity_slope
+from robustbench_local.attacks.adaptive.measured_jacobian import is_nearly_affine
 from robustbench_local.attacks.adaptive.module_paths import track_module_paths
 from robustbench_local.attacks.adaptive.module_records import ModuleRecord, record_modules
 from robustbench_local.classifier import Classifier
@@ -49,6 +50,7 @@ def check_layers(classifier: Classifier, images: Tensor) -> tuple[LayerFinding, 
             kind=fault,
             keeps_shape=_keeps_shape(first_calls[path]),
             inputs=_count_inputs(first_calls[path]),
+            is_affine=_is_affine(first_calls[path]),
             is_declared_identity=fault != "cut" and _declares_identity(first_calls[path]),
         )
         for path, fault in faults.items()
@@ -84,7 +86,7 @@ def check_functions(classifier: Classifier, images: Tensor) -> tuple[OperatorFin
                 seed_everything(PROBE_SEED)
                 return call.function.apply(*call.arguments[:index], source, *call.arguments[index + 1 :])
 
-            if _try_local_check(apply_function, call.arguments[index]) not in {None, "saturated"}:
+            if _try_local_check(apply_function, call.arguments[index]) is not None:
                 key = (call.path, f"custom function {call.function.__name__}")
                 counts[key] = counts.get(key, 0) + 1
     return tuple(
@@ -105,6 +107,16 @@ def _declares_identity(record: ModuleRecord) -> bool:
         return False
     with preserve_randomness():
         return has_identity_slope(_make_repeatable(record), record.source)
+
+
+def _is_affine(record: ModuleRecord) -> bool:
+    if record.source is None:
+        return False
+    with preserve_randomness():
+        try:
+            return is_nearly_affine(_make_repeatable(record), record.source)
+        except Exception:  # noqa: BLE001 - a module that cannot be called alone is not measured
+            return False
 
 
 def _make_repeatable(record: ModuleRecord) -> Callable[[Tensor], Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from robustbench_local.attacks.adaptive.eager_code import run_eagerly
 from robustbench_local.attacks.adaptive.local_slopes import select_output
 from robustbench_local.attacks.adaptive.model_parts import iterate_parts
 
@@ -85,7 +86,8 @@ def record_modules(model: Any) -> Iterator[list[ModuleRecord]]:
         register_module_forward_hook(record_call, with_kwargs=True),
     ]
     try:
-        yield records
+        with run_eagerly():
+            yield records
     finally:
         for handle in handles:
             handle.remove()

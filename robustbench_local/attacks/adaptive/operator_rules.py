@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.adaptive.straight_through import attach_gradient, carries_gradient
+from robustbench_local.attacks.adaptive.straight_through import (
+    attach_gradient,
+    can_carry_gradient,
+    carries_gradient,
+)
 
 if TYPE_CHECKING:
     from robustbench_local.attacks.adaptive.surrogate_operators import SurrogateMode
@@ -56,7 +60,7 @@ class OperatorCall:
             surrogate: Carries the gradient.
             distance: For a threshold: how far each entry is from it; the same shape.
         """
-        if value.is_floating_point():
+        if can_carry_gradient(value):
             result = attach_gradient(value, surrogate)
             self.mode.record(operator, result, distance)
             return result
@@ -180,7 +184,7 @@ def _replace_integer_cast(call: OperatorCall) -> Any:
     if not carries_gradient(call.values[0]):
         return NotImplemented
     value = call.run_plainly()
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
+    if not isinstance(value, Tensor) or (can_carry_gradient(value) and value.element_size() > 1):
         return value
     operator = "threshold" if value.dtype == torch.bool else "integer cast"
     source = call.find_source(operator)
@@ -189,6 +193,11 @@ def _replace_integer_cast(call: OperatorCall) -> Any:
     if value.dtype == torch.bool:
         surrogate = torch.tanh(source / measure_scale(source)).square()
         return call.attach_surrogate(operator, value, surrogate, source)
+    if can_carry_gradient(value):  # 8-bit floats, whose slopes would be rounded, too
+        value, shadow = value.detach(), source.view_as(source)
+        call.mode.set_shadow(value, shadow)
+        call.mode.record("quantize", shadow)
+        return value
     return call.attach_surrogate(operator, value, source)
 
 
@@ -253,3 +262,19 @@ def _differentiate_functionally(call: OperatorCall) -> Any:
         return NotImplemented
     call.mode.autograd_calls += 1
     return call.func(*call.values, **{**call.named, "retain_graph": True})
+
+
+@define_rule("register_hook")
+def _ignore_gradient_hook(call: OperatorCall) -> Any:
+    """Let a hook on a gradient see it, but not change it."""
+    source, hook = call.values[:2]
+    if not call.mode.is_active("gradient hook") or not carries_gradient(source):
+        return NotImplemented
+    carrier, path = source, call.mode.find_path()
+
+    def watch_gradient(slopes: Tensor) -> None:
+        changed = hook(slopes.clone())
+        if isinstance(changed, Tensor) and not torch.equal(changed, slopes):
+            call.mode.record("gradient hook", carrier, path=path)
+
+    return call.func(source, watch_gradient)

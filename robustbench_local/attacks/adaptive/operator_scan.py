@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from robustbench_local.attacks.adaptive.activation_rules import GENTLE_OPERATORS
 from robustbench_local.attacks.adaptive.findings import OperatorFinding
 from robustbench_local.attacks.adaptive.fixed_draws import fix_draws
 from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
@@ -92,17 +93,21 @@ def scan_operators(
         stream: The images' random numbers.
     """
     records: dict[tuple[str, str], _Record] = {}
+    scripted: list[str] = []
 
     def record_operator(path: str, operator: str, result: Tensor, distance: Tensor | None) -> None:
         record = records.setdefault((path, operator), _Record())
         record.count += 1
-        if result.requires_grad:
+        if operator == "gradient hook":  # noted in the backward pass, when it has changed a gradient
+            record.is_influential = True
+        elif result.requires_grad:
             result.register_hook(lambda slopes: record.add_slopes(slopes, distance))  # type: ignore[no-untyped-call]
 
     model = SurrogateModel(
         find_innermost(classifier).model,
-        selects=lambda _path, operator: operator != "relu",  # which is sound as it is
+        selects=lambda _path, operator: operator not in GENTLE_OPERATORS,
         record=record_operator,
+        record_stair=scripted.append,
     )
     twin = share_account(replace_model(classifier, model), classifier)
     gradient, error = None, ""
@@ -116,5 +121,9 @@ def scan_operators(
         OperatorFinding(path=path, operator=operator, count=max(1, record.count // model.runs))
         for (path, operator), record in records.items()
         if record.is_influential and record.jumps
+    )
+    operators += tuple(
+        OperatorFinding(path="", operator=operator, count=scripted.count(operator))
+        for operator in dict.fromkeys(scripted)
     )
     return OperatorScan(operators, gradient, model.autograd_calls > 0, error)

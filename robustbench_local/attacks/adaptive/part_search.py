@@ -69,13 +69,12 @@ def find_parts(classifier: Classifier, images: Tensor) -> tuple[PartFinding, ...
     whole = _Whole(_prepare_images(classifier, images), logits)
     candidates = [
         _Candidate(path, record.module, record.source, record.output, _is_linear(record, second.get(path)))
-        for path, record in first.items()
+        for path, record in {**second, **first}.items()  # a random model may use others each time
         if record.source is not None
         and record.output is not None
         and _is_classifier(record.source, record.output, whole)
     ]
-    if not candidates:
-        candidates = _call_unused_modules(classifier, whole, first)
+    candidates += _call_unused_modules(classifier, whole, {**first, **second})
     chosen = _select_outermost(candidates, whole)
     role: PartRole = "member" if len(chosen) > 1 else "base"
     findings = [_judge_part(classifier, candidate, whole, role) for candidate in chosen]
@@ -159,7 +158,8 @@ def _call_unused_modules(
     candidates: list[_Candidate] = []
     for path, module in iterate_parts(classifier.model):
         inside = any(path.startswith(f"{candidate.path}.") for candidate in candidates)
-        if path in used or inside or not any(True for _ in module.parameters()):
+        is_used = path in used or any(other.startswith(f"{path}.") for other in used)
+        if is_used or inside or not any(True for _ in module.parameters()):
             continue
         output = _call_on_images(module, whole.source)
         if output is not None and _is_classifier(whole.source, output, whole):

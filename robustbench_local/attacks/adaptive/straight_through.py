@@ -22,7 +22,7 @@ def attach_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
     """Return ``value``, bit for bit, with the gradient of ``surrogate``.
 
     Args:
-        value: Floating point; its own graph is ignored.
+        value: Floating point or complex; its own graph is ignored.
         surrogate: A tensor with a graph, in the same shape or one that can be broadcast to it.
     """
     if surrogate.shape != value.shape:
@@ -34,3 +34,8 @@ def attach_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
 def carries_gradient(value: Any) -> bool:
     """Check whether a value is a tensor through which gradients flow."""
     return isinstance(value, Tensor) and value.requires_grad
+
+
+def can_carry_gradient(value: Tensor) -> bool:
+    """Check whether a tensor's type allows gradients."""
+    return value.is_floating_point() or value.is_complex()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from robustbench_local.attacks.adaptive.custom_functions import CustomFunctions, find_custom_functions
-from robustbench_local.attacks.adaptive.measured_jacobian import attach_measured_gradient
+from robustbench_local.attacks.adaptive.eager_code import run_eagerly
+from robustbench_local.attacks.adaptive.findings import PartFinding
+from robustbench_local.attacks.adaptive.measured_jacobian import MeasuredJacobian
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
 from robustbench_local.attacks.adaptive.module_paths import ModuleStack, track_module_paths
+from robustbench_local.attacks.adaptive.part_model import convert_to_part_input
+from robustbench_local.attacks.adaptive.stair_nodes import replace_stair_gradients
 from robustbench_local.attacks.adaptive.straight_through import attach_gradient
 from robustbench_local.attacks.adaptive.surrogate_operators import SurrogateMode
 from robustbench_local.classifier import Classifier
@@ -32,7 +37,9 @@ class SurrogateModel(nn.Module):
         selects: Whether an operator in the forward of the module at a path is replaced.
         bypassed: Paths of modules that get the gradient of the identity.
         measured: Paths of modules with few inputs whose Jacobian is measured by finite differences.
+        anchors: Parts by path; all that is before them has the gradient of a straight line.
         record: Receives each replaced operator.
+        record_stair: Receives, in the backward pass, each operator in scripted code that decides the answer.
 
     Attributes:
         autograd_calls: Calls of autograd in the last forward pass.
@@ -47,16 +54,20 @@ class SurrogateModel(nn.Module):
         selects: Callable[[str, str], bool],
         bypassed: Collection[str] = (),
         measured: Collection[str] = (),
+        anchors: Mapping[str, PartFinding] | None = None,
         record: RecordOperator | None = None,
+        record_stair: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self._selects, self._record = model, selects, record
-        self._bypassed, self._measured = (
-            {id(resolve_part(model, path)) for path in paths if path} for paths in (bypassed, measured)
-        )
+        self.model, self._selects = model, selects
+        self._record, self._record_stair = record, record_stair
+        self._bypassed = {id(resolve_part(model, path)) for path in bypassed if path}
+        layers = [resolve_part(model, path) for path in measured if path]
+        self._measured = {id(layer): MeasuredJacobian(layer) for layer in layers}
+        self._anchors = {id(resolve_part(model, path)): part.input for path, part in (anchors or {}).items()}
         self.autograd_calls = self.runs = 0
         self.functions = CustomFunctions()
-        self._knows_functions = False
+        self._knows_functions, self._has_stairs = False, True
 
     def forward(self, images: Tensor) -> Any:
         """Return the model's answer, bit for bit."""
@@ -72,19 +83,35 @@ class SurrogateModel(nn.Module):
 
     def _run_model(self, images: Tensor) -> Any:
         self.runs += 1
-        with track_module_paths(self.model) as stack, self._replace_modules():
+        with (
+            run_eagerly(),
+            track_module_paths(self.model) as stack,
+            self._replace_modules(),
+            self._anchor_parts(images),
+            _without_backward_hooks(self.model),
+        ):
             mode = self._make_mode(stack)
             with self.functions.replace_gradients(mode), mode.intercept_torch():
                 answer = self.model(images)
         self.autograd_calls = mode.autograd_calls
+        if self._has_stairs and self._selects("", "round"):
+            self._has_stairs = replace_stair_gradients(answer, self._note_stair) > 0
         return answer
 
-    def _make_mode(self, stack: ModuleStack) -> SurrogateMode:
-        def note_operator(operator: str, result: Tensor, distance: Tensor | None = None) -> None:
-            if self._record is not None:
-                self._record(stack.path, operator, result, distance)
+    def _note_stair(self, operator: str, slopes: Tensor) -> None:
+        if self._record_stair is not None and bool(slopes.any()):
+            self._record_stair(operator)
 
-        return SurrogateMode(lambda operator: self._selects(stack.path, operator), note_operator)
+    def _make_mode(self, stack: ModuleStack) -> SurrogateMode:
+        def note_operator(
+            operator: str, result: Tensor, distance: Tensor | None = None, path: str | None = None
+        ) -> None:
+            if self._record is not None:
+                self._record(stack.path if path is None else path, operator, result, distance)
+
+        return SurrogateMode(
+            lambda operator: self._selects(stack.path, operator), note_operator, lambda: stack.path
+        )
 
     @contextmanager
     def _replace_modules(self) -> Iterator[None]:
@@ -100,7 +127,7 @@ class SurrogateModel(nn.Module):
             if id(module) in self._bypassed and source.shape == output.shape:
                 return attach_gradient(output, source)
             if id(module) in self._measured:
-                return attach_measured_gradient(module.forward, source, output)
+                return attach_gradient(output, self._measured[id(module)].linearize_layer(source, output))
             return None
 
         handle = register_module_forward_hook(replace_output)
@@ -108,6 +135,49 @@ class SurrogateModel(nn.Module):
             yield
         finally:
             handle.remove()
+
+    @contextmanager
+    def _anchor_parts(self, images: Tensor) -> Iterator[None]:
+        """Give what feeds the anchored parts the gradient of a straight line from the model's input."""
+        if not self._anchors:
+            yield
+            return
+
+        def replace_input(module: nn.Module, inputs: Any) -> Any:
+            part_input = self._anchors.get(id(module))
+            if part_input is None or not isinstance(inputs[0], Tensor) or len(inputs[0]) != len(images):
+                return None
+            line = convert_to_part_input(images, replace(part_input, size=_get_size(inputs[0], images)))
+            return (attach_gradient(inputs[0], line), *inputs[1:])
+
+        handle = register_module_forward_pre_hook(replace_input)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+@contextmanager
+def _without_backward_hooks(model: Any) -> Iterator[None]:
+    """Take away the hooks by which modules change gradients; a forward pass sets them up."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    slots = [
+        (vars(module), name, vars(module)[name])
+        for module in modules
+        for name in ("_backward_hooks", "_backward_pre_hooks")
+        if vars(module).get(name)
+    ]
+    for owner, name, hooks in slots:
+        owner[name] = type(hooks)()
+    try:
+        yield
+    finally:
+        for owner, name, hooks in slots:
+            owner[name] = hooks
+
+
+def _get_size(source: Tensor, images: Tensor) -> tuple[int, int] | None:
+    return None if source.shape == images.shape else (source.shape[2], source.shape[3])
 
 
 def replace_model(classifier: Classifier, model: Any) -> Classifier:

@@ -19,30 +19,39 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from robustbench_local.attacks.adaptive import (  # noqa: F401  their rules register themselves
+from robustbench_local.attacks.adaptive import (
     activation_rules,
-    threshold_rules,
+    threshold_rules,  # noqa: F401  its rules register themselves
 )
 from robustbench_local.attacks.adaptive.array_bridge import ArrayBridge
 from robustbench_local.attacks.adaptive.choice_rules import IndexChoice
 from robustbench_local.attacks.adaptive.operator_rules import RULES, OperatorCall
-from robustbench_local.attacks.adaptive.straight_through import attach_gradient, carries_gradient
+from robustbench_local.attacks.adaptive.straight_through import (
+    attach_gradient,
+    can_carry_gradient,
+    carries_gradient,
+)
 
 
 class OperatorRecorder(Protocol):
     """Receives each operator that gets a surrogate."""
 
-    def __call__(self, operator: str, result: Tensor, distance: Tensor | None = None) -> None:
+    def __call__(
+        self, operator: str, result: Tensor, distance: Tensor | None = None, path: str | None = None
+    ) -> None:
         """Note an operator by name.
 
         Args:
             operator: Its name.
             result: Carries the surrogate's gradient.
             distance: For a threshold, the distance of each entry from it.
+            path: Path of the module in whose forward it is; None: of the one that is running.
         """
 
 
-def _ignore_operator(operator: str, result: Tensor, distance: Tensor | None = None) -> None:
+def _ignore_operator(
+    operator: str, result: Tensor, distance: Tensor | None = None, path: str | None = None
+) -> None:
     """Note nothing."""
 
 
@@ -52,23 +61,32 @@ class SurrogateMode(TorchFunctionMode):
     Args:
         is_active: Whether an operator, by name, is replaced in the module that is running.
         record: Receives them.
+        find_path: Returns the path of the module that is running.
 
     Attributes:
         arrays: The values that have left torch.
         autograd_calls: Number of calls of autograd inside the forward pass.
+        gentle_operators: Operators that are sound as they are.
         inner_leaves: Tensors that the model itself differentiates with respect to.
     """
 
-    def __init__(self, is_active: Callable[[str], bool], record: OperatorRecorder = _ignore_operator) -> None:
+    def __init__(
+        self,
+        is_active: Callable[[str], bool],
+        record: OperatorRecorder = _ignore_operator,
+        find_path: Callable[[], str] = str,
+    ) -> None:
         super().__init__()
         self.is_active, self.record = is_active, record
+        self.find_path = find_path
         self.autograd_calls = 0
+        self.gentle_operators = activation_rules.GENTLE_OPERATORS
         self.arrays = ArrayBridge()
         self.inner_leaves: list[Tensor] = []
         self._shadows: dict[int, tuple[Tensor, Tensor]] = {}
         self._divided: dict[int, tuple[Tensor, Tensor]] = {}
         self._choices: dict[int, tuple[Tensor, IndexChoice]] = {}
-        self._has_grad_disabled = False
+        self._disabled_path: str | None = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -83,8 +101,8 @@ class SurrogateMode(TorchFunctionMode):
         result = NotImplemented if rule is None else rule(call)
         if result is NotImplemented:
             result = self._propagate_shadows(call)
-        if self._has_grad_disabled and carries_gradient(result):
-            self.record("no_grad", result)
+        if self._disabled_path is not None and carries_gradient(result):
+            self.record("no_grad", result, path=self._disabled_path)
         return result
 
     def set_shadow(self, tensor: Tensor, shadow: Tensor) -> None:
@@ -132,14 +150,15 @@ class SurrogateMode(TorchFunctionMode):
             context.is_ignored = bool(context.mode) and mode.is_active("no_grad")
             if not context.is_ignored:
                 enter(context)
-            else:
-                context.was_disabled, mode._has_grad_disabled = mode._has_grad_disabled, True
+                return
+            context.path_before = mode._disabled_path
+            mode._disable_gradients(disable=True)
 
         def leave_inference(context: Any, *error: Any) -> None:
             if not context.is_ignored:
                 leave(context, *error)
-            else:
-                mode._has_grad_disabled = context.was_disabled
+                return
+            mode._disabled_path = context.path_before
 
         torch.from_numpy, region.__enter__, region.__exit__ = convert_array, enter_inference, leave_inference  # type: ignore[assignment,method-assign]
         try:
@@ -153,7 +172,7 @@ class SurrogateMode(TorchFunctionMode):
         source = self.arrays.match_source(tensor) if self.is_active("numpy") else None
         if source is None:
             return tensor
-        if tensor.is_floating_point():
+        if can_carry_gradient(tensor):
             attached = attach_gradient(tensor, source)
             self.record("numpy", attached)
             return attached
@@ -162,10 +181,17 @@ class SurrogateMode(TorchFunctionMode):
         return tensor
 
     def _set_grad_enabled(self, call: OperatorCall) -> Any:
-        if not self.is_active("no_grad") and not self._has_grad_disabled:
+        if not self.is_active("no_grad") and self._disabled_path is None:
             return call.run_plainly()
-        self._has_grad_disabled = not call.values[0]
+        self._disable_gradients(disable=not call.values[0])
         return call.func(True)
+
+    def _disable_gradients(self, *, disable: bool) -> None:
+        """Note that the model disables gradients, and where; they stay enabled."""
+        if not disable:
+            self._disabled_path = None
+        elif self._disabled_path is None:
+            self._disabled_path = self.find_path()
 
     def _propagate_shadows(self, call: OperatorCall) -> Any:
         """Call a function; if an argument has a shadow, let the result carry the gradient of the shadows'."""
@@ -189,7 +215,7 @@ class SurrogateMode(TorchFunctionMode):
             return result
         if not carries_gradient(surrogate) or surrogate.shape != result.shape:
             return result
-        if result.is_floating_point():
+        if can_carry_gradient(result):
             return attach_gradient(result, surrogate)
         self.set_shadow(result, surrogate)
         return result

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustbench_local.attacks.adaptive.operator_rules import OperatorCall, define_rule, measure_scale
-from robustbench_local.attacks.adaptive.straight_through import attach_gradient
+from robustbench_local.attacks.adaptive.straight_through import attach_gradient, can_carry_gradient
 
 _SIGNS = {
     "gt": 1,
@@ -146,15 +147,18 @@ def _attach_blend(call: OperatorCall, value: Tensor, share: Tensor, first: Any, 
     first, second = (
         entry if (carrier := call.mode.find_carrier(entry)) is None else carrier for entry in (first, second)
     )
-    finite = [
-        torch.nan_to_num(entry, 0, 0, 0) if isinstance(entry, Tensor) else entry for entry in (first, second)
-    ]
-    finite = [0.0 if isinstance(entry, float) and abs(entry) == float("inf") else entry for entry in finite]
+    finite = [_remove_infinities(entry) for entry in (first, second)]
     surrogate = share * finite[0] + (1 - share) * finite[1]
-    if value.is_floating_point():
+    if can_carry_gradient(value):
         return attach_gradient(value, surrogate)
     call.mode.set_shadow(value, surrogate)
     return value
+
+
+def _remove_infinities(entry: Any) -> Any:
+    if isinstance(entry, Tensor):
+        return entry if entry.is_complex() else torch.nan_to_num(entry, 0, 0, 0)
+    return 0.0 if isinstance(entry, float) and math.isinf(entry) else entry
 
 
 def _convert_mask(entry: Any, like: Tensor) -> Tensor:

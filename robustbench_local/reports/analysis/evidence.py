@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from robustbench_local.reports.analysis.sticker_views import SignResult, compute_attack_success
+from robustbench_local.reports.analysis.sticker_views import (
+    SignResult,
+    compute_attack_success,
+    estimate_success_over_signs,
+)
 from robustbench_local.reports.formatting.text import format_budget, format_knowledge, get_attack_family
 from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, compute_mcnemar
 from robustbench_local.store import CellRecord, EventRecord, OutcomeCounts
@@ -246,6 +250,12 @@ class CellResult:
         """Share of the views that end as the attacker wants, where the clean sign is classified correctly."""
         counted = (sign for sign in self.signs if sign.is_counted and self.is_done)
         return compute_attack_success(counted, "sticker", self.record.targets)
+
+    @property
+    def sticker_success_over_signs(self) -> Estimate:
+        """The same share, with an interval that covers further signs instead of further views."""
+        counted = (sign for sign in self.signs if sign.is_counted and self.is_done)
+        return estimate_success_over_signs(counted, "sticker", self.record.targets)
 
     def _estimate_share(self, k: int, n: int, *, attacked: bool | None = None) -> Estimate:
         """Estimate a share of a done cell; unknown if it applies to attacks or to certificates alone."""

@@ -192,9 +192,12 @@ def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[Cel
 
 
 def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
-    """Judge sticker success over held-out views; a gate passes only with its controls met."""
+    """Judge sticker success over signs; a gate passes only with its controls met.
+
+    Views of one sign are alike, so that the interval over views would decide about these signs alone.
+    """
     [cell] = cells
-    estimate, signs = cell.sticker_success, sum(sign.is_counted for sign in cell.signs)
+    estimate, signs = cell.sticker_success_over_signs, sum(sign.is_counted for sign in cell.signs)
     value_text = f"{format_estimate(estimate)}, views of {signs} of {format_count(len(cell.signs), 'sign')}"
     if cell.is_done and not estimate.is_known:
         value_text = "no view counts: every sign is excluded"

@@ -46,21 +46,17 @@ if TYPE_CHECKING:
 
 STICKERS_EXPLANATION = (
     "One sticker, or one patch beside the sign, for all views of a sign. It is optimized on training "
-    "views and "
-    "evaluated on held-out views. A view counts if the model classifies the clean sign correctly in that "
-    "same "
-    "view: same position, light and noise. The attack succeeds in a view if the sign is misclassified as a "
-    "target or, without targets, as any wrong class. Attack success is the share of such views; n counts "
-    "views, "
-    "and the interval covers further views of these signs. A sign that is misclassified in more than 5% "
-    "of its "
-    "clean views is excluded (void). A bin holds the views of one range of distances and one range of "
-    "angles. "
-    "The worst bin is the worst of those with at least 10 views; its interval is corrected for their number "
-    "(Bonferroni). A drive-by is one approach to the sign, with one light and one lens: its frames are not "
-    "independent, so their share has no interval. The number of drives with success in at least half of "
-    "their "
-    "frames has one, over signs."
+    "views and evaluated on held-out views. A view counts if the model classifies the clean sign "
+    "correctly in that same view: same position, light and noise. The attack succeeds in a view if the "
+    "sign is misclassified as a target or, without targets, as any wrong class. Attack success is the "
+    "share of such views; n counts views. It has two intervals: over views, for further views of these "
+    "signs, and over signs, for further signs, because views of one sign are alike. Gates use the "
+    "interval over signs. A sign that is misclassified in more than 5% of its clean views is excluded "
+    "(void). A bin holds the views of one range of distances and one range of angles. The worst bin is "
+    "the worst of those with at least 10 views; its interval is corrected for their number (Bonferroni). "
+    "A drive-by is one approach to the sign, with one light and one lens: its frames are not independent, "
+    "so their share has no interval. The number of drives with success in at least half of their frames "
+    "has one, over signs."
 )
 """How to read the numbers of this section."""
 SEVERITY_EXPLANATION = (
@@ -132,6 +128,8 @@ class StickerResult:
     """The attack on the model."""
     attack_success: Estimate
     """Share of the views in which the sticker succeeds."""
+    success_over_signs: Estimate
+    """The same share, with an interval that covers further signs."""
     misread_rate: Estimate
     """Share of the views in which the sign is misclassified."""
     void_success: Estimate
@@ -241,6 +239,7 @@ def _build_result(evidence: Evidence, cell: CellResult) -> StickerResult:
     return StickerResult(
         cell=cell,
         attack_success=cell.sticker_success,
+        success_over_signs=cell.sticker_success_over_signs,
         misread_rate=compute_misread_rate(counting, "sticker"),
         void_success=compute_attack_success(
             (sign for sign in cell.signs if sign.status == "void"), "sticker", targets

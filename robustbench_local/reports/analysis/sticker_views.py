@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from robustbench_local.cluster_statistics import estimate_clustered_share
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store import (
@@ -132,6 +133,18 @@ def compute_attack_success(signs: Iterable[SignResult], condition: str, targets:
     return estimate_share(
         sign_views.mark_successes(condition, targets) for sign_views in _iterate_views(signs, condition)
     )
+
+
+def estimate_success_over_signs(
+    signs: Iterable[SignResult], condition: str, targets: Collection[int]
+) -> Estimate:
+    """Compute the same share with an interval that covers further signs, of which these are a sample.
+
+    Views of one sign are alike; the interval of `compute_attack_success` covers further views of these signs
+    only.
+    """
+    marks = [sign_views.mark_successes(condition, targets) for sign_views in _iterate_views(signs, condition)]
+    return estimate_clustered_share([int(array.sum()) for array in marks], [len(array) for array in marks])
 
 
 def compute_misread_rate(signs: Iterable[SignResult], condition: str) -> Estimate:

@@ -25,6 +25,7 @@ def encode_sticker(result: StickerResult) -> dict[str, Any]:
         "attack": record.attack,
         "threat": record.threat,
         "sticker_success": result.attack_success.to_json("every sign is void"),
+        "sticker_success_over_signs": result.success_over_signs.to_json("every sign is void"),
         "misread_rate": result.misread_rate.to_json("every sign is void"),
         "void_success": result.void_success.to_json("no sign is void"),
         "overall_success": result.overall_success.to_json("no sign was looked at"),

@@ -148,7 +148,7 @@ def _format_summary_row(result: StickerResult) -> list[str]:
     severity = result.severity
     return [
         who,
-        format_estimate(result.attack_success),
+        f"{format_estimate(result.attack_success)}; over signs {format_interval(result.success_over_signs)}",
         format_estimate(result.misread_rate),
         f"{result.broken_signs} of {result.counted_signs}"
         + (f", {len(result.void_signs)} excluded" if result.void_signs else ""),
