@@ -45,12 +45,12 @@ def has_own_surrogates(classifier: Classifier, findings: ModelFindings, images: 
         return bool(faults)
     with preserve_randomness(), record_modules(find_innermost(classifier).model) as records, torch.no_grad():
         classifier(images[:PROBED_IMAGES])
-    around = [record for record in records if any(_holds(record.path, path) for path in waiting)]
+    around = [record for record in records if any(_contains_module(record.path, path) for path in waiting)]
     declared = {record.path for record in around if _declares_identity(record)}
-    return all(any(_holds(outer, path) for outer in declared) for path in waiting)
+    return all(any(_contains_module(outer, path) for outer in declared) for path in waiting)
 
 
-def _holds(outer: str, path: str) -> bool:
+def _contains_module(outer: str, path: str) -> bool:
     """Return whether a module, other than the model itself, holds another one."""
     return bool(outer) and path.startswith(f"{outer}.")
 
