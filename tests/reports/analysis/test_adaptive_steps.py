@@ -41,7 +41,9 @@ def test_an_image_counts_for_the_first_step_and_extra_steps_are_summed(evidence)
     counted = [(step.name, step.first_successes.value, step.is_extra) for step in entry.steps]
     assert counted == [("apgd-ce", 1 / n, False), (VIEW, 2 / n, True), ("square", 0.0, False)]
     assert (entry.extra_successes.value, entry.extra_successes.n) == (2 / n, n)
-    assert entry.reason.startswith("A look at the model (100 passes on 4 images) found gradients that mislead")
+    assert entry.reason.startswith(
+        "A look at the model (100 passes on 4 images) found gradients that mislead"
+    )
     text = "\n".join(ADAPTIVE_STEPS.to_markdown((entry,), adapted))
     assert f"{VIEW} +" in text
     assert "apgd-ce +" not in text
