@@ -13,8 +13,6 @@ from benchmarks.measure import BenchmarkResult
 from benchmarks.peers import PEERS
 from benchmarks.table import render_tables
 
-_BEGIN_MARK, _END_MARK = "<!-- measured -->", "<!-- end -->"
-
 _EXPLANATION = """\
 How to read it:
 
@@ -69,13 +67,23 @@ def render_page(
     return "\n".join(lines) + "\n"
 
 
-def write_page(text: str, file: Path) -> None:
-    """Put the measured part into a file, between the two marks if it has them; what is around them stays."""
-    before, after = "# Performance beside other libraries\n\n", ""
-    if file.exists() and _BEGIN_MARK in (old := file.read_text()):
-        before, _, rest = old.partition(_BEGIN_MARK)
-        after = rest.partition(_END_MARK)[2]
-    file.write_text(f"{before}{_BEGIN_MARK}\n\n{text}\n{_END_MARK}{after}")
+def write_page(
+    text: str, file: Path, *, part: str = "measured", title: str = "Performance beside other libraries"
+) -> None:
+    """Put the measured part into a file, between its two marks if it has them; what is around them stays.
+
+    Args:
+        text: The part.
+        file: The page.
+        part: The name in the first mark.
+        title: Of a page that is new.
+    """
+    begin_mark, end_mark = f"<!-- {part} -->", "<!-- end -->"
+    before, after = f"# {title}\n\n", ""
+    if file.exists() and begin_mark in (old := file.read_text()):
+        before, _, rest = old.partition(begin_mark)
+        after = rest.partition(end_mark)[2]
+    file.write_text(f"{before}{begin_mark}\n\n{text}\n{end_mark}{after}")
 
 
 def list_missing_libraries() -> list[str]:

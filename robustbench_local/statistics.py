@@ -80,14 +80,18 @@ class Comparison:
     """Images that only the second model classified correctly."""
     p_value: float
     """Two-sided probability of a split at least this uneven if neither model is better."""
+    adjusted_p_value: float | None = None
+    """The same, adjusted for the other comparisons of the family by Holm; None for a single comparison."""
+    family_size: int = 1
+    """Number of comparisons in the family."""
 
     def is_significant(self, alpha: float = 0.05) -> bool:
-        """Return True if the difference is significant at ``alpha``; otherwise it is reported as a tie."""
-        return self.p_value < alpha
+        """Return True if the difference is significant at ``alpha`` within its family; otherwise a tie."""
+        return (self.p_value if self.adjusted_p_value is None else self.adjusted_p_value) < alpha
 
     def has_enough_images(self, alpha: float = 0.05) -> bool:
         """Return True if some split of ``n`` images would be significant; if none, a tie says nothing."""
-        return 0.5 ** (self.n - 1) < alpha if self.n else False
+        return 0.5 ** (self.n - 1) < alpha / self.family_size if self.n else False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +331,31 @@ def compute_mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison
     tail = float(betainc(differing - fewer, fewer + 1, 0.5)) if differing else 1.0
     p_value = round_figure(min(1.0, 2 * tail))
     return Comparison(n=len(pairs), only_first=only_first, only_second=only_second, p_value=p_value)
+
+
+def adjust_by_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Adjust the p-values of a family of comparisons for their number.
+
+    Among the comparisons that are then significant at ``alpha``, the probability that any two models in truth
+    do not differ is at most ``alpha``, however the comparisons depend on each other.
+
+    Args:
+        comparisons: All comparisons of the family, also those that are not reported.
+
+    Returns:
+        The comparisons in the same order, with adjusted p-values of at most 1.
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
+    """
+    count = len(comparisons)
+    order = sorted(range(count), key=lambda index: comparisons[index].p_value)
+    adjusted, largest = list(comparisons), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (count - rank) * comparisons[index].p_value))
+        adjusted[index] = replace(
+            comparisons[index], adjusted_p_value=round_figure(largest), family_size=count
+        )
+    return adjusted
 
 
 def compute_worst_case(verdicts: Sequence[Sequence[bool]]) -> list[bool]:

@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from _pytest.assertion import rewrite
 from safetensors.torch import save_file
 
 # one process a core does more than threads that wait for each other
 THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", THREADS)))
+
+if hasattr(os, "register_at_fork"):  # the coverage of a fork is lost with it, and so need not be measured
+    os.register_at_fork(after_in_child=lambda: sys.settrace(None))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Collect faster: without a search for garbage, and without coverage of pytest's own work."""
+    rewrite_asserts = rewrite.rewrite_asserts
+
+    def rewrite_untraced(*arguments: Any) -> None:
+        trace = sys.gettrace()
+        sys.settrace(None)
+        try:
+            rewrite_asserts(*arguments)
+        finally:
+            sys.settrace(trace)
+
+    rewrite.rewrite_asserts = rewrite_untraced
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()  # the modules stay as long as the process does
+        gc.enable()
+        rewrite.rewrite_asserts = rewrite_asserts
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +56,17 @@ def _tracer() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def full_batch_size() -> Iterator[int]:
+    """The largest batch size that a run tries. Tests of runs try fewer: up to 1024 takes a second a model."""
+    from robustbench_local.evaluation.execution import batch_size
+
+    full = batch_size.MAX_BATCH_SIZE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_size, "MAX_BATCH_SIZE", 64)
+        yield full
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real photographs and published checkpoints beside the checkout, where there is one."""
     folder = Path(os.environ.get("RBL_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -35,6 +75,26 @@ def shared_data() -> Path:
             "needs the photographs and checkpoints of shared/data, which are not beside this checkout"
         )
     return folder
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Reports whose figures are blank files: drawing them takes most of a report's time."""
+    from robustbench_local.reports.figures import (
+        curves_figure,
+        examples_figure,
+        heatmap_figure,
+        share_tables,
+        target_matrix,
+    )
+    from robustbench_local.reports.writers import figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (curves_figure, examples_figure, heatmap_figure, share_tables, target_matrix):
+            for name in [name for name in vars(module) if name.startswith("draw_")]:
+                patch.setattr(module, name, lambda *_: None)
+        patch.setattr(figures, "_encode_png", lambda _: b"blank")
+        yield
 
 
 GRID = """\
@@ -55,7 +115,7 @@ gates:
 
 @pytest.fixture(scope="session")
 def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty noisy images and two random networks; the labels are the first one's answers, mostly."""
+    """A grid, forty noisy images and two random networks; the labels are mostly the first one's answers."""
     from robustbench_local.models.networks.network_registry import find_architecture
 
     folder = tmp_path_factory.mktemp("made")
@@ -75,6 +135,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, network in networks.items():
         save_file(network.state_dict(), folder / f"{name}.safetensors")
     np.savez(folder / "digits.npz", x=images.numpy(), y=labels.numpy())
+    (folder / "grid.yaml").write_text(GRID, encoding="utf-8")
     return folder
 
 
@@ -82,6 +143,5 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a small grid, its two networks and its images."""
     shutil.copytree(_made, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "grid.yaml").write_text(GRID, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,27 @@ class Counts(ProgressListener):
         self.batches += 1
 
 
-def test_a_run_holds_every_cell_and_every_image(workplace):
-    run = run_grid("grid.yaml", out="out", options=Options(device="cpu"))
+@pytest.fixture(scope="module")
+def _ran(_made, tmp_path_factory):
+    """A folder in which the grid was run as a whole, without interruption."""
+    folder = tmp_path_factory.mktemp("ran") / "place"
+    shutil.copytree(_made, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_grid("grid.yaml", out="whole", options=Options(device="cpu", batch_size=16))
+    return folder
+
+
+@pytest.fixture
+def ran(_ran, tmp_path, monkeypatch):
+    """A copy of that folder as the working directory; the run is in ``whole``."""
+    shutil.copytree(_ran, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+def test_a_run_holds_every_cell_and_every_image(ran):
+    run = Run("whole")
     cells = run.results["cells"]
     assert [(cell["model"], cell["attack"]) for cell in cells] == [
         (model, attack)
@@ -64,8 +84,8 @@ def test_a_run_holds_every_cell_and_every_image(workplace):
 
 
 @pytest.mark.parametrize("after", [1, 4, 9])
-def test_an_interrupted_run_goes_on_to_the_same_outcomes(workplace, after):
-    whole = run_grid("grid.yaml", out="whole", options=Options(device="cpu", batch_size=16))
+def test_an_interrupted_run_goes_on_to_the_same_outcomes(ran, after):
+    whole = Run("whole")
     with pytest.raises(KeyboardInterrupt):
         run_grid("grid.yaml", out="cut", options=Options(device="cpu", batch_size=16), listener=Stops(after))
     assert not Run("cut").is_complete
@@ -73,8 +93,8 @@ def test_an_interrupted_run_goes_on_to_the_same_outcomes(workplace, after):
     assert verdicts(resumed).equals(verdicts(whole))
 
 
-def test_a_run_may_go_on_with_another_batch_size(workplace):
-    whole = run_grid("grid.yaml", out="whole", options=Options(device="cpu", batch_size=16))
+def test_a_run_may_go_on_with_another_batch_size(ran):
+    whole = Run("whole")
     with pytest.raises(KeyboardInterrupt):
         run_grid("grid.yaml", out="cut", options=Options(device="cpu", batch_size=16), listener=Stops(4))
     resumed = run_grid("grid.yaml", out="cut", options=Options(device="cpu", batch_size=7))
@@ -82,10 +102,9 @@ def test_a_run_may_go_on_with_another_batch_size(workplace):
     assert resumed.outcomes[columns].equals(whole.outcomes[columns])
 
 
-def test_a_finished_run_does_nothing(workplace):
-    run_grid("grid.yaml", out="out", options=Options(device="cpu"))
+def test_a_finished_run_does_nothing(ran):
     counts = Counts()
-    run_grid("grid.yaml", out="out", options=Options(device="cpu"), listener=counts)
+    run_grid("grid.yaml", out="whole", options=Options(device="cpu", batch_size=16), listener=counts)
     assert (counts.started_cells, counts.batches) == (0, 0)
 
 
@@ -93,17 +112,15 @@ def test_a_finished_run_does_nothing(workplace):
     ("change", "named"),
     [({"seed": 4}, "seed"), ({"limit": 20}, "data.limit")],
 )
-def test_another_grid_in_the_same_directory_is_refused_by_name(workplace, change, named):
-    run_grid("grid.yaml", out="out", options=Options(device="cpu"))
+def test_another_grid_in_the_same_directory_is_refused_by_name(ran, change, named):
     with pytest.raises(ConfigError, match=named):
-        run_grid("grid.yaml", out="out", options=Options(device="cpu", **change))
+        run_grid("grid.yaml", out="whole", options=Options(device="cpu", **change))
 
 
-def test_other_weights_under_the_same_name_are_refused(workplace):
-    run_grid("grid.yaml", out="out", options=Options(device="cpu"))
-    (workplace / "first.safetensors").write_bytes((workplace / "second.safetensors").read_bytes())
+def test_other_weights_under_the_same_name_are_refused(ran):
+    (ran / "first.safetensors").write_bytes((ran / "second.safetensors").read_bytes())
     with pytest.raises(ConfigError, match="digest of model first"):
-        run_grid("grid.yaml", out="out", options=Options(device="cpu"))
+        run_grid("grid.yaml", out="whole", options=Options(device="cpu"))
 
 
 def test_two_runs_on_one_directory_are_kept_apart(workplace):
@@ -122,14 +139,15 @@ def test_one_failing_cell_does_not_stop_the_others(workplace, monkeypatch):
         raise ValueError("no such thing")
 
     monkeypatch.setattr(FGSM, "perturb", fail)
-    run = run_grid("grid.yaml", out="out", options=Options(device="cpu"))
+    options = Options(device="cpu", batch_size=16)
+    run = run_grid("grid.yaml", out="out", options=options)
     standing = {(cell["model"], cell["attack"]): cell["reported_status"] for cell in run.results["cells"]}
     assert standing["first", "fgsm-linf-8"] == standing["second", "fgsm-linf-8"] == "error"
     assert sorted(standing.values()).count("done") == 4
     assert not run.is_complete
     assert "no such thing" in run.results["cells"][0]["error"]
     monkeypatch.undo()
-    assert run_grid(workplace / "grid.yaml", out=workplace / "out", options=Options(device="cpu")).is_complete
+    assert run_grid(workplace / "grid.yaml", out=workplace / "out", options=options).is_complete
 
 
 @pytest.mark.slow
@@ -154,8 +172,8 @@ def test_a_name_that_leaves_the_folder_is_refused(workplace, name):
         run_grid("bad.yaml", options=Options(device="cpu"))
 
 
-def test_the_gallery_keeps_the_first_broken_images_of_each_cell(workplace):
-    run = run_grid("grid.yaml", out="out", options=Options(device="cpu", batch_size=16))
+def test_the_gallery_keeps_the_first_broken_images_of_each_cell(ran):
+    run = Run("whole")
     with RunStore.open_readonly(run.directory) as store:
         cell = store.read_cells()[2]
         broken = [row.position for row in store.read_outcomes(cell.key) if row.broken][:8]
@@ -165,9 +183,9 @@ def test_the_gallery_keeps_the_first_broken_images_of_each_cell(workplace):
     assert 0 < change <= 16 / 255 + 1e-6
 
 
-def test_the_plan_counts_at_least_the_passes_that_are_spent(workplace):
-    plan, _ = prepare_run("grid.yaml", out="out", options=Options(device="cpu"))
-    run = run_grid("grid.yaml", out="out", options=Options(device="cpu"))
+def test_the_plan_counts_at_least_the_passes_that_are_spent(ran):
+    plan, _ = prepare_run("grid.yaml", out="out", options=Options(device="cpu", batch_size=16))
+    run = Run("whole")
     for planned, cell in zip(plan.cells, run.results["cells"], strict=True):
         assert cell["forward_passes"] <= planned.max_passes[0]
         assert cell["backward_passes"] <= planned.max_passes[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from math import comb
 
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustbench_local.statistics import (
+    Comparison,
     Estimate,
+    adjust_by_holm,
     compute_clopper_pearson,
     compute_lower_bounds,
     compute_mcnemar,
@@ -249,3 +252,29 @@ def test_a_mean_of_nothing_is_unknown_and_of_values_out_of_range_refused():
     for wrong in ([1.5], [-0.1], [math.nan]):
         with pytest.raises(ValueError, match="between"):
             estimate_bounded_mean(wrong)
+
+
+def _compare(p_value):
+    return Comparison(n=20, only_first=1, only_second=9, p_value=p_value)
+
+
+def test_holm_multiplies_the_smallest_p_value_by_the_number_of_comparisons():
+    # worked by hand: 4 x .01, 3 x .013, 2 x .03 is less than the one before and takes its value up, 1 x .04
+    adjusted = adjust_by_holm([_compare(0.04), _compare(0.01), _compare(0.03), _compare(0.013)])
+    assert [one.adjusted_p_value for one in adjusted] == [0.06, 0.04, 0.06, 0.04]
+    assert [one.p_value for one in adjusted] == [0.04, 0.01, 0.03, 0.013]
+    assert [one.is_significant() for one in adjusted] == [False, True, False, True]
+
+
+def test_holm_leaves_a_single_comparison_and_never_exceeds_one():
+    assert adjust_by_holm([_compare(0.04)])[0].adjusted_p_value == 0.04
+    assert [one.adjusted_p_value for one in adjust_by_holm([_compare(0.6), _compare(0.9)])] == [1.0, 1.0]
+    assert adjust_by_holm([]) == []
+
+
+def test_more_pairs_need_more_images():
+    # 0.5**5 = 0.031 is below 0.05; among three pairs the limit is 0.0167, which 0.5**6 = 0.0156 keeps
+    six, seven = (replace(_compare(1.0), n=n) for n in (6, 7))
+    assert six.has_enough_images()
+    assert [one.has_enough_images() for one in adjust_by_holm([six] * 3)] == [False] * 3
+    assert [one.has_enough_images() for one in adjust_by_holm([seven] * 3)] == [True] * 3

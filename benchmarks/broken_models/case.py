@@ -45,9 +45,8 @@ class ModelCase:
         data: The first n images, (N, C, H, W) in [0, 1] on the 8-bit grid, with labels, (N,).
         threat: Norm and radius times 255, such as ``linf-8``.
         expected: What should catch it.
-        honest_robust: Robust accuracy on the first ``honest_images`` images under the strongest attack made
-            by hand; None: not measured.
-        honest_images: On how many images that was measured.
+        honest_verdicts: For each of the first images, whether it is robust under the strongest attack made by
+            hand; empty: not measured.
         images: How many images the study takes.
         clean_floor: See `ModelKind`.
     """
@@ -59,10 +58,20 @@ class ModelCase:
     data: Callable[[int], tuple[Tensor, Tensor]]
     threat: str
     expected: str
-    honest_robust: float | None
-    honest_images: int
+    honest_verdicts: tuple[bool, ...]
     images: int
     clean_floor: float
+
+    @property
+    def honest_robust(self) -> float | None:
+        """Robust accuracy under the strongest attack made by hand; None: not measured."""
+        return self.compute_honest_share(len(self.honest_verdicts))
+
+    def compute_honest_share(self, n: int) -> float | None:
+        """The same on the first n images; None if it was not measured on as many."""
+        if not 0 < n <= len(self.honest_verdicts):
+            return None
+        return sum(self.honest_verdicts[:n]) / n
 
     @property
     def norm(self) -> str:

@@ -152,7 +152,7 @@ INPUT_KINDS = (
         "rounded input", round_to_levels, ("cifar10", "signs", "gtsrb"), "D6b zero gradients; BPDA identity"
     ),
     _make_function_kind(
-        "thresholded input", compare_with_thresholds, ("gtsrb", "signs-at"), "D6a no graph; BPDA"
+        "thresholded input", compare_with_thresholds, ("cifar10", "gtsrb", "signs-at"), "D6a no graph; BPDA"
     ),
     _make_function_kind("binarized input", snap_to_two_levels, ("mnist",), "D6a no graph; BPDA"),
     _make_input_kind("thermometer code", ThermometerCode, ("mnist", "signs"), "D6a no graph; BPDA"),

@@ -185,7 +185,9 @@ LAYER_KINDS = (
     _backward_kind("flipped backward", flip_slopes, ("cifar10", "signs"), "D7, D15; BPDA"),
     _backward_kind("tiny backward", shrink_slopes, ("cifar10", "signs"), "D6c; rescaled"),
     _backward_kind("shuffled backward", shuffle_slopes, ("mnist", "signs"), "D7; BPDA"),
-    _activation_kind("steep sigmoid", take_steep_sigmoid, ("gtsrb", "signs"), "D6b, D7; smoothed backward"),
+    _activation_kind(
+        "steep sigmoid", take_steep_sigmoid, ("cifar10", "gtsrb", "signs"), "D6b, D7; smoothed backward"
+    ),
     _activation_kind("steep tanh", take_steep_tanh, ("mnist", "signs-at"), "D6b, D7; smoothed backward"),
     _activation_kind("sign activations", take_hard_sign, ("cifar10", "signs"), "D6b; smoothed backward"),
     _activation_kind("dead units", take_clamped, ("mnist", "signs-at"), "D6b; smoothed backward"),

@@ -29,6 +29,27 @@ BROKEN_KINDS = (
 """Kinds whose robustness number cannot be believed without more work."""
 HONEST_FILE = Path(__file__).with_name("honest.csv")
 """Robust accuracy under the strongest attack made by hand, see ``honest.py``."""
+QUICK_KINDS = (
+    "float64",
+    "logits x10",
+    "log-softmax output",
+    "blur",
+    "black border",
+    "left in training mode",
+    "rounded input",
+    "JPEG without BPDA",
+    "logits x1000",
+    "saturated softmax output",
+    "label only",
+    "detached features",
+    "flipped backward",
+    "zero backward",
+    "dropout always on",
+    "majority of labels",
+    "cache of near images",
+    "switch by gradient mode",
+)
+"""Six sound and twelve broken kinds that stand for the others."""
 _FALLBACK = {
     "cifar10": "signs",
     "mnist": "signs-at",
@@ -52,6 +73,22 @@ def list_models() -> tuple[ModelCase, ...]:
     return tuple(cases)
 
 
+def list_study_models() -> tuple[ModelCase, ...]:
+    """Each broken kind on the first of its networks, and all sound cases."""
+    first = _list_first_cases()
+    return tuple(case for case in list_models() if case.is_sound or case.name == first[case.kind].name)
+
+
+def list_quick_models() -> tuple[ModelCase, ...]:
+    """A few kinds, each on the first of its networks."""
+    first = _list_first_cases()
+    return tuple(first[kind] for kind in QUICK_KINDS)
+
+
+def _list_first_cases() -> dict[str, ModelCase]:
+    return {case.kind: case for case in reversed(list_models())}
+
+
 def find_model(name: str) -> ModelCase:
     """The case of that name.
 
@@ -64,7 +101,6 @@ def find_model(name: str) -> ModelCase:
 def _make_case(kind: ModelKind, network_name: str) -> ModelCase:
     base = NETWORKS[network_name]
     name = f"{kind.name} on {network_name}"
-    robust, count = read_honest_counts().get(name, (0, 0))
     return ModelCase(
         name=name,
         is_sound=kind.is_sound,
@@ -73,17 +109,16 @@ def _make_case(kind: ModelKind, network_name: str) -> ModelCase:
         data=base.data,
         threat=base.threat,
         expected=kind.expected,
-        honest_robust=robust / count if count else None,
-        honest_images=count,
+        honest_verdicts=read_honest_verdicts().get(name, ()),
         images=min(kind.images or base.images, base.images),
         clean_floor=kind.clean_floor,
     )
 
 
 @cache
-def read_honest_counts() -> dict[str, tuple[int, int]]:
-    """Robust images and images, by case."""
+def read_honest_verdicts() -> dict[str, tuple[bool, ...]]:
+    """For each case whether its first images are robust."""
     if not HONEST_FILE.exists():
         return {}
     with HONEST_FILE.open(encoding="utf-8", newline="") as lines:
-        return {row["case"]: (int(row["robust"]), int(row["images"])) for row in csv.DictReader(lines)}
+        return {row["case"]: tuple(mark == "1" for mark in row["robust"]) for row in csv.DictReader(lines)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from robustbench_local.evaluation.execution.model_speed import try_measure_speed
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
+from robustbench_local.reports.analysis.resolution import Resolution, list_resolutions
 from robustbench_local.reports.formatting.text import format_duration
 from robustbench_local.run import execute_run, prepare_run
 from robustbench_local.store.run_store import RunStore
@@ -107,6 +109,12 @@ def _estimate_max_seconds(plan: Plan) -> dict[str, float]:
     }
 
 
+def _list_resolutions(plan: Plan) -> list[Resolution]:
+    """Return what the smallest and the largest number of images under an attack can resolve."""
+    counts = [len(cell.positions) for cell in plan.cells if not cell.skip_reason and not cell.problem]
+    return list_resolutions(counts, len(plan.subjects))
+
+
 def _name_network(cell: CellSpec) -> str:
     """Return a name that models of the same network share, because their passes take the same time."""
     return cell.queried_subject.network or str(cell.queried_subject)
@@ -136,7 +144,10 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
             }
             for cell in plan.cells
         ]
-        print_json(console, {"event": "plan", "cells": cells, "warnings": plan.warnings})
+        resolution = [asdict(row) for row in _list_resolutions(plan)]
+        print_json(
+            console, {"event": "plan", "cells": cells, "resolution": resolution, "warnings": plan.warnings}
+        )
         return
     console.print(build_plan_table(plan, seconds))
     ending = "; nothing was run" if dry_run else ""
@@ -148,6 +159,8 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
         f"{whole}, {most} at most; usually far less, since images stop at the first success{ending}",
         wrap=True,
     )
+    for row in _list_resolutions(plan):
+        print_line(console, str(row), wrap=True)
     for goal in describe_goals(plan.cells):
         print_line(console, f"goal: {goal}", wrap=True)
     for line in plan.warnings:

@@ -6,13 +6,14 @@ cards lie in the package (or in the checkout); users add folders of their own.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,8 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from robustbench_local.config.display_names import check_display_name
 from robustbench_local.config.hyperparameters import suggest_parameter
-from robustbench_local.config.strict_yaml import StrictModel, read_yaml, validate
+from robustbench_local.config.strict_yaml import MAX_YAML_BYTES, StrictModel, decode_yaml, validate
+from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import CardError, ConfigError, did_you_mean
 from robustbench_local.threats.threat_model import Norm, Region, ThreatModel, parse_eps, parse_norm
 
@@ -138,8 +140,17 @@ def load_card(path: Path) -> Card:
     Raises:
         CardError: If it cannot be read, is not a card, or its name differs from the file's.
     """
+    card = _parse_card(path, read_user_file(path, error=CardError, limit=MAX_YAML_BYTES))
+    return replace(card, parameters=copy.deepcopy(card.parameters))
+
+
+@lru_cache(maxsize=1024)
+def _parse_card(path: Path, content: bytes) -> Card:
+    """Parse a card once per process as long as its content stays: a list of all cards reads a hundred."""
     where = str(path)
-    card = validate(_CardFile, read_yaml(path, CardError), where=where, error=CardError)
+    card = validate(
+        _CardFile, decode_yaml(content, where=where, error=CardError), where=where, error=CardError
+    )
     if card.name != path.stem or not _NAME_PATTERN.fullmatch(card.name):
         raise CardError(
             f"the card is called {card.name!r}",
@@ -315,11 +326,13 @@ def list_card_files(kind: CardKind | None, extra: Sequence[Path]) -> list[Path]:
     Raises:
         CardError: If there is no such folder.
     """
-    shipped = [_find_shipped_folder(name) for name in ((kind,) if kind else _FOLDER_BY_KIND)]
+    shipped = {_find_shipped_folder(name): None for name in ((kind,) if kind else _FOLDER_BY_KIND)}
     for folder in extra:
         if not Path(folder).is_dir():
             raise CardError("there is no such folder of cards", where=str(folder))
     files = [path for folder in (*shipped, *map(Path, extra)) for path in sorted(folder.glob("*.yaml"))]
+    if not extra:
+        return files  # the shipped folders differ
     by_resolved_path: dict[Path, Path] = {}
     for path in files:
         by_resolved_path.setdefault(path.resolve(), path)

@@ -140,11 +140,20 @@ def read_yaml(path: Path, error: type[UsageError]) -> dict[str, Any]:
         UsageError: As ``error``, if the file is missing, too large, not UTF-8, not YAML, or not a mapping.
     """
     content = read_user_file(path, error=error, limit=MAX_YAML_BYTES)
+    return decode_yaml(content, where=str(path), error=error)
+
+
+def decode_yaml(content: bytes, *, where: str, error: type[UsageError]) -> dict[str, Any]:
+    """Parse the bytes of a YAML file that must hold a mapping.
+
+    Raises:
+        UsageError: As ``error``, if they are not UTF-8, not YAML, or not a mapping.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise error("the file is not UTF-8 text", where=str(path)) from None
-    return parse_yaml(text, where=str(path), error=error)
+        raise error("the file is not UTF-8 text", where=where) from None
+    return parse_yaml(text, where=where, error=error)
 
 
 def parse_yaml(text: str, *, where: str, error: type[UsageError]) -> dict[str, Any]:

@@ -120,7 +120,13 @@ def expected(small: Sample) -> Callable[[int], Tensor]:
     return find
 
 
-@pytest.mark.parametrize("fault", ["sqrt", "where", "inf", "rows", "later"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["sqrt", pytest.param("where", marks=SLOW), pytest.param("inf", marks=SLOW), "rows", "later"],
+)
 @pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
 def test_a_branch_that_adds_nothing_changes_nothing(
     small: Sample, expected: Callable[[int], Tensor], number: int, fault: str

@@ -142,16 +142,15 @@ def untrained(shift: float) -> Sample:
     return Sample(build_classifier(lambda pictures: layers(pictures) + shift, 10), images, labels)
 
 
-@pytest.mark.parametrize("shift", [-10.0, -30.0, -100.0, -300.0, 300.0])
 @pytest.mark.parametrize(("attack", "norm"), [(DeepFool(), "L2"), (DeepFool(), "Linf"), (DDN(), "L2")])
-def test_no_success_is_lost_where_two_logits_are_the_same_float(
-    attack: MinimumNormAttack, norm: str, shift: float
-):
+def test_no_success_is_lost_where_two_logits_are_the_same_float(attack: MinimumNormAttack, norm: str):
     threat = ThreatModel(norm=norm, eps=FAR[norm])
-    plain, shifted = (distances(untrained(each), attack, threat) for each in (0.0, shift))
+    plain = distances(untrained(0.0), attack, threat)
     assert plain.isfinite().all()
-    # a float32 near 300 has steps of 3e-5: a hundredth of the smallest margin
-    assert (shifted / plain < 1.01 + 3e-4 * abs(shift)).all()
+    for shift in (-10.0, -30.0, -100.0, -300.0, 300.0):
+        # a float32 near 300 has steps of 3e-5: a hundredth of the smallest margin
+        shifted = distances(untrained(shift), attack, threat)
+        assert (shifted / plain < 1.01 + 3e-4 * abs(shift)).all(), shift
 
 
 @pytest.mark.parametrize("case", [1, 3, 7])

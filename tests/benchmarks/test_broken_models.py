@@ -12,7 +12,16 @@ import torch
 import robustbench_local as rbl
 from benchmarks.broken_models import networks
 from benchmarks.broken_models.case import ModelCase
-from benchmarks.broken_models.registry import BROKEN_KINDS, SOUND_KINDS, find_model, list_models
+from benchmarks.broken_models.case_result import read_result
+from benchmarks.broken_models.case_run import run_case
+from benchmarks.broken_models.registry import (
+    BROKEN_KINDS,
+    SOUND_KINDS,
+    find_model,
+    list_models,
+    list_quick_models,
+)
+from benchmarks.broken_models.study_table import is_blind_spot
 from robustbench_local.errors import ModelError
 
 
@@ -183,3 +192,21 @@ def test_the_folder_beside_the_checkout_is_found(monkeypatch):
     folder = networks.find_shared_folder()
     assert folder is None or (folder / "checkpoints").is_dir()
     assert "RBL_SHARED_DATA" not in os.environ
+
+
+@pytest.mark.slow
+def test_a_small_study_catches_the_broken_and_spares_the_sound(shared_data, monkeypatch, tmp_path):
+    """The quick form of ``python -m benchmarks.broken_models``, with AutoAttack alone."""
+    monkeypatch.setenv("RBL_SHARED_DATA", str(shared_data))
+    cases = list_quick_models()
+    assert sum(case.is_sound for case in cases) == 6
+    assert sum(not case.is_sound for case in cases) == 12
+    results = []
+    for case in cases:
+        run_case(case.name, tmp_path, ["autoattack-linf-8"], 8)
+        results.append(read_result(case, tmp_path))
+    alarms = {result.case.name: result.failed_diagnostics for result in results if result.case.is_sound}
+    assert set(alarms.values()) == {()}, alarms
+    broken = [result for result in results if not result.case.is_sound]
+    assert [result.case.name for result in broken if is_blind_spot(result)] == []
+    assert [result.case.name for result in broken if result.is_silent or result.gate == "pass"] == []

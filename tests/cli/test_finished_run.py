@@ -21,19 +21,6 @@ from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.options import Options
 
 PLANNED = "the run was planned"
-GRID = """\
-name: small
-seed: 3
-data: {source: "npz:digits.npz"}
-models:
-  - {id: first, source: "checkpoint:first.safetensors", architecture: mnist_fast}
-  - {id: second, source: "checkpoint:second.safetensors", architecture: mnist_fast}
-attacks:
-  - fgsm-linf-8
-  - {card: pgd50-linf-8, eps: ["8/255", "16/255"], steps: 4, restarts: 2}
-gates:
-  - {metric: robust_accuracy, threat: linf-8, min: 0.01, on: estimate}
-"""
 
 
 @pytest.fixture
@@ -54,7 +41,6 @@ def _kept(_made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     work, copy = folder / "work", folder / "copy"
     shutil.copytree(_made, work)
-    (work / "grid.yaml").write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
         patch.setenv("RBL_BATCH_SIZE", "32")

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 
 import pytest
 
 from robustbench_local.cli.main import run_command
+
+SHORT_GRID = """\
+name: short
+data: {source: "npz:digits.npz"}
+models: [{id: first, source: "checkpoint:first.safetensors", architecture: mnist_fast}]
+attacks: [fgsm-linf-8]
+"""
 
 
 @pytest.fixture
@@ -22,16 +32,53 @@ def rbl(capsys, monkeypatch):
     return run
 
 
-def test_run_shows_plan_progress_table_gates_and_report(workplace, rbl):
-    code, out, err = rbl("run", "grid.yaml", "--out", "out", "--device", "cpu")
-    assert (code, err) == (0, "")
+@pytest.fixture(scope="module")
+def _finished(_made, tmp_path_factory):
+    """A folder in which the whole grid was run, and what that printed."""
+    folder = tmp_path_factory.mktemp("finished") / "place"
+    shutil.copytree(_made, folder)
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        patch.setenv("RBL_BATCH_SIZE", "32")
+        assert run_command(["run", "grid.yaml", "--out", "out", "--device", "cpu"]) == 0
+    assert err.getvalue() == ""
+    return folder, out.getvalue()
+
+
+@pytest.fixture
+def finished(_finished, tmp_path, monkeypatch):
+    """A copy of that folder to work in, and what was printed."""
+    folder, printed = _finished
+    shutil.copytree(folder, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place", printed
+
+
+@pytest.fixture
+def short(workplace):
+    """A function that writes a grid of one cell with this gate."""
+
+    def write(gate):
+        (workplace / "grid.yaml").write_text(SHORT_GRID + gate, encoding="utf-8")
+        return workplace
+
+    return write
+
+
+def test_run_shows_plan_progress_table_gates_and_report(finished):
+    folder, out = finished
     assert "6 cells" in out
     assert "done PGD-50, 4 steps, 2 restarts, eps 16/255 on second" in out
     assert "worst case, linf-8" in out
     assert "pass: first" in out
-    assert (workplace / "out" / "report.html").stat().st_size > 10_000
+    assert (folder / "out" / "report.html").stat().st_size > 10_000
     for name in ("results.json", "results.csv", "outcomes.csv", "report.md"):
-        assert (workplace / "out" / name).exists()
+        assert (folder / "out" / name).exists()
 
 
 def test_dry_run_writes_nothing(workplace, rbl):
@@ -42,7 +89,8 @@ def test_dry_run_writes_nothing(workplace, rbl):
     assert sorted(path.name for path in workplace.iterdir()) == before
 
 
-def test_json_is_one_object_a_line_and_ends_with_the_results(workplace, rbl):
+def test_json_is_one_object_a_line_and_ends_with_the_results(short, rbl):
+    workplace = short("gates: [{metric: clean_accuracy, min: 0, on: estimate}]\n")
     code, out, _ = rbl("run", "grid.yaml", "--out", "out", "--json")
     events = [json.loads(line) for line in out.splitlines()]
     assert code == 0
@@ -52,28 +100,23 @@ def test_json_is_one_object_a_line_and_ends_with_the_results(workplace, rbl):
 
 
 @pytest.mark.parametrize(("limit", "code"), [(0.99, 1), (0.01, 0)])
-def test_a_failed_gate_is_exit_code_1_in_run_and_gate(workplace, rbl, limit, code):
-    text = (workplace / "grid.yaml").read_text().replace("min: 0.01", f"min: {limit}")
-    (workplace / "grid.yaml").write_text(text)
+def test_a_failed_gate_is_exit_code_1_in_run_and_gate(short, rbl, limit, code):
+    short(f"gates: [{{metric: robust_accuracy, threat: linf-8, min: {limit}, on: estimate}}]\n")
     assert rbl("run", "grid.yaml", "--out", "out")[0] == code
     again, out, _ = rbl("gate", "out")
     assert again == code
     assert out.splitlines()[0].split(":")[0] == ("fail" if code else "pass")
 
 
-def test_a_straddled_gate_is_exit_code_4(workplace, rbl):
-    text = (workplace / "grid.yaml").read_text()
-    text = text.replace(
-        "threat: linf-8, min: 0.01, on: estimate", "threat: linf-8, model: first, min: 0.6, on: lower"
-    )
-    (workplace / "grid.yaml").write_text(text)
+def test_a_straddled_gate_is_exit_code_4(short, rbl):
+    short("gates: [{metric: robust_accuracy, threat: linf-8, model: first, min: 0.6, on: lower}]\n")
     code, out, _ = rbl("run", "grid.yaml", "--out", "out")
     assert code == 4
     assert "straddles" in out
 
 
-def test_report_renders_again_to_the_same_bytes(workplace, rbl):
-    rbl("run", "grid.yaml", "--out", "out")
+def test_report_renders_again_to_the_same_bytes(finished, rbl):
+    workplace, _ = finished
     first = (workplace / "out" / "report.html").read_bytes()
     code, out, _ = rbl("report", "out", "-o", "elsewhere/page.html")
     assert code == 0

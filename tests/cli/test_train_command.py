@@ -69,6 +69,7 @@ def test_weights_come_with_all_that_a_grid_needs(place):
     assert (place / "net.curves.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_the_command_in_the_card_makes_the_same_weights(place):
     _train(
         "pgd-at-linf-8",
@@ -98,6 +99,7 @@ def test_named_test_images_that_are_trained_on_are_refused(place, capsys):
     assert not (place / "net.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_figures_on_some_images_are_on_all_classes_and_on_the_same_for_every_model(place, monkeypatch):
     """The images of the archive are sorted by class; AutoAttack and certificates get a part of them."""
     with np.load(place / "signs.npz") as signs:

@@ -45,3 +45,8 @@ def data() -> Dataset:
         class_names=names,
         name="made",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_runs(full_batch_size: int) -> None:
+    """Runs here try few batch sizes."""

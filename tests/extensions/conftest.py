@@ -52,3 +52,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         return content | changes
 
     return build
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_runs(full_batch_size: int) -> None:
+    """Runs here try few batch sizes."""

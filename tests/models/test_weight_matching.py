@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.models import stored_tensors
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.weight_files import read_weights
@@ -148,10 +149,12 @@ def test_a_network_that_wraps_what_the_file_holds_gets_it_too(tmp_path: Path) ->
     assert torch.equal(wrapped["net"].conv.weight, RAW["conv.weight"])  # type: ignore[arg-type,union-attr]
 
 
-def test_a_file_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_unfolds_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stored_tensors._MAX_VALUES == 1_000_000
+    monkeypatch.setattr(stored_tensors, "_MAX_VALUES", 10_000)
     knot: dict[str, Any] = {"a": torch.rand(2)}
     knot |= {str(number): knot for number in range(9)}
-    with pytest.raises(ModelError, match=r"more than 1,000,000 nested values"):
+    with pytest.raises(ModelError, match=r"more than 10,000 nested values"):
         load(tmp_path, knot)
 
 

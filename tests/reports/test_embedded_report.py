@@ -10,6 +10,8 @@ import pytest
 
 from robustbench_local.reports import write_report
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FOLDER = Path(__file__).parents[2] / "reports" / "signs"
 WRITTEN = ("results.json", "results.csv", "outcomes.csv", "report.md", "report.html")
 

@@ -11,6 +11,8 @@ import torch
 from robustbench_local.evaluation.options import Options
 from robustbench_local.run import run_grid
 
+pytestmark = pytest.mark.usefixtures("blank_figures", "full_batch_size")
+
 MODEL = """\
 import torch
 from torch import nn

@@ -17,6 +17,8 @@ from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.store import RunStore
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 ATTACK_LABELS = {
     "fgsm-linf-8": "FGSM",
     "pgd50-linf-2": "PGD-50, eps 2/255",

@@ -14,12 +14,11 @@ from robustbench_local.attacks.adaptive.composition import (
     compose_steps,
     list_candidate_steps,
     list_standard_steps,
+    list_useful_views,
 )
-from robustbench_local.attacks.adaptive.findings import ModelFindings
 from robustbench_local.attacks.adaptive.inspection import inspect_model
 from robustbench_local.attacks.adaptive.pilot import run_pilot
 from robustbench_local.attacks.adaptive.quick_check import check_quickly
-from robustbench_local.attacks.adaptive.view_spec import list_views
 from robustbench_local.attacks.base import Attack, AttackInputs
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.ensembles.autoattack import AutoAttack
@@ -109,21 +108,12 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
     # a few unbroken images show what misleads the attack; an inspection costs hundreds of passes for each
     rows = (~check.broken).nonzero().flatten()
     rows = rows if len(rows) else torch.arange(len(check.broken), device=rows.device)
-    findings = _inspect_rows(inputs, rows)
-    candidates = list_candidate_steps(list_views(findings))
+    findings = inspect_model(
+        inputs.classifier, inputs.images[rows], inputs.labels[rows], inputs.stream.select_images(rows)
+    )
+    candidates = list_candidate_steps(list_useful_views(findings))
     if not candidates:
         return Composition(steps=standard, doubts=check.doubts, findings=findings)
     pilot = run_pilot(inputs, candidates, rows)
     steps = compose_steps(findings, candidates, pilot, threat, num_classes)
     return Composition(steps=steps, doubts=check.doubts, findings=findings, pilot=pilot)
-
-
-def _inspect_rows(inputs: AttackInputs, rows: Tensor) -> ModelFindings:
-    """Inspect the model on some images of the sample; the open counter counts the passes too."""
-    images, labels, stream = inputs.images[rows], inputs.labels[rows], inputs.stream.select_images(rows)
-    findings = inspect_model(inputs.classifier, images, labels, stream)
-    if (counter := inputs.classifier.open_counter) is not None:
-        forward, backward = (torch.arange(count) % len(inputs.images) for count in findings.passes)
-        counter.add_forward(forward, len(forward))
-        counter.add_backward(backward, len(backward))
-    return findings

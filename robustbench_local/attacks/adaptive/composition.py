@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from robustbench_local.attacks.adaptive.findings import ModelFindings
 from robustbench_local.attacks.adaptive.steps import AttackStep
-from robustbench_local.attacks.adaptive.view_spec import ViewSpec, has_unsound_gradients
+from robustbench_local.attacks.adaptive.view_spec import ViewSpec, has_unsound_gradients, list_views
 from robustbench_local.attacks.apgd.targeted import select_targeted_loss
 from robustbench_local.attacks.ensembles.autoattack import GRADIENT_STEPS, SQUARE_STEPS
 from robustbench_local.threats.threat_model import ThreatModel
@@ -16,6 +16,12 @@ from robustbench_local.threats.threat_model import ThreatModel
 EXTRA_SQUARE_RESTARTS = 4
 """Further restarts of Square where the gradients are wrong: under it a defense fell from 18.50 to 7.40 % with
 30 restarts (RobustBench's entry Xiao2020Enhancing)."""
+
+
+MAX_TARGETED_VIEWS = 2
+"""Views whose gradients also follow targets: each target costs as much as the view's first step."""
+MAX_TARGETS = 9
+"""Target classes of an image, as in AutoAttack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +65,12 @@ class Composition:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the composition of `to_json`."""
-        found = values["findings"]
+        findings = None if values["findings"] is None else ModelFindings.from_json(values["findings"])
+        views = () if findings is None else list_useful_views(findings)
         return cls(
-            steps=tuple(AttackStep.from_json(step) for step in values["steps"]),
+            steps=tuple(AttackStep.from_json(step, views) for step in values["steps"]),
             doubts=tuple(values["doubts"]),
-            findings=None if found is None else ModelFindings.from_json(found),
+            findings=findings,
             pilot=tuple(PilotResult(**result) for result in values["pilot"]),
         )
 
@@ -87,6 +94,15 @@ def list_standard_steps(threat: ThreatModel, num_classes: int) -> tuple[AttackSt
     return steps if threat.region == "image" else steps[:-1]
 
 
+def list_useful_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
+    """Return the views that the findings call for, and one through every operator if some are replaced."""
+    views = list_views(findings)
+    if not any(view.kind == "bpda" and view.paths for view in views):
+        return views
+    everywhere = ViewSpec(kind="bpda", label="BPDA through every operator", draws=findings.randomness.draws)
+    return (*views, everywhere)
+
+
 def list_candidate_steps(views: Sequence[ViewSpec]) -> tuple[AttackStep, ...]:
     """Return a step of APGD on the margin for each view of the gradients, the most promising first."""
     return tuple(
@@ -104,9 +120,9 @@ def compose_steps(
 ) -> tuple[AttackStep, ...]:
     """Compose the steps for a model whose gradients need help.
 
-    The own gradient's cheap step comes first, then the candidates, by successes per pass in the pilot, then
-    the rest of AutoAttack and targeted versions of the candidates. Where the gradients are wrong, Square
-    starts again.
+    The own gradient's cheap step comes first. Then follow the candidates, by successes per pass in the pilot,
+    targeted versions of the best ones, and the rest of AutoAttack. Where gradients are wrong and no candidate
+    had a success, Square starts again.
 
     Args:
         findings: What the inspection found.
@@ -121,30 +137,23 @@ def compose_steps(
     standard = list_standard_steps(threat, num_classes)
     if not _has_usable_gradient(findings):
         standard = tuple(step for step in standard if step.search == "square")
-    cheap, rest = [step for step in standard[:1] if step.search == "apgd"], standard
-    rest = standard[len(cheap) :]
+    cheap = [step for step in standard[:1] if step.search == "apgd"]
     targeted = [
-        AttackStep(
-            label=f"{step.label}, targeted",
-            search="apgd",
-            steps=GRADIENT_STEPS,
-            loss="margin",
-            targets=9,
-            view=step.view,
-        )
-        for step in order
+        replace(step, label=f"{step.label}, targeted", targets=MAX_TARGETS)
+        for step in order[:MAX_TARGETED_VIEWS]
     ]
-    again = [
-        AttackStep(
-            label="square restarts",
-            search="square",
-            steps=SQUARE_STEPS,
-            restarts=EXTRA_SQUARE_RESTARTS,
-            first_restart=1,
-        )
-    ]
-    is_wrong = has_unsound_gradients(findings) and threat.region == "image"
-    return (*cheap, *order, *rest, *targeted, *(again if is_wrong else ()))
+    steps = (*cheap, *order, *targeted, *standard[len(cheap) :])
+    is_repaired = any(result.broken for result in pilot)
+    if threat.region == "mask" or is_repaired or not has_unsound_gradients(findings):
+        return steps
+    again = AttackStep(
+        label="square restarts",
+        search="square",
+        steps=SQUARE_STEPS,
+        restarts=EXTRA_SQUARE_RESTARTS,
+        first_restart=1,
+    )
+    return (*steps, again)
 
 
 def _compute_yield(result: PilotResult) -> float:

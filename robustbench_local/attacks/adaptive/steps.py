@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -54,15 +54,14 @@ class AttackStep:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the step as JSON values."""
-        return asdict(self)
+        """Return the step as JSON values, with the label of its view."""
+        return {**asdict(replace(self, view=None)), "view": None if self.view is None else self.view.label}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the step of `to_json`."""
-        view = values["view"]
-        spec = None if view is None else ViewSpec(**{**view, "paths": tuple(view["paths"])})
-        return cls(**{**values, "view": spec})
+    def from_json(cls, values: Mapping[str, Any], views: Sequence[ViewSpec]) -> Self:
+        """Return the step of `to_json`, with its view among those that the findings call for."""
+        by_label = {view.label: view for view in views}
+        return cls(**{**values, "view": None if values["view"] is None else by_label[values["view"]]})
 
     def _build_search(self, threat: ThreatModel) -> Search[Any]:
         builders: Mapping[SearchName, Callable[[], Search[Any]]] = {

@@ -16,6 +16,7 @@ from robustbench_local.attacks.core.search import Search
 from robustbench_local.attacks.core.target_ranking import rank_targets
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import passes_per_query
+from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -92,3 +93,16 @@ class Ensemble(EngineAttack):
             forward += paths * forward_steps * self.eot_samples
             backward += paths * steps * self.eot_samples * stage.uses_gradients
         return forward + any(stage.targets for stage in stages), backward
+
+
+def _run_stage(engine: Engine, stage: Stage, threat: ThreatModel, targets: Tensor | None) -> None:
+    """Run a stage; one whose gradients are not the model's own is left out, with a note, where it fails."""
+    model = engine.classifier
+    try:
+        with engine.use_classifier(stage.build_classifier(model) if stage.build_classifier else model):
+            for restart in range(stage.first_restart, stage.first_restart + stage.restarts):
+                engine.run(stage.build_search(threat), engine.build_items(restart, targets=targets))
+    except ModelError as failure:
+        if stage.build_classifier is None or isinstance(failure, UnreachableError):
+            raise
+        model.add_note(f"the step '{stage.name}' of the attack could not be completed: {failure.what}")

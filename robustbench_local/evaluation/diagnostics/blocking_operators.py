@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from robustbench_local.attacks.adaptive.findings import ModelFindings
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
-from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic, Reading, build_unread
+from robustbench_local.evaluation.diagnostics.diagnostic import (
+    TOO_SMALL_REASON,
+    Diagnostic,
+    Reading,
+    build_unread,
+)
 
 MAX_NAMED_OPERATORS = 3
 """Operators that the sentence names."""
@@ -30,11 +36,10 @@ class BlockingOperators(Diagnostic):
                 limit=0.0,
                 action="Declare a surrogate in the defense (gradient_mode), and attack again.",
             )
-        if not model.gives_gradients:
-            return build_unread(f"the model gives {model.classifier.access} only, and no gradients")
-        if model.findings is None:
-            return build_unread(model.missing_findings)
-        found = model.findings
+        reason = _find_obstacle(model)
+        if reason:
+            return build_unread(reason)
+        found: ModelFindings = model.findings  # type: ignore[assignment]
         names = list(dict.fromkeys(finding.operator for finding in found.operators))
         faults = [layer for layer in found.layers if layer.kind in _HARMFUL_FAULTS]
         if not names:
@@ -45,7 +50,7 @@ class BlockingOperators(Diagnostic):
         named = f"{', '.join(names[:MAX_NAMED_OPERATORS])}{more}"
         if not faults or model.declares_surrogate:
             what = (
-                "are replaced by the approximation that the defense declares"
+                "are replaced by a smooth approximation that the model or its defense declares"
                 if model.declares_surrogate
                 else "do no harm here: the gradient passes them unharmed"
             )
@@ -65,3 +70,12 @@ class BlockingOperators(Diagnostic):
             n=found.images,
             action="Attack through a smooth approximation of it (BPDA), as adaptive does by itself.",
         )
+
+
+def _find_obstacle(model: DiagnosedModel) -> str:
+    """Return why operators are unknown, or an empty text."""
+    if not model.gives_gradients:
+        return f"the model gives {model.classifier.access} only, and no gradients"
+    if model.findings is None:
+        return model.missing_findings
+    return "" if model.is_wholly_inspected else TOO_SMALL_REASON

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
+
 from robustbench_local.attacks.adaptive.inspection import inspect_model
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
-from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic, Reading, build_unread
+from robustbench_local.evaluation.diagnostics.diagnostic import (
+    TOO_SMALL_REASON,
+    Diagnostic,
+    Reading,
+    build_unread,
+)
 from robustbench_local.evaluation.diagnostics.diagnostic_registry import DIAGNOSTICS
+from robustbench_local.evaluation.diagnostics.own_surrogates import has_own_surrogates
+from robustbench_local.evaluation.diagnostics.short_inspection import inspect_gradients
 from robustbench_local.randomness import RandomStream
 from robustbench_local.store.diagnostic_records import DiagnosticResult
 from robustbench_local.threats.threat_model import ThreatModel
@@ -21,12 +30,15 @@ SAMPLE_SHARE = 0.10
 """Share of the budget for the clean answers."""
 MAX_INSPECTED_IMAGES = 12
 """Most images of the inspection, which takes many passes for each."""
+MIN_INSPECTED_IMAGES = 4
+"""With fewer images a short inspection of more images says more."""
 INSPECTION_SHARE = 0.40
 """Share of the budget that the inspection may take."""
-INSPECTION_PASSES = 45
-"""Passes for each image that an inspection may take: five repetitions, finite differences along 8 directions
-with two step sizes, gradients of two losses, and the layers."""
-_TOO_SMALL = "the run is too small to spend passes on it"
+INSPECTION_PASSES = 500
+"""Passes for each image that a whole inspection may take; it takes about 60 on a sound model."""
+SHORT_INSPECTION_PASSES = 48
+"""Passes for each image without operators and layers: five repetitions, gradients of two losses, and central
+differences along 8 directions with two step sizes."""
 
 
 def diagnose_model(
@@ -93,7 +105,7 @@ def _ask_about_sample(model: DiagnosedModel) -> str:
         model.passes_per_query, min(MAX_SAMPLE_IMAGES, len(model.images)), SAMPLE_SHARE
     )
     if n < min(MIN_SAMPLE_IMAGES, len(model.images)):
-        return _TOO_SMALL
+        return TOO_SMALL_REASON
     model.images, model.labels, model.ids = model.images[:n], model.labels[:n], model.ids[:n]
     try:
         with model.track_passes(n):
@@ -104,28 +116,29 @@ def _ask_about_sample(model: DiagnosedModel) -> str:
 
 
 def _inspect_sample(model: DiagnosedModel) -> None:
-    """Inspect the model on its first correctly classified images, on all images if there is none."""
-    rows = (
-        model.correct_rows if len(model.correct_rows) else model.labels.new_tensor(range(len(model.labels)))
-    )
-    n = model.budget.count_images(
-        INSPECTION_PASSES * model.passes_per_query, min(MAX_INSPECTED_IMAGES, len(rows)), INSPECTION_SHARE
-    )
+    """Inspect the model on its first correctly classified images, on all images if there is none.
+
+    A run that cannot afford an inspection of operators and layers has a shorter one.
+    """
     if model.classifier.module is None:
         model.missing_findings = "the model is no torch module, and each question to it may cost"
         return
-    if not n:
-        model.missing_findings = _TOO_SMALL
+    rows = model.correct_rows if len(model.correct_rows) else torch.arange(len(model.labels))
+    most, draws = min(MAX_INSPECTED_IMAGES, len(rows)), model.passes_per_query
+    whole = model.budget.count_images(INSPECTION_PASSES * draws, most, INSPECTION_SHARE)
+    short = model.budget.count_images(SHORT_INSPECTION_PASSES * draws, most, INSPECTION_SHARE)
+    model.is_wholly_inspected = whole >= min(MIN_INSPECTED_IMAGES, most)
+    rows = rows[: whole if model.is_wholly_inspected else short]
+    if not len(rows):
+        model.missing_findings = TOO_SMALL_REASON
         return
-    rows = rows[:n]
     stream = RandomStream(model.seed, tuple(model.ids[row] for row in rows.tolist()), "inspection")
-    device = model.classifier.device
+    inspect = inspect_model if model.is_wholly_inspected else inspect_gradients
+    images, labels = (part[rows].to(model.classifier.device) for part in (model.images, model.labels))
     try:
-        with model.track_passes(n) as spent:
-            model.findings = inspect_model(
-                model.classifier, model.images[rows].to(device), model.labels[rows].to(device), stream
-            )
-        model.budget.spent += max(0, sum(model.findings.passes) - sum(spent))
+        with model.track_passes(len(rows)):
+            model.findings = inspect(model.classifier, images, labels, stream)
+            model.declares_surrogate |= has_own_surrogates(model.classifier, model.findings, images)
     except Exception as failure:  # noqa: BLE001 - a model may do anything
         model.missing_findings = _describe_failure(failure)
 

@@ -38,7 +38,7 @@ class DiagnosedModel:
     seed: int
     """The run's seed."""
     declares_surrogate: bool = False
-    """Whether its defense declares that its gradient is that of a smooth approximation (BPDA)."""
+    """Whether its gradient is that of a smooth approximation (BPDA), as the model or its defense declares."""
     lacks_surrogate: bool = False
     """Whether its defense blocks gradients and declares nothing that replaces them."""
     logits: Tensor = field(default_factory=lambda: torch.zeros(0, 2))
@@ -47,6 +47,8 @@ class DiagnosedModel:
     """The threat model of a diagnostic that runs for each norm."""
     findings: ModelFindings | None = None
     """What the inspection of the model found; None if there was none."""
+    is_wholly_inspected: bool = False
+    """Whether the inspection looked at operators and layers as well."""
     missing_findings: str = "the model was not inspected"
     """Why there are no findings, without a full stop."""
 

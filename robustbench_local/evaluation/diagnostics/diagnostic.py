@@ -61,6 +61,10 @@ class Diagnostic(ABC):
         )
 
 
+TOO_SMALL_REASON = "the run is too small to spend passes on it"
+"""Why a diagnostic was not run, for lack of budget."""
+
+
 def build_unread(reason: str) -> Reading:
     """Return the reading of a diagnostic that was not run; ``reason`` completes "not checked: "."""
     return Reading(status="not run", sentence=f"Not checked: {reason}.")

@@ -32,9 +32,8 @@ class GradientAgreement(Diagnostic):
         if model.declares_surrogate:
             return Reading(
                 status="info",
-                sentence="The defense declares that its gradient is that of a smooth approximation (BPDA): "
-                "it "
-                "need not agree with measured slopes.",
+                sentence="The gradient is that of a smooth approximation, which the model or its defense "
+                "declares (BPDA): it need not agree with measured slopes.",
             )
         found = model.findings.gradients  # type: ignore[union-attr]
         cosine, error, n = found.cosine or 0.0, found.relative_error or 0.0, found.images

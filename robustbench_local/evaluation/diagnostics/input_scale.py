@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
-from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic, Reading, build_unread
+from robustbench_local.evaluation.diagnostics.diagnostic import (
+    TOO_SMALL_REASON,
+    Diagnostic,
+    Reading,
+    build_unread,
+)
 from robustbench_local.evaluation.diagnostics.logit_scale import MAX_LOGIT_RANGE
 
 MAX_ACCURACY_LOSS = 0.02
@@ -30,7 +35,7 @@ class InputScale(Diagnostic):
         """Ask about the first images, divided by 255."""
         n = model.budget.count_images(model.passes_per_query, len(model.logits), PASSES_SHARE)
         if not n:
-            return build_unread("the run is too small to spend passes on it")
+            return build_unread(TOO_SMALL_REASON)
         labels = model.labels[:n]
         before = float((model.logits[:n].argmax(dim=1) == labels).float().mean())
         after = float((model.compute_logits(model.images[:n] / WHITE).argmax(dim=1) == labels).float().mean())

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.diagnostic import (
+    TOO_SMALL_REASON,
     Diagnostic,
     Reading,
     build_unread,
@@ -44,7 +45,7 @@ class RandomNoise(Diagnostic):
         rows = model.correct_rows
         n = model.budget.count_images(MIN_DRAWS, min(MAX_IMAGES, len(rows)), PASSES_SHARE)
         if not n:
-            return build_unread("the run is too small to spend passes on it")
+            return build_unread(TOO_SMALL_REASON)
         draws = min(MAX_DRAWS, max(MIN_DRAWS, int(PASSES_SHARE * model.budget.limit) // n))
         draws = min(draws, model.budget.left // n)
         broken = self._find_broken(model, rows[:n], threat, draws)

@@ -11,12 +11,13 @@ from robustbench_local.evaluation.diagnostics.diagnostic import (
 )
 from robustbench_local.evaluation.diagnostics.vanishing_gradient import MAX_ZERO_SHARE
 
-MAX_LOST_SHARE = 0.10
+MAX_LOST_SHARE = 0.50
 """Share of images from which on a cross-entropy gradient of exactly zero fails. Measured: 0 on eleven sound
-networks, distillation at temperature 100 88.6 to 100 %, pixels of 0 to 255 98.9 %, logits times 1,000 all."""
+networks and 33 % on one whose logits are multiplied by 10, which margin losses still attack; distillation at
+temperature 100 88.6 to 100 %, pixels of 0 to 255 98.9 %, logits times 1,000 all."""
 MAX_TINY_SHARE = 0.50
-"""Share of images from which on a gradient below 1e-10 warns. Sound networks that are sure of themselves have
-it on up to 25 % (a network for GTSRB) and 13 % (one trained with interval bounds)."""
+"""Share of images from which on a gradient below 1e-10 is worth a remark. Sound networks that are sure of
+themselves have it on up to 25 % (a network for GTSRB) and 13 % (one trained with interval bounds)."""
 
 
 class SaturatedSoftmax(Diagnostic):
@@ -50,7 +51,7 @@ class SaturatedSoftmax(Diagnostic):
             )
         is_lost = lost >= MAX_LOST_SHARE
         return Reading(
-            status="fail" if is_lost else "warn",
+            status="fail" if is_lost else "info",
             sentence=f"On {format_images(round((lost if is_lost else tiny) * n), n)} the model is so sure of "
             f"itself that the gradient of the cross-entropy, the usual loss of attacks, "
             f"{'vanishes in rounding: such attacks stand still' if is_lost else 'nearly vanishes'}.",

@@ -6,6 +6,7 @@ from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.diagnostic import (
+    TOO_SMALL_REASON,
     Diagnostic,
     Reading,
     build_unread,
@@ -47,9 +48,7 @@ class UnboundedAttack(Diagnostic):
         n = model.budget.count_images(cost, min(MAX_IMAGES, len(rows)), PASSES_SHARE)
         if n < MIN_IMAGES:
             return build_unread(
-                "the run is too small to spend passes on it"
-                if len(rows) >= MIN_IMAGES
-                else "too few images are classified correctly"
+                TOO_SMALL_REASON if len(rows) >= MIN_IMAGES else "too few images are classified correctly"
             )
         rows = rows[:n]
         images, labels = model.images[rows], model.labels[rows]

@@ -269,8 +269,6 @@ def _list_warnings(grid: Grid, cells: Sequence[CellSpec], data: Dataset, labels:
     """List what the user should know before the run starts."""
     if grid.skip_verified and not any(cell.is_certificate for cell in cells):
         yield "skip_verified has no effect: the grid has no certificate"
-    if len(data) < 100:
-        yield f"only {len(data)} images: a 95% interval is wider than 10 points either way"
     for cell in cells:
         label = labels.get_attack_label(cell.record.attack)
         if cell.threat.eps > 0.5 and cell.threat.norm == "Linf":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, starmap
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from robustbench_local.reports.analysis.sticker_views import (
@@ -12,7 +13,13 @@ from robustbench_local.reports.analysis.sticker_views import (
     estimate_success_over_signs,
 )
 from robustbench_local.reports.formatting.text import format_budget, format_knowledge, get_attack_family
-from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, compute_mcnemar
+from robustbench_local.statistics import (
+    Comparison,
+    Estimate,
+    adjust_by_holm,
+    compute_clopper_pearson,
+    compute_mcnemar,
+)
 from robustbench_local.store import CellRecord, EventRecord, OutcomeCounts
 from robustbench_local.store.diagnostic_records import DiagnosticsRecord
 from robustbench_local.store.run_labels import RunLabels
@@ -372,7 +379,11 @@ class Evidence:
         return max(estimates, key=lambda estimate: estimate.n, default=compute_clopper_pearson(0, 0))
 
     def compare_models(self, threat: Threat) -> list[ModelComparison]:
-        """Compare the subject of highest robust accuracy with each other one, on the same images."""
+        """Compare the subject of highest robust accuracy with each other one, on the same images.
+
+        The p-values are adjusted for all pairs under this threat model: only the data tell which subject is
+        highest.
+        """
         rows = [
             worst_case
             for worst_case in self.worst_cases
@@ -381,7 +392,9 @@ class Evidence:
         if len(rows) < 2:
             return []
         best = max(rows, key=lambda worst_case: worst_case.robust_accuracy.value)
-        return [_compare_worst_cases(best, other) for other in rows if other is not best]
+        ranked = [best, *(row for row in rows if row is not best)]
+        # the pairs of the best come first
+        return _compare_worst_cases(list(combinations(ranked, 2)))[: len(rows) - 1]
 
     def get_subject(self, model: str, defense: str | None) -> EvaluatedModel:
         """Return a model with its defense and label."""
@@ -402,12 +415,18 @@ class Evidence:
         return name if name and name != str(index) else f"class {index}"
 
 
-def _compare_worst_cases(first: WorstCase, second: WorstCase) -> ModelComparison:
+def _compare_worst_cases(pairs: Sequence[tuple[WorstCase, WorstCase]]) -> list[ModelComparison]:
+    """Compare pairs of worst cases under one threat model, adjusted for the number of pairs."""
+    tests = adjust_by_holm(list(starmap(_test_pair, pairs)))
+    return [
+        ModelComparison(first=first.subject, second=second.subject, threat=first.threat, comparison=test)
+        for (first, second), test in zip(pairs, tests, strict=True)
+    ]
+
+
+def _test_pair(first: WorstCase, second: WorstCase) -> Comparison:
     images = [image for image in first.verdicts if image in second.verdicts]
-    comparison = compute_mcnemar(
+    return compute_mcnemar(
         [first.verdicts[image].robust for image in images],
         [second.verdicts[image].robust for image in images],
-    )
-    return ModelComparison(
-        first=first.subject, second=second.subject, threat=first.threat, comparison=comparison
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.formatting.text import (
     format_count,
-    format_p_value,
     format_percent,
+    format_test,
     isolate_direction,
 )
-from robustbench_local.statistics import Comparison, compute_mcnemar
+from robustbench_local.statistics import Comparison, adjust_by_holm, compute_mcnemar
 
 SuccessByImage = Mapping[str, bool]
 """Image id -> whether the attack succeeded, over the images that are classified correctly clean."""
@@ -19,6 +20,8 @@ SuccessByImage = Mapping[str, bool]
 
 def describe_success_comparisons(successes: Mapping[EvaluatedModel, SuccessByImage]) -> list[str]:
     """Compare the model of lowest attack success with each other model, one sentence each.
+
+    The p-values are adjusted for all pairs of models: which one is lowest is known only from the data.
 
     Args:
         successes: Attack success by image against each model; models without images are omitted.
@@ -30,17 +33,35 @@ def describe_success_comparisons(successes: Mapping[EvaluatedModel, SuccessByIma
     compared = {subject: [marks[image] for image in common or marks] for subject, marks in met.items()}
     shares = {subject: sum(marks) / len(marks) for subject, marks in compared.items()}
     best = min(shares, key=lambda subject: shares[subject])
-    return [_describe_comparison(best, other, successes) for other in shares if other != best]
+    others = [subject for subject in shares if subject != best]
+    pairs = list(combinations([best, *others], 2))  # the pairs of the best come first
+    tests = adjust_by_holm([_test_pair(*pair, successes) for pair in pairs])
+    return [
+        _describe_comparison(best, other, successes, test)
+        for other, test in zip(others, tests[: len(others)], strict=True)
+    ]
+
+
+def _test_pair(
+    first: EvaluatedModel, second: EvaluatedModel, successes: Mapping[EvaluatedModel, SuccessByImage]
+) -> Comparison:
+    """Test whether the attack succeeds more often on one of two models, on their common images."""
+    images = [image for image in successes[first] if image in successes[second]]
+    return compute_mcnemar(
+        [successes[first][image] for image in images], [successes[second][image] for image in images]
+    )
 
 
 def _describe_comparison(
-    best: EvaluatedModel, other: EvaluatedModel, reached: Mapping[EvaluatedModel, SuccessByImage]
+    best: EvaluatedModel,
+    other: EvaluatedModel,
+    reached: Mapping[EvaluatedModel, SuccessByImage],
+    test: Comparison,
 ) -> str:
     images = [image for image in reached[best] if image in reached[other]]
     first, second = isolate_direction(str(best)), isolate_direction(str(other))
     hit = [[reached[one][image] for image in images] for one in (best, other)]
-    test = compute_mcnemar(*hit)
-    basis = f"same {format_count(test.n, 'image')}, exact McNemar {format_p_value(test.p_value)}"
+    basis = f"same {format_count(test.n, 'image')}, {format_test(test)}"
     if not test.is_significant():
         split = (
             f"{format_count(test.only_first, 'image')} only on {first}, {test.only_second:,} only on {second}"

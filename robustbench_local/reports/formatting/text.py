@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local import number_parser
-from robustbench_local.statistics import Estimate
+from robustbench_local.statistics import Comparison, Estimate
 from robustbench_local.store import SurfaceRecord
 
 EN_DASH = "\N{EN DASH}"
@@ -178,6 +178,14 @@ def format_p_value(value: float) -> str:
     if value < 0.001:
         return "p < 0.001"
     return f"p = {value:.3f}"
+
+
+def format_test(test: Comparison) -> str:
+    """Format the p-value of a paired test, and the adjusted one where it is one of several tests."""
+    exact = f"exact McNemar {format_p_value(test.p_value)}"
+    if test.adjusted_p_value is None or test.family_size == 1:
+        return exact
+    return f"{exact}, {format_p_value(test.adjusted_p_value)} adjusted for {test.family_size} pairs (Holm)"
 
 
 def _format_degrees(angle: float) -> str:

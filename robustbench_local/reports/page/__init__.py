@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from importlib import resources
 from typing import Any
 
@@ -48,7 +48,13 @@ def create_environment(parts: Sequence[ShownSection] = ()) -> jinja2.Environment
     Escaping is forced on: ``select_autoescape`` goes by the end of a file's name, and ``.html.j2`` turns it
     off (fault F71). A name that the template misspells is an error, not an empty space.
     """
-    sections = jinja2.DictLoader({part.section.template: part.section.read_template() for part in parts})
+    return _create_environment(tuple((part.section.template, part.section.read_template()) for part in parts))
+
+
+@lru_cache(maxsize=16)
+def _create_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Environment:
+    """Create the environment with these templates, names and texts; it compiles each of them once."""
+    sections = jinja2.DictLoader(dict(templates))
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader("robustbench_local.reports", "page"), sections]),
         autoescape=True,

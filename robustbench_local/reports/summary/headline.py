@@ -27,7 +27,7 @@ from robustbench_local.reports.formatting.text import (
     format_budget,
     format_count,
     format_estimate,
-    format_p_value,
+    format_test,
     isolate_direction,
 )
 
@@ -177,7 +177,7 @@ def _describe_comparison(pair: ModelComparison) -> str:
         f"{format_count(test.only_first, 'image')} robust only on {first}, {test.only_second:,} only on "
         f"{second}"
     )
-    basis = f"{split} (same {format_count(test.n, 'image')}, exact McNemar {format_p_value(test.p_value)})"
+    basis = f"{split} (same {format_count(test.n, 'image')}, {format_test(test)})"
     if test.is_significant():
         return f"{first} is more robust than {second}: {basis}."
     return f"{describe_tie(first, second, test)}: {basis}."

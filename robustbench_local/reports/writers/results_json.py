@@ -256,6 +256,8 @@ def _encode_comparisons(evidence: Evidence) -> list[JsonDict]:
             "only_first": pair.comparison.only_first,
             "only_second": pair.comparison.only_second,
             "p_value": pair.comparison.p_value,
+            "adjusted_p_value": pair.comparison.adjusted_p_value,
+            "pairs": pair.comparison.family_size,
             "verdict": "differ" if pair.comparison.is_significant() else "tie",
         }
         for threat in evidence.threats

@@ -13,6 +13,11 @@ from robustbench_local.evaluation.execution.batch_size import ModelSpeed, measur
 IMAGES = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(autouse=True)
+def _all_batch_sizes(monkeypatch, full_batch_size):
+    monkeypatch.setattr(tuning, "MAX_BATCH_SIZE", full_batch_size)
+
+
 class Timed(Classifier):
     """A linear classifier that says how large its batches were."""
 

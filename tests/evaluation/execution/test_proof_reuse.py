@@ -46,8 +46,9 @@ def both(_made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Ru
     folder = tmp_path_factory.mktemp("sparing")
     model = {**GRID["models"][0], "source": f"checkpoint:{_made / 'first.safetensors'}"}
     grid = {**GRID, "data": {"source": f"npz:{_made / 'digits.npz'}"}, "models": [model]}
-    spared = run_grid({**grid, "skip_verified": True}, out=folder / "with")
-    return run_grid(grid, out=folder / "without"), spared
+    options = Options(batch_size=20, workers=1)
+    spared = run_grid({**grid, "skip_verified": True}, out=folder / "with", options=options)
+    return run_grid(grid, out=folder / "without", options=options), spared
 
 
 def test_proven_images_have_the_same_verdicts_and_cost_one_pass(both: tuple[Run, Run]):
@@ -101,7 +102,8 @@ def test_the_report_says_how_many_were_not_attacked(both: tuple[Run, Run]):
 
 
 def test_certificates_run_first_and_keep_their_place_in_the_report(workplace: Path):
-    plan = make_plan(load_grid({**GRID, "skip_verified": True})[0], Options(), base_folder=workplace)
+    grid, _ = load_grid({**GRID, "data": {**GRID["data"], "limit": 4}, "skip_verified": True})
+    plan = make_plan(grid, Options(batch_size=4, workers=1), base_folder=workplace)
     order: list[str] = []
 
     class Recorder(ProgressListener):
@@ -118,7 +120,8 @@ def test_certificates_run_first_and_keep_their_place_in_the_report(workplace: Pa
 
 
 def test_only_certain_proofs_about_this_very_model_spare_an_attack(workplace: Path):
-    plan = make_plan(load_grid({**GRID, "skip_verified": True})[0], Options(), base_folder=workplace)
+    grid, _ = load_grid({**GRID, "skip_verified": True})
+    plan = make_plan(grid, Options(batch_size=20, workers=1), base_folder=workplace)
     proof = sort_certificates_first(plan.cells)[0]
     attack = plan.cells[1]
     with RunStore.create_or_open(

@@ -82,12 +82,24 @@ L2, L1 = ThreatModel(norm="L2", eps=0.06), ThreatModel(norm="L1", eps=0.35)
 TARGETED = replace(LINF, targets=(1, 2))
 
 
-def test_pgd_keeps_its_successes_in_8_bits_as_fgsm_does(curved, photographs, monkeypatch):
+@pytest.fixture(scope="module")
+def finished(curved, photographs):
+    """What PGD finds under LINF."""
+    return outcomes(curved, photographs, PGD(), LINF)
+
+
+@pytest.fixture(scope="module")
+def unfinished(curved, photographs):
+    """What it finds without a search on its successes."""
+    with pytest.MonkeyPatch.context() as patch:
+        without_finishing(patch)
+        return outcomes(curved, photographs, PGD(), LINF)
+
+
+def test_pgd_keeps_its_successes_in_8_bits_as_fgsm_does(curved, photographs, finished, unfinished):
     fgsm = count_outcomes(outcomes(curved, photographs, FGSM(), LINF))
-    pgd = count_outcomes(outcomes(curved, photographs, PGD(), LINF))
+    pgd, before = count_outcomes(finished), count_outcomes(unfinished)
     whole = count_outcomes(outcomes(curved, photographs, PGD(early_stop=False), LINF))
-    without_finishing(monkeypatch)
-    before = count_outcomes(outcomes(curved, photographs, PGD(), LINF))
     assert fgsm.broken == fgsm.broken_8bit
     assert before.broken_8bit < 0.9 * before.broken  # it stopped too early, and not because of the model
     assert (pgd.broken, pgd.broken_8bit, pgd.fragile) == (before.broken, before.broken, 0)
@@ -95,8 +107,17 @@ def test_pgd_keeps_its_successes_in_8_bits_as_fgsm_does(curved, photographs, mon
     assert pgd.forward_passes < 1.1 * before.forward_passes
 
 
-@pytest.mark.parametrize("threat", [LINF, SMALL, L2, L1, TARGETED], ids=lambda threat: threat.name)
-@pytest.mark.parametrize("attack", [PGD(steps=8), Square(queries=60), FMN(steps=20), MIFGSM()], ids=repr)
+def list_cases():
+    """Each attack under each threat model; the dearest pairs are slow."""
+    for attack in (PGD(steps=8), Square(queries=60), FMN(steps=20), MIFGSM()):
+        for threat in (LINF, SMALL, L2, L1, TARGETED):
+            dear = isinstance(attack, FMN) and threat in (SMALL, L2, L1)
+            dear = dear or (isinstance(attack, Square) and threat == L1)
+            marks = [pytest.mark.slow] if dear else []
+            yield pytest.param(attack, threat, id=f"{attack!r}-{threat.name}", marks=marks)
+
+
+@pytest.mark.parametrize(("attack", "threat"), list(list_cases()))
 def test_no_verdict_changes_and_what_needs_nothing_is_untouched(
     curved, photographs, attack, threat, monkeypatch
 ):
@@ -124,17 +145,14 @@ def test_no_verdict_changes_and_what_needs_nothing_is_untouched(
     assert new.broken_8bit >= old.broken_8bit + (old.broken_8bit < 0.9 * old.broken)
 
 
-@pytest.mark.parametrize(
-    "options", [{"batch_size": 7}, {"batch_size": 150}, {"batch_size": 32, "workers": 2}]
-)
 @pytest.mark.parametrize("attack", [PGD(steps=8), Square(queries=60)], ids=repr)
-def test_neither_batches_nor_workers_change_what_is_found(curved, photographs, attack, options):
+def test_neither_batches_nor_workers_change_what_is_found(curved, photographs, attack):
     def found(rows):
         return [(row.adversarial_hash, row.broken_8bit, row.forward_passes) for row in rows]
 
-    assert found(outcomes(curved, photographs, attack, LINF, **options)) == found(
-        outcomes(curved, photographs, attack, LINF)
-    )
+    expected = found(outcomes(curved, photographs, attack, LINF))
+    for options in ({"batch_size": 7}, {"batch_size": 150}, {"batch_size": 32, "workers": 2}):
+        assert found(outcomes(curved, photographs, attack, LINF, **options)) == expected, options
 
 
 def test_queries_are_not_exceeded(curved, photographs):
@@ -145,7 +163,9 @@ def test_queries_are_not_exceeded(curved, photographs):
 
 
 @pytest.mark.parametrize("lie", ["leaves the ball", "no success", "another shape"])
-def test_a_candidate_that_fails_verification_is_thrown_away(curved, photographs, lie, monkeypatch):
+def test_a_candidate_that_fails_verification_is_thrown_away(
+    curved, photographs, lie, unfinished, monkeypatch
+):
     def lying(self, originals, labels, candidates, stream, **more):
         return {
             "leaves the ball": (originals + 0.5).clamp(0, 1),
@@ -155,20 +175,15 @@ def test_a_candidate_that_fails_verification_is_thrown_away(curved, photographs,
 
     monkeypatch.setattr(FinishingSearch, "finish_candidates", lying)
     after = outcomes(curved, photographs, PGD(), LINF)
-    without_finishing(monkeypatch)
-    before = outcomes(curved, photographs, PGD(), LINF)
     zero = dict.fromkeys(COST, 0)
-    assert [replace(row, **zero) for row in after] == [replace(row, **zero) for row in before]
+    assert [replace(row, **zero) for row in after] == [replace(row, **zero) for row in unfinished]
 
 
 def test_a_model_that_raises_while_a_success_is_searched_on_costs_that_image_alone(
-    curved, photographs, monkeypatch
+    curved, photographs, finished, unfinished, monkeypatch
 ):
-    whole = outcomes(curved, photographs, PGD(), LINF)
+    whole, before = finished, unfinished
     finish = FinishingSearch.finish_candidates
-    with monkeypatch.context() as patch:
-        without_finishing(patch)
-        before = outcomes(curved, photographs, PGD(), LINF)
     changed = [row for row, (old, new) in enumerate(zip(before, whole, strict=True)) if old.linf != new.linf]
     touchy = photographs.images[changed[1]]
 

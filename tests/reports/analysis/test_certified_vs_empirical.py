@@ -23,6 +23,8 @@ from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.summary.headline import describe_answer, describe_comparisons
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 PGD = SamplePlan(
     attack="pgd50-linf-8",
     card="pgd50-linf-8",

@@ -13,6 +13,8 @@ from robustbench_local.reports.analysis.read_run import build_cell_result, find_
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 PLAIN = EvaluatedModel(model="signs-plain", defense="none")
 
 

@@ -22,6 +22,8 @@ from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.sections.transfers_section import TRANSFERS
 from robustbench_local.store import RunStore
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 STRENGTHS = {"jpeg-75": (0.2, 0.9), "noise-0.1": (0.5, 0.5), "hidden": (0.9, 0.2)}
 """Of the naive and of the adaptive attack on each defense."""
 

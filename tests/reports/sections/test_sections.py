@@ -24,6 +24,8 @@ from robustbench_local.reports.writers import results_json
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store import RunStore
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 NOT_OF_EVIDENCE_ALONE = {"find_severity_table"}
 """It is asked once for each model and source class."""
 

@@ -1,0 +1,63 @@
+"""Models that bring a smooth approximation for their own steps without a gradient (BPDA).
+
+Their gradient contradicts finite differences by design, and attacks that follow it still work.
+
+Source: Athalye et al. 2018, arXiv:1802.00420, section 4.1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.adaptive.findings import ModelFindings
+from robustbench_local.attacks.adaptive.fixed_draws import preserve_randomness
+from robustbench_local.attacks.adaptive.local_slopes import has_identity_slope
+from robustbench_local.attacks.adaptive.module_records import ModuleRecord, record_modules
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.wrapper import find_innermost
+
+MIN_SURROGATE_COSINE = 0.95
+"""Smallest cosine between a model's gradient and the one through surrogates of its operators from which on
+the model counts as having surrogates of its own."""
+PROBED_IMAGES = 2
+"""Images on which layers are looked at."""
+
+
+def has_own_surrogates(classifier: Classifier, findings: ModelFindings, images: Tensor) -> bool:
+    """Check whether a model replaces each gradient that goes wrong by another one itself.
+
+    Args:
+        classifier: In evaluation mode; one forward pass of a few images is made.
+        findings: What the inspection found.
+        images: (N, C, H, W) in [0, 1].
+
+    Returns:
+        True if its gradient is the one through surrogates of its operators, or if every layer where the
+        gradient goes wrong lies in one that has the gradient of the identity by its own doing.
+    """
+    cosine = findings.gradients.surrogate_cosine
+    if findings.operators and cosine is not None and cosine >= MIN_SURROGATE_COSINE:
+        return True
+    faults = [layer for layer in findings.layers if layer.kind != "saturated"]
+    waiting = {layer.path for layer in faults if not layer.is_declared_identity}
+    if not faults or not waiting:
+        return bool(faults)
+    with preserve_randomness(), record_modules(find_innermost(classifier).model) as records, torch.no_grad():
+        classifier(images[:PROBED_IMAGES])
+    around = [record for record in records if any(_contains_module(record.path, path) for path in waiting)]
+    declared = {record.path for record in around if _declares_identity(record)}
+    return all(any(_contains_module(outer, path) for outer in declared) for path in waiting)
+
+
+def _contains_module(outer: str, path: str) -> bool:
+    """Return whether a module, other than the model itself, holds another one."""
+    return bool(outer) and path.startswith(f"{outer}.")
+
+
+def _declares_identity(record: ModuleRecord) -> bool:
+    source, output = record.source, record.output
+    if source is None or output is None or output.shape != source.shape:
+        return False
+    with preserve_randomness():
+        return has_identity_slope(record.call_module, source)

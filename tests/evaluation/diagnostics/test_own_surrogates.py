@@ -1,0 +1,68 @@
+"""Models that bring surrogate gradients of their own, and models that only look so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_diagnostics import SOUND, make_images
+from torch import nn
+
+from robustbench_local.attacks.adaptive.findings import LayerFinding, OperatorFinding
+from robustbench_local.bpda import apply_straight_through
+from robustbench_local.classifier import Classifier
+from robustbench_local.evaluation.diagnostics.own_surrogates import MIN_SURROGATE_COSINE, has_own_surrogates
+
+
+class Rounding(nn.Module):
+    def forward(self, images):
+        return (images * 15).round() / 15
+
+
+class Declared(nn.Module):
+    def __init__(self, declares: bool) -> None:
+        super().__init__()
+        self.codec, self.declares = Rounding(), declares
+
+    def forward(self, images):
+        return apply_straight_through(self.codec, images) if self.declares else self.codec(images)
+
+
+def make_classifier(declares: bool) -> Classifier:
+    network = nn.Sequential(Declared(declares), nn.Flatten(), nn.Linear(16, 2))
+    return Classifier(network, num_classes=2)
+
+
+@pytest.mark.parametrize("declares", [True, False])
+def test_a_step_inside_one_with_the_gradient_of_the_identity(declares):
+    findings = replace(SOUND, layers=(LayerFinding(path="0.codec", kind="zero", keeps_shape=True),))
+    assert has_own_surrogates(make_classifier(declares), findings, make_images((0.2, 0.7))) == declares
+    other = replace(findings, layers=(*findings.layers, LayerFinding(path="2", kind="zero")))
+    assert not has_own_surrogates(make_classifier(declares), other, make_images((0.2, 0.7)))
+
+
+def test_a_step_that_declares_itself():
+    layer = LayerFinding(path="0", kind="contradicted", keeps_shape=True, is_declared_identity=True)
+    findings = replace(SOUND, layers=(layer,))
+    assert has_own_surrogates(make_classifier(True), findings, make_images((0.2,)))
+    assert not has_own_surrogates(make_classifier(True), SOUND, make_images((0.2,)))
+
+
+@pytest.mark.parametrize(("cosine", "expected"), [(MIN_SURROGATE_COSINE, True), (0.94, False), (None, False)])
+def test_a_gradient_like_the_one_through_surrogates(cosine, expected):
+    rounding = OperatorFinding(path="0", operator="round", count=1)
+    gradients = replace(SOUND.gradients, surrogate_cosine=cosine)
+    findings = replace(SOUND, operators=(rounding,), gradients=gradients)
+    assert has_own_surrogates(make_classifier(True), findings, make_images((0.2,))) == expected
+    no_operators = replace(findings, operators=())
+    assert not has_own_surrogates(make_classifier(True), no_operators, make_images((0.2,)))
+
+
+def test_nothing_is_left_behind():
+    classifier = make_classifier(True)
+    state = torch.get_rng_state()
+    findings = replace(SOUND, layers=(LayerFinding(path="0.codec", kind="zero", keeps_shape=True),))
+    has_own_surrogates(classifier, findings, make_images((0.2,)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_hooks for module in classifier.module.modules())

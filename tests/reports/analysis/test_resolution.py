@@ -1,0 +1,46 @@
+"""What a number of images can tell apart, before any attack is run."""
+
+from __future__ import annotations
+
+import pytest
+
+from robustbench_local.reports.analysis.resolution import compute_resolution, list_resolutions
+from robustbench_local.statistics import adjust_by_holm, compute_mcnemar
+
+
+@pytest.mark.parametrize("models", [2, 3, 6])
+def test_the_stated_number_of_images_is_the_smallest_that_is_significant(models):
+    deciding = compute_resolution(100, models).deciding_images
+    equal = [compute_mcnemar([True] * 100, [True] * 100)] * (models * (models - 1) // 2 - 1)
+    for count, significant in ((deciding - 1, False), (deciding, True)):
+        test = compute_mcnemar([True] * 100, [False] * count + [True] * (100 - count))
+        assert adjust_by_holm([test, *equal])[0].is_significant() is significant
+
+
+@pytest.mark.parametrize(("images", "deciding"), [(5, None), (6, 6)])
+def test_too_few_images_compare_nothing(images, deciding):
+    assert compute_resolution(images, 2).deciding_images == deciding
+
+
+def test_a_single_model_is_compared_with_none():
+    resolution = compute_resolution(50, 1)
+    assert resolution.deciding_images is None
+    # the exact interval of 25 of 50 is 35.5% to 64.5%, that of 0 of 50 ends at 7.1%
+    assert (
+        str(resolution)
+        == "50 images: 95% intervals reach up to 14 points to each side; 0 of 50 leaves up to 7.1%"
+    )
+
+
+def test_sentences_of_several_models():
+    assert str(compute_resolution(5, 2)).endswith("; too few to compare 2 models")
+    assert str(compute_resolution(16, 2)).endswith(
+        "; two models differ significantly at 6 images to 0 or more"
+    )
+    assert str(compute_resolution(1, 2)).startswith("1 image: ")
+
+
+def test_the_smallest_and_the_largest_number_are_listed():
+    assert [row.images for row in list_resolutions([50, 16, 0, 32, 16], 2)] == [16, 50]
+    assert [row.images for row in list_resolutions([16, 16], 2)] == [16]
+    assert list_resolutions([0], 2) == []
