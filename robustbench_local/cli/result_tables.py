@@ -15,6 +15,7 @@ from robustbench_local.reports.formatting.text import format_interval, format_pe
 from robustbench_local.statistics import Estimate
 from robustbench_local.store.diagnostic_records import STATUS_ORDER
 
+_ISOLATES = dict.fromkeys(map(ord, "\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}"))
 _RULING_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
@@ -157,7 +158,8 @@ def print_trust(results: dict[str, Any], console: Console) -> None:
     for level, words in (("void", "invalid"), ("untrusted", UNTRUSTED_PHRASE)):
         for finding in results["findings"]:
             if finding["level"] == level:
-                print_line(console, f"{words}: {finding['text']}", style="red", wrap=True)
+                text = finding["text"].translate(_ISOLATES)  # a terminal orders text by itself
+                print_line(console, f"{words}: {text}", style="red", wrap=True)
     diagnostics = results["diagnostics"]
     statuses = [result["status"] for result in diagnostics["results"]]
     counts = ", ".join(f"{statuses.count(one)} {one}" for one in STATUS_ORDER if one in statuses)

@@ -30,8 +30,7 @@ class BlockingOperators(Diagnostic):
             return Reading(
                 status="warn",
                 sentence="The defense blocks gradients and declares no smooth approximation in their place, "
-                "so "
-                "its robustness is unverified: attacks with gradients are skipped.",
+                "so its robustness is unverified: attacks with gradients are skipped.",
                 value=1.0,
                 limit=0.0,
                 action="Declare a surrogate in the defense (gradient_mode), and attack again.",
@@ -63,8 +62,7 @@ class BlockingOperators(Diagnostic):
         return Reading(
             status="warn",
             sentence=f"The gradient goes wrong at {where}, where the model uses an operator without a useful "
-            "one "
-            f"({named}), and no approximation is declared.",
+            f"one ({named}), and no approximation is declared.",
             value=float(len(faults)),
             limit=0.0,
             n=found.images,

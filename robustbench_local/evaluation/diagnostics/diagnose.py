@@ -31,9 +31,11 @@ SAMPLE_SHARE = 0.10
 MAX_INSPECTED_IMAGES = 12
 """Most images of the inspection, which takes many passes for each."""
 MIN_INSPECTED_IMAGES = 4
-"""With fewer images a short inspection of more images says more."""
+"""With fewer images a median says little: a shorter inspection, or none, is made then."""
 INSPECTION_SHARE = 0.40
-"""Share of the budget that the inspection may take."""
+"""Share of the budget that a whole inspection may take."""
+SHORT_INSPECTION_SHARE = 0.85
+"""Share of the budget that a short one may take: it says more than all other questions."""
 INSPECTION_PASSES = 500
 """Passes for each image that a whole inspection may take; it takes about 60 on a sound model."""
 SHORT_INSPECTION_PASSES = 48
@@ -126,10 +128,14 @@ def _inspect_sample(model: DiagnosedModel) -> None:
     rows = model.correct_rows if len(model.correct_rows) else torch.arange(len(model.labels))
     most, draws = min(MAX_INSPECTED_IMAGES, len(rows)), model.passes_per_query
     whole = model.budget.count_images(INSPECTION_PASSES * draws, most, INSPECTION_SHARE)
-    short = model.budget.count_images(SHORT_INSPECTION_PASSES * draws, most, INSPECTION_SHARE)
-    model.is_wholly_inspected = whole >= min(MIN_INSPECTED_IMAGES, most)
+    least = min(MIN_INSPECTED_IMAGES, most)
+    short = model.budget.count_images(
+        SHORT_INSPECTION_PASSES * draws, MIN_INSPECTED_IMAGES, SHORT_INSPECTION_SHARE
+    )
+    short = max(short, model.budget.count_images(SHORT_INSPECTION_PASSES * draws, most, INSPECTION_SHARE))
+    model.is_wholly_inspected = whole >= least
     rows = rows[: whole if model.is_wholly_inspected else short]
-    if not len(rows):
+    if len(rows) < least:
         model.missing_findings = TOO_SMALL_REASON
         return
     stream = RandomStream(model.seed, tuple(model.ids[row] for row in rows.tolist()), "inspection")

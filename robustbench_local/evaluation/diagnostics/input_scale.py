@@ -74,8 +74,7 @@ class InputScale(Diagnostic):
         return Reading(
             status="fail",
             sentence=f"The model seems to be fed with the wrong range of pixels: {figures}, and its outputs "
-            "are "
-            "far too large.",
+            "are far too large.",
             value=after,
             limit=limit,
             n=n,

@@ -40,8 +40,7 @@ class LogitScale(Diagnostic):
         return Reading(
             status="warn",
             sentence=f"The logits of an image span {format_figure(scale)}, where ordinary networks stay "
-            "below "
-            f"{MAX_LOGIT_RANGE:g}: rounding then swallows the slope of the cross-entropy.",
+            f"below {MAX_LOGIT_RANGE:g}: rounding then swallows the slope of the cross-entropy.",
             value=scale,
             limit=MAX_LOGIT_RANGE,
             n=n,

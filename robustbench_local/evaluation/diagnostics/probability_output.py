@@ -28,8 +28,7 @@ class ProbabilityOutput(Diagnostic):
         return Reading(
             status="warn",
             sentence=f"The outputs for {format_images(n, n)} are probabilities instead of logits: where one "
-            "of "
-            "them is almost 1, the slope that attacks follow almost vanishes.",
+            "of them is almost 1, the slope that attacks follow almost vanishes.",
             value=1.0,
             limit=0.0,
             n=n,

@@ -46,8 +46,7 @@ class VanishingGradient(Diagnostic):
         return Reading(
             status="fail",
             sentence=f"On {format_images(count, n)} the gradient, the direction that attacks follow, is "
-            f"{what}: "
-            "there they stand still whether or not the model is robust.",
+            f"{what}: there they stand still whether or not the model is robust.",
             value=share,
             limit=MAX_ZERO_SHARE,
             n=n,

@@ -19,8 +19,7 @@ from robustbench_local.store.diagnostic_records import DiagnosticResult, Diagnos
 
 _SOURCES = {
     "D8": "Carlini et al. 2019, arXiv:1902.06705; limit: 1 % of the images and 3 images, which sound "
-    "networks "
-    "do not reach",
+    "networks do not reach",
     "D9": "Carlini et al. 2019, arXiv:1902.06705 (transfer); limit as for D8",
 }
 _NAMES = {"D8": "white-box beats black-box", "D9": "white-box beats transfer"}
@@ -106,8 +105,7 @@ def compare_noise(evidence: Evidence, subject: EvaluatedModel, noise: Diagnostic
         noise,
         status="warn",
         sentence=f"Random noise misclassifies {format_part(len(missed), noise.n)} on which every attack of "
-        "the "
-        "same size fails, although attacks search and noise does not.",
+        "the same size fails, although attacks search and noise does not.",
         value=len(missed) / max(noise.n, 1),
         limit=0.0,
         action="Run adaptive, or more restarts: the attacks miss what a random draw finds.",

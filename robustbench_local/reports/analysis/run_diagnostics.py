@@ -210,8 +210,7 @@ def check_origin(evidence: Evidence, subject: EvaluatedModel) -> Iterator[Diagno
     elif attacks:
         sentence = (
             "Every adversarial example was crafted on another model, so that the numbers say how well "
-            "attacks "
-            "transfer and not how robust this model is."
+            "attacks transfer and not how robust this model is."
         )
         yield build_diagnostic(
             "D24",

@@ -133,8 +133,7 @@ def format_diagnostics_cost(record: DiagnosticsRecord) -> str:
         return ""
     return (
         f"The questions to the models took {record.passes:,} passes, {format_percent(record.passes_share)} "
-        "of "
-        f"the {record.planned_passes:,} that the attacks may take (limit 10%)."
+        f"of the {record.planned_passes:,} that the attacks may take (limit 10%)."
     )
 
 
