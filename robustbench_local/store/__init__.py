@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from robustbench_local.store.records import (
+    AUTOATTACK_STAGES,
     BLACK_BOX_STAGES,
     MIN_CLEAN_SHARE,
+    AdaptationRecord,
     CellRecord,
     CellStatus,
     Condition,
@@ -21,8 +23,10 @@ from robustbench_local.store.records import (
 from robustbench_local.store.run_store import RunStore
 
 __all__ = [
+    "AUTOATTACK_STAGES",
     "BLACK_BOX_STAGES",
     "MIN_CLEAN_SHARE",
+    "AdaptationRecord",
     "CellRecord",
     "CellStatus",
     "Condition",

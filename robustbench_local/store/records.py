@@ -14,8 +14,10 @@ Condition = Literal["clean", "sticker", "no-size", "random-colours", "without-vi
 one of the controls."""
 ViewKind = Literal["view", "approach"]
 """``view``: independent draws. ``approach``: the frames of one drive-by, in order."""
-BLACK_BOX_STAGES = frozenset({"square"})
+BLACK_BOX_STAGES = frozenset({"square", "square restarts"})
 """Stages of ensembles that use only scores, although the ensemble as a whole needs gradients."""
+AUTOATTACK_STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
+"""Stages of the standard AutoAttack, which an adaptive attack has too."""
 MISSING_GRADIENT_SHARE = 0.5
 """Share of gradient steps with zero or unconfirmed gradients from which on a gradient attack counts as having
 had no usable gradients."""

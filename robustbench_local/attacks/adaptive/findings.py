@@ -15,10 +15,14 @@ class GradientFindings:
 
     has_graph: bool
     """Whether a graph leads from the output to the pixels."""
+    has_access: bool = True
+    """Whether the attacker may ask for gradients."""
     error: str = ""
     """The first line of the exception that the backward pass raised; empty if none."""
     zero_margin_share: float = 0.0
     """Share of images whose margin loss has a gradient of exactly zero."""
+    tiny_margin_share: float = 0.0
+    """Share of images whose margin loss has a gradient with no entry of 1e-10 or more."""
     zero_cross_entropy_share: float = 0.0
     """Share of images whose cross-entropy has a gradient of exactly zero."""
     tiny_cross_entropy_share: float = 0.0
@@ -177,7 +181,7 @@ class ModelFindings:
             randomness=RandomnessFindings(**values["randomness"]),
             operators=tuple(OperatorFinding(**entry) for entry in values["operators"]),
             layers=tuple(LayerFinding(**entry) for entry in values["layers"]),
-            parts=tuple(_read_part(entry) for entry in values["parts"]),
+            parts=tuple(read_part(entry) for entry in values["parts"]),
             optimizes_inside=values["optimizes_inside"],
             surrogate_error=values["surrogate_error"],
             is_wrapped=values["is_wrapped"],
@@ -186,7 +190,8 @@ class ModelFindings:
         )
 
 
-def _read_part(values: dict[str, Any]) -> PartFinding:
+def read_part(values: dict[str, Any]) -> PartFinding:
+    """Return a part from its fields as JSON values."""
     entry = values["input"]
     size = None if entry["size"] is None else (int(entry["size"][0]), int(entry["size"][1]))
     part_input = PartInput(slopes=tuple(entry["slopes"]), offsets=tuple(entry["offsets"]), size=size)

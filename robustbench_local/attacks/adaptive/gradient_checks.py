@@ -12,7 +12,6 @@ from robustbench_local.attacks.adaptive.findings import GradientFindings
 from robustbench_local.attacks.adaptive.fixed_draws import fix_draws
 from robustbench_local.attacks.core.losses import compute_cross_entropy, compute_margin
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.gradient_repair import ROUNDING_SHARE
 from robustbench_local.errors import ModelError
 from robustbench_local.randomness import RandomStream
 
@@ -27,6 +26,8 @@ MIN_CHANGE_PER_NOISE = 20.0
 """Norm of the measured differences, in units of their rounding, from which they are informative."""
 
 
+ROUNDING_SHARE = 1e-6
+"""Rounding of a difference of logits in float32, as a share of the largest logit."""
 JITTER = 0.4 / 255
 """Largest change of the pixels before the comparison: it breaks the ties between neighbors on the 8-bit grid,
 at which a median or a maximum has no gradient."""
@@ -57,7 +58,9 @@ def check_gradients(
         The findings; a model without a gradient has no shares.
     """
     if classifier.access != "gradients":
-        return GradientFindings(has_graph=False, error=f"gives {classifier.access} only", images=len(images))
+        return GradientFindings(
+            has_graph=False, has_access=False, error=f"gives {classifier.access} only", images=len(images)
+        )
     with fix_draws(classifier, stream) as seed_draws:
         try:
             seed_draws()
@@ -82,6 +85,7 @@ def check_gradients(
     return GradientFindings(
         has_graph=True,
         zero_margin_share=_compute_mean(peaks[0] == 0),
+        tiny_margin_share=_compute_mean(peaks[0] < TINY_GRADIENT),
         zero_cross_entropy_share=_compute_mean(peaks[1] == 0),
         tiny_cross_entropy_share=_compute_mean(peaks[1] < TINY_GRADIENT),
         nonfinite_share=sum(nonfinite) / max(1, len(nonfinite)),
@@ -113,13 +117,15 @@ def compare_with_differences(
             direction = torch.where(signs < 0.5, -1.0, 1.0)
             for step in STEP_SIZES:
                 ends = [(images + side * step * direction).clamp(0, 1) for side in (1, -1)]
-                losses = []
+                losses, sizes = [], []
                 for end in ends:
                     seed_draws()
-                    losses.append(compute_margin(classifier(end), labels).double())
+                    logits = classifier(end)
+                    losses.append(compute_margin(logits, labels).double())
+                    sizes.append(logits.abs().amax(dim=1).double())
                 measured.append(losses[0] - losses[1])
                 predicted.append((gradient.double() * (ends[0] - ends[1]).double()).flatten(1).sum(dim=1))
-                noise.append(ROUNDING_SHARE * torch.stack(losses).abs().amax(dim=0).clamp_min(1e-2))
+                noise.append(ROUNDING_SHARE * torch.maximum(*sizes))
     return _compare_slopes(
         *(
             torch.stack(part).view(DIRECTIONS, len(STEP_SIZES), -1).permute(1, 2, 0)

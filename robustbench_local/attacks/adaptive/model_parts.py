@@ -23,11 +23,7 @@ def iterate_parts(model: Any) -> Iterator[tuple[str, nn.Module]]:
         Path and module: dotted names of attributes, indices of lists, keys of dicts, names of closure
         variables.
     """
-    visited = {id(model)}
-    for path, part in _iterate_held(model, "", _MAX_DEPTH):
-        if id(part) not in visited:
-            visited.add(id(part))
-            yield path, part
+    yield from _iterate_held(model, "", _MAX_DEPTH, {id(model)})
 
 
 def resolve_part(model: Any, path: str) -> nn.Module:
@@ -42,14 +38,19 @@ def resolve_part(model: Any, path: str) -> nn.Module:
     raise ConfigError(f"the model has no part {path!r}")
 
 
-def _iterate_held(holder: Any, path: str, depth: int) -> Iterator[tuple[str, nn.Module]]:
+def _iterate_held(holder: Any, path: str, depth: int, visited: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """Iterate over the modules in a holder; ``visited`` keeps ids, so that circles end."""
     for name, value in _list_values(holder):
+        if id(value) in visited:
+            continue
         inner = f"{path}.{name}" if path else name
         if isinstance(value, nn.Module):
+            visited.add(id(value))
             yield inner, value
-            yield from _iterate_held(value, inner, _MAX_DEPTH)
+            yield from _iterate_held(value, inner, _MAX_DEPTH, visited)
         elif depth and isinstance(value, list | tuple | dict | FunctionType | MethodType):
-            yield from _iterate_held(value, inner, depth - 1)
+            visited.add(id(value))
+            yield from _iterate_held(value, inner, depth - 1, visited)
 
 
 def _list_values(holder: Any) -> list[tuple[str, Any]]:

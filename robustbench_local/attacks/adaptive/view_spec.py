@@ -10,6 +10,7 @@ from robustbench_local.attacks.adaptive.findings import (
     LayerFinding,
     ModelFindings,
     PartFinding,
+    read_part,
 )
 
 ViewKind = Literal["own", "bpda", "smooth", "part", "log", "rescaled", "undefended"]
@@ -78,6 +79,13 @@ class ViewSpec:
     draws: int = 1
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Make tuples and findings of the lists and dicts that JSON has instead."""
+        for name in ("paths", "operators", "bypassed", "measured", "anchors"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        parts = tuple(read_part(part) if isinstance(part, dict) else part for part in self.parts)
+        object.__setattr__(self, "parts", parts)
+
 
 def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
     """List the gradient views that a model's findings call for.
@@ -89,10 +97,13 @@ def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
         The most promising first; at most transfers from parts for a model whose own gradients are sound.
     """
     draws = findings.randomness.draws
+    undefended = ViewSpec(kind="undefended", label="transfer from the model without its defense")
+    if not findings.gradients.has_access:
+        return (undefended,) if findings.is_wrapped else ()
     views: list[ViewSpec] = []
     if findings.logits.are_probabilities and findings.gradients.has_graph:
         views.append(ViewSpec(kind="log", label="log of the probabilities", draws=draws))
-    elif has_extreme_logits(findings):
+    elif has_extreme_logits(findings) and findings.gradients.has_graph:
         scale = max(TINY_RANGE, findings.logits.range) / USUAL_LOGIT_RANGE
         views.append(ViewSpec(kind="rescaled", label="rescaled logits", draws=draws, scale=scale))
     if has_unsound_gradients(findings) or findings.optimizes_inside:
@@ -101,7 +112,7 @@ def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
         views.append(ViewSpec(kind="own", label=f"mean over {draws} draws", draws=draws))
     views += _list_part_views(findings)
     if findings.is_wrapped:
-        views.append(ViewSpec(kind="undefended", label="transfer from the model without its defense"))
+        views.append(undefended)
     return tuple(views)
 
 
@@ -141,12 +152,10 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
         anchors = tuple(part.path for part in bases)
         label = f"BPDA with the identity up to {_join_names(anchors)}"
         views.append(ViewSpec(kind="bpda", anchors=anchors, parts=bases, label=label, draws=draws))
-    if not views and (cosine is None or cosine < MAX_SURROGATE_COSINE):
+    if not views and not findings.surrogate_error and (cosine is None or cosine < MAX_SURROGATE_COSINE):
         views.append(ViewSpec(kind="bpda", label="BPDA through all operators", draws=draws))
     gradients = findings.gradients
-    vanishes = gradients.has_graph and (
-        gradients.zero_margin_share >= MIN_FAULT_SHARE or gradients.informative_share == 0
-    )
+    vanishes = gradients.has_graph and (gradients.tiny_margin_share >= MIN_FAULT_SHARE)
     if vanishes and not findings.operators:
         views.append(ViewSpec(kind="smooth", label="smoothed activations", draws=draws))
     return views
@@ -182,7 +191,7 @@ def are_gradients_unsound(gradients: GradientFindings) -> bool:
     if max(gradients.zero_margin_share, gradients.nonfinite_share) >= MIN_FAULT_SHARE:
         return True
     if gradients.cosine is None or gradients.relative_error is None:
-        return True  # nothing moves the loss: saturated
+        return gradients.tiny_margin_share >= MIN_FAULT_SHARE  # nothing moves the loss
     return gradients.cosine < MIN_COSINE or gradients.relative_error > MAX_RELATIVE_ERROR
 
 

@@ -20,7 +20,7 @@ from robustbench_local.statistics import (
     compute_clopper_pearson,
     compute_mcnemar,
 )
-from robustbench_local.store import CellRecord, EventRecord, OutcomeCounts
+from robustbench_local.store import AdaptationRecord, CellRecord, EventRecord, OutcomeCounts
 from robustbench_local.store.diagnostic_records import DiagnosticsRecord
 from robustbench_local.store.run_labels import RunLabels
 
@@ -129,6 +129,8 @@ class CellResult:
     """Image id -> (final prediction, label) of images correctly classified clean; empty unless done."""
     successful_stages: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Image id -> the stage of an ensemble that succeeded; only images whose stage is known."""
+    adaptation: AdaptationRecord | None = field(default=None, repr=False)
+    """How the attack was adapted to the model; None if it does not adapt."""
     gradient_images: frozenset[str] = field(default=frozenset(), repr=False)
     """Ids of the images whose gradients the attack computed; empty unless done."""
     useless_gradient_images: frozenset[str] = field(default=frozenset(), repr=False)

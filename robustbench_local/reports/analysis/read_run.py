@@ -18,7 +18,15 @@ from robustbench_local.reports.analysis.evidence import (
 from robustbench_local.reports.analysis.sticker_views import SignResult, read_signs
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import redact_private_data
-from robustbench_local.store import CellRecord, OutcomeCounts, OutcomeRecord, RunStore, count_outcomes
+from robustbench_local.store import (
+    AdaptationRecord,
+    CellRecord,
+    OutcomeCounts,
+    OutcomeRecord,
+    RunStore,
+    count_outcomes,
+)
+from robustbench_local.store.adaptations import read_adaptation
 from robustbench_local.store.diagnostic_records import DIAGNOSTICS_KEY, DiagnosticsRecord
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
@@ -105,7 +113,9 @@ def read_evidence(store: RunStore) -> Evidence:
 
 def _read_cell(store: RunStore, record: CellRecord, labels: RunLabels) -> CellResult:
     outcomes = store.read_outcomes(record.key)
-    return build_cell_result(_redact_record(record), outcomes, read_signs(store, record, outcomes), labels)
+    result = build_cell_result(_redact_record(record), outcomes, read_signs(store, record, outcomes), labels)
+    adaptation = read_adaptation(store, record.key)
+    return result if adaptation is None else replace(result, adaptation=_redact_adaptation(adaptation))
 
 
 def build_cell_result(
@@ -212,6 +222,11 @@ def _compute_query_stats(outcomes: Sequence[OutcomeRecord]) -> QueryStats:
         median_broken=median(broken) if broken else None,
         largest_broken=max(broken, default=None),
     )
+
+
+def _redact_adaptation(adaptation: AdaptationRecord) -> AdaptationRecord:
+    description, problem = redact_private_data((adaptation.description, adaptation.problem))
+    return replace(adaptation, description=description, problem=problem)
 
 
 def _redact_record(record: CellRecord) -> CellRecord:

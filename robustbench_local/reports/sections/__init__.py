@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from robustbench_local.reports.sections.accuracy_bounds_section import ACCURACY_BOUNDS
+from robustbench_local.reports.sections.adaptive_steps_section import ADAPTIVE_STEPS
 from robustbench_local.reports.sections.attacker_knowledge_section import ATTACKER_KNOWLEDGE
 from robustbench_local.reports.sections.certified_section import CERTIFIED
 from robustbench_local.reports.sections.corruptions_section import CORRUPTIONS
@@ -31,6 +32,7 @@ SECTIONS: tuple[Section[Any], ...] = (
     EIGHT_BIT,
     CURVES,
     NAIVE_VS_ADAPTIVE,
+    ADAPTIVE_STEPS,
     CERTIFIED,
     ACCURACY_BOUNDS,
     DISTANCES,

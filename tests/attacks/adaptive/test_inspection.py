@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,15 +13,25 @@ from adaptive_samples import CLASSES, SHAPE, Behind, build_images, build_linear,
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from robustbench_local.attacks.adaptive.activation_rules import MIN_SATURATED_SHARE
 from robustbench_local.attacks.adaptive.findings import (
     MAX_ROUNDING_DIFFERENCE,
+    GradientFindings,
     ModelFindings,
     RandomnessFindings,
 )
 from robustbench_local.attacks.adaptive.gradient_checks import DIRECTIONS, STEP_SIZES
 from robustbench_local.attacks.adaptive.inspection import MAX_PROBE_IMAGES
 from robustbench_local.attacks.adaptive.local_slopes import find_local_fault
-from robustbench_local.attacks.adaptive.view_spec import has_extreme_logits, list_views
+from robustbench_local.attacks.adaptive.view_spec import (
+    MAX_RELATIVE_ERROR,
+    MIN_COSINE,
+    MIN_FAULT_SHARE,
+    ViewSpec,
+    are_gradients_unsound,
+    has_extreme_logits,
+    list_views,
+)
 from robustbench_local.classifier import Classifier
 from robustbench_local.defenses.wrappers.bit_depth import BitDepth
 from robustbench_local.defenses.wrappers.gaussian_noise import GaussianNoise
@@ -130,6 +141,9 @@ MASKING = {
 
 
 SELDOM = {
+    "floor",
+    "winners by index",
+    "saturated sigmoid",
     "ceil",
     "trunc",
     "remainder",
@@ -260,6 +274,7 @@ def test_findings_travel_as_json_and_pickle() -> None:
     assert pickle.loads(pickle.dumps(findings)) == findings
     views = list_views(findings)
     assert pickle.loads(pickle.dumps(views)) == views
+    assert tuple(ViewSpec(**json.loads(json.dumps(asdict(view)))) for view in views) == views
 
 
 class Ensemble(nn.Module):
@@ -401,6 +416,7 @@ def test_an_optimization_inside_is_counted_for_its_model_alone() -> None:
     assert not inspect_sample(wrap_model(Front(lambda values: values))).optimizes_inside
 
 
+@pytest.mark.slow
 def test_nothing_of_the_model_or_the_process_changes() -> None:
     class Counting(Front):
         calls = 0
@@ -492,6 +508,7 @@ def test_models_without_gradients_have_findings_too() -> None:
     findings = inspect_sample(scores)
     assert not findings.gradients.has_graph
     assert findings.gradients.error == "gives scores only"
+    assert list_views(findings) == ()
     assert findings.passes[1] == 0
 
 
@@ -499,3 +516,56 @@ def test_saturation_of_the_softmax_counts_only_where_the_margin_has_a_gradient()
     findings = inspect_sample(wrap_model(Front(lambda values: values.round())))
     assert findings.gradients.zero_cross_entropy_share == 1
     assert not has_extreme_logits(findings)
+
+
+def test_models_that_hold_themselves_or_answer_a_constant_are_inspected() -> None:
+    class Circular(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.owners = build_network(), [self]
+            self.owners.append(self.owners)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.network(images)
+
+    assert list_views(inspect_sample(wrap_model(Circular()))) == ()
+    constant = inspect_sample(wrap_model(lambda images: torch.zeros(len(images), CLASSES)))
+    assert not constant.gradients.has_graph
+    assert "no gradient path" in constant.surrogate_error
+    assert list_views(constant) == ()
+
+
+@pytest.mark.parametrize(
+    ("cosine", "error", "is_unsound"),
+    [
+        (MIN_COSINE, 0.0, False),
+        (MIN_COSINE - 1e-3, 0.0, True),
+        (1.0, MAX_RELATIVE_ERROR, False),
+        (1.0, MAX_RELATIVE_ERROR + 1e-3, True),
+        (None, None, False),
+    ],
+)
+def test_gradients_are_unsound_beyond_the_limits(cosine, error, is_unsound) -> None:
+    gradients = GradientFindings(has_graph=True, cosine=cosine, relative_error=error)
+    assert are_gradients_unsound(gradients) is is_unsound
+
+
+@pytest.mark.parametrize(("share", "is_unsound"), [(MIN_FAULT_SHARE - 1e-4, False), (MIN_FAULT_SHARE, True)])
+def test_a_share_of_vanishing_gradients_is_unsound_from_its_limit_on(share, is_unsound) -> None:
+    sound = {"has_graph": True, "cosine": 1.0, "relative_error": 0.0}
+    assert are_gradients_unsound(GradientFindings(**sound, zero_margin_share=share)) is is_unsound
+    assert are_gradients_unsound(GradientFindings(**sound, nonfinite_share=share)) is is_unsound
+    assert are_gradients_unsound(GradientFindings(has_graph=True, tiny_margin_share=share)) is is_unsound
+
+
+@pytest.mark.parametrize(
+    ("share", "is_saturated"), [(MIN_SATURATED_SHARE - 0.02, False), (MIN_SATURATED_SHARE + 0.02, True)]
+)
+def test_activations_are_saturated_from_a_share_of_their_units_on(share, is_saturated) -> None:
+    def saturate(values: Tensor) -> Tensor:
+        count = round(share * 108)
+        factors = torch.where(torch.arange(108) < count, 1e3, 1.0).view(1, *SHAPE)
+        return torch.sigmoid((values + 0.5) * factors)
+
+    operators = {finding.operator for finding in inspect_sample(wrap_model(Front(saturate))).operators}
+    assert operators == ({"saturated sigmoid"} if is_saturated else set())

@@ -1,0 +1,81 @@
+"""What each step of an adaptive attack was worth beyond AutoAttack's own stages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from robustbench_local.reports.analysis.compute_once import collect_once
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.store import AUTOATTACK_STAGES
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """One step of an adaptive attack."""
+
+    name: str
+    """Name of the step."""
+    first_successes: Estimate
+    """Share of the correctly classified images on which it was the first to succeed."""
+    is_extra: bool
+    """Whether AutoAttack has no such stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveCell:
+    """An adaptive attack on one model, step by step."""
+
+    cell: CellResult
+    """The cell."""
+    steps: tuple[StepResult, ...]
+    """In the order in which they ran."""
+    extra_successes: Estimate
+    """Share of the correctly classified images on which a step beyond AutoAttack's stages was the first."""
+    reason: str
+    """Why the attack has further steps, or none, in one sentence."""
+
+
+@collect_once
+def build_adaptive_cells(evidence: Evidence) -> Iterator[AdaptiveCell]:
+    """Count the first successes of each step, for every finished cell of an adaptive attack."""
+    for cell in evidence.cells:
+        if cell.is_done and cell.adaptation is not None:
+            yield _build_cell(cell)
+
+
+def _build_cell(cell: CellResult) -> AdaptiveCell:
+    description = {} if cell.adaptation is None else cell.adaptation.description
+    count, images = Counter(cell.successful_stages.values()), cell.tally.clean_correct
+    planned = [str(step["label"]) for step in description.get("steps", ())] or list(AUTOATTACK_STAGES)
+    names = [*planned, *sorted(set(count) - set(planned))]
+    extra = sum(number for name, number in count.items() if name not in AUTOATTACK_STAGES)
+    return AdaptiveCell(
+        cell=cell,
+        steps=tuple(
+            StepResult(
+                name=name,
+                first_successes=compute_clopper_pearson(count[name], images),
+                is_extra=name not in AUTOATTACK_STAGES,
+            )
+            for name in names
+        ),
+        extra_successes=compute_clopper_pearson(extra, images),
+        reason=_explain_steps(cell, planned),
+    )
+
+
+def _explain_steps(cell: CellResult, planned: list[str]) -> str:
+    adaptation = cell.adaptation
+    if adaptation is None:
+        return ""
+    if adaptation.problem:
+        return f"Not adapted, so only AutoAttack's stages ran: {adaptation.problem}."
+    passes = (
+        f"{adaptation.forward_passes + adaptation.backward_passes:,} passes on {adaptation.images} images"
+    )
+    if all(name in AUTOATTACK_STAGES for name in planned):
+        return f"A look at the model ({passes}) found nothing that misleads AutoAttack: its stages ran alone."
+    return f"A look at the model ({passes}) found gradients that mislead, so further steps ran."
