@@ -30,15 +30,16 @@ class ProbabilityOutput(Diagnostic):
         if model.findings is None:
             return build_unread(model.missing_findings)
         n = model.findings.images
+        count = len(model.logits)
         if has_sigmoid_form(model.logits) and not model.findings.logits.are_probabilities:
             return Reading(
                 status="warn",
-                sentence=f"The outputs for {format_images(len(model.logits), len(model.logits))} lie between 0 "
+                sentence=f"The outputs for {format_images(count, count)} lie between 0 "
                 "and 1, as after a sigmoid: where one is almost 0 or 1, the slope that attacks follow almost "
                 "vanishes.",
                 value=1.0,
                 limit=0.0,
-                n=len(model.logits),
+                n=count,
                 action="Take the sigmoid out of the model, or attack the margin loss, as autoattack does.",
             )
         if not model.findings.logits.are_probabilities:
