@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,12 @@ def test_benchmarks_replace_their_part_of_their_page(tmp_path):
     assert text.startswith(BENCHMARKS.partition("<!-- measured -->")[0])
     assert "measured anew" in text
     assert "### mnist-fast" not in text
+
+
+def test_the_page_names_every_broken_model_of_the_study():
+    part = RESULTS.partition("<!-- broken models -->")[2].partition("<!-- end -->")[0]
+    with (ROOT / "docs" / "broken_models.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    broken = [row["case"] for row in rows if row["sound"] == "no"]
+    assert f"{len(rows) - len(broken)} sound and {len(broken)} broken models" in part
+    assert [name for name in broken if name not in part.partition("| caught by |")[2]] == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.diagnostic import (
     Diagnostic,
@@ -9,6 +11,11 @@ from robustbench_local.evaluation.diagnostics.diagnostic import (
     build_unread,
     format_images,
 )
+
+
+def has_sigmoid_form(outputs: Tensor) -> bool:
+    """Return whether all outputs, (N, K), lie in [0, 1]; logits of a few images hardly ever do."""
+    return len(outputs) > 0 and bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
 class ProbabilityOutput(Diagnostic):
@@ -23,6 +30,18 @@ class ProbabilityOutput(Diagnostic):
         if model.findings is None:
             return build_unread(model.missing_findings)
         n = model.findings.images
+        count = len(model.logits)
+        if has_sigmoid_form(model.logits) and not model.findings.logits.are_probabilities:
+            return Reading(
+                status="warn",
+                sentence=f"The outputs for {format_images(count, count)} lie between 0 "
+                "and 1, as after a sigmoid: where one is almost 0 or 1, the slope that attacks follow almost "
+                "vanishes.",
+                value=1.0,
+                limit=0.0,
+                n=count,
+                action="Take the sigmoid out of the model, or attack the margin loss, as autoattack does.",
+            )
         if not model.findings.logits.are_probabilities:
             return Reading(status="ok", sentence=f"The outputs for {format_images(n, n)} are logits.", n=n)
         return Reading(

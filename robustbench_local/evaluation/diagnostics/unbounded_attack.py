@@ -22,6 +22,8 @@ MAX_IMAGES = 32
 """Most images."""
 MIN_IMAGES = 4
 """With fewer images chance cannot be told from robustness."""
+MAX_STRAY_IMAGES = 1
+"""Images that may resist without a warning. On some 40 sound models not one of 32 did."""
 PASSES_SHARE = 0.60
 """Share of the budget that the attack may take at most; on sound models it takes a tenth of that."""
 WHOLE_BOX = ThreatModel(norm="Linf", eps=1.0)
@@ -69,13 +71,16 @@ class UnboundedAttack(Diagnostic):
         """
         chance, share = 1 / num_classes, compute_clopper_pearson(robust, n)
         if share.low <= chance:
+            stray = robust > MAX_STRAY_IMAGES
             return Reading(
-                status="ok",
+                status="warn" if stray else "ok",
                 sentence="An attack that may change every pixel as it likes leaves "
-                f"{format_images(robust, n)} correctly classified, as it should.",
+                f"{format_images(robust, n)} correctly classified, "
+                f"{'where sound models leave none' if stray else 'as it should'}.",
                 value=robust / n,
                 limit=chance,
                 n=n,
+                action="Run adaptive: gradients may mislead attacks in places." if stray else "",
             )
         return Reading(
             status="fail",

@@ -25,6 +25,7 @@ from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedMo
 from robustbench_local.evaluation.diagnostics.diagnostic_registry import DIAGNOSTICS
 from robustbench_local.evaluation.diagnostics.gradient_agreement import (
     MAX_RELATIVE_ERROR,
+    MIN_CALM_COSINE,
     MIN_COSINE,
     MIN_INFORMATIVE_SHARE,
     GradientAgreement,
@@ -32,7 +33,7 @@ from robustbench_local.evaluation.diagnostics.gradient_agreement import (
 from robustbench_local.evaluation.diagnostics.inner_optimization import InnerOptimization
 from robustbench_local.evaluation.diagnostics.input_range import MAX_OVERSHOOT, InputRange
 from robustbench_local.evaluation.diagnostics.input_scale import MAX_ACCURACY_LOSS, InputScale
-from robustbench_local.evaluation.diagnostics.logit_scale import MAX_LOGIT_RANGE, LogitScale
+from robustbench_local.evaluation.diagnostics.logit_scale import MAX_LOGIT_RANGE, MIN_LOGIT_RANGE, LogitScale
 from robustbench_local.evaluation.diagnostics.missing_graph import MissingGraph
 from robustbench_local.evaluation.diagnostics.output_form import OutputForm
 from robustbench_local.evaluation.diagnostics.pass_budget import PassBudget
@@ -161,6 +162,13 @@ def test_probabilities_are_a_warning():
     )
 
 
+@pytest.mark.parametrize(("highest", "status"), [(1.0, "warn"), (1.01, "ok")])
+def test_outputs_of_a_sigmoid_are_a_warning(highest, status):
+    model = make_model()
+    model.logits = torch.tensor([[0.0, highest], [0.4, 0.9]])
+    assert check(ProbabilityOutput(), model).status == status
+
+
 def test_a_cut_graph():
     assert check(MissingGraph(), make_model(findings=change(gradients={"has_graph": False}))).status == "fail"
     failing = change(gradients={"error": "RuntimeError: no backward"})
@@ -192,7 +200,9 @@ def test_a_saturated_softmax(lost, tiny, saturated, status):
 @pytest.mark.parametrize(
     ("cosine", "error", "status"),
     [
-        (MIN_COSINE, MAX_RELATIVE_ERROR, "ok"),
+        (MIN_CALM_COSINE, MAX_RELATIVE_ERROR, "ok"),
+        (MIN_CALM_COSINE - 0.001, 0.0, "warn"),
+        (MIN_COSINE, 0.0, "warn"),
         (MIN_COSINE - 0.001, 0.0, "fail"),
         (1.0, MAX_RELATIVE_ERROR + 0.001, "fail"),
     ],
@@ -212,8 +222,16 @@ def test_what_finite_differences_cannot_decide():
     assert check(GradientAgreement(), make_model(findings=random)).status == "not run"
 
 
-@pytest.mark.parametrize(("scale", "status"), [(MAX_LOGIT_RANGE, "ok"), (MAX_LOGIT_RANGE + 1, "warn")])
-def test_huge_logits(scale, status):
+@pytest.mark.parametrize(
+    ("scale", "status"),
+    [
+        (MAX_LOGIT_RANGE, "ok"),
+        (MAX_LOGIT_RANGE + 1, "warn"),
+        (MIN_LOGIT_RANGE, "ok"),
+        (0.99 * MIN_LOGIT_RANGE, "warn"),
+    ],
+)
+def test_huge_and_tiny_logits(scale, status):
     assert check(LogitScale(), make_model(findings=change(logits={"range": scale}))).status == status
 
 
@@ -263,7 +281,8 @@ def test_operators_without_a_gradient():
 
 
 @pytest.mark.parametrize(
-    ("robust", "n", "status"), [(3, 10, "ok"), (4, 10, "fail"), (4, 4, "fail"), (0, 4, "ok")]
+    ("robust", "n", "status"),
+    [(1, 10, "ok"), (2, 10, "warn"), (3, 10, "warn"), (4, 10, "fail"), (4, 4, "fail"), (0, 4, "ok")],
 )
 def test_an_unbounded_attack_has_to_succeed(robust, n, status):
     """Ten classes: the lower end of the interval, 12.2 % for 4 of 10, lies above chance."""
