@@ -13,6 +13,8 @@ from robustbench_local.attacks.apgd.targeted import select_targeted_loss
 from robustbench_local.attacks.ensembles.autoattack import GRADIENT_STEPS, SQUARE_STEPS
 from robustbench_local.threats.threat_model import ThreatModel
 
+EXTRA_SQUARE_LABEL = "square restarts"
+"""Label of the step of further restarts of Square."""
 EXTRA_SQUARE_RESTARTS = 4
 """Further restarts of Square where the gradients are wrong: under it a defense fell from 18.50 to 7.40 % with
 30 restarts (RobustBench's entry Xiao2020Enhancing)."""
@@ -147,7 +149,7 @@ def compose_steps(
     if threat.region == "mask" or is_repaired or not has_unsound_gradients(findings):
         return steps
     again = AttackStep(
-        label="square restarts",
+        label=EXTRA_SQUARE_LABEL,
         search="square",
         steps=SQUARE_STEPS,
         restarts=EXTRA_SQUARE_RESTARTS,
