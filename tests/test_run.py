@@ -93,6 +93,7 @@ def test_an_interrupted_run_goes_on_to_the_same_outcomes(ran, after):
     assert verdicts(resumed).equals(verdicts(whole))
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_another_batch_size(ran):
     whole = Run("whole")
     with pytest.raises(KeyboardInterrupt):
@@ -191,6 +192,7 @@ def test_the_plan_counts_at_least_the_passes_that_are_spent(ran):
         assert cell["backward_passes"] <= planned.max_passes[1]
 
 
+@pytest.mark.slow
 def test_a_search_in_bf16_is_another_run_and_says_so(workplace):
     run = run_grid("grid.yaml", out="quick", options=Options(device="cpu", limit=8, search_precision="bf16"))
     with RunStore.open_readonly(run.directory) as store:
@@ -203,6 +205,7 @@ def test_a_search_in_bf16_is_another_run_and_says_so(workplace):
     assert set(sizes) == {"first", "second"}
 
 
+@pytest.mark.slow
 def test_an_adaptive_attack_goes_on_with_its_stored_adaptation(workplace):
     grid = Path("grid.yaml").read_text("utf-8").partition("  - fgsm")[0]  # at this radius none survives
     Path("grid.yaml").write_text(f'{grid}  - {{card: adaptive-linf-8, eps: "160/255"}}\n', "utf-8")

@@ -76,6 +76,7 @@ def check_answers(cases: Iterable[ModelCase]) -> None:
 HEAVY_KINDS = {"vision transformer", "ResNet-50", "autoencoder with graph", "autoencoder without graph"}
 
 
+@pytest.mark.slow
 def test_every_kind_builds_and_answers(embedded_only):
     check_answers({case.kind: case for case in list_models() if case.kind not in HEAVY_KINDS}.values())
 

@@ -122,6 +122,7 @@ def test_trades_meets_its_promise(data):
     assert _measured("signs-trades", "autoattack")["accuracy"] >= 0.45
 
 
+@pytest.mark.slow
 def test_the_noisy_model_can_be_certified_and_the_plain_one_hardly(data):
     few, vote, ball = (
         data.select_images(range(20)),

@@ -19,6 +19,7 @@ from robustbench_local.extensions.entry_points import list_entry_points
 OPTIONS = rbl.Options(workers=1, batch_size=16, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_grid_of_entry_points_runs_is_reported_judged_and_resumed(installed_example, tmp_path):
     grid = tmp_path / "grid.yaml"
     shutil.copy(EXAMPLE / "grid.yaml", grid)
@@ -139,6 +140,7 @@ def test_two_distributions_of_one_name_are_refused(installed_example, site):
         rbl.evaluate(classifier, data, attack="example-corners", norm="Linf", eps=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.extra
 def test_pip_installs_it(tmp_path):
     pytest.importorskip("hatchling")

@@ -187,6 +187,7 @@ WORK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", WORK)
 def test_an_attack_that_fails_at_work_is_an_error_of_its_cell(fault, workplace, tmp_path):
     perturb, message = WORK[fault]
@@ -260,6 +261,7 @@ CLAIM = (
 )
 
 
+@pytest.mark.slow
 def test_a_claim_that_attacks_contradict_is_reported(workplace, tmp_path):
     claim = CLAIM.format(cut="", radius=1.0)
     (tmp_path / "own.py").write_text(CERTIFICATE.format(returned=claim))

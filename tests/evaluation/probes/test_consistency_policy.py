@@ -174,6 +174,7 @@ def test_the_command_line_refuses_with_exit_code_3(place, run):
     assert "--allow-batch-dependence" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["flag", "grid"])
 def test_allowed_every_form_of_the_report_is_marked(place, run, how):
     if how == "grid":
