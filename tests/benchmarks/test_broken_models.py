@@ -63,11 +63,11 @@ def test_with_published_checkpoints_there_are_more(shared_data, monkeypatch):
 
 def check_answers(cases: Iterable[ModelCase]) -> None:
     for case in cases:
-        images, labels = case.data(16)
+        images, labels = case.data(min(16, case.images))
         model = case.build()
         with torch.no_grad():
             logits = rbl.Classifier(model, num_classes=model.num_classes)(images)
-        assert logits.shape == (16, model.num_classes), case.name
+        assert logits.shape == (len(images), model.num_classes), case.name
         assert bool(logits.isfinite().all()), case.name
         assert float((logits.argmax(dim=1) == labels).float().mean()) >= case.clean_floor, case.name
         assert torch.equal((images * 255).round() / 255, images), case.name
@@ -79,11 +79,6 @@ HEAVY_KINDS = {"vision transformer", "ResNet-50", "autoencoder with graph", "aut
 @pytest.mark.slow
 def test_every_kind_builds_and_answers(embedded_only):
     check_answers({case.kind: case for case in list_models() if case.kind not in HEAVY_KINDS}.values())
-
-
-@pytest.mark.slow
-def test_every_case_builds_and_answers(embedded_only):
-    check_answers(list_models())
 
 
 @pytest.mark.parametrize(

@@ -255,13 +255,15 @@ def run_while_working(place: Path, *names: str, timeout=60, workers=None) -> dic
 
 
 class Wake(ProgressListener):
-    """Ends the calm once the plan stands."""
+    """Ends the calm with the first cell, after the questions to the models."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
 
     def on_plan_ready(self, plan):
         (self.place / "planned").touch()
+
+    def on_cell_start(self, cell, counts):
         (self.place / "calm").unlink(missing_ok=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from robustbench_local.attacks.adaptive.eager_code import run_eagerly
@@ -91,6 +92,8 @@ def record_modules(model: Any) -> Iterator[list[ModuleRecord]]:
     finally:
         for handle in handles:
             handle.remove()
+            # torch keeps the mark of a hook with keywords, by which torch.compile takes it for still there
+            torch_modules._global_forward_hooks_with_kwargs.pop(handle.id, None)  # noqa: SLF001
 
 
 def _copy_value(value: Any) -> Any:

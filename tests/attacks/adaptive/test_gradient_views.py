@@ -391,7 +391,7 @@ def test_a_view_leaves_model_hooks_and_random_state_as_they_were() -> None:
         view.compute_gradient(build_images(), lambda logits: logits[:, 0])
     after = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
     assert before == after
-    assert not torch.nn.modules.module._global_forward_hooks
+    assert not torch.nn.modules.module._has_any_global_hook()
     assert torch.equal(state, torch.get_rng_state())
     assert torch.from_numpy is torch_from_numpy
     assert view.num_classes == CLASSES

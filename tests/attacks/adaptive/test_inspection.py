@@ -441,7 +441,7 @@ def test_nothing_of_the_model_or_the_process_changes() -> None:
     assert torch.equal(state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert not torch.nn.modules.module._global_forward_hooks
+    assert not torch.nn.modules.module._has_any_global_hook()
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert inspect_model(classifier, images, labels, stream) == first
 
