@@ -37,6 +37,7 @@ def write_attack(path, perturb="return 1 - images", cost="return 1, 0", before="
     return f"python:{path.name}:Own"
 
 
+@pytest.mark.slow
 def test_a_grid_of_files_runs_and_only_with_leave(tmp_path, monkeypatch):
     folder = tmp_path / "src" / "robustbench_example"
     shutil.copytree(EXAMPLE / "src" / "robustbench_example", folder)

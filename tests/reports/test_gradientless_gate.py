@@ -92,6 +92,7 @@ def test_without_a_black_box_nothing_is_decided_and_the_report_says_why(folder):
     assert "not finite" in report
 
 
+@pytest.mark.slow
 def test_a_black_box_decides(folder):
     gate, robust, _ = ruled(folder, ", {card: square-linf-8, queries: 300}")
     assert robust["opaque"] >= 0.5

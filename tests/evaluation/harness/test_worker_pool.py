@@ -140,6 +140,7 @@ def test_what_a_worker_notes_reaches_the_classifier(linear, data):
     assert any("changed while it was attacked" in note for note in classifier.notes)
 
 
+@pytest.mark.slow
 def test_passes_under_way_are_seen_from_outside(linear, data):
     classifier = around(linear, lambda _images: time.sleep(0.1))
     job, seen = task(classifier, data), []
