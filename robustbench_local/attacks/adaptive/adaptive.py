@@ -9,16 +9,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from robustbench_local.attacks.adaptive.black_box_steps import compose_black_box_steps
 from robustbench_local.attacks.adaptive.composition import (
     Composition,
     compose_steps,
+    find_black_box_answers,
     list_candidate_steps,
     list_standard_steps,
     list_useful_views,
 )
+from robustbench_local.attacks.adaptive.findings import ModelFindings
 from robustbench_local.attacks.adaptive.inspection import inspect_model
 from robustbench_local.attacks.adaptive.pilot import run_pilot
 from robustbench_local.attacks.adaptive.quick_check import check_quickly
+from robustbench_local.attacks.adaptive.student import train_student
+from robustbench_local.attacks.adaptive.view_spec import ViewSpec
 from robustbench_local.attacks.base import Attack, AttackInputs
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.ensembles.autoattack import AutoAttack
@@ -26,6 +31,9 @@ from robustbench_local.attacks.ensembles.ensemble import Ensemble, Stage
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
+
+MAX_PILOT_IMAGES = 16
+"""Images of the sample on which candidate steps are tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,15 @@ class Adaptive(Ensemble):
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
         """See :meth:`Ensemble.build_stages`; unadapted, the stages of AutoAttack."""
         return tuple(step.build_stage() for step in list_standard_steps(threat, num_classes))
+
+    def estimate_cost_on(self, classifier: Classifier, threat: ThreatModel) -> tuple[int, int]:
+        """See :meth:`Attack.estimate_cost_on`; without gradients other steps are certain."""
+        if classifier.access == "gradients":
+            return self.estimate_cost(threat)
+        student = ViewSpec(kind="student", label="student")
+        steps = compose_black_box_steps(classifier.access, student, threat)
+        forward, _ = self.estimate_stages([step.build_stage() for step in steps], threat)
+        return forward, 0
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
         """See :meth:`EngineAttack.build_engine`; AutoAttack's stages draw AutoAttack's numbers."""
@@ -89,9 +106,19 @@ class AdaptedAttack(Adaptive):
     def __str__(self) -> str:
         return str(Adaptive())
 
+    @property
+    def eot_samples(self) -> int:
+        """See :attr:`Attack.eot_samples`; as many as the variance of the answers asks for."""
+        return self.composition.draws
+
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:  # noqa: ARG002 - decided before
         """See :meth:`Ensemble.build_stages`; the composed steps."""
         return tuple(step.build_stage() for step in self.composition.steps)
+
+    def estimate_cost_on(self, classifier: Classifier, threat: ThreatModel) -> tuple[int, int]:
+        """See :meth:`Attack.estimate_cost_on`."""
+        forward, backward = self.estimate_cost(threat)
+        return forward, backward if classifier.access == "gradients" else 0
 
     def describe_adaptation(self) -> dict[str, Any]:
         """See :meth:`Attack.describe_adaptation`."""
@@ -111,9 +138,18 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
     findings = inspect_model(
         inputs.classifier, inputs.images[rows], inputs.labels[rows], inputs.stream.select_images(rows)
     )
-    candidates = list_candidate_steps(list_useful_views(findings))
-    if not candidates:
+    candidates = list_candidate_steps(list_useful_views(findings), findings.randomness.draws)
+    if not candidates and _has_standard_gradient(findings):
         return Composition(steps=standard, doubts=check.doubts, findings=findings)
-    pilot = run_pilot(inputs, candidates, rows)
-    steps = compose_steps(findings, candidates, pilot, threat, num_classes)
-    return Composition(steps=steps, doubts=check.doubts, findings=findings, pilot=pilot)
+    pilot = run_pilot(inputs, candidates, rows[:MAX_PILOT_IMAGES])
+    answers = find_black_box_answers(findings, pilot)
+    student = None if answers is None else train_student(inputs, answers)
+    steps = compose_steps(findings, candidates, pilot, threat, num_classes, student)
+    return Composition(steps=steps, doubts=check.doubts, findings=findings, pilot=pilot, student=student)
+
+
+def _has_standard_gradient(findings: ModelFindings) -> bool:
+    """Check whether AutoAttack's stages have what they need: gradients, and the same answers each time."""
+    return (
+        findings.gradients.has_access and findings.gradients.has_graph and not findings.randomness.is_random
+    )

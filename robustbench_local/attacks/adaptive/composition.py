@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from robustbench_local.attacks.adaptive.findings import ModelFindings
+from robustbench_local.attacks.adaptive.black_box_steps import build_student_view, compose_black_box_steps
+from robustbench_local.attacks.adaptive.findings import Answers, ModelFindings, StudentRecord
+from robustbench_local.attacks.adaptive.random_steps import compose_random_steps
 from robustbench_local.attacks.adaptive.steps import AttackStep
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec, has_unsound_gradients, list_views
 from robustbench_local.attacks.apgd.targeted import select_targeted_loss
@@ -54,6 +56,13 @@ class Composition:
     """What the inspection found; None if the quick check was enough."""
     pilot: tuple[PilotResult, ...] = ()
     """Short versions of the candidate steps on the sample, in the order in which they were tried."""
+    student: StudentRecord | None = None
+    """A network distilled from the model's answers, where there is no gradient."""
+
+    @property
+    def draws(self) -> int:
+        """Passes averaged per evaluation: 1 for a model that repeats its answers."""
+        return max((step.draws for step in self.steps), default=1)
 
     def to_json(self) -> dict[str, Any]:
         """Return the composition as JSON values."""
@@ -62,18 +71,22 @@ class Composition:
             "doubts": list(self.doubts),
             "findings": None if self.findings is None else self.findings.to_json(),
             "pilot": [asdict(result) for result in self.pilot],
+            "student": None if self.student is None else asdict(self.student),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the composition of `to_json`."""
         findings = None if values["findings"] is None else ModelFindings.from_json(values["findings"])
+        student = None if values.get("student") is None else StudentRecord(**values["student"])
         views = () if findings is None else list_useful_views(findings)
+        views = (*views, *([] if student is None else [build_student_view(student)]))
         return cls(
             steps=tuple(AttackStep.from_json(step, views) for step in values["steps"]),
             doubts=tuple(values["doubts"]),
             findings=findings,
             pilot=tuple(PilotResult(**result) for result in values["pilot"]),
+            student=student,
         )
 
 
@@ -105,10 +118,22 @@ def list_useful_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
     return (*views, everywhere)
 
 
-def list_candidate_steps(views: Sequence[ViewSpec]) -> tuple[AttackStep, ...]:
-    """Return a step of APGD on the margin for each view of the gradients, the most promising first."""
+def list_candidate_steps(views: Sequence[ViewSpec], draws: int = 1) -> tuple[AttackStep, ...]:
+    """Return a step of APGD on the margin for each view of the gradients, the most promising first.
+
+    Args:
+        views: The views.
+        draws: Passes averaged per evaluation.
+    """
     return tuple(
-        AttackStep(label=view.label, search="apgd", steps=GRADIENT_STEPS, loss="margin", view=view)
+        AttackStep(
+            label=view.label,
+            search="apgd",
+            steps=GRADIENT_STEPS,
+            loss="margin",
+            view=view,
+            draws=draws,
+        )
         for view in views
     )
 
@@ -119,6 +144,7 @@ def compose_steps(
     pilot: Sequence[PilotResult],
     threat: ThreatModel,
     num_classes: int,
+    student: StudentRecord | None = None,
 ) -> tuple[AttackStep, ...]:
     """Compose the steps for a model whose gradients need help.
 
@@ -132,10 +158,19 @@ def compose_steps(
         pilot: Their short versions.
         threat: Budget, goal and region.
         num_classes: K.
+        student: A network distilled from its answers, where it has no gradient.
     """
     results = {result.label: result for result in pilot}
     usable = [step for step in candidates if not results[step.label].problem]
     order = sorted(usable, key=lambda step: -_compute_yield(results[step.label]))
+    draws, answers = findings.randomness.draws, find_black_box_answers(findings, pilot)
+    if answers is not None:
+        view = None if student is None else build_student_view(student)
+        black_box = compose_black_box_steps(answers, view, threat, draws)
+        return (*black_box, *(replace(step, draws=draws) for step in order))
+    if findings.randomness.is_random:
+        follows = _has_usable_gradient(findings)
+        return compose_random_steps(order, draws, threat, follows_gradients=follows)
     standard = list_standard_steps(threat, num_classes)
     if not _has_usable_gradient(findings):
         standard = tuple(step for step in standard if step.search == "square")
@@ -161,6 +196,13 @@ def compose_steps(
 def _compute_yield(result: PilotResult) -> float:
     """Return the successes per pass of a short version."""
     return result.broken / max(result.passes, 1)
+
+
+def find_black_box_answers(findings: ModelFindings, pilot: Sequence[PilotResult]) -> Answers | None:
+    """Return what the answers say of a model without any gradient; None if a gradient helps the attack."""
+    if _has_usable_gradient(findings) or any(result.broken for result in pilot):
+        return None
+    return "labels" if findings.logits.are_labels else "scores"
 
 
 def _has_usable_gradient(findings: ModelFindings) -> bool:

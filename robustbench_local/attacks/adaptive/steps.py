@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 from robustbench_local.attacks.adaptive.gradient_views import build_view
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec
 from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
+from robustbench_local.attacks.black_box.boundary import Boundary
+from robustbench_local.attacks.black_box.hopskipjump import HopSkipJump
 from robustbench_local.attacks.core.objective import LossName
 from robustbench_local.attacks.core.search import Search
 from robustbench_local.attacks.ensembles.ensemble import Stage
@@ -17,7 +19,15 @@ from robustbench_local.attacks.minimum_norm.fab import FABSearch
 from robustbench_local.attacks.square.square import SquareSearch
 from robustbench_local.threats.threat_model import ThreatModel
 
-SearchName = Literal["apgd", "fab", "square"]
+SearchName = Literal["apgd", "fab", "square", "hopskipjump", "boundary"]
+
+
+_KINDS_OF_OTHER_PASSES = frozenset({"bpda", "smooth", "part", "undefended"})
+"""Views whose gradients come from another pass than the answers."""
+_LABEL_ATTACKS: Mapping[str, type[HopSkipJump] | type[Boundary]] = {
+    "hopskipjump": HopSkipJump,
+    "boundary": Boundary,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +39,7 @@ class AttackStep:
     search: SearchName
     """The search."""
     steps: int
-    """Its steps for each path."""
+    """Its steps for each path; the queries of a search with labels alone."""
     loss: LossName = "ce"
     """Loss of APGD."""
     restarts: int = 1
@@ -40,17 +50,25 @@ class AttackStep:
     """Maximum target classes per image; 0: no target classes."""
     view: ViewSpec | None = None
     """How gradients are obtained; None: the model's own."""
+    draws: int = 1
+    """Passes averaged per evaluation, for a model whose answers vary by chance."""
 
     def build_stage(self) -> Stage:
         """Return the stage of the ensemble."""
         return Stage(
             name=self.label,
-            build_search=self._build_search,
+            build_search=None if self.search in _LABEL_ATTACKS else self._build_search,
+            attack=_LABEL_ATTACKS[self.search](queries=self.steps) if self.search in _LABEL_ATTACKS else None,
             restarts=self.restarts,
             first_restart=self.first_restart,
             targets=self.targets,
-            uses_gradients=self.search != "square",
-            build_classifier=None if self.view is None else partial(build_view, spec=self.view),
+            uses_gradients=self.search in {"apgd", "fab"},
+            # the search averages over draws, of answers and gradients alike
+            build_classifier=None
+            if self.view is None
+            else partial(build_view, spec=replace(self.view, draws=1)),
+            draws=self.draws,
+            forward_factor=2 if self.view is not None and self.view.kind in _KINDS_OF_OTHER_PASSES else 1,
         )
 
     def to_json(self) -> dict[str, Any]:

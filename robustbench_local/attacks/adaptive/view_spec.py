@@ -10,10 +10,11 @@ from robustbench_local.attacks.adaptive.findings import (
     LayerFinding,
     ModelFindings,
     PartFinding,
+    StudentRecord,
     read_part,
 )
 
-ViewKind = Literal["own", "bpda", "smooth", "part", "log", "rescaled", "undefended"]
+ViewKind = Literal["own", "bpda", "smooth", "part", "log", "rescaled", "undefended", "student"]
 
 MIN_COSINE = 0.95
 """Median cosine with finite differences below which gradients do not describe the model.
@@ -54,7 +55,7 @@ class ViewSpec:
             the backward pass; ``smooth``: activations have smoother backward passes; ``part``: the gradient
             of submodules' loss; ``log``: of the log of the output, for models that return probabilities;
             ``rescaled``: of the loss of logits divided by ``scale``; ``undefended``: of the classifier
-            without its wrapper defense.
+            without its wrapper defense; ``student``: of a network distilled from the answers.
         paths: Module paths that it concerns: where operators are replaced (none: everywhere), or the parts.
         operators: Names of the operators that are replaced; none: all.
         bypassed: Paths of modules, from a shape to the same shape, that have the gradient of the identity.
@@ -66,6 +67,7 @@ class ViewSpec:
         label: Name for reports.
         draws: Draws over which a random model's gradient is averaged.
         scale: Divisor of the logits.
+        student: The distilled network.
     """
 
     kind: ViewKind
@@ -78,6 +80,7 @@ class ViewSpec:
     label: str
     draws: int = 1
     scale: float = 1.0
+    student: StudentRecord | None = None
 
     def __post_init__(self) -> None:
         """Make tuples and findings of the lists and dicts that JSON has instead."""
@@ -101,6 +104,8 @@ def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
     if not findings.gradients.has_access:
         return (undefended,) if findings.is_wrapped else ()
     views: list[ViewSpec] = []
+    if findings.randomness.is_random and findings.gradients.has_graph and not findings.gradients.error:
+        views.append(ViewSpec(kind="own", label=f"EOT over {draws} draws", draws=draws))
     if findings.logits.are_probabilities and findings.gradients.has_graph:
         views.append(ViewSpec(kind="log", label="log of the probabilities", draws=draws))
     elif has_extreme_logits(findings) and findings.gradients.has_graph:
@@ -108,8 +113,6 @@ def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
         views.append(ViewSpec(kind="rescaled", label="rescaled logits", draws=draws, scale=scale))
     if has_unsound_gradients(findings) or findings.optimizes_inside:
         views += _list_surrogate_views(findings)
-    elif draws > 1:
-        views.append(ViewSpec(kind="own", label=f"mean over {draws} draws", draws=draws))
     views += _list_part_views(findings)
     if findings.is_wrapped:
         views.append(undefended)

@@ -1,0 +1,77 @@
+"""The steps against a model that gives no gradient: what its scores, or its labels alone, allow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from robustbench_local.attacks.adaptive.findings import Answers, StudentRecord
+from robustbench_local.attacks.adaptive.steps import AttackStep
+from robustbench_local.attacks.adaptive.view_spec import ViewSpec
+from robustbench_local.threats.threat_model import ThreatModel
+
+STUDENT_STEPS = 60
+"""Steps of APGD along the student's gradient; each asks the model itself once."""
+STUDENT_TARGETS = 3
+"""Target classes of an image."""
+SCORE_STEPS, SCORE_RESTARTS = 2500, 3
+"""Proposals of Square, and its starts: together as many as plain AutoAttack plans passes."""
+LABEL_QUERIES, LABEL_RESTARTS = 4000, 2
+"""Queries of a search at the decision boundary, and its starts."""
+
+
+def build_student_view(student: StudentRecord) -> ViewSpec:
+    """Return the view of a distilled network."""
+    return ViewSpec(kind="student", label=f"transfer from a student of {student.answers}", student=student)
+
+
+def compose_black_box_steps(
+    answers: Answers, student: ViewSpec | None, threat: ThreatModel, draws: int = 1
+) -> tuple[AttackStep, ...]:
+    """Compose the steps for a model without gradients.
+
+    Args:
+        answers: What its answers say.
+        student: The view of a network distilled from them; None if there is none.
+        threat: Budget, goal and region.
+        draws: Passes averaged per evaluation.
+    """
+    steps: list[AttackStep] = []
+    if student is not None:
+        transfer = AttackStep(
+            label=student.label, search="apgd", steps=STUDENT_STEPS, loss="margin", view=student, draws=draws
+        )
+        targeted = AttackStep(
+            label=f"{student.label}, targeted",
+            search="apgd",
+            steps=STUDENT_STEPS,
+            loss="margin",
+            targets=STUDENT_TARGETS,
+            view=student,
+            draws=draws,
+        )
+        steps += [transfer, targeted] if answers == "scores" else [transfer]
+    if threat.region != "image":
+        return tuple(steps)
+    if answers == "scores":
+        share = "" if draws == 1 else f" over {draws} draws"
+        square = AttackStep(
+            label=f"square restarts{share}",
+            search="square",
+            steps=SCORE_STEPS if draws == 1 else SCORE_STEPS // draws,
+            restarts=SCORE_RESTARTS,
+            draws=draws,
+        )
+        return (*steps, square)
+    hopskipjump = AttackStep(
+        label="HopSkipJump restarts",
+        search="hopskipjump",
+        steps=LABEL_QUERIES,
+        restarts=LABEL_RESTARTS,
+        draws=draws,
+    )
+    if threat.norm == "Linf":
+        steps.append(hopskipjump)
+    if threat.norm == "L2":
+        boundary = AttackStep(label="boundary", search="boundary", steps=LABEL_QUERIES, draws=draws)
+        steps += [replace(hopskipjump, label="HopSkipJump", restarts=1), boundary]
+    return tuple(steps)
