@@ -21,6 +21,8 @@ from robustbench_local.reports.analysis.run_diagnostics import (
 )
 from robustbench_local.store.diagnostic_records import DiagnosticResult
 
+VOID_WORD = "void"
+"""The word for a number that a diagnostic forbids."""
 UNTRUSTED_PHRASE = "not trustworthy"
 """The words for a number with a failed diagnostic, in every form of the report."""
 _OLDER_RUN = DiagnosticResult(
@@ -114,6 +116,40 @@ def select_distrust(evidence: Evidence, subject: EvaluatedModel, threat: Threat)
         for result in select_diagnostics(evidence, subject)
         if not result.is_trusted and (result.status == "block" or result.threat in {None, threat.name})
     ]
+
+
+def select_cell_distrust(evidence: Evidence, cell: CellResult) -> list[DiagnosticResult]:
+    """Select the diagnostics that make the numbers of a cell not trustworthy, or forbid them.
+
+    A transfer, a corruption and a certificate do not depend on gradients, so only blocks concern them.
+    """
+    depends = not (cell.has_external_candidates or cell.is_certificate or cell.is_corruption)
+    found = select_distrust(evidence, cell.subject, cell.threat)
+    return [result for result in found if depends or result.status == "block"]
+
+
+def list_cell_distrust(evidence: Evidence, cell: CellResult) -> list[str]:
+    """List the ids of `select_cell_distrust`."""
+    return list(dict.fromkeys(result.id for result in select_cell_distrust(evidence, cell)))
+
+
+def format_mark(distrust: Iterable[DiagnosticResult]) -> str:
+    """Format the mark of a number, such as ``not trustworthy (D6b, D11)``; empty if it needs none."""
+    results = list(distrust)
+    if not results:
+        return ""
+    word = VOID_WORD if any(result.status == "block" for result in results) else UNTRUSTED_PHRASE
+    return f"{word} ({', '.join(dict.fromkeys(result.id for result in results))})"
+
+
+def mark_model(evidence: Evidence, subject: EvaluatedModel, threat: Threat | None = None) -> str:
+    """Format the mark of a model's numbers under a threat model, or under any."""
+    found = select_diagnostics(evidence, subject) if threat is None else None
+    return format_mark(
+        select_distrust(evidence, subject, threat)
+        if threat is not None
+        else [result for result in found or () if not result.is_trusted]
+    )
 
 
 def select_gate_distrust(
