@@ -21,7 +21,7 @@ from robustbench_local.evaluation.isolation.isolated_call import (
     send_to_parent,
 )
 from robustbench_local.models.http_model import Endpoint
-from robustbench_local.store.diagnostic_records import DiagnosticResult
+from robustbench_local.store.diagnostic_records import UNENDED_REASON, DiagnosticResult
 from robustbench_local.threats.threat_model import BALL_NORMS, ThreatModel
 
 
@@ -50,7 +50,7 @@ def run_diagnostics(
         with catch_process_exit(name):
             return ask()
     except Exception as failure:  # noqa: BLE001 - the evaluation itself finds out what is wrong
-        reason = f"the questions did not come to an end: {format_error_line(failure).rstrip('.')}"
+        reason = f"{UNENDED_REASON}: {format_error_line(failure).rstrip('.')}"
         return list_unread_results(model, threats, reason, received), sum(
             sum(result.passes) for result in received
         )

@@ -22,7 +22,7 @@ from robustbench_local.evaluation.diagnostics.diagnostic_registry import DIAGNOS
 from robustbench_local.evaluation.diagnostics.own_surrogates import has_own_surrogates
 from robustbench_local.evaluation.diagnostics.short_inspection import inspect_briefly, inspect_gradients
 from robustbench_local.randomness import RandomStream
-from robustbench_local.store.diagnostic_records import DiagnosticResult
+from robustbench_local.store.diagnostic_records import RAISED_REASON, DiagnosticResult
 from robustbench_local.threats.threat_model import ThreatModel
 
 MAX_SAMPLE_IMAGES = 64
@@ -41,10 +41,10 @@ BRIEF_INSPECTION_SHARE = 0.85
 """Share of the budget that the briefest one may take: it says more than all other questions."""
 INSPECTION_PASSES = 500
 """Passes for each image that a whole inspection may take; it takes about 60 on a sound model."""
-SHORT_INSPECTION_PASSES = 52
+SHORT_INSPECTION_PASSES = 54
 """Passes for each image without layers and parts: five repetitions, gradients of two losses, central
 differences along 8 directions with two step sizes, and a look at operators."""
-BRIEF_INSPECTION_PASSES = 19
+BRIEF_INSPECTION_PASSES = 20
 """Passes for each image of two repetitions, gradients of two losses, central differences along three
 directions, and a look at operators."""
 MAX_BRIEFLY_INSPECTED_IMAGES = 6
@@ -178,4 +178,4 @@ def _run_diagnostic(diagnostic: Diagnostic, model: DiagnosedModel, problem: str)
 
 
 def _describe_failure(failure: Exception) -> str:
-    return f"the model raised {type(failure).__name__}: {extract_first_line(failure)}"
+    return f"{RAISED_REASON} {type(failure).__name__}: {extract_first_line(failure)}"

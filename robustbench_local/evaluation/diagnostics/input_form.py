@@ -120,7 +120,7 @@ class InputForm(Diagnostic):
 def compute_gain_chance(gains: int, losses: int) -> float:
     """Return the chance of at least so many gains if a changed answer is a gain or a loss equally often."""
     changed = gains + losses
-    return sum(math.comb(changed, count) for count in range(gains, changed + 1)) / 2**changed
+    return float(sum(math.comb(changed, count) for count in range(gains, changed + 1)) / 2**changed)
 
 
 def _list_forms(images: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:

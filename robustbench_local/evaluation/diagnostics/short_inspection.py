@@ -22,6 +22,7 @@ from robustbench_local.attacks.adaptive.gradient_checks import (
     compute_margin_gradient,
     compute_median_cosine,
 )
+from robustbench_local.attacks.adaptive.layer_checks import check_functions
 from robustbench_local.attacks.adaptive.logit_checks import check_logits
 from robustbench_local.attacks.adaptive.operator_scan import scan_operators
 from robustbench_local.attacks.adaptive.randomness_checks import check_randomness
@@ -33,7 +34,7 @@ from robustbench_local.errors import ModelError
 from robustbench_local.randomness import RandomStream
 
 SCANNED_IMAGES = 2
-"""Images on which operators are looked at: four passes each."""
+"""Images on which operators are looked at: six passes each."""
 BRIEF_DIRECTIONS = 3
 """Sign directions of the brief inspection; the slopes of all images are compared together."""
 BRIEF_STEP = 1e-3
@@ -62,7 +63,7 @@ def inspect_gradients(
 def inspect_briefly(
     classifier: Classifier, images: Tensor, labels: Tensor, stream: RandomStream
 ) -> ModelFindings:
-    """Ask the same in about 16 passes an image; arguments and result as for `inspect_gradients`."""
+    """Ask the same in about 17 passes an image; arguments and result as for `inspect_gradients`."""
     with preserve_randomness(), torch.no_grad():
         answers = [classifier(images) for _ in range(2)]
     unit = [F.normalize(logits.double(), dim=1) for logits in answers]
@@ -193,12 +194,13 @@ def _add_operators(
     cosine = None
     with _count_apart(core, len(rows), classifier.open_counter):
         scan = scan_operators(core, *inputs)
+        functions = check_functions(core, inputs[0]) if findings.gradients.has_graph else ()
         if findings.gradients.has_graph and not findings.gradients.error and scan.gradient is not None:
             cosine = compute_median_cosine(compute_margin_gradient(core, *inputs), scan.gradient)
     return replace(
         findings,
         gradients=replace(findings.gradients, surrogate_cosine=cosine),
-        operators=scan.operators,
+        operators=scan.operators + functions,
         optimizes_inside=scan.optimizes_inside,
         surrogate_error=scan.error,
     )

@@ -151,6 +151,14 @@ def apply_distrust(verdict: GateVerdict, distrust: Sequence[DiagnosticResult]) -
     )
 
 
+def note_unchecked(verdict: GateVerdict, *, is_unchecked: bool) -> GateVerdict:
+    """Return a verdict that says so if it passes on gradients that no diagnostic has looked at."""
+    if not is_unchecked or verdict.ruling != "pass" or verdict.gate.metric == "clean_accuracy":
+        return verdict
+    caveat = "whether its gradients can be trusted was not checked, because the run is too small"
+    return replace(verdict, reason=f"{verdict.reason}; {caveat}")
+
+
 def _judge_clean(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
     done = [compute_worst_case([cell]).clean_accuracy for cell in cells if cell.is_done]
     estimate = max(done, key=lambda share: share.n, default=compute_clopper_pearson(0, 0))
