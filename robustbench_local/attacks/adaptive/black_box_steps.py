@@ -15,8 +15,11 @@ STUDENT_TARGETS = 3
 """Target classes of an image."""
 SCORE_STEPS, SCORE_RESTARTS = 2500, 3
 """Proposals of Square, and its starts: together as many as plain AutoAttack plans passes."""
-LABEL_QUERIES, LABEL_RESTARTS = 4000, 2
-"""Queries of a search at the decision boundary, and its starts."""
+LABEL_QUERIES = 4000
+"""Queries of a search with labels alone, of which there are two."""
+_RAYS = AttackStep(label="signs of rays", search="rays", steps=LABEL_QUERIES)
+_HOPSKIPJUMP = AttackStep(label="HopSkipJump", search="hopskipjump", steps=LABEL_QUERIES)
+_BOUNDARY = AttackStep(label="Boundary", search="boundary", steps=LABEL_QUERIES)
 
 
 def build_student_view(student: StudentRecord) -> ViewSpec:
@@ -62,16 +65,5 @@ def compose_black_box_steps(
             draws=draws,
         )
         return (*steps, square)
-    hopskipjump = AttackStep(
-        label="HopSkipJump restarts",
-        search="hopskipjump",
-        steps=LABEL_QUERIES,
-        restarts=LABEL_RESTARTS,
-        draws=draws,
-    )
-    if threat.norm == "Linf":
-        steps.append(hopskipjump)
-    if threat.norm == "L2":
-        boundary = AttackStep(label="boundary", search="boundary", steps=LABEL_QUERIES, draws=draws)
-        steps += [replace(hopskipjump, label="HopSkipJump", restarts=1), boundary]
-    return tuple(steps)
+    searches = {"Linf": (_RAYS, _HOPSKIPJUMP), "L2": (_HOPSKIPJUMP, _BOUNDARY)}.get(threat.norm, ())
+    return (*steps, *(replace(search, draws=draws) for search in searches))

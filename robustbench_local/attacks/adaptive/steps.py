@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal, Self
 
 from robustbench_local.attacks.adaptive.gradient_views import build_view
+from robustbench_local.attacks.adaptive.ray_search import RaySearch
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec
 from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
 from robustbench_local.attacks.black_box.boundary import Boundary
@@ -19,12 +20,13 @@ from robustbench_local.attacks.minimum_norm.fab import FABSearch
 from robustbench_local.attacks.square.square import SquareSearch
 from robustbench_local.threats.threat_model import ThreatModel
 
-SearchName = Literal["apgd", "fab", "square", "hopskipjump", "boundary"]
+SearchName = Literal["apgd", "fab", "square", "rays", "hopskipjump", "boundary"]
 
 
 _KINDS_OF_OTHER_PASSES = frozenset({"bpda", "smooth", "part", "undefended"})
 """Views whose gradients come from another pass than the answers."""
-_LABEL_ATTACKS: Mapping[str, type[HopSkipJump] | type[Boundary]] = {
+_LABEL_ATTACKS: Mapping[str, type[HopSkipJump] | type[Boundary] | type[RaySearch]] = {
+    "rays": RaySearch,
     "hopskipjump": HopSkipJump,
     "boundary": Boundary,
 }

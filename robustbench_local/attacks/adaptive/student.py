@@ -88,11 +88,11 @@ def train_student(inputs: AttackInputs, answers: Answers) -> StudentRecord:
         per_image = min(MAX_QUERIES_PER_IMAGE, max(MIN_QUERIES_PER_IMAGE, per_image))
         for round_ in range(ROUNDS):
             asked = _make_queries(inputs, per_image // ROUNDS, student if round_ else None, generator)
-            told = _ask_model(inputs, asked, answers)
+            received = _ask_model(inputs, asked, answers)
             with torch.no_grad():
-                agreement = float((student(asked).argmax(dim=1) == told.argmax(dim=1)).float().mean())
+                agreement = float((student(asked).argmax(dim=1) == received.argmax(dim=1)).float().mean())
             queries.append(asked)
-            targets.append(told)
+            targets.append(received)
             _train_steps(student, optimizer, torch.cat(queries), torch.cat(targets), generator)
     return StudentRecord(
         channels=inputs.images.shape[1],
@@ -158,12 +158,12 @@ def _ask_model(inputs: AttackInputs, queries: Tensor, answers: Answers) -> Tenso
     """Return the model's answers as probabilities, (M, K)."""
     rows = torch.arange(len(queries), device=queries.device) % len(inputs.images)
     size = inputs.classifier.settings.batch_size or BATCH_SIZE
-    told = []
+    answered = []
     with torch.no_grad():
         for first in range(0, len(queries), size):
             part = slice(first, first + size)
-            told.append(inputs.classifier(queries[part], rows[part]).nan_to_num())
-    logits = torch.cat(told)
+            answered.append(inputs.classifier(queries[part], rows[part]).nan_to_num())
+    logits = torch.cat(answered)
     if answers == "labels":
         return F.one_hot(logits.argmax(dim=1), logits.shape[1]).float()
     are_probabilities = bool(((logits >= 0) & ((logits.sum(dim=1, keepdim=True) - 1).abs() < 1e-3)).all())

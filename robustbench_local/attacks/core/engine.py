@@ -251,8 +251,8 @@ class Engine:
         Finding the first improvement waits for the device, once for several steps.
         """
         room = int(_LOOKAHEAD_BATCH_SHARE * self.batch_size) // len(front)
-        looks_ahead = room >= _MIN_LOOKAHEAD_POINTS and front.verdicts is None
-        counts = search.count_lookahead(front, room) if looks_ahead else None
+        may_look_ahead = room >= _MIN_LOOKAHEAD_POINTS and front.verdicts is None
+        counts = search.count_lookahead(front, room) if may_look_ahead else None
         if counts is None:
             return self._evaluate_points(search, front)
         of = torch.repeat_interleave(counts)

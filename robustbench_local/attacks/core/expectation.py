@@ -113,19 +113,28 @@ def confirm_by_draws(search: Search[Any], classifier: Classifier, items: ActiveS
 
 
 def judge_results(search: Search[Any], classifier: Classifier, items: ActiveSet, leaving: Tensor) -> None:
-    """Judge the best points of ended items by fresh draws, and score them by the draws that succeed.
+    """Judge the best and the last point of ended items by fresh draws; the better one is the result.
+
+    The best point was chosen by few draws, and may owe that to luck.
 
     Args:
         search: Defines success.
         classifier: The model.
-        items: The items, with verdicts; ``done`` and ``best_scores`` change.
+        items: The items, with verdicts; ``done``, ``best_points`` and ``best_scores`` change.
         leaving: Index of the ended items, (L,) int64.
     """
     verdicts = _get_verdicts(items)
     index = leaving[~verdicts.is_confirmed[leaving]]
     if len(index):
-        shares, verdicts.scores[index] = judge_points(search, classifier, items.select_rows(index))
-        items.done[index] = shares >= MIN_SUCCESS_SHARE
+        chosen = items.select_rows(index)
+        shares, scores = judge_points(search, classifier, chosen)
+        last_shares, last_scores = judge_points(
+            search, classifier, replace(chosen, best_points=chosen.points)
+        )
+        is_last = last_scores > scores
+        verdicts.scores[index] = torch.where(is_last, last_scores, scores)
+        items.done[index] = torch.where(is_last, last_shares, shares) >= MIN_SUCCESS_SHARE
+        items.best_points[index[is_last]] = chosen.points[is_last]
     items.best_scores[leaving] = verdicts.scores[leaving]
 
 

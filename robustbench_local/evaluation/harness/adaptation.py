@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from robustbench_local.classifier.stochastic import passes_per_query
-from robustbench_local.errors import UnreachableError
+from robustbench_local.errors import ModelTimeoutError, UnreachableError
 from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import IsolationSettings, Notifier, prepare_models
 from robustbench_local.evaluation.harness.job import Job, format_error_line
@@ -92,8 +92,12 @@ def _adapt_safely(job: AttackJob, batch_size: int, isolation: IsolationSettings)
         watchdog = Watchdog(isolation.timeout, deadline, isolation.abort_hung_model)
         with catch_process_exit(job.model_names), watchdog:
             return work()
-    except UnreachableError:
-        raise
+    except UnreachableError as failure:
+        if not isinstance(failure, ModelTimeoutError):
+            raise
+        return AdaptationRecord(
+            problem=format_error_line(failure)
+        )  # its images meet the time limit themselves
     except Exception as failure:  # noqa: BLE001 - the model's failure is noted, and met again by its images
         return AdaptationRecord(problem=format_error_line(failure))
 

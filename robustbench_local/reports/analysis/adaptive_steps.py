@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
@@ -47,7 +48,7 @@ def build_adaptive_cells(evidence: Evidence) -> Iterator[AdaptiveCell]:
 
 
 def _build_cell(cell: CellResult) -> AdaptiveCell:
-    description = {} if cell.adaptation is None else cell.adaptation.description
+    description: Mapping[str, Any] = {} if cell.adaptation is None else cell.adaptation.description
     count, images = Counter(cell.successful_stages.values()), cell.tally.clean_correct
     planned = [str(step["label"]) for step in description.get("steps", ())] or list(AUTOATTACK_STAGES)
     names = [*planned, *sorted(set(count) - set(planned))]
@@ -63,11 +64,11 @@ def _build_cell(cell: CellResult) -> AdaptiveCell:
             for name in names
         ),
         extra_successes=compute_clopper_pearson(extra, images),
-        reason=_explain_steps(cell, planned),
+        reason=_explain_steps(cell, planned, description),
     )
 
 
-def _explain_steps(cell: CellResult, planned: list[str]) -> str:
+def _explain_steps(cell: CellResult, planned: list[str], description: Mapping[str, Any]) -> str:
     adaptation = cell.adaptation
     if adaptation is None:
         return ""
@@ -78,4 +79,22 @@ def _explain_steps(cell: CellResult, planned: list[str]) -> str:
     )
     if all(name in AUTOATTACK_STAGES for name in planned):
         return f"A look at the model ({passes}) found nothing that misleads AutoAttack: its stages ran alone."
-    return f"A look at the model ({passes}) found gradients that mislead, so further steps ran."
+    return f"A look at the model ({passes}) found {_name_findings(description)}."
+
+
+def _name_findings(description: Mapping[str, Any]) -> str:
+    """Say what an adaptation found, and what follows from it."""
+    found = []
+    draws = max(int(step.get("draws", 1)) for step in description["steps"])
+    if draws > 1:
+        found.append(
+            "answers that vary from call to call, so each step asks for the mean of up to "
+            f"{draws} draws, and fresh draws confirm each success"
+        )
+    student = description.get("student")
+    if student is not None:
+        found.append(
+            f"{student['answers']} and no gradient, so a small network was taught with "
+            f"{student['queries']:,} of its answers, and steps that need no gradient follow"
+        )
+    return "; and ".join(found) or "gradients that mislead, so further steps ran"

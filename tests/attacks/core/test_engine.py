@@ -175,7 +175,7 @@ def test_draws_are_averaged_and_paid_for():
             PGDSearch(attack=PGD(steps=3, random_start=False), threat=ThreatModel(norm="Linf", eps=0.3)),
             engine.build_items(),
         )
-    assert meter.forward_passes.tolist() == [16 + CONFIRMATION_DRAWS]
+    assert meter.forward_passes.tolist() == [16 + 2 * CONFIRMATION_DRAWS]
     assert meter.backward_passes.tolist() == [12]
     assert float(engine.scores) == pytest.approx(0.0, abs=0.03)  # half of the draws succeed
 
