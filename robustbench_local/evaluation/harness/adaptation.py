@@ -23,7 +23,7 @@ from robustbench_local.evaluation.isolation.watchdog import Watchdog
 from robustbench_local.randomness import RandomStream
 from robustbench_local.store.records import AdaptationRecord
 
-MIN_SAMPLE_IMAGES = 4
+MIN_SAMPLE_IMAGES = 8
 MAX_SAMPLE_IMAGES = 16
 SAMPLE_SHARE = 0.04
 """Share of a cell's images in the sample, between these limits."""
