@@ -32,7 +32,10 @@ def spread_chosen_values(call: OperatorCall, result: Any) -> Any:
         result: What it returned.
     """
     source, dim = call.values[0], _read_dimension(call)
-    if dim is None or not carries_gradient(source) or not call.mode.is_active(CHOSEN_VALUES):
+    if dim is None or not carries_gradient(source):
+        return result
+    call.mode.selections.append((call.mode.find_path(), call.name))
+    if not call.mode.is_active(CHOSEN_VALUES):
         return result
     values = result if isinstance(result, Tensor) else result[0]
     chosen = values.detach()

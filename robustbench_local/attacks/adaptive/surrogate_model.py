@@ -48,6 +48,7 @@ class SurrogateModel(nn.Module):
         autograd_calls: Calls of autograd in the last forward pass.
         functions: Custom autograd functions of the model, which get surrogates too.
         runs: Forward passes with surrogates.
+        selections: Module path and name of each function in the last one that chooses values by rank.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class SurrogateModel(nn.Module):
         self._anchors = {id(resolve_part(model, path)): part.input for path, part in (anchors or {}).items()}
         self.autograd_calls = self.runs = 0
         self.functions = CustomFunctions()
+        self.selections: list[tuple[str, str]] = []
         self._knows_functions, self._has_stairs = False, True
 
     def forward(self, images: Tensor) -> Any:
@@ -100,7 +102,7 @@ class SurrogateModel(nn.Module):
             with self.functions.replace_gradients(mode), mode.intercept_torch(), opened:
                 answer = self.model(images)
             answer = answer if widener is None else widener.end_chains(answer)
-        self.autograd_calls = mode.autograd_calls
+        self.autograd_calls, self.selections = mode.autograd_calls, mode.selections
         if self._has_stairs and self._selects("", "round"):
             self._has_stairs = replace_stair_gradients(answer, self._note_stair) > 0
         return answer

@@ -24,7 +24,7 @@ from robustbench_local.store.diagnostic_records import DiagnosticResult
 UNTRUSTED_PHRASE = "not trustworthy"
 """The words for a number with a failed diagnostic, in every form of the report."""
 _OLDER_RUN = DiagnosticResult(
-    id="D1-D7, D10, D11, D18-D20, D26",
+    id="D1-D7, D10, D11, D18-D20, D26, D27",
     name="questions to the model",
     model="",
     status="not run",
