@@ -28,8 +28,8 @@ EXTRA_SQUARE_RESTARTS = 4
 MIN_MISLED_IMAGES = 2
 MIN_MISLED_SHARE = 0.25
 """Images, and their share, from which own gradients mislead if a trial view succeeds where they do not."""
-MAX_TRIAL_STEPS = 2
-"""Trial steps behind the stages of AutoAttack, where they had a success by which no gradient is suspect."""
+MAX_TRIAL_STEPS = 1
+"""Trial steps behind the stages of AutoAttack, where one had a success that makes no gradient suspect."""
 MAX_TARGETED_VIEWS = 2
 """Views whose gradients also follow targets: each target costs as much as the view's first step."""
 MAX_TARGETS = 9
@@ -124,7 +124,7 @@ def list_candidate_steps(views: Sequence[ViewSpec]) -> tuple[AttackStep, ...]:
         AttackStep(
             label=view.label,
             search="apgd",
-            steps=max(1, GRADIENT_STEPS // 2) if view.kind == "neighborhood" else GRADIENT_STEPS,
+            steps=max(1, GRADIENT_STEPS // 4) if view.kind == "neighborhood" else GRADIENT_STEPS,
             loss="margin",
             view=view,
         )

@@ -25,7 +25,7 @@ class ChosenMembers(Diagnostic):
     source = "Zhang et al. 2024, arXiv:2411.14834 (CrossMax ensembles broken by transfer from their parts)"
 
     def check_model(self, model: DiagnosedModel) -> Reading:
-        """Read the inspection: networks inside that agree with the whole, and functions that choose by rank."""
+        """Read the inspection: networks inside that agree with the whole, and functions that choose."""
         reason = _find_obstacle(model)
         if reason:
             return build_unread(reason)
@@ -45,8 +45,8 @@ class ChosenMembers(Diagnostic):
         return Reading(
             status="warn",
             sentence=f"The model is an ensemble that chooses among its {len(members)} networks "
-            f"({', '.join(names)}), each of which gives its label on at least {agreement:.0%} of {found.images} "
-            "images: gradients see only the chosen one, and attacks that follow them may be too weak.",
+            f"({', '.join(names)}), each of which gives its label on at least {agreement:.0%} of "
+            f"{found.images} images: gradients see only the chosen one, and attacks that follow them may be too weak.",
             value=float(len(names)),
             limit=0.0,
             n=found.images,
