@@ -46,7 +46,8 @@ class ChosenMembers(Diagnostic):
             status="warn",
             sentence=f"The model is an ensemble that chooses among its {len(members)} networks "
             f"({', '.join(names)}), each of which gives its label on at least {agreement:.0%} of "
-            f"{found.images} images: gradients see only the chosen one, and attacks that follow them may be too weak.",
+            f"{found.images} images: gradients see only the chosen one, and attacks that follow them may be "
+            "too weak.",
             value=float(len(names)),
             limit=0.0,
             n=found.images,
