@@ -239,14 +239,14 @@ COMPOSED_KINDS = (
         name="mean of ranks",
         build=lambda base: MeanRank(build_members(base)).eval(),
         networks=("mnist", "signs-at"),
-        expected="D6a, D27; comparisons, transfer from members",
+        expected="D6a, D28; comparisons, transfer from members",
         images=16,
     ),
     ModelKind(
         name="second largest probability",
         build=lambda base: SecondLargest(build_members(base)).eval(),
         networks=("mnist", "signs"),
-        expected="D5, D27; transfer from members",
+        expected="D5, D28; transfer from members",
         images=16,
     ),
     ModelKind(

@@ -1,4 +1,4 @@
-"""D27: does an ensemble choose from the answers of its members, so that gradients see few of them?"""
+"""D28: does an ensemble choose from the answers of its members, so that gradients see few of them?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHOOSING_OPERATORS = frozenset({"argmax", "rank", "top-k mask", "threshold"})
 class ChosenMembers(Diagnostic):
     """Ensembles that combine their members by median, rank, vote or the like."""
 
-    id = "D27"
+    id = "D28"
     name = "ensemble that chooses among its members"
     source = "Zhang et al. 2024, arXiv:2411.14834 (CrossMax ensembles broken by transfer from their parts)"
 

@@ -8,6 +8,7 @@ from robustbench_local.evaluation.diagnostics.chosen_members import ChosenMember
 from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic
 from robustbench_local.evaluation.diagnostics.gradient_agreement import GradientAgreement
 from robustbench_local.evaluation.diagnostics.inner_optimization import InnerOptimization
+from robustbench_local.evaluation.diagnostics.input_form import InputForm
 from robustbench_local.evaluation.diagnostics.input_range import InputRange
 from robustbench_local.evaluation.diagnostics.input_scale import InputScale
 from robustbench_local.evaluation.diagnostics.logit_scale import LogitScale
@@ -34,6 +35,7 @@ DIAGNOSTICS: tuple[Diagnostic, ...] = (
     InputScale(),
     InnerOptimization(),
     BlockingOperators(),
+    InputForm(),
     ChosenMembers(),
     UnboundedAttack(),
     RandomNoise(),

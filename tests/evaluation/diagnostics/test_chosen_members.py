@@ -1,4 +1,4 @@
-"""D27: an ensemble that chooses among its members is told from one that averages them."""
+"""D28: an ensemble that chooses among its members is told from one that averages them."""
 
 from __future__ import annotations
 
