@@ -73,4 +73,4 @@ def _find_obstacle(model: DiagnosedModel) -> str:
         return f"the model gives {model.classifier.access} only, and no gradients"
     if model.findings is None:
         return model.missing_findings
-    return "" if model.is_wholly_inspected else TOO_SMALL_REASON
+    return "" if model.knows_parts or model.is_wholly_inspected else TOO_SMALL_REASON

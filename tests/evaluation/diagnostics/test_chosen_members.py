@@ -57,7 +57,7 @@ def diagnose(model: nn.Module):
             seed=0,
             logits=logits,
             findings=findings,
-            is_wholly_inspected=True,
+            knows_parts=True,
         )
     )
 
