@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,18 +12,26 @@ from torch import Tensor
 from robustbench_local.attacks.adaptive.black_box_steps import compose_black_box_steps
 from robustbench_local.attacks.adaptive.composition import (
     Composition,
+    PilotResult,
     compose_steps,
     find_black_box_answers,
+    is_misled,
     list_candidate_steps,
     list_standard_steps,
     list_useful_views,
+    select_trials,
 )
 from robustbench_local.attacks.adaptive.findings import ModelFindings
 from robustbench_local.attacks.adaptive.inspection import inspect_model
-from robustbench_local.attacks.adaptive.pilot import run_pilot
+from robustbench_local.attacks.adaptive.pilot import run_pilot, run_trials
 from robustbench_local.attacks.adaptive.quick_check import check_quickly
+from robustbench_local.attacks.adaptive.steps import AttackStep
 from robustbench_local.attacks.adaptive.student import train_student
-from robustbench_local.attacks.adaptive.view_spec import ViewSpec
+from robustbench_local.attacks.adaptive.view_spec import (
+    ViewSpec,
+    has_unsound_gradients,
+    list_trial_views,
+)
 from robustbench_local.attacks.base import Attack, AttackInputs
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.ensembles.autoattack import AutoAttack
@@ -34,6 +42,9 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 MAX_PILOT_IMAGES = 16
 """Images of the sample on which candidate steps are tried."""
+MIN_INSPECTED_IMAGES = 4
+"""Unbroken images that an inspection looks at, for each of which it costs hundreds of passes; half of the
+sample if that is more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +67,7 @@ class Adaptive(Ensemble):
 
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
         """See :meth:`Ensemble.build_stages`; unadapted, the stages of AutoAttack."""
-        return tuple(step.build_stage() for step in list_standard_steps(threat, num_classes))
+        return tuple(step.build_stage(threat) for step in list_standard_steps(threat, num_classes))
 
     def estimate_cost_on(self, classifier: Classifier, threat: ThreatModel) -> tuple[int, int]:
         """See :meth:`Attack.estimate_cost_on`; without gradients other steps are certain."""
@@ -64,7 +75,7 @@ class Adaptive(Ensemble):
             return self.estimate_cost(threat)
         student = ViewSpec(kind="student", label="student")
         steps = compose_black_box_steps(classifier.access, student, threat)
-        forward, _ = self.estimate_stages([step.build_stage() for step in steps], threat)
+        forward, _ = self.estimate_stages([step.build_stage(threat) for step in steps], threat)
         return forward, 0
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
@@ -113,7 +124,7 @@ class AdaptedAttack(Adaptive):
 
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:  # noqa: ARG002 - decided before
         """See :meth:`Ensemble.build_stages`; the composed steps."""
-        return tuple(step.build_stage() for step in self.composition.steps)
+        return tuple(step.build_stage(threat) for step in self.composition.steps)
 
     def estimate_cost_on(self, classifier: Classifier, threat: ThreatModel) -> tuple[int, int]:
         """See :meth:`Attack.estimate_cost_on`."""
@@ -135,21 +146,49 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
     # a few unbroken images show what misleads the attack; an inspection costs hundreds of passes for each
     rows = (~check.broken).nonzero().flatten()
     rows = rows if len(rows) else torch.arange(len(check.broken), device=rows.device)
+    probed = rows[: max(MIN_INSPECTED_IMAGES, len(inputs.images) // 2)]
     findings = inspect_model(
-        inputs.classifier, inputs.images[rows], inputs.labels[rows], inputs.stream.select_images(rows)
+        inputs.classifier, inputs.images[probed], inputs.labels[probed], inputs.stream.select_images(probed)
     )
-    candidates = list_candidate_steps(list_useful_views(findings), findings.randomness.draws)
-    if not candidates and _has_standard_gradient(findings):
-        return Composition(steps=standard, doubts=check.doubts, findings=findings)
-    pilot = run_pilot(inputs, candidates, rows[:MAX_PILOT_IMAGES])
+    draws = findings.randomness.draws
+    candidates = list_candidate_steps(list_useful_views(findings), draws)
+    if not _has_standard_gradient(findings):
+        if findings.gradients.has_access and not findings.gradients.has_graph:
+            candidates = (*candidates, *list_candidate_steps(list_trial_views(findings), draws))
+        pilot = run_pilot(inputs, candidates, rows[:MAX_PILOT_IMAGES])
+        return _compose_without_gradient(inputs, findings, candidates, pilot, check.doubts)
+    trials = list_candidate_steps(list_trial_views(findings))
+    if has_unsound_gradients(findings):
+        candidates, trials = (*candidates, *trials), ()
+    pilot = run_pilot(inputs, candidates, rows)
+    if find_black_box_answers(findings, pilot) is not None:
+        return _compose_without_gradient(inputs, findings, candidates, pilot, check.doubts)
+    trial_results = run_trials(inputs, trials, rows)
+    if is_misled(trial_results):
+        candidates, pilot = (*candidates, *trials), (*pilot, *trial_results)
+        steps = compose_steps(findings, candidates, pilot, threat, num_classes)
+    else:
+        steps = compose_steps(findings, candidates, pilot, threat, num_classes) if candidates else standard
+        steps, pilot = (*steps, *select_trials(trials, trial_results)), (*pilot, *trial_results)
+    return Composition(steps=steps, doubts=check.doubts, findings=findings, pilot=pilot)
+
+
+def _compose_without_gradient(
+    inputs: AttackInputs,
+    findings: ModelFindings,
+    candidates: Sequence[AttackStep],
+    pilot: tuple[PilotResult, ...],
+    doubts: tuple[str, ...],
+) -> Composition:
+    """Compose the steps for a model without a gradient that helps, or whose answers vary by chance."""
     answers = find_black_box_answers(findings, pilot)
     student = None if answers is None else train_student(inputs, answers)
-    steps = compose_steps(findings, candidates, pilot, threat, num_classes, student)
-    return Composition(steps=steps, doubts=check.doubts, findings=findings, pilot=pilot, student=student)
+    num_classes = inputs.classifier.num_classes
+    steps = compose_steps(findings, candidates, pilot, inputs.threat, num_classes, student)
+    return Composition(steps=steps, doubts=doubts, findings=findings, pilot=pilot, student=student)
 
 
 def _has_standard_gradient(findings: ModelFindings) -> bool:
     """Check whether AutoAttack's stages have what they need: gradients, and the same answers each time."""
-    return (
-        findings.gradients.has_access and findings.gradients.has_graph and not findings.randomness.is_random
-    )
+    gradients = findings.gradients
+    return gradients.has_access and gradients.has_graph and not findings.randomness.is_random

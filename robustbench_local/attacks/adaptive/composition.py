@@ -10,7 +10,12 @@ from robustbench_local.attacks.adaptive.black_box_steps import build_student_vie
 from robustbench_local.attacks.adaptive.findings import Answers, ModelFindings, StudentRecord
 from robustbench_local.attacks.adaptive.random_steps import compose_random_steps
 from robustbench_local.attacks.adaptive.steps import AttackStep
-from robustbench_local.attacks.adaptive.view_spec import ViewSpec, has_unsound_gradients, list_views
+from robustbench_local.attacks.adaptive.view_spec import (
+    ViewSpec,
+    has_unsound_gradients,
+    list_trial_views,
+    list_views,
+)
 from robustbench_local.attacks.apgd.targeted import select_targeted_loss
 from robustbench_local.attacks.ensembles.autoattack import GRADIENT_STEPS, SQUARE_STEPS
 from robustbench_local.threats.threat_model import ThreatModel
@@ -22,6 +27,11 @@ EXTRA_SQUARE_RESTARTS = 4
 30 restarts (RobustBench's entry Xiao2020Enhancing)."""
 
 
+MIN_MISLED_IMAGES = 2
+MIN_MISLED_SHARE = 0.25
+"""Images, and their share, from which own gradients mislead if a trial view succeeds where they do not."""
+MAX_TRIAL_STEPS = 1
+"""Trial steps behind the stages of AutoAttack, where one had a success that makes no gradient suspect."""
 MAX_TARGETED_VIEWS = 2
 """Views whose gradients also follow targets: each target costs as much as the view's first step."""
 MAX_TARGETS = 9
@@ -79,7 +89,7 @@ class Composition:
         """Return the composition of `to_json`."""
         findings = None if values["findings"] is None else ModelFindings.from_json(values["findings"])
         student = None if values.get("student") is None else StudentRecord(**values["student"])
-        views = () if findings is None else list_useful_views(findings)
+        views = () if findings is None else (*list_useful_views(findings), *list_trial_views(findings))
         views = (*views, *([] if student is None else [build_student_view(student)]))
         return cls(
             steps=tuple(AttackStep.from_json(step, views) for step in values["steps"]),
@@ -121,6 +131,8 @@ def list_useful_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
 def list_candidate_steps(views: Sequence[ViewSpec], draws: int = 1) -> tuple[AttackStep, ...]:
     """Return a step of APGD on the margin for each view of the gradients, the most promising first.
 
+    One that averages over a neighborhood has fewer steps, each of which costs several gradients.
+
     Args:
         views: The views.
         draws: Passes averaged per evaluation.
@@ -129,13 +141,28 @@ def list_candidate_steps(views: Sequence[ViewSpec], draws: int = 1) -> tuple[Att
         AttackStep(
             label=view.label,
             search="apgd",
-            steps=GRADIENT_STEPS,
+            steps=max(1, GRADIENT_STEPS // 4) if view.kind == "neighborhood" else GRADIENT_STEPS,
             loss="margin",
             view=view,
             draws=draws,
         )
         for view in views
     )
+
+
+def is_misled(trials: Sequence[PilotResult]) -> bool:
+    """Check whether the model's own gradients fail where those of a trial view succeed, on several images."""
+    return any(
+        result.broken >= MIN_MISLED_IMAGES and result.broken >= MIN_MISLED_SHARE * result.images
+        for result in trials
+    )
+
+
+def select_trials(candidates: Sequence[AttackStep], trials: Sequence[PilotResult]) -> tuple[AttackStep, ...]:
+    """Return the best trial steps that had a success at all; the first ones of equals."""
+    broken = {result.label: result.broken for result in trials if result.broken}
+    successful = [step for step in candidates if step.label in broken]
+    return tuple(sorted(successful, key=lambda step: -broken[step.label])[:MAX_TRIAL_STEPS])
 
 
 def compose_steps(
@@ -163,11 +190,18 @@ def compose_steps(
     results = {result.label: result for result in pilot}
     usable = [step for step in candidates if not results[step.label].problem]
     order = sorted(usable, key=lambda step: -_compute_yield(results[step.label]))
+    targeted = [
+        replace(step, label=f"{step.label}, targeted", targets=MAX_TARGETS)
+        for step in order[:MAX_TARGETED_VIEWS]
+    ]
     draws, answers = findings.randomness.draws, find_black_box_answers(findings, pilot)
     if answers is not None:
-        view = None if student is None else build_student_view(student)
-        black_box = compose_black_box_steps(answers, view, threat, draws)
-        return (*black_box, *(replace(step, draws=draws) for step in order))
+        view, is_service = (
+            None if student is None else build_student_view(student),
+            not findings.gradients.has_access,
+        )
+        black_box = compose_black_box_steps(answers, view, threat, draws, is_service=is_service)
+        return (*order, *targeted, *black_box)
     if findings.randomness.is_random:
         follows = _has_usable_gradient(findings)
         return compose_random_steps(order, draws, threat, follows_gradients=follows)
@@ -175,10 +209,6 @@ def compose_steps(
     if not _has_usable_gradient(findings):
         standard = tuple(step for step in standard if step.search == "square")
     cheap = [step for step in standard[:1] if step.search == "apgd"]
-    targeted = [
-        replace(step, label=f"{step.label}, targeted", targets=MAX_TARGETS)
-        for step in order[:MAX_TARGETED_VIEWS]
-    ]
     steps = (*cheap, *order, *targeted, *standard[len(cheap) :])
     is_repaired = any(result.broken for result in pilot)
     if threat.region == "mask" or is_repaired or not has_unsound_gradients(findings):

@@ -20,10 +20,12 @@ from robustbench_local.attacks.minimum_norm.fab import FABSearch
 from robustbench_local.attacks.square.square import SquareSearch
 from robustbench_local.threats.threat_model import ThreatModel
 
+NEIGHBORHOOD_SHARE = 0.5
+"""Size of a neighborhood, as a share of the radius of the ball."""
 SearchName = Literal["apgd", "fab", "square", "rays", "hopskipjump", "boundary"]
 
 
-_KINDS_OF_OTHER_PASSES = frozenset({"bpda", "smooth", "part", "undefended"})
+_KINDS_OF_OTHER_PASSES = frozenset({"bpda", "smooth", "part", "undefended", "wide"})
 """Views whose gradients come from another pass than the answers."""
 _LABEL_ATTACKS: Mapping[str, type[HopSkipJump] | type[Boundary] | type[RaySearch]] = {
     "rays": RaySearch,
@@ -55,8 +57,9 @@ class AttackStep:
     draws: int = 1
     """Passes averaged per evaluation, for a model whose answers vary by chance."""
 
-    def build_stage(self) -> Stage:
-        """Return the stage of the ensemble."""
+    def build_stage(self, threat: ThreatModel) -> Stage:
+        """Return the stage of the ensemble; neighborhoods are as large as the threat model's ball."""
+        view = None if self.view is None else _fit_neighborhood(self.view, threat)
         return Stage(
             name=self.label,
             build_search=None if self.search in _LABEL_ATTACKS else self._build_search,
@@ -66,11 +69,9 @@ class AttackStep:
             targets=self.targets,
             uses_gradients=self.search in {"apgd", "fab"},
             # the search averages over draws, of answers and gradients alike
-            build_classifier=None
-            if self.view is None
-            else partial(build_view, spec=replace(self.view, draws=1)),
+            build_classifier=None if view is None else partial(build_view, spec=replace(view, draws=1)),
             draws=self.draws,
-            forward_factor=2 if self.view is not None and self.view.kind in _KINDS_OF_OTHER_PASSES else 1,
+            forward_factor=2 if view is not None and view.kind in _KINDS_OF_OTHER_PASSES else 1,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -94,3 +95,9 @@ class AttackStep:
             ),
         }
         return builders[self.search]()
+
+
+def _fit_neighborhood(view: ViewSpec, threat: ThreatModel) -> ViewSpec:
+    if view.kind != "neighborhood":
+        return view
+    return replace(view, radius=NEIGHBORHOOD_SHARE * threat.eps, norm=threat.norm)
