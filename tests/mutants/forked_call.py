@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Callable
 
 CRASHED = 70
+PR_SET_PDEATHSIG = 1
 
 
 def run_forked(call: Callable[[], int], timeout: float | None = None) -> int | None:
@@ -44,6 +46,7 @@ def _serve_call(call: Callable[[], int]) -> None:
     code = CRASHED
     try:
         os.setpgid(0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a hung mutant ends with the command
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(nowhere, stream)
