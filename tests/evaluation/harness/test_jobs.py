@@ -29,7 +29,7 @@ from robustbench_local.evaluation.harness.job import (
 )
 from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.harness.outcome import build_error_outcome
-from robustbench_local.evaluation.harness.sticker_job import StickerJob
+from robustbench_local.evaluation.harness.sticker_job import StickerJob, list_controls
 from robustbench_local.evaluation.harness.success_refinement import count_finishing_passes
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -323,6 +323,13 @@ def test_the_estimate_of_a_sticker_has_its_controls_and_all_views(linear, data):
         Noisy(linear, draws=2, verdict_draws=5), data, Viewing(), threat=sticker, test_views=50
     )
     assert noisy.max_passes == (60 * (310 * 2 + 423 * 5), 60 * 124 * 2)
+
+
+@pytest.mark.parametrize(("steps", "quick"), [(10, 4), (12, 4), (13, 5)])
+def test_a_sticker_over_the_whole_sign_gets_a_third_of_the_steps(steps, quick):
+    sticker = ThreatModel(norm="sticker", eps=0.4, targets=(1,), transformation="rectangles")
+    whole = {condition: attack.steps for condition, attack, _ in list_controls(Viewing(steps=steps), sticker)}
+    assert whole == {"no-size": steps, "without-views": steps, "whole-sign": quick}
 
 
 def test_a_key_depends_on_every_part_and_on_no_order():
