@@ -241,4 +241,70 @@ CONSTANTS = (
         ("1.9", "2.1"),
         "reports/analysis/test_trust.py",
     ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py", "MIN_COSINE", ("0.94", "0.96"), "attacks/adaptive/test_limits.py"
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MAX_RELATIVE_ERROR",
+        ("0.19", "0.21"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MIN_FAULT_SHARE",
+        ("0.009", "0.011"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MAX_LOGIT_RANGE",
+        ("98.0", "102.0"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MIN_LOGIT_RANGE",
+        ("0.09", "0.11"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/local_slopes.py",
+        "MAX_LOCAL_ERROR",
+        ("0.28", "0.32"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/local_slopes.py",
+        "MIN_FAULTY_SHARE",
+        ("0.19", "0.35"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/measured_jacobian.py",
+        "MAX_CURVATURE",
+        ("0.09", "0.11"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/operator_scan.py",
+        "MIN_JUMP_SHARE",
+        ("0.28", "0.32"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/activation_rules.py",
+        "MIN_SATURATED_SHARE",
+        ("0.48", "0.52"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/part_search.py", "MIN_AGREEMENT", ("0.4", "0.6"), "attacks/adaptive/test_limits.py"
+    ),
+    _make_constant(
+        "attacks/adaptive/part_search.py",
+        "MAX_NONLINEARITY",
+        ("8e-4", "1.2e-3"),
+        "attacks/adaptive/test_limits.py",
+    ),
 )
