@@ -25,8 +25,6 @@ from code_mutations import CodeMutant, list_mutants
 from coverage_map import TestCoverage, map_tests, run_items
 from forked_call import run_forked
 
-import robustbench_local
-
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "robustbench_local" / "evaluation" / "harness"
 EXPLAINED = Path(__file__).parent / "explained_survivors.yaml"
@@ -164,6 +162,8 @@ class _HarnessRun:
 
 def _import_package() -> None:
     """Import what tests import as they run, once instead of in each fork."""
+    import robustbench_local  # not above: mutants of constants import a changed copy
+
     for module in pkgutil.walk_packages(robustbench_local.__path__, "robustbench_local."):
         if not module.name.endswith("__main__"):
             with contextlib.suppress(ImportError):  # an extra that is not installed
