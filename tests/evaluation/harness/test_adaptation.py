@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -182,3 +182,20 @@ def test_steps_beyond_the_plan_are_announced(linear, data):
 def test_a_model_without_gradients_is_looked_at_with_more_images():
     assert count_sample_images(1000, has_gradients=False) == MAX_BLACK_BOX_SAMPLE_IMAGES
     assert count_sample_images(5, has_gradients=False) == 5
+
+
+@pytest.mark.parametrize(("right", "sample"), [((), ()), ((16,), ()), ((15,), (15,)), ((1, 15, 16), (1, 15))])
+def test_at_most_four_times_the_sample_is_classified_to_find_it(linear, data, right, sample):
+    """Images that are misclassified are of no use for the sample, and are not sought for ever."""
+    labels = (linear(data.images).argmax(dim=1) + 1) % 4
+    for position in right:
+        labels[position] = (labels[position] - 1) % 4
+    CALLS.clear()
+    job = build_job(linear, replace(data, labels=labels), Adapting())
+    adapted, record, notes = adapt(job)
+    assert [tuple(f"made/{position}" for position in sample)] * bool(sample) == CALLS
+    assert (record.images, record.forward_passes) == (len(sample), 16 + len(sample))
+    if not sample:
+        assert adapted is job
+        assert record.problem == "none of the first images is classified correctly"
+        assert [record.problem in note for note in notes] == [True]
