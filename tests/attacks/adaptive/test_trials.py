@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from adaptive_samples import Behind, build_images, inspect_sample, wrap_model
+from torch import nn
 
 from robustbench_local.attacks.adaptive.adaptive import AdaptedAttack
 from robustbench_local.attacks.adaptive.composition import (
@@ -114,3 +115,23 @@ def test_rescaled_logits_need_no_targets_of_their_own():
     assert step.label == "rescaled logits"
     steps = compose_steps(findings, [step], [make_result(step.label, 1)], THREAT, 5)
     assert [step.label for step in steps] == ["apgd-ce", "rescaled logits", "apgd-t", "fab-t", "square"]
+
+
+def test_a_layer_inside_of_one_that_declares_the_identity_is_declared_too():
+    class Codec(nn.Module):
+        def forward(self, values):
+            return (values * 8).round() / 8
+
+    class Straight(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.codec = Codec()
+
+        def forward(self, values):
+            return values + (self.codec(values.detach()) - values).detach()
+
+    findings = inspect_sample(wrap_model(Behind(Straight())))
+    assert [(layer.path, layer.is_declared_identity) for layer in findings.layers] == [("front.codec", True)]
+    assert divide_views(findings)[0] == ()
+    bare = inspect_sample(wrap_model(Behind(Codec())))
+    assert not any(layer.is_declared_identity for layer in bare.layers)
