@@ -14,6 +14,7 @@ from robustbench_local.attacks.adaptive.composition import (
     Composition,
     PilotResult,
     compose_steps,
+    divide_views,
     find_black_box_answers,
     is_misled,
     list_candidate_steps,
@@ -27,11 +28,7 @@ from robustbench_local.attacks.adaptive.pilot import run_pilot, run_trials
 from robustbench_local.attacks.adaptive.quick_check import check_quickly
 from robustbench_local.attacks.adaptive.steps import AttackStep
 from robustbench_local.attacks.adaptive.student import train_student
-from robustbench_local.attacks.adaptive.view_spec import (
-    ViewSpec,
-    has_unsound_gradients,
-    list_trial_views,
-)
+from robustbench_local.attacks.adaptive.view_spec import ViewSpec, list_trial_views
 from robustbench_local.attacks.base import Attack, AttackInputs
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.ensembles.autoattack import AutoAttack
@@ -150,16 +147,11 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
     findings = inspect_model(
         inputs.classifier, inputs.images[probed], inputs.labels[probed], inputs.stream.select_images(probed)
     )
-    draws = findings.randomness.draws
-    candidates = list_candidate_steps(list_useful_views(findings), draws)
     if not _has_standard_gradient(findings):
-        if findings.gradients.has_access and not findings.gradients.has_graph:
-            candidates = (*candidates, *list_candidate_steps(list_trial_views(findings), draws))
+        candidates = _list_all_steps(findings)
         pilot = run_pilot(inputs, candidates, rows[:MAX_PILOT_IMAGES])
         return _compose_without_gradient(inputs, findings, candidates, pilot, check.doubts)
-    trials = list_candidate_steps(list_trial_views(findings))
-    if has_unsound_gradients(findings):
-        candidates, trials = (*candidates, *trials), ()
+    candidates, trials = (list_candidate_steps(views) for views in divide_views(findings))
     pilot = run_pilot(inputs, candidates, rows)
     if find_black_box_answers(findings, pilot) is not None:
         return _compose_without_gradient(inputs, findings, candidates, pilot, check.doubts)
@@ -186,6 +178,13 @@ def _compose_without_gradient(
     num_classes = inputs.classifier.num_classes
     steps = compose_steps(findings, candidates, pilot, inputs.threat, num_classes, student)
     return Composition(steps=steps, doubts=doubts, findings=findings, pilot=pilot, student=student)
+
+
+def _list_all_steps(findings: ModelFindings) -> tuple[AttackStep, ...]:
+    """Return a step for each view that may help where the own gradients are missing or vary by chance."""
+    has_gradients = findings.gradients.has_graph or not findings.gradients.has_access
+    views = (*list_useful_views(findings), *(() if has_gradients else list_trial_views(findings)))
+    return list_candidate_steps(views, findings.randomness.draws)
 
 
 def _has_standard_gradient(findings: ModelFindings) -> bool:
