@@ -12,6 +12,7 @@ import gc
 import importlib
 import os
 import pkgutil
+import re
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -64,7 +65,7 @@ def try_harness_mutants(chosen: argparse.Namespace, number: int, of: int) -> int
     """Try mutants of the harness; 0 if each was noticed or its survival is explained."""
     everything = [mutant for file in sorted(FOLDER.glob("*.py")) for mutant in list_mutants(file)]
     explained = read_explained()
-    mutants = [mutant for mutant in everything if chosen.only in f" {mutant.name}"][number - 1 :: of]
+    mutants = [mutant for mutant in everything if re.search(chosen.only, mutant.name)][number - 1 :: of]
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as made:
         folder = chosen.work or Path(made)

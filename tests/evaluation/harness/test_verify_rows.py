@@ -232,3 +232,27 @@ def test_equal_logits_are_fragile_and_so_is_no_answer_that_is_not_finite():
         assert reading.fragile.tolist() == [fragile]
         assert math.isnan(reading.margin[0]) == (not math.isfinite(sum(logits)))
         assert reading.is_finite.tolist() == [math.isfinite(sum(logits))]
+
+
+def test_whether_a_margin_is_fragile_depends_on_the_range_of_the_image_alone():
+    """One image of a range of ten and one of ten thousand: neither lends its range to the other."""
+    logits = torch.tensor([[0.01, 0.0, -9.99], [0.01, 0.0, -9999.0]])
+    classifier = Classifier(lambda images: logits[: len(images)], num_classes=3, access="scores")
+    reading = predict(classifier, GREY[:2], torch.zeros(2).long())
+    assert reading.fragile.tolist() == [False, True]
+    logits = torch.tensor([[0.01, 0.0, -9.99], [999.0, 998.99, 989.0]])
+    reading = predict(classifier, GREY[:2], torch.zeros(2).long())
+    assert reading.fragile.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_whether_a_margin_is_fragile_does_not_depend_on_the_scale_of_the_logits(scale):
+    for share, fragile in ((0.9e-4, True), (1.1e-4, False)):
+        reading = predict(
+            answer([scale * 5.0, scale * (5.0 - 10 * share), scale * -5.0]), GREY[:1], torch.tensor([0])
+        )
+        assert reading.fragile.tolist() == [fragile]
+
+
+def test_a_margin_of_exactly_the_share_is_not_fragile():
+    assert predict(answer([1.0, 0.0, -9999.0]), GREY[:1], torch.tensor([0])).fragile.tolist() == [False]
