@@ -20,6 +20,7 @@ from robustbench_local.attacks.minimum_norm.ddn import DDN
 from robustbench_local.attacks.minimum_norm.deepfool import DeepFool
 from robustbench_local.attacks.minimum_norm.ead import EAD
 from robustbench_local.attacks.minimum_norm.fmn import FMN
+from robustbench_local.attacks.minimum_norm.nearest_search import split_steps
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms
@@ -333,3 +334,56 @@ def test_impossible_numbers_are_refused(kind: type[MinimumNormAttack], wrong: di
 def test_norms_that_an_attack_does_not_know_are_refused(small: Sample):
     with pytest.raises(ThreatError, match="does not support the norm"):
         DDN().check_support(ThreatModel(norm="Linf", eps=0.1), small.classifier)
+
+
+def clipped_network(threshold: float) -> Sample:
+    """Twelve dark images in a network without a gradient at any: its first layer clips dark pixels."""
+    generator = torch.Generator().manual_seed(4)
+    weights = torch.randn(4, 48, generator=generator)
+    images = 0.2 * torch.rand(12, 3, 4, 4, generator=generator)
+    bias = torch.tensor([1.0, 0.0, 0.2, 0.4])
+
+    def forward(pictures: Tensor) -> Tensor:
+        return (pictures - threshold).clamp_min(0).flatten(1) @ weights.t() + bias
+
+    return Sample(build_classifier(forward, 4), images, torch.zeros(12, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [
+        (FMN(steps=40), "Linf"),
+        (FMN(steps=40), "L2"),
+        (FMN(steps=40), "L1"),
+        (DDN(steps=40), "L2"),
+        (CW(steps=20, searches=6, learning_rate=0.05), "L2"),
+        (DeepFool(steps=10), "L2"),
+        (DeepFool(steps=10), "Linf"),
+        (EAD(steps=20, searches=4), "L1"),
+    ],
+    ids=lambda value: str(value).partition("(")[0],
+)
+def test_an_image_without_a_gradient_is_left_by_a_random_start(attack: MinimumNormAttack, norm: str):
+    sample = clipped_network(0.25)
+    logits, _, gradient = sample.classifier.compute_gradient(sample.images, lambda logits: logits.sum(dim=1))
+    assert (logits.argmax(dim=1) == 0).all()
+    assert not gradient.any()
+    assert distances(sample, attack, ThreatModel(norm=norm, eps=FAR[norm])).isfinite().all()
+
+
+def test_one_path_from_an_image_without_a_gradient_goes_nowhere():
+    sample = clipped_network(0.25)
+    threat = ThreatModel(norm="L2", eps=FAR["L2"])
+    for attack in (FMN(steps=40, paths=1), DDN(steps=40, paths=1), FMN(steps=19)):
+        assert distances(sample, attack, threat).isinf().all(), attack
+
+
+def test_few_steps_give_fewer_paths_and_none_is_lost():
+    assert [split_steps(steps, 4) for steps in (1, 19, 20, 39, 41)] == [
+        (1,), (19,), (10, 10), (13, 13, 13), (11, 10, 10, 10),
+    ]  # fmt: skip
+    assert split_steps(100, 1) == (100,)
+    with pytest.raises(ConfigError, match="paths must be at least 1"):
+        FMN(paths=0)
+    with pytest.raises(ConfigError, match="paths must be at least 1"):
+        DDN(paths=0)
