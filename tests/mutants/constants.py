@@ -109,4 +109,202 @@ CONSTANTS = (
     _make_constant(
         "reports/analysis/sticker_viewpoints.py", "ALPHA", ("0.04", "0.06"), "reports/test_control_limits.py"
     ),
+    _make_constant(
+        "attacks/adaptive/findings.py",
+        "MAX_ROUNDING_DIFFERENCE",
+        ("9e-5", "1.1e-4"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/vanishing_gradient.py",
+        "MAX_ZERO_SHARE",
+        ("0.009", "0.011"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/saturated_softmax.py",
+        "MAX_LOST_SHARE",
+        ("0.49", "0.51"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/saturated_softmax.py",
+        "MAX_TINY_SHARE",
+        ("0.49", "0.51"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_agreement.py",
+        "MIN_COSINE",
+        ("0.94", "0.96"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_agreement.py",
+        "MIN_CALM_COSINE",
+        ("0.97", "0.99"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_agreement.py",
+        "MAX_RELATIVE_ERROR",
+        ("0.49", "0.51"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_agreement.py",
+        "MIN_INFORMATIVE_SHARE",
+        ("0.24", "0.26"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/logit_scale.py",
+        "MAX_LOGIT_RANGE",
+        ("490.0", "510.0"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/logit_scale.py",
+        "MIN_LOGIT_RANGE",
+        ("0.04", "0.06"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/input_scale.py",
+        "MAX_ACCURACY_LOSS",
+        ("0.01", "0.03"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/input_scale.py",
+        "MIN_IMAGES",
+        ("7", "9"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/input_range.py",
+        "MAX_OVERSHOOT",
+        ("5e-7", "2e-6"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/unbounded_attack.py",
+        "MAX_STRAY_IMAGES",
+        ("0", "2"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/input_form.py",
+        "MAX_CHANCE",
+        ("0.0009", "0.002"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/own_surrogates.py",
+        "MIN_SURROGATE_COSINE",
+        ("0.94", "0.96"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/pass_budget.py",
+        "MAX_PASSES_SHARE",
+        ("0.09", "0.11"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "reports/analysis/run_diagnostics.py",
+        "MIN_GUESSING_IMAGES",
+        ("19", "21"),
+        "reports/analysis/test_trust.py",
+    ),
+    _make_constant(
+        "reports/analysis/run_diagnostics.py",
+        "MIN_BINARY_ACCURACY",
+        ("0.74", "0.76"),
+        "reports/analysis/test_trust.py",
+    ),
+    _make_constant(
+        "reports/analysis/run_diagnostics.py",
+        "MIN_CHANCE_RATIO",
+        ("1.9", "2.1"),
+        "reports/analysis/test_trust.py",
+    ),
+    _make_constant(
+        "reports/analysis/run_diagnostics.py",
+        "MAX_DECLARED_GAP",
+        ("0.004", "0.006"),
+        "reports/analysis/test_trust.py",
+    ),
+    _make_constant(
+        "reports/analysis/convergence_diagnostics.py",
+        "MIN_STEPS_RATIO",
+        ("1.9", "2.1"),
+        "reports/analysis/test_trust.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py", "MIN_COSINE", ("0.94", "0.96"), "attacks/adaptive/test_limits.py"
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MAX_RELATIVE_ERROR",
+        ("0.19", "0.21"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MIN_FAULT_SHARE",
+        ("0.009", "0.011"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MAX_LOGIT_RANGE",
+        ("98.0", "102.0"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MIN_LOGIT_RANGE",
+        ("0.09", "0.11"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/local_slopes.py",
+        "MAX_LOCAL_ERROR",
+        ("0.28", "0.32"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/local_slopes.py",
+        "MIN_FAULTY_SHARE",
+        ("0.19", "0.35"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/measured_jacobian.py",
+        "MAX_CURVATURE",
+        ("0.09", "0.11"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/operator_scan.py",
+        "MIN_JUMP_SHARE",
+        ("0.28", "0.32"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/activation_rules.py",
+        "MIN_SATURATED_SHARE",
+        ("0.48", "0.52"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/part_search.py", "MIN_AGREEMENT", ("0.4", "0.6"), "attacks/adaptive/test_limits.py"
+    ),
+    _make_constant(
+        "attacks/adaptive/part_search.py",
+        "MAX_NONLINEARITY",
+        ("8e-4", "1.2e-3"),
+        "attacks/adaptive/test_limits.py",
+    ),
 )

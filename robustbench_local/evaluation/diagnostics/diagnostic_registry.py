@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from robustbench_local.evaluation.diagnostics.blocking_operators import BlockingOperators
 from robustbench_local.evaluation.diagnostics.changing_answers import ChangingAnswers
+from robustbench_local.evaluation.diagnostics.chosen_members import ChosenMembers
 from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic
 from robustbench_local.evaluation.diagnostics.gradient_agreement import GradientAgreement
 from robustbench_local.evaluation.diagnostics.inner_optimization import InnerOptimization
+from robustbench_local.evaluation.diagnostics.input_form import InputForm
 from robustbench_local.evaluation.diagnostics.input_range import InputRange
 from robustbench_local.evaluation.diagnostics.input_scale import InputScale
 from robustbench_local.evaluation.diagnostics.logit_scale import LogitScale
@@ -33,6 +35,8 @@ DIAGNOSTICS: tuple[Diagnostic, ...] = (
     InputScale(),
     InnerOptimization(),
     BlockingOperators(),
+    InputForm(),
+    ChosenMembers(),
     UnboundedAttack(),
     RandomNoise(),
 )

@@ -50,10 +50,10 @@ class RandomNoise(Diagnostic):
         draws = min(draws, model.budget.left // n)
         broken = self._find_broken(model, rows[:n], threat, draws)
         count = int(broken.sum())
-        found = f"{format_images(count, n)} change their class in {draws} draws of random noise of this size"
         return Reading(
             status="ok",
-            sentence=f"{found[0].upper()}{found[1:]}.",
+            sentence=f"Random noise of this size changes the class of {format_images(count, n)} "
+            f"in {draws} draws.",
             value=count / n,
             n=n,
             images=tuple(model.ids[row] for row in rows[:n][broken].tolist()),

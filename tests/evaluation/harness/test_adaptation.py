@@ -79,9 +79,10 @@ def test_the_sample_is_the_first_correctly_classified_images_whatever_the_batche
         job, record = adapt_job(
             build_job(linear, data, Adapting()), batch_size=size, isolation=IsolationSettings()
         )
-        assert CALLS == [("made/1", "made/2", "made/3", "made/4")]  # every tenth is misclassified
-        assert (job.attack.steps, record.description, record.images) == (3, {"steps": 3}, 4)
-        assert record.forward_passes == 5 + 4  # the choice of the sample and its own look
+        # every tenth is misclassified
+        assert [tuple(f"made/{number}" for number in range(1, 7))] == CALLS
+        assert (job.attack.steps, record.description, record.images) == (3, {"steps": 3}, 6)
+        assert record.forward_passes == 7 + 6  # the choice of the sample and its own look
         assert record.problem == ""
 
 
@@ -139,7 +140,7 @@ def test_a_service_that_cannot_be_reached_ends_the_cell(linear, data):
 
 @pytest.mark.parametrize(
     ("images", "expected"),
-    [(1, 1), (4, 4), (99, MIN_SAMPLE_IMAGES), (124, 4), (125, 5), (399, 15), (400, 16), (9999, 16)],
+    [(1, 1), (4, 4), (39, MIN_SAMPLE_IMAGES), (49, 4), (50, 5), (159, 15), (160, 16), (9999, 16)],
 )
 def test_the_sample_grows_with_the_cell_between_its_limits(images, expected):
     assert count_sample_images(images) == expected
