@@ -19,7 +19,7 @@ from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.config.methods import ATTACK_METHODS
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.randomness import RandomStream
-from robustbench_local.threats.threat_model import ThreatModel
+from robustbench_local.threats.threat_model import Norm, ThreatModel
 
 OWN_LIBRARY = "robustbench-local"
 """Name of this package in the tables."""
@@ -55,7 +55,7 @@ class Contender:
 
 
 def list_own_contenders(
-    names: Sequence[str], norm: str, *, max_distance: float, budget: int, version: str
+    names: Sequence[str], norm: Norm, *, max_distance: float, budget: int, version: str
 ) -> list[Contender]:
     """Return our attacks for a norm.
 

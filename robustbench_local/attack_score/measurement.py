@@ -99,7 +99,7 @@ def measure_contender(
         with classifier.open_fresh_copy() as judge:
             attacked = predict(judge, images, labels).correct.nonzero().flatten()
         try:
-            for rows in attacked.split(_GROUP_SIZE):
+            for rows in torch.split(attacked, _GROUP_SIZE):
                 request = AttackRequest(
                     classifier=classifier,
                     images=images[rows],

@@ -78,7 +78,7 @@ def estimate_optimality(
         return None
     generator = np.random.default_rng(seed)
     resampled = [
-        _resample(np.asarray(distances, dtype=np.float64), envelope, generator)
+        _estimate_resampled_values(np.asarray(distances, dtype=np.float64), envelope, generator)
         for distances, envelope in pairs
     ]
     means = np.mean(np.stack(resampled), axis=0)
@@ -110,7 +110,9 @@ def _clip_rounding(value: float) -> float:
     return float(min(max(value, 0.0), 1.0))
 
 
-def _resample(distances: FloatArray, envelope: FloatArray, generator: np.random.Generator) -> FloatArray:
+def _estimate_resampled_values(
+    distances: FloatArray, envelope: FloatArray, generator: np.random.Generator
+) -> FloatArray:
     """Return the optimality on resampled images, with the radius of the whole sample; NaN if undefined."""
     limit = find_distance_limit(envelope) or 0.0  # above 0, as the caller's optimality is defined
     rows = generator.integers(len(envelope), size=(_RESAMPLES, len(envelope)))

@@ -34,7 +34,7 @@ from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.statistics import Estimate
 from robustbench_local.store.atomic_files import write_atomically
 from robustbench_local.threats.lp_ball import compute_norms
-from robustbench_local.threats.threat_model import ThreatModel
+from robustbench_local.threats.threat_model import Norm, ThreatModel
 
 NO_LIBRARIES = "none"
 """In place of libraries: our attacks alone."""
@@ -50,7 +50,7 @@ _CURVE_POINTS = 33
 class ScoreOptions:
     """What is compared."""
 
-    norm: str
+    norm: Norm
     attacks: Sequence[str] = ()
     """Our methods; empty: every minimum-norm attack with gradients."""
     libraries: Sequence[str] = ()

@@ -65,9 +65,10 @@ def command(
     from robustbench_local.evaluation.options import Options
     from robustbench_local.evaluation.planning.planner import make_plan
     from robustbench_local.extensions.code_permission import permit_code
+    from robustbench_local.threats.threat_model import ThreatModel
 
     options = ScoreOptions(
-        norm=norm,
+        norm=ThreatModel(norm=norm, eps=1.0).norm,  # type: ignore[arg-type]  # an unknown norm is refused
         attacks=_split_names(attacks),
         libraries=() if libraries == "auto" else _split_names(libraries),
         budget=budget,

@@ -297,7 +297,10 @@ def test_broken_models_spoil_nothing(small: Sample, attack: MinimumNormAttack, n
     candidates = sample.attack(attack, threat)
     moved = (candidates != images).flatten(1).any(dim=1)
     assert candidates.isfinite().all()
-    assert not moved[:6].any()  # an answer that is not a number needs no attack, a constant one defies it
+    assert not moved[:3].any()  # an answer that is not a number needs no attack
+    # around the next three the answer is constant: only a random start may leave that region
+    reached = sample.find_adversarial(candidates, threat) | sample.classifier(candidates).isnan().any(dim=1)
+    assert reached[3:6][moved[3:6]].all()
     assert moved[6:].all()
 
 
