@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from robustbench_local.attacks.pgd import PGD
     from robustbench_local.attacks.physical.patch import Patch
     from robustbench_local.attacks.physical.sticker import Sticker
+    from robustbench_local.attacks.sparse.sparse_rs import SparseRS
     from robustbench_local.attacks.spatial import Spatial
     from robustbench_local.attacks.square.square import Square
     from robustbench_local.attacks.transfer.di_fgsm import DIFGSM
@@ -100,6 +101,7 @@ __all__ = [
     "RobustbenchError",
     "Run",
     "Smoothing",
+    "SparseRS",
     "Spatial",
     "Square",
     "Sticker",
@@ -159,6 +161,7 @@ _MODULE_BY_NAME = {
     "RobustbenchError": "errors",
     "Run": "run",
     "SPSA": "attacks.black_box.spsa",
+    "SparseRS": "attacks.sparse.sparse_rs",
     "Smoothing": "certification.randomized_smoothing.smoothing_certificate",
     "Spatial": "attacks.spatial",
     "Square": "attacks.square.square",

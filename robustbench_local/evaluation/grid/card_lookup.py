@@ -36,6 +36,7 @@ _METHOD_TITLES: Mapping[str, str] = {
     "pdpgd": "PDPGD",
     "pgd": "PGD",
     "reference:autoattack": "AutoAttack (reference)",
+    "sparse-rs": "Sparse-RS",
     "spatial": "Spatial",
     "spsa": "SPSA",
     "square": "Square",
