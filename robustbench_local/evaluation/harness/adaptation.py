@@ -93,6 +93,9 @@ def _adapt_attack(job: AttackJob, batch_size: int) -> AdaptationRecord:
     model = job.attacked_model
     with prepare_models(job, batch_size):
         sample, spent = _choose_sample(job, batch_size)
+        if not sample:
+            problem = "none of the first images is classified correctly"
+            return AdaptationRecord(problem=problem, forward_passes=spent)
         data = job.select_images(sample)
         images, labels = data.images.to(model.device), data.labels.to(model.device)
         masks = None if data.masks is None else data.masks.to(model.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -145,3 +145,20 @@ def test_a_service_that_cannot_be_reached_ends_the_cell(linear, data):
 def test_the_sample_grows_with_the_cell_between_its_limits(images, expected):
     assert count_sample_images(images) == expected
     assert expected <= MAX_SAMPLE_IMAGES
+
+
+@pytest.mark.parametrize(("right", "sample"), [((), ()), ((16,), ()), ((15,), (15,)), ((1, 15, 16), (1, 15))])
+def test_at_most_four_times_the_sample_is_classified_to_find_it(linear, data, right, sample):
+    """Images that are misclassified are of no use for the sample, and are not sought for ever."""
+    labels = (linear(data.images).argmax(dim=1) + 1) % 4
+    for position in right:
+        labels[position] = (labels[position] - 1) % 4
+    CALLS.clear()
+    job = build_job(linear, replace(data, labels=labels), Adapting())
+    adapted, record, notes = adapt(job)
+    assert [tuple(f"made/{position}" for position in sample)] * bool(sample) == CALLS
+    assert (record.images, record.forward_passes) == (len(sample), 16 + len(sample))
+    if not sample:
+        assert adapted is job
+        assert record.problem == "none of the first images is classified correctly"
+        assert [record.problem in note for note in notes] == [True]
