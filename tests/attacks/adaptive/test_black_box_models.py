@@ -54,10 +54,8 @@ def run_adapted(sample, batch_size=8, known=None):
     return job, record, rows
 
 
-SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("scores", "constant confidence")]
-
-
-@pytest.mark.parametrize("kind", ["labels", *SLOW_KINDS])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["scores", "labels", "constant confidence"])
 def test_without_a_gradient_only_robust_images_are_left(kind):
     sample, robust = build_callable(kind)
     job, record, rows = run_adapted(sample)
