@@ -60,7 +60,7 @@ class ViewSpec:
             without its wrapper defense; ``wide``: functions of single values have their mean slope over an
             interval; ``neighborhood``: the mean of the model's gradients at points around the image.
         paths: Module paths that it concerns: where operators are replaced (none: everywhere), or the parts.
-        operators: Names of the operators that are replaced; none: all.
+        operators: Names of the operators that are replaced, in ``wide`` of those by rank; none: all.
         bypassed: Paths of modules, from a shape to the same shape, that have the gradient of the identity.
         measured: Paths of modules with few inputs whose Jacobian is measured by finite differences.
         anchors: Paths of parts in ``bpda``: whatever the model does before them has the gradient of the
