@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from robustbench_local.attacks.minimum_norm.ead import EAD
     from robustbench_local.attacks.minimum_norm.fab import FAB
     from robustbench_local.attacks.minimum_norm.fmn import FMN
+    from robustbench_local.attacks.minimum_norm.pdpgd import PDPGD
     from robustbench_local.attacks.pgd import PGD
     from robustbench_local.attacks.physical.patch import Patch
     from robustbench_local.attacks.physical.sticker import Sticker
@@ -70,6 +71,7 @@ __all__ = [
     "FMN",
     "IBP",
     "MIFGSM",
+    "PDPGD",
     "PGD",
     "SPSA",
     "TIFGSM",
@@ -150,6 +152,7 @@ _MODULE_BY_NAME = {
     "IBP": "certification.bound_propagation.ibp",
     "MIFGSM": "attacks.transfer.mi_fgsm",
     "Options": "evaluation.options",
+    "PDPGD": "attacks.minimum_norm.pdpgd",
     "PGD": "attacks.pgd",
     "Patch": "attacks.physical.patch",
     "RandomWrapper": "defenses.wrappers.base",

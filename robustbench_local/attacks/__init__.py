@@ -36,6 +36,7 @@ ATTACKS: OpenRegistry[Attack] = OpenRegistry(
         "hopskipjump": "robustbench_local.attacks.black_box.hopskipjump:HopSkipJump",
         "mi-fgsm": "robustbench_local.attacks.transfer.mi_fgsm:MIFGSM",
         "patch": "robustbench_local.attacks.physical.patch:Patch",
+        "pdpgd": "robustbench_local.attacks.minimum_norm.pdpgd:PDPGD",
         "pgd": "robustbench_local.attacks.pgd:PGD",
         "reference:autoattack": "robustbench_local.attacks.adapters.libraries:ReferenceAutoAttack",
         "sparse-rs": "robustbench_local.attacks.sparse.sparse_rs:SparseRS",

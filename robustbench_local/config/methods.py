@@ -46,6 +46,7 @@ ATTACK_METHODS: Mapping[str, Method] = {
     "hopskipjump": Method("HopSkipJump", ("black-box", "decision-based", "minimum-norm")),
     "mi-fgsm": Method("MI-FGSM, momentum", _TRANSFER),
     "patch": Method("adversarial patch", ("white-box", "physical")),
+    "pdpgd": Method("PDPGD, primal-dual", _DISTANCE),
     "pgd": Method("PGD", ("white-box",)),
     "reference:autoattack": Method("AutoAttack by pyautoattack", ("white-box", "ensemble", "reference")),
     "sparse-rs": Method("Sparse-RS", ("black-box", "score-based")),

@@ -33,6 +33,7 @@ _METHOD_TITLES: Mapping[str, str] = {
     "hopskipjump": "HopSkipJump",
     "mi-fgsm": "MI-FGSM",
     "patch": "Patch",
+    "pdpgd": "PDPGD",
     "pgd": "PGD",
     "reference:autoattack": "AutoAttack (reference)",
     "sparse-rs": "Sparse-RS",
