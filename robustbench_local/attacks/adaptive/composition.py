@@ -128,7 +128,9 @@ def divide_views(
         findings: What the inspection found.
         is_steep: Whether functions inside have other slopes over an interval.
     """
-    views, trials = list_useful_views(findings), list_trial_views(findings)
+    views = list_useful_views(findings)
+    known = {view.label for view in views}
+    trials = tuple(view for view in list_trial_views(findings) if view.label not in known)
     is_unsound = is_steep or has_unsound_gradients(findings)
     if is_unsound and not declares_surrogates(findings):
         return (*views, *trials), ()

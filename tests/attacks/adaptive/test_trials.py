@@ -55,6 +55,7 @@ def test_every_trial_step_is_found_again_by_its_label():
         "mean slopes over 0.1 deviations",
         "mean slopes over 0.5 deviations",
         "mean slopes over 1.5 deviations",
+        "smoothed activations",
         "mean gradients of a neighborhood",
     ]
     composition = Composition(steps=(*list_standard_steps(THREAT, 5), *trials), findings=findings)
