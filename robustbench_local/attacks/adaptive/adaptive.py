@@ -151,7 +151,8 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
         candidates = _list_all_steps(findings)
         pilot = run_pilot(inputs, candidates, rows[:MAX_PILOT_IMAGES])
         return _compose_without_gradient(inputs, findings, candidates, pilot, check.doubts)
-    candidates, trials = (list_candidate_steps(views) for views in divide_views(findings))
+    needed, on_trial = divide_views(findings, is_steep=check.is_steep)
+    candidates, trials = list_candidate_steps(needed), list_candidate_steps(on_trial)
     pilot = run_pilot(inputs, candidates, rows)
     if find_black_box_answers(findings, pilot) is not None:
         return _compose_without_gradient(inputs, findings, candidates, pilot, check.doubts)
