@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from robustbench_local.attacks.pgd import PGD
     from robustbench_local.attacks.physical.patch import Patch
     from robustbench_local.attacks.physical.sticker import Sticker
+    from robustbench_local.attacks.sparse.sigma_zero import SigmaZero, SigmaZeroBall
     from robustbench_local.attacks.sparse.sparse_rs import SparseRS
     from robustbench_local.attacks.spatial import Spatial
     from robustbench_local.attacks.square.square import Square
@@ -100,6 +101,8 @@ __all__ = [
     "ReferenceAutoAttack",
     "RobustbenchError",
     "Run",
+    "SigmaZero",
+    "SigmaZeroBall",
     "Smoothing",
     "SparseRS",
     "Spatial",
@@ -161,6 +164,8 @@ _MODULE_BY_NAME = {
     "RobustbenchError": "errors",
     "Run": "run",
     "SPSA": "attacks.black_box.spsa",
+    "SigmaZero": "attacks.sparse.sigma_zero",
+    "SigmaZeroBall": "attacks.sparse.sigma_zero",
     "SparseRS": "attacks.sparse.sparse_rs",
     "Smoothing": "certification.randomized_smoothing.smoothing_certificate",
     "Spatial": "attacks.spatial",

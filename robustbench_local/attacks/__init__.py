@@ -39,6 +39,8 @@ ATTACKS: OpenRegistry[Attack] = OpenRegistry(
         "pdpgd": "robustbench_local.attacks.minimum_norm.pdpgd:PDPGD",
         "pgd": "robustbench_local.attacks.pgd:PGD",
         "reference:autoattack": "robustbench_local.attacks.adapters.libraries:ReferenceAutoAttack",
+        "sigma-zero": "robustbench_local.attacks.sparse.sigma_zero:SigmaZero",
+        "sigma-zero-ball": "robustbench_local.attacks.sparse.sigma_zero:SigmaZeroBall",
         "sparse-rs": "robustbench_local.attacks.sparse.sparse_rs:SparseRS",
         "spatial": "robustbench_local.attacks.spatial:Spatial",
         "spsa": "robustbench_local.attacks.black_box.spsa:SPSA",

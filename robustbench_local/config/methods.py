@@ -49,6 +49,8 @@ ATTACK_METHODS: Mapping[str, Method] = {
     "pdpgd": Method("PDPGD, primal-dual", _DISTANCE),
     "pgd": Method("PGD", ("white-box",)),
     "reference:autoattack": Method("AutoAttack by pyautoattack", ("white-box", "ensemble", "reference")),
+    "sigma-zero": Method("sigma-zero", _DISTANCE),
+    "sigma-zero-ball": Method("sigma-zero in a ball", ("white-box",)),
     "sparse-rs": Method("Sparse-RS", ("black-box", "score-based")),
     "spatial": Method("rotations and translations", ("black-box", "score-based")),
     "spsa": Method("SPSA, estimated gradients", ("black-box", "score-based")),

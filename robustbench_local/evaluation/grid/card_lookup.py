@@ -36,6 +36,8 @@ _METHOD_TITLES: Mapping[str, str] = {
     "pdpgd": "PDPGD",
     "pgd": "PGD",
     "reference:autoattack": "AutoAttack (reference)",
+    "sigma-zero": "sigma-zero",
+    "sigma-zero-ball": "sigma-zero",
     "sparse-rs": "Sparse-RS",
     "spatial": "Spatial",
     "spsa": "SPSA",
