@@ -318,3 +318,20 @@ def test_a_gate_passes_on_unchecked_gradients_and_says_so(identifier, reason, is
 
 def test_a_gate_that_fails_on_a_distrusted_number_is_marked():
     assert "not trustworthy (D7)" in judge_gate(with_results(make_result()), min=0.9, on="estimate").reason
+
+
+@pytest.mark.parametrize("identifier", ["D5", "D18"])
+@pytest.mark.parametrize(
+    ("cells", "status"),
+    [
+        ((attack("h" * 100, PGD_NAME, CE), attack("h" * 100, "fgsm-linf-8", FGSM)), "fail"),
+        (CELLS, "warn"),
+        ((attack("h" * 100, PGD_NAME, CE), square("h" * 100)), "warn"),
+        ((autoattack("h" * 100),), "warn"),
+    ],
+)
+def test_outputs_that_weaken_the_cross_entropy_fail_where_nothing_else_ran(identifier, cells, status):
+    result = find_result(with_results(make_result(identifier, "warn"), cells=cells), identifier)
+    assert result.status == status
+    assert ("every attack of the run follows the cross-entropy" in result.sentence) == (status == "fail")
+    assert find_result(with_results(make_result(identifier, "ok"), cells=cells), identifier).status == "ok"
