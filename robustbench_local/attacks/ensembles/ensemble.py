@@ -106,9 +106,9 @@ class Ensemble(EngineAttack):
             search = stage.build_search(threat)  # type: ignore[misc]  # a stage is a search or an attack
             steps, forward_steps = search.steps, search.steps + 1 + search.lookahead_budget
             paths = stage.restarts * max(1, min(stage.targets, len(threat.targets) or stage.targets))
-            draws = stage.draws or self.eot_samples
+            draws, blind_steps = stage.draws or self.eot_samples, 0 if stage.uses_gradients else steps
             forward_steps += (stage.forward_factor - 1) * steps
-            forward += paths * (forward_steps * draws + count_confirmation_passes(search, draws))
+            forward += paths * (forward_steps * draws + count_confirmation_passes(draws, blind_steps))
             backward += paths * steps * draws * stage.uses_gradients
         ranking_draws = max((stage.draws or self.eot_samples for stage in stages if stage.targets), default=0)
         return forward + ranking_draws, backward
