@@ -16,6 +16,8 @@ class Consistency:
     """Whether answers to the same image vary by random numbers that no seed repeats."""
     is_random: bool = True
     """Whether it may draw random numbers: then answers can only be compared after equal seeds."""
+    draws_numbers: bool = False
+    """Whether it was seen to draw random numbers, or to answer by chance."""
     tolerance: float = 1e-4
     """Share of the logits' range by which answers may differ by rounding."""
     has_misleading_gradients: bool = False

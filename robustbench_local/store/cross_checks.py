@@ -170,6 +170,14 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
         "an attacked image has a failed certificate",
     ),
     ("o.abstained = 0 OR c.measure = 'certificate'", "an attack abstained"),
+    (
+        f"{_build_count_rule('o.draws', 'o.successful_draws')} AND o.successful_draws <= o.draws",
+        "more draws are successful than there are",
+    ),
+    (
+        f"o.broken_fixed_draw IS NULL OR ({_build_flag_rule('o.broken_fixed_draw')} AND o.clean_correct = 1)",
+        "it is broken with a fixed draw without being clean-correct",
+    ),
 )
 
 _CELL_RULES: Sequence[tuple[str, str]] = (

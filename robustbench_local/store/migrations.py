@@ -190,6 +190,16 @@ def m008_gradients(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE outcomes ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
 
 
+def m009_draws(connection: sqlite3.Connection) -> None:
+    """Add the draws of models with random answers; none for older runs."""
+    for column in (
+        "draws INTEGER NOT NULL DEFAULT 0",
+        "successful_draws INTEGER NOT NULL DEFAULT 0",
+        "broken_fixed_draw INTEGER",
+    ):
+        connection.execute(f"ALTER TABLE outcomes ADD COLUMN {column}")
+
+
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (
     m001_cells_outcomes_events,
@@ -200,6 +210,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m006_stages,
     m007_digests,
     m008_gradients,
+    m009_draws,
 )
 
 

@@ -104,6 +104,15 @@ class OutcomeRecord:
     """Gradients that were exactly zero, after any repair."""
     unconfirmed_gradient_steps: int = 0
     """Repaired nonzero gradients that a finite difference of the loss does not confirm."""
+    draws: int = 0
+    """Independent answers of a model with random answers to the verified candidate; 0 if its answers are not
+    random, and in runs older than this field."""
+    successful_draws: int = 0
+    """Those of them that reach the attacker's goal or are not finite: each would be a success by itself,
+    while ``broken`` is about the model's answer over all draws."""
+    broken_fixed_draw: bool | None = None
+    """The attack also succeeds if attacker and harness see one fixed draw of the model's random numbers; None
+    if it was not tried, and in runs older than this field."""
 
     @property
     def has_missing_gradients(self) -> bool:

@@ -26,6 +26,7 @@ from robustbench_local.evaluation.grid.declarations import Declarations
 from robustbench_local.evaluation.grid.example_grids import read_example
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 from robustbench_local.number_parser import parse_number
+from robustbench_local.resubmission_statistics import MAX_TRIES
 from robustbench_local.threats.threat_model import FAMILY_NAMES
 
 MAX_NAME_LENGTH = 100
@@ -193,6 +194,9 @@ class GateEntry(StrictModel):
     """Smallest allowed value."""
     max: Limit | None = None
     """Largest allowed value."""
+    tries: Annotated[int, Field(ge=1, le=MAX_TRIES)] | None = None
+    """For ``resubmission_success``: how often the attacker may submit each adversarial example, at most
+    1000."""
     on: IntervalBound | None = None
     """Which end of the 95% interval must keep the limit; by default ``lower`` for ``min`` and ``upper``
     for ``max``."""
@@ -215,6 +219,10 @@ class GateEntry(StrictModel):
             raise ValueError("a gate needs either min or max")
         if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
             raise ValueError("a gate needs a threat such as linf-8, or an attack")
+        if (self.metric == "resubmission_success") != (self.tries is not None):
+            raise ValueError("resubmission_success needs tries, and no other metric takes it")
+        if self.metric == "resubmission_success" and self.max is None:
+            raise ValueError("resubmission_success is limited by max")
         if self.threat is not None and self.threat.split("-")[0] not in FAMILY_NAMES:
             raise ValueError(f"a threat is written like linf-8, l2-0.5 or fog-3, got {self.threat!r}")
         return self

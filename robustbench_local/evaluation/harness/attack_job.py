@@ -24,12 +24,18 @@ from robustbench_local.evaluation.harness.answer_agreement import (
     compare_batch_sizes,
     compare_with_fresh_copy,
 )
+from robustbench_local.evaluation.harness.fixed_draw import attack_fixed_draw, can_fix_draw
 from robustbench_local.evaluation.harness.job import (
     AttackFailedError,
     Job,
     OutcomeBatch,
     format_error_line,
     split_positions,
+)
+from robustbench_local.evaluation.harness.model_draws import (
+    choose_draw_count,
+    count_model_draws,
+    may_answer_at_random,
 )
 from robustbench_local.evaluation.harness.outcome import (
     add_gradient_counts,
@@ -116,11 +122,27 @@ class AttackJob(BaseAttackJob):
         costs = (self.attack.estimate_cost(self.threat), count_finishing_passes(self.attack, self.threat))
         forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
         draws = passes_per_query(self.queried_model)[0]
+        once = forward // self.attack.eot_samples, backward // self.attack.eot_samples
         if draws > 1:  # the classifier averages over draws itself, in place of the attack
             forward, backward = (passes * draws // self.attack.eot_samples for passes in (forward, backward))
         verdict_passes = passes_per_query(self.classifier)[1]
         harness = HARNESS_PASSES + (FINISHING_VERIFICATION_PASSES if self.threat.is_ball else 0)
-        return self.image_count * (forward + harness * verdict_passes), self.image_count * backward
+        harness = harness * verdict_passes + self.model_draws
+        if self.fixes_draw:
+            forward, backward = forward + once[0] + HARNESS_PASSES, backward + once[1]
+        return self.image_count * (forward + harness), self.image_count * backward
+
+    @property
+    def fixes_draw(self) -> bool:
+        """Whether the attack is repeated against one fixed draw; not if it never asks this classifier."""
+        return self.surrogate is None and can_fix_draw(self.classifier)
+
+    @property
+    def model_draws(self) -> int:
+        """Number of further answers to each candidate that count how often it succeeds."""
+        if not may_answer_at_random(self.classifier):
+            return 0
+        return choose_draw_count(sum(self.attack.estimate_cost(self.threat)))
 
     def skip_proven_images(self, images: frozenset[str]) -> AttackJob:
         """Return the same attack on the other images only."""
@@ -275,6 +297,14 @@ def _attack_and_verify(
         add_pass_counter=spent.pass_counters.append,
     )
     verified = finish_successes(attacked, verified, verify_rows)
+    if job.fixes_draw:
+        fixed, counters = attack_fixed_draw(classifier, job.attack, images, labels, job.threat, stream, masks)
+        spent.pass_counters.extend(counters)
+        verified = replace(verified, broken_fixed_draw=fixed)
+    if job.model_draws:
+        with classifier.open_fresh_copy() as judge, judge.count_passes(len(chosen)) as draws:
+            spent.pass_counters.append(draws)
+            verified = count_model_draws(judge, verified, labels.cpu(), job.threat, stream, job.model_draws)
     with classifier.open_fresh_copy() as judge:
         candidates = verified.candidates.to(classifier.device)
         return verified, compare_with_fresh_copy(

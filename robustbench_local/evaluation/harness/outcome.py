@@ -112,6 +112,9 @@ def build_attacked_outcome(
         error=reason if prediction is not None else _NON_FINITE_MESSAGE,
         adversarial_hash=hash_image(result.candidates[row]),
         stage=stage if broken else "",
+        draws=int(result.draws[row]),
+        successful_draws=int(result.successful_draws[row]),
+        broken_fixed_draw=result.broken_fixed_draw[row] if result.broken_fixed_draw else None,
     )
 
 

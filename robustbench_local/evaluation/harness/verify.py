@@ -10,13 +10,13 @@ checked, and the transformation is applied here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.stochastic import with_verdict_draws
+from robustbench_local.classifier.stochastic import take_verdict_samples, with_verdict_draws
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.eight_bit import round_to_8bit
 from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, compute_norms
@@ -29,7 +29,7 @@ FRAGILE_MARGIN_SHARE = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """The predictions of a classifier on a batch of images; all tensors are (N,) on the CPU."""
+    """The predictions of a classifier on a batch of images; all tensors lead with N, on the CPU."""
 
     prediction: Tensor
     """Class of the largest logit; -1 where a logit is not finite."""
@@ -39,11 +39,19 @@ class Predictions:
     """The label's logit minus the largest other one; NaN where a logit is not finite."""
     fragile: Tensor
     """Whether |margin| is within floating-point noise of the boundary."""
+    draw_predictions: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+    """(N, D): the prediction of each draw of a verdict on a randomized classifier; D is 0 for others."""
+    draw_correct: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    """(N, D): whether it is correct."""
 
     @property
     def is_finite(self) -> Tensor:
         """Whether every logit of an image is finite."""
         return self.prediction >= 0
+
+
+PREDICTION_FIELDS = tuple(entry.name for entry in fields(Predictions))
+"""Names of the tensors of `Predictions`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +74,12 @@ class VerificationResult:
     """(N,) Euclidean norm of the change."""
     l1: Tensor
     """(N,) sum of the changes."""
+    draws: Tensor
+    """(N,) independent draws of the model's answer to the candidate; 0 where answers are not random."""
+    successful_draws: Tensor
+    """(N,) those of them that reach the attacker's goal, or are not finite."""
+    broken_fixed_draw: tuple[bool, ...] = ()
+    """Whether the attack reaches its goal against one fixed draw of each image; empty if it was not tried."""
 
 
 def predict(
@@ -89,7 +103,25 @@ def predict(
     """
     with torch.no_grad(), with_verdict_draws(classifier, stream):
         logits = classifier(images, rows).float().cpu()
+        samples = take_verdict_samples(classifier)
     labels = labels.cpu()
+    if samples is None:
+        draws = torch.zeros(len(images), 0, dtype=torch.int64), torch.zeros(len(images), 0, dtype=torch.bool)
+    else:
+        draws = read_draws(samples, labels)
+    return _read_logits(logits, labels, *draws)
+
+
+def read_draws(samples: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the prediction of each draw and whether it is correct, both (N, D), of logits, (D, N, K)."""
+    count = len(samples)
+    readings = _read_logits(samples.float().cpu().flatten(0, 1), labels.cpu().repeat(count))
+    shape = (count, len(labels))
+    return readings.prediction.view(shape).T, readings.correct.view(shape).T
+
+
+def _read_logits(logits: Tensor, labels: Tensor, *draws: Tensor) -> Predictions:
+    """Read predictions from logits, (N, K), float32 on the CPU."""
     finite = torch.isfinite(logits).all(dim=1)
     safe = logits.masked_fill(~finite[:, None], 0.0)
     own = safe.gather(1, labels[:, None]).squeeze(1)
@@ -101,6 +133,7 @@ def predict(
         correct=finite & (margin > 0),
         margin=margin.masked_fill(~finite, torch.nan),
         fragile=finite & (margin.abs() < FRAGILE_MARGIN_SHARE * spread.clamp_min(1e-12)),
+        **dict(zip(("draw_predictions", "draw_correct"), draws, strict=False)),
     )
 
 
@@ -128,8 +161,7 @@ def predict_in_shuffled_batches(
         for rows in torch.split(order.to(images.device), count - first)
     ]
     back = order.argsort()
-    names = ("prediction", "correct", "margin", "fragile")
-    joined = {name: torch.cat([getattr(part, name) for part in parts])[back] for name in names}
+    joined = {name: torch.cat([getattr(part, name) for part in parts])[back] for name in PREDICTION_FIELDS}
     return Predictions(**joined)
 
 
@@ -220,7 +252,28 @@ def verify(
         linf=compute_norms(change, "Linf"),
         l2=compute_norms(change, "L2"),
         l1=change.flatten(1).abs().sum(dim=1),
+        draws=torch.full((len(labels),), reading.draw_predictions.shape[1]),
+        successful_draws=count_successful_draws(
+            reading.draw_predictions, reading.draw_correct, labels, threat
+        ),
     )
+
+
+def count_successful_draws(
+    predictions: Tensor, correct: Tensor, labels: Tensor, threat: ThreatModel
+) -> Tensor:
+    """Count the draws of each image that reach the attacker's goal or are not finite, (N,) int64.
+
+    Args:
+        predictions: (N, D), the prediction of each draw; -1 where it is not finite.
+        correct: (N, D), whether it is the label without a tie.
+        labels: True classes, (N,).
+        threat: Budget and goal.
+    """
+    success = threat.is_success(predictions, labels.cpu()[:, None]) | (predictions < 0)
+    if not threat.targets:
+        success |= ~correct
+    return success.sum(dim=1)
 
 
 def _select_valid_candidates(

@@ -152,6 +152,14 @@ def build_cell_result(
         useless_gradient_images=frozenset(
             row.image for row in outcomes if done and row.has_missing_gradients
         ),
+        draw_counts={
+            row.image: (row.successful_draws, row.draws)
+            for row in outcomes
+            if done and row.draws and row.clean_correct
+        },
+        fixed_draw_successes={
+            row.image: row.broken_fixed_draw for row in outcomes if done and row.broken_fixed_draw is not None
+        },
         signs=signs,
     )
 
