@@ -42,6 +42,8 @@ class SampleRun:
     has_images: bool = True
     question: str | None = None
     gates: tuple[dict[str, Any], ...] = ()
+    draws: int = 0
+    """Draws of each adversarial example: the models answer at random, and a success is one in most draws."""
     statuses: dict[tuple[str, str], str] = field(default_factory=dict)
     """(model, attack) -> a status to leave that cell in, instead of ``done``."""
     plans: tuple[SamplePlan, ...] | None = None
@@ -201,6 +203,11 @@ def _build_outcome(
         seconds=plan.passes_per_image[0] * 2e-4, status="ok" if correct else "clean-wrong",
         original_hash=f"{image:016x}", adversarial_hash=f"{image + 1:016x}",
     )  # fmt: skip
+    if sample.draws and correct:
+        share = (0.8 if broken else 0.1) * sample.draws
+        row = replace(
+            row, draws=sample.draws, successful_draws=int(share * rng.random()), broken_fixed_draw=broken
+        )
     return _build_error_outcome(row, plan)
 
 

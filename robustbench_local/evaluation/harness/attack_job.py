@@ -302,8 +302,8 @@ def _attack_and_verify(
         spent.pass_counters.extend(counters)
         verified = replace(verified, broken_fixed_draw=fixed)
     if job.model_draws:
-        with classifier.open_fresh_copy() as judge, judge.count_passes(len(chosen)) as draws:
-            spent.pass_counters.append(draws)
+        with classifier.open_fresh_copy() as judge, judge.count_passes(len(chosen)) as draw_passes:
+            spent.pass_counters.append(draw_passes)
             verified = count_model_draws(judge, verified, labels.cpu(), job.threat, stream, job.model_draws)
     with classifier.open_fresh_copy() as judge:
         candidates = verified.candidates.to(classifier.device)

@@ -270,7 +270,8 @@ def count_successful_draws(
         labels: True classes, (N,).
         threat: Budget and goal.
     """
-    success = threat.is_success(predictions, labels.cpu()[:, None]) | (predictions < 0)
+    flat, own = predictions.flatten(), labels.cpu().repeat_interleave(predictions.shape[1])
+    success = (threat.is_success(flat, own) | (flat < 0)).view_as(correct)
     if not threat.targets:
         success |= ~correct
     return success.sum(dim=1)

@@ -167,7 +167,7 @@ def _build_draw_columns(cell: CellResult, evidence: Evidence) -> dict[str, float
     """
     curves = {curve.cell.record.key: curve for curve in build_resubmission_curves(evidence)}
     curve, unknown = curves.get(cell.record.key), compute_clopper_pearson(0, 0)
-    columns: dict[str, float | int | None] = {"draws": curve and curve.draws}
+    columns: dict[str, float | int | None] = {"draws": curve.draws if curve else None}
     points = {point.tries: point for point in curve.table_points} if curve else {}
     for tries in TABLE_TRIES:
         name, point = f"resubmission_success_{tries}", points.get(tries)

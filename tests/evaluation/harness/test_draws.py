@@ -143,3 +143,13 @@ def test_its_draws_belong_to_the_image(data):
 )
 def test_draws_follow_the_cost_of_the_attack(passes, draws):
     assert choose_draw_count(passes) == draws
+
+
+def test_a_targeted_success_is_a_draw_of_the_target(data):
+    target = ThreatModel(norm="Linf", eps=0.1, targets=(1,))
+    classifier = own_coin()
+    stream = RandomStream(SEED, data.ids, "any")
+    with classifier.evaluation_mode():
+        verified = verify(classifier, data.images[:3], data.labels[:3], data.images[:3], target)
+        drawn = count_model_draws(classifier, verified, data.labels[:3], target, stream, 40)
+    assert ((drawn.successful_draws > 2) & (drawn.successful_draws < 20)).all()
