@@ -44,6 +44,8 @@ class SampleRun:
     gates: tuple[dict[str, Any], ...] = ()
     draws: int = 0
     """Draws of each adversarial example: the models answer at random, and a success is one in most draws."""
+    diagnostics: dict[str, Any] | None = None
+    """A `DiagnosticsRecord` as JSON values; None: as in older runs."""
     statuses: dict[tuple[str, str], str] = field(default_factory=dict)
     """(model, attack) -> a status to leave that cell in, instead of ``done``."""
     plans: tuple[SamplePlan, ...] | None = None
@@ -274,6 +276,7 @@ def _build_metadata(sample: SampleRun) -> dict[str, Any]:
             for model in sample.models
         ],
         "gates": list(sample.gates),
+        **({"diagnostics": sample.diagnostics} if sample.diagnostics else {}),
     }  # fmt: skip
 
 
