@@ -138,7 +138,11 @@ class RandomizedClassifier(WrappedClassifier):
         joined = torch.cat(samples)
         if self._verdict_stream is not None and self.answers_with_one_draw:
             self._verdict_samples = joined
-        return self._combine_samples(joined)
+        return super()._merge_rejection(self._combine_samples(joined), rows)
+
+    def _merge_rejection(self, logits: Tensor, rows: Tensor | None) -> Tensor:
+        """See `Classifier`; draws are pooled first."""
+        return logits if self._current_numbers is not None else super()._merge_rejection(logits, rows)
 
     def take_verdict_samples(self) -> Tensor | None:
         """Return the logits of each draw of the latest verdict, (D, N, K), and forget them; None without."""
@@ -202,7 +206,8 @@ class RandomizedClassifier(WrappedClassifier):
         for points, _, numbers in self._iterate_draws(images, None):
             with self._use_numbers(numbers):
                 samples.append(_split_draws(super()._compute_external_logits(points), len(images)))
-        return self.pool_samples(torch.cat(samples))
+        pooled = self.pool_samples(torch.cat(samples))
+        return super()._merge_rejection(pooled, self._find_nearest_originals(images))
 
     def _compute_logits(self, images: Tensor) -> Tensor:
         """Answer each row with one draw from the current random numbers."""

@@ -89,7 +89,11 @@ def result_keys(tmp_path_factory) -> set[str]:
     runs = [
         rbl.Run(build_run(folder / "beyond", TRANSFER_SAMPLE)),
         rbl.Run(build_sticker_run(folder / "stickers")),
-        rbl.Run(build_run(folder / "random", SampleRun(draws=100, gates=(REPEATED,), has_images=False))),
+        rbl.Run(
+            build_run(
+                folder / "random", SampleRun(draws=100, abstains=True, gates=(REPEATED,), has_images=False)
+            )
+        ),
     ]
     return set().union(*map(_list_keys, [shipped, *(run.results for run in runs)]))
 

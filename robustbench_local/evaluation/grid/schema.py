@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from robustbench_local.classifier.abstention import parse_abstention
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Precision
 from robustbench_local.config.display_names import check_display_name
 from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound, TrustPolicy
@@ -88,6 +89,15 @@ def _check_class_count(value: Any) -> Any:
     return value
 
 
+def _check_abstention(declared: Any) -> Any:
+    """Refuse a declaration of rejected images that cannot be read."""
+    try:
+        parse_abstention(declared)
+    except ConfigError as error:
+        raise ValueError(f"{error.what}; {error.remedy}") from None
+    return declared
+
+
 class ModelEntry(StrictModel):
     """A classifier: its source, how it is loaded, and the attacker's access to it."""
 
@@ -121,6 +131,11 @@ class ModelEntry(StrictModel):
     output: str | int | None = None
     """Which entry of a tuple or dict holds the logits. For a model with one output: ``sigmoid`` or
     ``logit``."""
+    abstain: Annotated[Any, BeforeValidator(_check_abstention)] = None
+    """How the model rejects images, if it does: ``last`` or the index of the rejecting output, ``nan`` for
+    logits of NaN, or ``{output: ENTRY, threshold: 0.5}`` for an entry of a tuple or dict that accepts. A
+    rejected clean image is not correct, and an attack succeeds only on an accepted one. ``num_classes`` is
+    without the rejecting output."""
     sha256: str | None = None
     """SHA-256 that the weights file must have."""
     trust_pickle: str | None = None

@@ -259,8 +259,9 @@ def _attack_and_verify(
     job: AttackJob, chosen: Dataset, spent: _SpentPasses
 ) -> tuple[VerificationResult, AgreementCounts]:
     """Verify candidates for correctly classified images, on a copy that saw no attack."""
-    classifier, attacked_model = job.classifier, job.attacked_model
+    classifier = job.classifier
     images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
+    attacked_model = job.attacked_model.accept_only(images, labels)
     masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
     stream = RandomStream(job.seed, chosen.ids, repr(job.attack))
 
@@ -307,8 +308,9 @@ def _attack_and_verify(
             verified = count_model_draws(judge, verified, labels.cpu(), job.threat, stream, job.model_draws)
     with classifier.open_fresh_copy() as judge:
         candidates = verified.candidates.to(classifier.device)
+        asked = judge if judge is classifier else classifier.accept_only(images, labels)
         return verified, compare_with_fresh_copy(
-            classifier, judge, candidates, labels, verified.predictions.margin
+            asked, judge, candidates, labels, verified.predictions.margin
         )
 
 

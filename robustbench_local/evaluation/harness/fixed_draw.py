@@ -57,7 +57,8 @@ def attack_fixed_draw(
                 clean = predict(judge, images, labels, stream=stream)
             with classifier.count_passes(len(images), attack.queries) as counter:
                 counters.append(counter)
-                candidates = attack.perturb(classifier, images.clone(), labels.clone(), threat, stream, masks)
+                attacked = classifier.accept_only(images, labels)
+                candidates = attack.perturb(attacked, images.clone(), labels.clone(), threat, stream, masks)
             with classifier.open_fresh_copy() as judge, judge.count_passes(len(images)) as counter:
                 counters.append(counter)
                 verified = verify(judge, images, labels, candidates, threat, masks=masks, stream=stream)

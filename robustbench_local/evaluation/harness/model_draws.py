@@ -75,8 +75,9 @@ def count_model_draws(
             samples = torch.stack([_draw_answer(judge, image, row, seed) for seed in seeds])
         except ModelError:
             continue
-        predictions, correct = read_draws(samples, own)
-        draws[row], successes[row] = count, count_successful_draws(predictions, correct, own, threat)[0]
+        predictions, correct = read_draws(samples, own, judge, allows_rejection=True)
+        draws[row] = count
+        successes[row] = count_successful_draws(predictions, correct, own, threat, judge)[0]
     before.restore_states()
     return replace(verified, draws=draws, successful_draws=successes)
 

@@ -418,6 +418,10 @@ class Evidence:
         if index is None:
             return "no finite answer"
         names = self.get_class_names(model)
+        if index == len(names) and any(
+            about.get("abstain") is not None for about in self.models if about.get("id") == model
+        ):
+            return "rejected"
         name = names[index] if 0 <= index < len(names) else ""
         return name if name and name != str(index) else f"class {index}"
 

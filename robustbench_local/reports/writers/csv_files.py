@@ -158,6 +158,8 @@ def _build_cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
         "alpha": record.alpha if cell.is_certificate else None,
         **{f"forward_passes_{name}": value for name, value in cell.query_stats._asdict().items()},
         **_build_distance_columns(cell),
+        "rejected_clean": counts.rejected_clean,
+        "rejected_adversarial": counts.rejected_adversarial,
         **_build_draw_columns(cell, evidence),
     }
 
