@@ -22,6 +22,7 @@ from robustbench_local.errors import InvariantError, ModelError, UnreachableErro
 from robustbench_local.evaluation.harness.answer_agreement import (
     AgreementCounts,
     compare_batch_sizes,
+    compare_clean_answers,
     compare_with_fresh_copy,
 )
 from robustbench_local.evaluation.harness.fixed_draw import attack_fixed_draw, can_fix_draw
@@ -199,6 +200,8 @@ def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
         try:
             verified, more_agreement = _attack_and_verify(job, data.select_images(attacked.tolist()), spent)
             agreement += more_agreement
+            with classifier.open_fresh_copy() as judge:
+                agreement += compare_clean_answers(judge, images, labels, clean.margin)
         except Exception as failure:
             passes, seconds = spent.collect_passes(), time.perf_counter() - started
             if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
