@@ -165,7 +165,12 @@ def build_cell_result(
 
 
 def _collect_predictions(outcomes: Sequence[OutcomeRecord]) -> dict[str, tuple[int | None, int]]:
-    return {row.image: (row.adversarial_prediction, row.label) for row in outcomes if row.clean_correct}
+    """Collect final predictions and labels; a rejected image does as little harm as a correct one."""
+    return {
+        row.image: (row.label if row.abstained else row.adversarial_prediction, row.label)
+        for row in outcomes
+        if row.clean_correct
+    }
 
 
 def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:
