@@ -190,7 +190,12 @@ def m008_gradients(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE outcomes ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
 
 
-def m009_draws(connection: sqlite3.Connection) -> None:
+def m009_changed_pixels(connection: sqlite3.Connection) -> None:
+    """Add the number of changed pixels; unknown for older runs."""
+    connection.execute("ALTER TABLE outcomes ADD COLUMN l0 REAL")
+
+
+def m010_draws(connection: sqlite3.Connection) -> None:
     """Add the draws of models with random answers; none for older runs."""
     for column in (
         "draws INTEGER NOT NULL DEFAULT 0",
@@ -210,7 +215,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     m006_stages,
     m007_digests,
     m008_gradients,
-    m009_draws,
+    m009_changed_pixels,
+    m010_draws,
 )
 
 

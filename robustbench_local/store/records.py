@@ -105,6 +105,8 @@ class OutcomeRecord:
     """Gradients that were exactly zero, after any repair."""
     unconfirmed_gradient_steps: int = 0
     """Repaired nonzero gradients that a finite difference of the loss does not confirm."""
+    l0: float = math.nan
+    """Number of changed pixels, all channels of a pixel together; NaN in runs older than this field."""
     draws: int = 0
     """Independent answers of a model with random answers to the verified candidate; 0 if its answers are not
     random, and in runs older than this field."""

@@ -1,4 +1,4 @@
-"""D28: does an answer depend on what was asked before?"""
+"""D29: does an answer depend on what was asked before?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic, Read
 class KeptState(Diagnostic):
     """Counters, caches, lists of earlier queries: an attack then meets another model than a user."""
 
-    id = "D28"
+    id = "D29"
     name = "no memory of earlier questions"
     source = (
         "stateful detection: Chen et al. 2019, arXiv:1907.05587; Blacklight, Li et al. 2022, arXiv:2006.14042"

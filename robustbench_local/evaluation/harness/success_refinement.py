@@ -222,7 +222,7 @@ def _merge_results(
     )
     tensors = {
         name: getattr(first, name).index_put((chosen,), getattr(second, name)[places])
-        for name in ("candidates", "linf", "l2", "l1", "draws", "successful_draws")
+        for name in ("candidates", "linf", "l2", "l1", "l0", "draws", "successful_draws")
     }
     return replace(first, predictions=reading, broken_8bit=tuple(eight), **tensors)
 

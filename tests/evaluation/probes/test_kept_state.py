@@ -1,4 +1,4 @@
-"""Models that remember: what the probe finds, what D28 says, and that no verdict rests on a changed model."""
+"""Models that remember: what the probe finds, what D29 says, and that no verdict rests on a changed model."""
 
 from __future__ import annotations
 
