@@ -12,16 +12,15 @@ from torch import Tensor
 from robustbench_local.attacks.adaptive.composition import (
     Composition,
     compose_steps,
+    divide_views,
     is_misled,
     list_candidate_steps,
     list_standard_steps,
-    list_useful_views,
     select_trials,
 )
 from robustbench_local.attacks.adaptive.inspection import inspect_model
 from robustbench_local.attacks.adaptive.pilot import run_pilot, run_trials
 from robustbench_local.attacks.adaptive.quick_check import check_quickly
-from robustbench_local.attacks.adaptive.view_spec import has_unsound_gradients, list_trial_views
 from robustbench_local.attacks.base import Attack, AttackInputs
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.ensembles.autoattack import AutoAttack
@@ -119,10 +118,7 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
     findings = inspect_model(
         inputs.classifier, inputs.images[probed], inputs.labels[probed], inputs.stream.select_images(probed)
     )
-    candidates = list_candidate_steps(list_useful_views(findings))
-    trials = list_candidate_steps(list_trial_views(findings))
-    if has_unsound_gradients(findings):
-        candidates, trials = (*candidates, *trials), ()
+    candidates, trials = (list_candidate_steps(views) for views in divide_views(findings))
     pilot = run_pilot(inputs, candidates, rows)
     trial_results = run_trials(inputs, trials, rows)
     if is_misled(trial_results):

@@ -10,6 +10,7 @@ from robustbench_local.attacks.adaptive.findings import ModelFindings
 from robustbench_local.attacks.adaptive.steps import AttackStep
 from robustbench_local.attacks.adaptive.view_spec import (
     ViewSpec,
+    declares_surrogates,
     has_unsound_gradients,
     list_trial_views,
     list_views,
@@ -115,6 +116,25 @@ def list_useful_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
     return (*views, everywhere)
 
 
+def divide_views(findings: ModelFindings) -> tuple[tuple[ViewSpec, ...], tuple[ViewSpec, ...]]:
+    """Divide the views into those that the findings call for, and those on trial.
+
+    Where the model's own gradients are of use, or those that it declares, the parts of a model are on trial
+    as well: only an ensemble that chooses among its members is known to hide them.
+    """
+    views, trials = list_useful_views(findings), list_trial_views(findings)
+    if has_unsound_gradients(findings) and not declares_surrogates(findings):
+        return (*views, *trials), ()
+    needed = tuple(view for view in views if not _is_on_trial(view, findings))
+    return needed, (*(view for view in views if view not in needed), *trials)
+
+
+def _is_on_trial(view: ViewSpec, findings: ModelFindings) -> bool:
+    if view.kind == "part":
+        return not findings.selections or any(part.role != "member" for part in view.parts)
+    return view.kind in {"undefended", "bpda"}
+
+
 def list_candidate_steps(views: Sequence[ViewSpec]) -> tuple[AttackStep, ...]:
     """Return a step of APGD on the margin for each view of the gradients, the most promising first.
 
@@ -177,6 +197,7 @@ def compose_steps(
     targeted = [
         replace(step, label=f"{step.label}, targeted", targets=MAX_TARGETS)
         for step in order[:MAX_TARGETED_VIEWS]
+        if step.view is None or step.view.kind != "rescaled"  # the loss of AutoAttack's targets has no scale
     ]
     steps = (*cheap, *order, *targeted, *standard[len(cheap) :])
     is_repaired = any(result.broken for result in pilot)

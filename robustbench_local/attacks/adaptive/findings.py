@@ -112,7 +112,7 @@ class LayerFinding:
     is_affine: bool = False
     """Whether it is affine up to 10 %, so that one Jacobian describes it at all images."""
     is_declared_identity: bool = False
-    """Whether it has the gradient of the identity by its own doing."""
+    """Whether it, or a module around it, has the gradient of the identity by its own doing."""
 
 
 @dataclass(frozen=True, kw_only=True)

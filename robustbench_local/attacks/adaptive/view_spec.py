@@ -161,7 +161,7 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
     draws = findings.randomness.draws
     cosine = findings.gradients.surrogate_cosine
     views = []
-    if findings.operators and not _declares_surrogates(findings):
+    if findings.operators and not declares_surrogates(findings):
         paths = tuple(dict.fromkeys(finding.path for finding in findings.operators))
         names = tuple(dict.fromkeys(finding.operator for finding in findings.operators))
         label = f"BPDA through {_join_names(names)} in {_join_names(paths)}"
@@ -176,7 +176,7 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
         label = f"measured Jacobian of {_join_names(measured)}"
         views.append(ViewSpec(kind="bpda", measured=measured, label=label, draws=draws))
     bases = tuple(part for part in findings.parts if part.role == "base")
-    if bases and not _declares_surrogates(findings):
+    if bases and not declares_surrogates(findings):
         anchors = tuple(part.path for part in bases)
         label = f"BPDA with the identity up to {_join_names(anchors)}"
         views.append(ViewSpec(kind="bpda", anchors=anchors, parts=bases, label=label, draws=draws))
@@ -189,7 +189,7 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
     return views
 
 
-def _declares_surrogates(findings: ModelFindings) -> bool:
+def declares_surrogates(findings: ModelFindings) -> bool:
     """Check that the model gives its operators or layers the gradients of surrogates by itself."""
     cosine = findings.gradients.surrogate_cosine
     if findings.operators:

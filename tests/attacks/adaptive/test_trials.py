@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from adaptive_samples import Behind, build_images, inspect_sample, wrap_model
+from torch import nn
 
 from robustbench_local.attacks.adaptive.adaptive import AdaptedAttack
 from robustbench_local.attacks.adaptive.composition import (
     Composition,
     PilotResult,
+    compose_steps,
+    divide_views,
     is_misled,
     list_candidate_steps,
     list_standard_steps,
@@ -77,3 +80,58 @@ def test_a_step_that_fails_is_noted_and_the_others_run():
     with torch.no_grad():
         assert (model(candidates).argmax(dim=1) != labels).any()
     assert any("transfer from nothing" in note for note in model.notes)
+
+
+class Declared(torch.autograd.Function):
+    """Rounding with the gradient of the identity, as its maker declares."""
+
+    @staticmethod
+    def forward(ctx, values):
+        return (values * 8).round() / 8
+
+    @staticmethod
+    def backward(ctx, slopes):
+        return slopes
+
+
+@pytest.mark.parametrize(
+    ("front", "is_needed"),
+    [
+        (lambda values: values, False),
+        (Declared.apply, False),
+        (lambda values: (values * 8).round() / 8, True),
+    ],
+)
+def test_only_gradients_that_mislead_call_for_steps_without_a_trial(front, is_needed):
+    needed, trials = divide_views(inspect_sample(wrap_model(Behind(front))))
+    assert bool(needed) is is_needed
+    assert bool(trials) is not is_needed
+    assert "mean slopes over 0.1 deviations" in {view.label for view in (*needed, *trials)}
+
+
+def test_rescaled_logits_need_no_targets_of_their_own():
+    findings = inspect_sample(wrap_model(Behind(lambda values: values, scale=1000.0)))
+    (step,) = list_candidate_steps(divide_views(findings)[0])
+    assert step.label == "rescaled logits"
+    steps = compose_steps(findings, [step], [make_result(step.label, 1)], THREAT, 5)
+    assert [step.label for step in steps] == ["apgd-ce", "rescaled logits", "apgd-t", "fab-t", "square"]
+
+
+def test_a_layer_inside_of_one_that_declares_the_identity_is_declared_too():
+    class Codec(nn.Module):
+        def forward(self, values):
+            return (values * 8).round() / 8
+
+    class Straight(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.codec = Codec()
+
+        def forward(self, values):
+            return values + (self.codec(values.detach()) - values).detach()
+
+    findings = inspect_sample(wrap_model(Behind(Straight())))
+    assert [(layer.path, layer.is_declared_identity) for layer in findings.layers] == [("front.codec", True)]
+    assert divide_views(findings)[0] == ()
+    bare = inspect_sample(wrap_model(Behind(Codec())))
+    assert not any(layer.is_declared_identity for layer in bare.layers)
