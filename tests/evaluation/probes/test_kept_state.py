@@ -106,7 +106,7 @@ def attack(classifier, data, **parameters):
         return job.run(list(range(len(data))))
 
 
-@pytest.mark.parametrize("kind", [TextCounter, DatabaseCounter])
+@pytest.mark.parametrize("kind", [TextCounter, pytest.param(DatabaseCounter, marks=pytest.mark.slow)])
 def test_memory_in_a_file_fails_the_diagnostic_and_ends_the_cell(kind, data, tmp_path):
     classifier = Classifier(kind(tmp_path / "calls"), num_classes=2, name="counter")
     check_consistency(classifier, data.images)
