@@ -46,8 +46,8 @@ def predict(prediction, correct, margin, fragile):
 CLEAN = OutcomeRecord(
     cell="cell", position=7, image="b", label=2, clean_prediction=2, adversarial_prediction=2,
     clean_correct=True, broken=False, moved_elsewhere=False, margin=0.5, fragile=True, linf=0.0, l2=0.0,
-    l1=0.0, broken_8bit=None, forward_passes=3, backward_passes=0, seconds=0.0, status="ok", error=None,
-    original_hash=HASHES[1], adversarial_hash=HASHES[1],
+    l1=0.0, l0=0.0, broken_8bit=None, forward_passes=3, backward_passes=0, seconds=0.0, status="ok",
+    error=None, original_hash=HASHES[1], adversarial_hash=HASHES[1],
 )  # fmt: skip
 WRONG = replace(
     CLEAN, clean_prediction=0, adversarial_prediction=0, clean_correct=False, status="clean-wrong"
@@ -91,6 +91,7 @@ def verified(prediction, broken, reason=None, eight=None):
         linf=change,
         l2=2 * change,
         l1=3 * change,
+        l0=50 * change,
     )
 
 
@@ -100,7 +101,7 @@ def attacked(threat, stage="square", **given):
 
 AFTER = replace(
     CLEAN, adversarial_prediction=1, broken=True, margin=-0.25, fragile=False,
-    linf=float(torch.tensor(0.1)), l2=float(2 * torch.tensor(0.1)), l1=float(3 * torch.tensor(0.1)),
+    linf=float(torch.tensor(0.1)), l2=float(2 * torch.tensor(0.1)), l1=float(3 * torch.tensor(0.1)), l0=5.0,
     broken_8bit=True, forward_passes=13, backward_passes=4, adversarial_hash=HASHES[0], stage="square",
 )  # fmt: skip
 

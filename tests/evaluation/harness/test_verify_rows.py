@@ -105,6 +105,7 @@ def test_distances_are_those_of_each_image():
     assert found.linf.tolist() == pytest.approx([0, 0.04, 0], abs=1e-6)
     assert found.l2.tolist() == pytest.approx([0, 0.05, 0], abs=1e-6)
     assert found.l1.tolist() == pytest.approx([0, 0.07, 0], abs=1e-6)
+    assert found.l0.tolist() == [0, 2, 0]
     assert [bool(reason) for reason in found.rejection_reasons] == [False, False, True]
     assert torch.equal(found.candidates[2], GREY[2])
     assert not found.candidates.requires_grad
