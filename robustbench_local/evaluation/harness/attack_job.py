@@ -320,9 +320,10 @@ def _attack_and_verify(
             verified = count_model_draws(judge, verified, labels.cpu(), job.threat, stream, job.model_draws)
     with classifier.open_fresh_copy() as judge:
         candidates = verified.candidates.to(classifier.device)
-        asked = judge if judge is classifier else classifier.accept_only(images, labels)
+        fresh = judge.accept_only(images, labels)
+        asked = fresh if judge is classifier else classifier.accept_only(images, labels)
         return verified, compare_with_fresh_copy(
-            asked, judge, candidates, labels, verified.predictions.margin
+            asked, fresh, candidates, labels, verified.predictions.margin
         )
 
 

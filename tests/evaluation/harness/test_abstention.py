@@ -102,7 +102,9 @@ def run(classifier, data, attack="apgd", threat=BALL, **parameters):
         attack=make_attack(attack, parameters),
     )
     with classifier.evaluation_mode():
-        return job.run(list(range(len(data)))).outcomes
+        batch = job.run(list(range(len(data))))
+    batch.agreement.check_agreement("detector")
+    return batch.outcomes
 
 
 @pytest.mark.parametrize(
