@@ -91,6 +91,11 @@ class RandomizedClassifier(WrappedClassifier):
         finally:
             self._draws = before
 
+    @property
+    def has_fixed_draw(self) -> bool:
+        """Whether every answer is the same one draw at present."""
+        return self._fixed_stream is not None
+
     @contextmanager
     def use_fixed_draw(self, stream: RandomStream) -> Iterator[None]:
         """Fix the draw while the context is open: every answer, to attack and harness, is the same one draw.
@@ -292,6 +297,13 @@ def with_verdict_draws(classifier: Classifier, stream: RandomStream | None) -> A
     if isinstance(classifier, RandomizedClassifier) and stream is not None:
         return classifier.with_verdict_draws(stream)
     return nullcontext()
+
+
+def averages_draws(classifier: Classifier) -> bool:
+    """Return whether attacks need not average over queries: each is a mean already, or all are one draw."""
+    if not isinstance(classifier, RandomizedClassifier):
+        return False
+    return classifier.draws > 1 or classifier.has_fixed_draw
 
 
 def take_verdict_samples(classifier: Classifier) -> Tensor | None:
