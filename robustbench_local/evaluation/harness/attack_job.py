@@ -124,7 +124,8 @@ class AttackJob(BaseAttackJob):
     @property
     def max_passes(self) -> tuple[int, int]:
         """Maximum number of forward and backward passes over all images; misclassified images cost less."""
-        costs = (self.attack.estimate_cost(self.threat), count_finishing_passes(self.attack, self.threat))
+        cost = self.attack.estimate_cost_on(self.queried_model, self.threat)
+        costs = (cost, count_finishing_passes(self.attack, self.threat))
         forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
         draws = passes_per_query(self.queried_model)[0]
         once = forward // self.attack.eot_samples, backward // self.attack.eot_samples
