@@ -26,7 +26,6 @@ from robustbench_local.reports.analysis.run_diagnostics import (
     MIN_BINARY_ACCURACY,
     MIN_CHANCE_RATIO,
     MIN_GUESSING_IMAGES,
-    MIN_IMAGES,
 )
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.analysis.trust import list_diagnostics, select_blocks, select_distrust
@@ -39,6 +38,7 @@ from robustbench_local.store.diagnostic_records import (
     DiagnosticResult,
     DiagnosticsRecord,
 )
+from robustbench_local.store.records import AdaptationRecord
 
 CELLS = (
     attack("b" * 40 + "h" * 60, PGD_NAME, CE),
@@ -190,6 +190,13 @@ def test_random_models_need_attacks_that_average():
     assert find_result(with_results(random), "D21").status == "fail"
     averaged = attack("h" * 100, "autoattack-rand", {"method": "autoattack", "version": "rand"})
     assert find_result(with_results(random, cells=(averaged,)), "D21").status == "warn"
+    for draws, status in ((1, "fail"), (20, "warn")):
+        steps = [{"label": "EOT", "draws": draws}]
+        adapted = replace(
+            attack("h" * 100, "adaptive-linf-8", {"method": "adaptive"}),
+            adaptation=AdaptationRecord(description={"steps": steps}),
+        )
+        assert find_result(with_results(random, cells=(adapted,)), "D21").status == status
     assert find_result(with_results(replace(random, status="ok")), "D21").status == "ok"
     assert find_result(make_evidence(*CELLS), "D21").status == "not run"
 
@@ -234,7 +241,7 @@ def test_few_images_do_not_void_a_model(classes, correct, n, status):
     assert find_result(with_results(cells=(cell,), data={"class_names": names}), "D22").status == status
 
 
-@pytest.mark.parametrize(("images", "status"), [(MIN_IMAGES - 1, "warn"), (MIN_IMAGES, "ok")])
+@pytest.mark.parametrize(("images", "status"), [(99, "warn"), (100, "ok")])
 def test_few_images_are_a_warning(images, status):
     assert find_result(make_evidence(attack("h" * images, PGD_NAME, CE)), "D23").status == status
 
