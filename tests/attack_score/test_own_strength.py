@@ -25,8 +25,9 @@ from robustbench_local.threats.threat_model import Norm, ThreatModel
 pytestmark = pytest.mark.slow
 
 BUDGET = 120
-MARGIN = 0.03
-"""Below the measured value by so much, an attack counts as weaker."""
+MARGIN = 0.01
+"""Below the measured value by so much, an attack counts as weaker: FMN without the end of its schedule and
+without refinement loses 0.016 (L2) and 0.018 (L1)."""
 MAX_DISTANCES: dict[Norm, float] = {"L2": 0.25 * 3072**0.5, "L1": 0.25 * 3072}
 MEASURED: dict[tuple[str, Norm], float] = {
     ("cw", "L2"): 0.724,
