@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from robustbench_local.data.class_labels import resolve_classes
+from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.data.collect import Listing, ProgressCallback, ReadOptions, collect_dataset
 from robustbench_local.data.data_source_kinds import DATASET_SOURCES
 from robustbench_local.data.dataset import Dataset

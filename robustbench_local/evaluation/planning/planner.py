@@ -13,6 +13,7 @@ import torch
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.classifier.wrapper import find_innermost
 from robustbench_local.config.cards import Card
+from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.grid.schema import Grid
@@ -107,6 +108,7 @@ def _build_plan(
         data = load()
     loader = ModelLoader(options=options, device=device, base_folder=base_folder, data=data)
     models, subjects = _load_subjects(grid, defenses, loader)
+    _check_gate_classes(grid, subjects)
     identity = _build_identity(
         grid, data, {str(subject): subject for subject in (*models.values(), *subjects)}, cards
     )
@@ -172,6 +174,15 @@ def _load_subjects(
             search_precision=grid.search_precision, compile_steps=loader.options.compile_steps
         )
     return models, subjects
+
+
+def _check_gate_classes(grid: Grid, subjects: Sequence[EvaluationSubject]) -> None:
+    """Refuse a gate on a class that a model does not have, before the first attack."""
+    for gate in grid.gates:
+        concerned = (subject for subject in subjects if gate.model in {None, subject.id})
+        if gate.true_class is not None:
+            for subject in concerned:
+                resolve_classes([gate.true_class], subject.data.class_names)
 
 
 def load_data(grid: Grid, base: Path) -> Dataset:

@@ -11,6 +11,7 @@ from statistics import median
 from robustbench_local.reports.analysis.evidence import (
     CellResult,
     Evidence,
+    ImagePrediction,
     ImageVerdict,
     QueryStats,
     ReportedStatus,
@@ -141,7 +142,7 @@ def build_cell_result(
         radii={row.image: _compute_radius(row, record) for row in outcomes} if measured else {},
         success_8bit={row.image: row.broken_8bit for row in outcomes if row.broken},
         success_norms={row.image: _collect_norms(row) for row in outcomes if row.broken},
-        final_predictions=_collect_predictions(outcomes) if done else {},
+        predictions=_collect_predictions(outcomes) if done else {},
         certified_radii={
             row.image: _compute_certified_radius(row, record)
             for row in outcomes
@@ -156,8 +157,8 @@ def build_cell_result(
     )
 
 
-def _collect_predictions(outcomes: Sequence[OutcomeRecord]) -> dict[str, tuple[int | None, int]]:
-    return {row.image: (row.adversarial_prediction, row.label) for row in outcomes if row.clean_correct}
+def _collect_predictions(outcomes: Sequence[OutcomeRecord]) -> dict[str, ImagePrediction]:
+    return {row.image: ImagePrediction(row.adversarial_prediction, row.label) for row in outcomes}
 
 
 def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:

@@ -139,7 +139,7 @@ def test_parts_of_a_goal_have_no_matrix_and_no_part_in_the_answer(content):
 
 def test_what_was_not_carried_through_is_a_word_and_the_union_says_what_it_lacks(content):
     cells = [
-        replace(cell, reported_status="error", problem="it broke", final_predictions={}, verdicts={})
+        replace(cell, reported_status="error", problem="it broke", predictions={}, verdicts={})
         if cell.record.targets == (3,)
         else cell
         for cell in content.evidence.cells
