@@ -39,6 +39,11 @@ def apply_straight_through(function: Callable[[Tensor], Tensor], images: Tensor)
     return result
 
 
+def is_straight_through(node: Any) -> bool:
+    """Return whether a node of an autograd graph comes from `apply_straight_through`."""
+    return getattr(type(node), "_forward_cls", None) is _StraightThrough
+
+
 class _BorderClamp(torch.autograd.Function):
     """A clamp whose gradient is 1 at its borders, as inside."""
 

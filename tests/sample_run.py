@@ -42,6 +42,8 @@ class SampleRun:
     has_images: bool = True
     question: str | None = None
     gates: tuple[dict[str, Any], ...] = ()
+    diagnostics: dict[str, Any] | None = None
+    """A `DiagnosticsRecord` as JSON values; None: as in older runs."""
     statuses: dict[tuple[str, str], str] = field(default_factory=dict)
     """(model, attack) -> a status to leave that cell in, instead of ``done``."""
     plans: tuple[SamplePlan, ...] | None = None
@@ -267,6 +269,7 @@ def _build_metadata(sample: SampleRun) -> dict[str, Any]:
             for model in sample.models
         ],
         "gates": list(sample.gates),
+        **({"diagnostics": sample.diagnostics} if sample.diagnostics else {}),
     }  # fmt: skip
 
 

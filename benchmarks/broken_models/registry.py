@@ -8,10 +8,12 @@ from pathlib import Path
 
 from benchmarks.broken_models.case import ModelCase, ModelKind
 from benchmarks.broken_models.composed_kinds import COMPOSED_KINDS
+from benchmarks.broken_models.format_kinds import FORMAT_KINDS
 from benchmarks.broken_models.input_kinds import INPUT_KINDS
 from benchmarks.broken_models.layer_kinds import LAYER_KINDS
 from benchmarks.broken_models.networks import NETWORKS, list_available
 from benchmarks.broken_models.output_kinds import OUTPUT_KINDS
+from benchmarks.broken_models.pretence_kinds import PRETENCE_KINDS
 from benchmarks.broken_models.random_kinds import RANDOM_KINDS
 from benchmarks.broken_models.sound_kinds import SOUND_KINDS
 from benchmarks.broken_models.stateful_kinds import STATEFUL_KINDS
@@ -25,6 +27,8 @@ BROKEN_KINDS = (
     *RANDOM_KINDS,
     *COMPOSED_KINDS,
     *STATEFUL_KINDS,
+    *FORMAT_KINDS,
+    *PRETENCE_KINDS,
 )
 """Kinds whose robustness number cannot be believed without more work."""
 HONEST_FILE = Path(__file__).with_name("honest.csv")

@@ -24,6 +24,10 @@ class WrappedClassifier(Classifier):
         inner: The wrapped classifier; not changed, and still usable by itself.
         name: Name of the whole in messages; by default the name of the wrapped classifier.
         access: The attacker's access, by default that of the wrapped classifier.
+
+    Attributes:
+        has_approximated_gradient: Whether the gradient through the wrapper is that of a smooth approximation,
+            as it declares (BPDA).
     """
 
     def __init__(self, inner: Classifier, *, name: str | None = None, access: Access | None = None) -> None:
@@ -44,6 +48,7 @@ class WrappedClassifier(Classifier):
         )
         self._inner = inner
         self.notes[:] = inner.notes
+        self.has_approximated_gradient = False
 
     @property
     def inner(self) -> Classifier:

@@ -53,7 +53,7 @@ def build_results_table(results: dict[str, Any]) -> Table:
             shares = [
                 parse_estimate(cell[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")
             ]
-            table.add_row(_format_model(cell), _format_attack(cell), *_format_estimates(*shares))
+            table.add_row(_format_model(cell), _format_attack(cell, cell), *_format_estimates(*shares))
     for corruptions in _add_labels(results, "corruptions"):
         _add_corruptions(table, corruptions)
     table.add_section()
@@ -63,7 +63,7 @@ def build_results_table(results: dict[str, Any]) -> Table:
         shares = [
             parse_estimate(worst[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")
         ]
-        name = join_text(f"worst case, {worst['threat']}", _format_incomplete(worst))
+        name = join_text(f"worst case, {worst['threat']}", _format_incomplete(worst), _format_mark(worst))
         table.add_row(_format_model(worst), name, *_format_estimates(*shares), style="bold")
     _add_stickers(table, _add_labels(results, "stickers"))
     _add_certificates(table, [cell for cell in results["cells"] if cell["measure"] == "certificate"])
@@ -74,8 +74,13 @@ def _add_labels(results: dict[str, Any], key: str) -> list[dict[str, Any]]:
     """Add the labels of models, and of attacks where present, to the entries of a section."""
     models = {(cell["model"], cell["defense"]): cell["model_label"] for cell in results["cells"]}
     attacks = {cell["attack"]: cell["label"] for cell in results["cells"]}
+    marks = {
+        (cell["model"], cell["defense"], cell["attack"]): {key: cell[key] for key in ("trustworthy", "mark")}
+        for cell in results["cells"]
+    }
     return [
         {
+            **marks.get((entry["model"], entry["defense"], entry.get("attack")), {}),
             **entry,
             "model_label": models[entry["model"], entry["defense"]],
             "label": attacks.get(entry.get("attack")),
@@ -89,7 +94,8 @@ def _add_stickers(table: Table, rows: list[dict[str, Any]]) -> None:
     table.add_section()
     for row in rows:
         success = parse_estimate(row["sticker_success"])
-        name = escape_text(f"{row['label']}: views of {row['signs_counted']} of {row['signs']} signs")
+        views = f"{row['label']}: views of {row['signs_counted']} of {row['signs']} signs"
+        name = join_text(views, _format_mark(row))
         turned = f"{format_percent(success.value)} ({format_interval(success)})"
         table.add_row(_format_model(row), name, "", "", "", str(success.n), turned)
 
@@ -132,11 +138,22 @@ def _format_incomplete(row: dict[str, Any]) -> Text:
     return escape_text("" if row["complete"] else " (incomplete)", "red")
 
 
-def _format_attack(cell: dict[str, Any]) -> Text:
-    """Format the attack, and its access to the defense where it is limited and the name does not say so."""
+def _format_attack(cell: dict[str, Any], marked: dict[str, Any] | None = None) -> Text:
+    """Format the attack, and its access to the defense where it is limited and the name does not say so.
+
+    Args:
+        cell: The cell.
+        marked: The same where its numbers stand in the row, which are marked if they are not trustworthy.
+    """
+    mark = _format_mark(marked) if marked else Text()
     if cell["knowledge"] in {"white-box", "naive", "transfer"} or cell["norm"] == "corruption":
-        return escape_text(cell["label"])
-    return escape_text(f"{cell['label']} ({cell['knowledge']})")
+        return join_text(escape_text(cell["label"]), mark)
+    return join_text(escape_text(f"{cell['label']} ({cell['knowledge']})"), mark)
+
+
+def _format_mark(row: dict[str, Any]) -> Text:
+    """Return a suffix for names where diagnostics find the numbers void or not trustworthy."""
+    return escape_text("" if row["trustworthy"] else f", {row['mark']}", "red")
 
 
 def print_gates(verdict: GateReport, console: Console) -> None:

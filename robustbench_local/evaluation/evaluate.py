@@ -27,6 +27,7 @@ from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch
 from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
+from robustbench_local.evaluation.job_diagnosis import diagnose_job
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
 from robustbench_local.evaluation.options import (
     DEFAULT_OPTIONS,
@@ -38,6 +39,7 @@ from robustbench_local.evaluation.options import (
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.store.diagnostic_records import DiagnosticResult
 from robustbench_local.store.records import AdaptationRecord, OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
 from robustbench_local.threats.threat_model import ThreatModel
@@ -45,6 +47,8 @@ from robustbench_local.threats.threat_model import ThreatModel
 if TYPE_CHECKING:
     import pandas as pd
 
+_NOTED_STATUSES = frozenset({"block", "fail", "warn"})
+"""Diagnostics that every reader of a result has to know."""
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 """Accepted types of images and labels."""
 
@@ -71,6 +75,14 @@ class EvaluationResult:
     """Stickers and patches: one row for each sign (``position`` in ``read_outcomes``), condition and view."""
     adaptation: AdaptationRecord | None = None
     """What the attack found in the model and which steps it composed; None if it does not adapt."""
+    diagnostics: tuple[DiagnosticResult, ...] = ()
+    """What the model was asked about its fitness for attacks; see docs/explanation/trust.md. Empty with
+    ``diagnostics=False``, and for transfers, which depend on no gradient of this model."""
+
+    @property
+    def distrust(self) -> tuple[DiagnosticResult, ...]:
+        """The diagnostics that block or fail: with any, the robust accuracy is not trustworthy."""
+        return tuple(result for result in self.diagnostics if not result.is_trusted)
 
     @property
     def clean_accuracy(self) -> Estimate:
@@ -109,8 +121,13 @@ class EvaluationResult:
         rate = "sticker_success" if self.attack.measure == "views" else "robust_accuracy"
         return (
             f"EvaluationResult({self.attack}, {self.threat.name}{origin}, "
-            f"clean_accuracy={self.clean_accuracy}, {rate}={getattr(self, rate)})"
+            f"clean_accuracy={self.clean_accuracy}, {rate}={getattr(self, rate)}{self._format_distrust()})"
         )
+
+    def _format_distrust(self) -> str:
+        """Return the mark of a number that diagnostics find not trustworthy, with their ids."""
+        named = ", ".join(dict.fromkeys(result.id for result in self.distrust))
+        return f", not trustworthy: {named}" if named else ""
 
 
 def evaluate(
@@ -128,6 +145,7 @@ def evaluate(
     test_views: int = TEST_VIEWS,
     seed: int = 0,
     num_classes: int | None = None,
+    diagnostics: bool = True,
     options: Options = DEFAULT_OPTIONS,
     **parameters: Any,
 ) -> EvaluationResult:
@@ -160,6 +178,8 @@ def evaluate(
         test_views: Number of views per image in which a sticker or patch is evaluated.
         seed: Decides every random draw; 0 or more.
         num_classes: Classes of a bare network; by default found by a forward pass.
+        diagnostics: Whether the model is asked, with at most a tenth of the attack's passes, if attacks can
+            be trusted on it. What they find stands in ``notes`` and in ``diagnostics`` of the result.
         options: Computing options, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
             ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others
             are for grids.
@@ -220,8 +240,14 @@ def evaluate(
         surrogate=surrogate,
         test_views=test_views,
     )
+    found = diagnose_job(job, options.timeout) if diagnostics and surrogate is None else ()
     batches, heard, adaptation = run_job(job, options)
     notes = (
+        *(
+            f"{result.id} ({result.status}): {result.sentence} {result.action}".rstrip()
+            for result in found
+            if result.status in _NOTED_STATUSES
+        ),
         *classifier.notes,
         *fitted.notes,
         method.describe_caveats(surrogate or classifier, threat),
@@ -229,7 +255,7 @@ def evaluate(
         *method.list_warnings(threat),
         *heard,
     )
-    return _build_result(method, threat, batches, surrogate, notes, adaptation)
+    return _build_result(method, threat, batches, surrogate, notes, adaptation, found)
 
 
 def run_job(job: Job, options: Options) -> tuple[list[OutcomeBatch], list[str], AdaptationRecord | None]:
@@ -265,6 +291,7 @@ def _build_result(
     surrogate: Classifier | None,
     notes: Sequence[str],
     adaptation: AdaptationRecord | None,
+    diagnostics: tuple[DiagnosticResult, ...],
 ) -> EvaluationResult:
     """Build the result from the batches."""
     rows = [row for batch in batches for row in batch.outcomes]
@@ -278,6 +305,7 @@ def _build_result(
         notes=tuple(note for note in notes if note),
         view_predictions=_build_view_table(batches),
         adaptation=adaptation,
+        diagnostics=diagnostics,
     )
 
 

@@ -17,6 +17,13 @@ STATUS_ORDER: tuple[DiagnosticStatus, ...] = ("block", "fail", "warn", "info", "
 """The most serious status first."""
 UNTRUSTED_STATUSES = frozenset({"block", "fail"})
 """Statuses with which no gate passes."""
+TOO_SMALL_REASON = "the run is too small to spend passes on it"
+"""Why a question was not asked, for lack of budget."""
+UNENDED_REASON = "the questions did not come to an end"
+"""Why a question was not asked where the model hung, or ended its process."""
+RAISED_REASON = "the model raised"
+"""Why a question was not answered where the model raised an exception."""
+_UNASKED_REASONS = (TOO_SMALL_REASON, UNENDED_REASON, RAISED_REASON)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,11 @@ class DiagnosticResult:
     def is_trusted(self) -> bool:
         """Whether gates may pass with it."""
         return self.status not in UNTRUSTED_STATUSES
+
+    @property
+    def is_unasked(self) -> bool:
+        """Whether it applies to the model and was still not run, or came to no answer."""
+        return self.status == "not run" and any(reason in self.sentence for reason in _UNASKED_REASONS)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""

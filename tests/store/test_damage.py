@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 import sqlite3
@@ -163,12 +164,13 @@ def read_tables(raw: sqlite3.Connection) -> str:
     return repr([raw.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES])
 
 
-def test_edited_rows(whole: Path, run: Path) -> None:
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow, id="all"), 4])
+def test_edited_rows(whole: Path, run: Path, stride: int) -> None:
     """The count of edits that nobody notices is 0: what changes a row is an error, whatever it changes."""
     database, tried, unnoticed = run / "run.db", 0, []
     with closing(sqlite3.connect(whole / "run.db")) as raw:
         before = read_tables(raw)
-    for statement in edits(whole):
+    for statement in itertools.islice(edits(whole), 0, None, stride):
         shutil.copyfile(whole / "run.db", database)
         with closing(sqlite3.connect(database, isolation_level=None)) as raw:
             raw.execute("PRAGMA synchronous = OFF")
@@ -186,7 +188,7 @@ def test_edited_rows(whole: Path, run: Path) -> None:
         else:
             unnoticed.append(statement)
     assert unnoticed == []
-    assert tried > 150
+    assert tried > 150 / stride
 
 
 def test_a_cell_deleted_with_all_that_is_about_it(run: Path) -> None:

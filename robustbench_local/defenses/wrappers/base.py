@@ -64,6 +64,7 @@ class FixedWrapper(Wrapper):
             self.transform_images,
             identity=repr(self),
             has_gradient=self.gradient_mode is not None,
+            is_approximated=self.gradient_mode == "bpda",
         )
 
 
@@ -92,4 +93,5 @@ class RandomWrapper(Wrapper):
             self.transform_images,
             identity=repr(self),
             has_gradient=self.gradient_mode is not None,
+            is_approximated=self.gradient_mode == "bpda",
         )

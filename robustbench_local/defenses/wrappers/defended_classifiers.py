@@ -26,8 +26,17 @@ Transform = TypeVar("Transform", bound=Callable[..., Tensor])
 class _DefendedBase(WrappedClassifier, Generic[Transform]):
     """The common part of both classifiers: the transform, and whether gradients pass through it."""
 
-    def __init__(self, inner: Classifier, transform: Transform, *, identity: str, has_gradient: bool) -> None:
+    def __init__(
+        self,
+        inner: Classifier,
+        transform: Transform,
+        *,
+        identity: str,
+        has_gradient: bool,
+        is_approximated: bool = False,
+    ) -> None:
         super().__init__(inner, access=_restrict_access(inner, has_gradient))
+        self.has_approximated_gradient = is_approximated
         self._transform, self._identity = transform, identity
         if not has_gradient:
             self.add_note(UNVERIFIED_NOTE)
@@ -41,6 +50,7 @@ class DefendedClassifier(_DefendedBase[Callable[[Tensor], Tensor]]):
         transform: (N, C, H, W) in [0, 1] to the same.
         identity: Description of all that determines ``transform``.
         has_gradient: Whether gradients pass through ``transform``, exactly or by a surrogate.
+        is_approximated: Whether it is by a surrogate (BPDA).
     """
 
     @property
@@ -62,6 +72,7 @@ class RandomlyDefendedClassifier(
         transform: (N, C, H, W) in [0, 1] and random numbers to the same shape.
         identity: Description of all that determines ``transform``.
         has_gradient: Whether gradients pass through ``transform``, exactly or by a surrogate.
+        is_approximated: Whether it is by a surrogate (BPDA).
     """
 
     @property

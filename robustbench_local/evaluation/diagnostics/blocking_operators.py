@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from robustbench_local.attacks.adaptive.findings import ModelFindings
+from robustbench_local.attacks.adaptive.findings import GradientFindings, ModelFindings
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.diagnostic import (
-    TOO_SMALL_REASON,
     Diagnostic,
     Reading,
     build_unread,
 )
+from robustbench_local.evaluation.diagnostics.gradient_agreement import MIN_COSINE
+from robustbench_local.evaluation.diagnostics.vanishing_gradient import MAX_ZERO_SHARE
 
 MAX_NAMED_OPERATORS = 3
 """Operators that the sentence names."""
@@ -47,7 +48,8 @@ class BlockingOperators(Diagnostic):
             )
         more = f" and {len(names) - MAX_NAMED_OPERATORS} more" if len(names) > MAX_NAMED_OPERATORS else ""
         named = f"{', '.join(names[:MAX_NAMED_OPERATORS])}{more}"
-        if not faults or model.declares_surrogate:
+        is_faulty = bool(faults) if model.is_wholly_inspected else _is_gradient_faulty(found.gradients)
+        if not is_faulty or model.declares_surrogate:
             what = (
                 "are replaced by a smooth approximation that the model or its defense declares"
                 if model.declares_surrogate
@@ -58,16 +60,25 @@ class BlockingOperators(Diagnostic):
                 sentence=f"Operators without a useful gradient ({named}) {what}.",
                 value=float(len(names)),
             )
-        where = faults[0].path or "the model itself"
+        where = (faults[0].path if faults else "") or "the model itself"
         return Reading(
             status="warn",
             sentence=f"The gradient goes wrong at {where}, where the model uses an operator without a useful "
             f"one ({named}), and no approximation is declared.",
-            value=float(len(faults)),
+            value=float(len(faults) or len(names)),
             limit=0.0,
             n=found.images,
             action="Attack through a smooth approximation of it (BPDA), as adaptive does by itself.",
         )
+
+
+def _is_gradient_faulty(found: GradientFindings) -> bool:
+    """Return whether the gradient of the whole goes wrong, where single layers were not compared."""
+    return (
+        not found.has_graph
+        or max(found.zero_margin_share, found.nonfinite_share) >= MAX_ZERO_SHARE
+        or (found.cosine is not None and found.cosine < MIN_COSINE)
+    )
 
 
 def _find_obstacle(model: DiagnosedModel) -> str:
@@ -76,4 +87,4 @@ def _find_obstacle(model: DiagnosedModel) -> str:
         return f"the model gives {model.classifier.access} only, and no gradients"
     if model.findings is None:
         return model.missing_findings
-    return "" if model.is_wholly_inspected else TOO_SMALL_REASON
+    return ""

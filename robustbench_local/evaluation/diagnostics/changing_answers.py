@@ -39,7 +39,7 @@ class ChangingAnswers(Diagnostic):
         if not found.is_random:
             return Reading(
                 status="ok",
-                sentence=f"The same image gets the same answer in 5 repetitions, for {format_images(n, n)}.",
+                sentence=f"The same image gets the same answer each time ({format_images(n, n)}).",
                 value=found.max_difference,
                 limit=MAX_ROUNDING_DIFFERENCE,
                 n=n,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
+from robustbench_local.attacks.adaptive.findings import ModelFindings
 from robustbench_local.attacks.adaptive.inspection import inspect_model
+from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.diagnostic import (
@@ -17,30 +20,36 @@ from robustbench_local.evaluation.diagnostics.diagnostic import (
 )
 from robustbench_local.evaluation.diagnostics.diagnostic_registry import DIAGNOSTICS
 from robustbench_local.evaluation.diagnostics.own_surrogates import has_own_surrogates
-from robustbench_local.evaluation.diagnostics.short_inspection import inspect_gradients
+from robustbench_local.evaluation.diagnostics.short_inspection import inspect_briefly, inspect_gradients
 from robustbench_local.randomness import RandomStream
-from robustbench_local.store.diagnostic_records import DiagnosticResult
+from robustbench_local.store.diagnostic_records import RAISED_REASON, DiagnosticResult
 from robustbench_local.threats.threat_model import ThreatModel
 
 MAX_SAMPLE_IMAGES = 64
 """Most images that are asked about: the first ones of the data."""
 MIN_SAMPLE_IMAGES = 4
-"""A run that cannot afford so many images has no diagnostics."""
-SAMPLE_SHARE = 0.10
-"""Share of the budget for the clean answers."""
+"""Images that a small run asks about, if it can: with one it has diagnostics."""
+SAMPLE_SHARE, SMALL_SAMPLE_SHARE = 0.10, 0.20
+"""Share of the budget for the clean answers; for so few."""
 MAX_INSPECTED_IMAGES = 12
 """Most images of the inspection, which takes many passes for each."""
 MIN_INSPECTED_IMAGES = 4
 """With fewer images a median says little: a shorter inspection, or none, is made then."""
 INSPECTION_SHARE = 0.40
 """Share of the budget that a whole inspection may take."""
-SHORT_INSPECTION_SHARE = 0.85
-"""Share of the budget that a short one may take: it says more than all other questions."""
+BRIEF_INSPECTION_SHARE = 0.85
+"""Share of the budget that the briefest one may take: it says more than all other questions."""
 INSPECTION_PASSES = 500
 """Passes for each image that a whole inspection may take; it takes about 60 on a sound model."""
-SHORT_INSPECTION_PASSES = 48
-"""Passes for each image without operators and layers: five repetitions, gradients of two losses, and central
-differences along 8 directions with two step sizes."""
+SHORT_INSPECTION_PASSES = 54
+"""Passes for each image without layers and parts: five repetitions, gradients of two losses, central
+differences along 8 directions with two step sizes, and a look at operators."""
+BRIEF_INSPECTION_PASSES = 20
+"""Passes for each image of two repetitions, gradients of two losses, central differences along three
+directions, and a look at operators."""
+MAX_BRIEFLY_INSPECTED_IMAGES = 6
+"""Most images of a brief inspection: the slopes of all count together."""
+_Inspection = Callable[[Classifier, Tensor, Tensor, RandomStream], ModelFindings]
 
 
 def diagnose_model(
@@ -103,10 +112,10 @@ def _list_checks(threats: Sequence[ThreatModel]) -> Iterator[tuple[Diagnostic, T
 
 def _ask_about_sample(model: DiagnosedModel) -> str:
     """Ask about the first images; return why nothing else can be asked, or an empty text."""
-    n = model.budget.count_images(
-        model.passes_per_query, min(MAX_SAMPLE_IMAGES, len(model.images)), SAMPLE_SHARE
-    )
-    if n < min(MIN_SAMPLE_IMAGES, len(model.images)):
+    cost, most = model.passes_per_query, min(MAX_SAMPLE_IMAGES, len(model.images))
+    few = model.budget.count_images(cost, min(MIN_SAMPLE_IMAGES, most), SMALL_SAMPLE_SHARE)
+    n = max(few, model.budget.count_images(cost, most, SAMPLE_SHARE))
+    if not n:
         return TOO_SMALL_REASON
     model.images, model.labels, model.ids = model.images[:n], model.labels[:n], model.ids[:n]
     try:
@@ -126,20 +135,12 @@ def _inspect_sample(model: DiagnosedModel) -> None:
         model.missing_findings = "the model is no torch module, and each question to it may cost"
         return
     rows = model.correct_rows if len(model.correct_rows) else torch.arange(len(model.labels))
-    most, draws = min(MAX_INSPECTED_IMAGES, len(rows)), model.passes_per_query
-    whole = model.budget.count_images(INSPECTION_PASSES * draws, most, INSPECTION_SHARE)
-    least = min(MIN_INSPECTED_IMAGES, most)
-    short = model.budget.count_images(
-        SHORT_INSPECTION_PASSES * draws, MIN_INSPECTED_IMAGES, SHORT_INSPECTION_SHARE
-    )
-    short = max(short, model.budget.count_images(SHORT_INSPECTION_PASSES * draws, most, INSPECTION_SHARE))
-    model.is_wholly_inspected = whole >= least
-    rows = rows[: whole if model.is_wholly_inspected else short]
-    if len(rows) < least:
+    inspect, count = _choose_inspection(model, len(rows))
+    if inspect is None:
         model.missing_findings = TOO_SMALL_REASON
         return
+    rows, model.is_wholly_inspected = rows[:count], inspect is inspect_model
     stream = RandomStream(model.seed, tuple(model.ids[row] for row in rows.tolist()), "inspection")
-    inspect = inspect_model if model.is_wholly_inspected else inspect_gradients
     images, labels = (part[rows].to(model.classifier.device) for part in (model.images, model.labels))
     try:
         with model.track_passes(len(rows)):
@@ -147,6 +148,20 @@ def _inspect_sample(model: DiagnosedModel) -> None:
             model.declares_surrogate |= has_own_surrogates(model.classifier, model.findings, images)
     except Exception as failure:  # noqa: BLE001 - a model may do anything
         model.missing_findings = _describe_failure(failure)
+
+
+def _choose_inspection(model: DiagnosedModel, available: int) -> tuple[_Inspection | None, int]:
+    """Choose the most thorough inspection that the budget allows, and its number of images."""
+    draws, most = model.passes_per_query, min(MAX_INSPECTED_IMAGES, available)
+    for inspect, passes in ((inspect_model, INSPECTION_PASSES), (inspect_gradients, SHORT_INSPECTION_PASSES)):
+        count = model.budget.count_images(passes * draws, most, INSPECTION_SHARE)
+        if count >= min(MIN_INSPECTED_IMAGES, most):
+            return inspect, count
+    most = min(MAX_BRIEFLY_INSPECTED_IMAGES, available)
+    count = model.budget.count_images(BRIEF_INSPECTION_PASSES * draws, most, INSPECTION_SHARE)
+    least = model.budget.count_images(BRIEF_INSPECTION_PASSES * draws, min(2, most), BRIEF_INSPECTION_SHARE)
+    count = max(count, least)
+    return (inspect_briefly, count) if count else (None, 0)
 
 
 def _run_diagnostic(diagnostic: Diagnostic, model: DiagnosedModel, problem: str) -> DiagnosticResult:
@@ -163,4 +178,4 @@ def _run_diagnostic(diagnostic: Diagnostic, model: DiagnosedModel, problem: str)
 
 
 def _describe_failure(failure: Exception) -> str:
-    return f"the model raised {type(failure).__name__}: {extract_first_line(failure)}"
+    return f"{RAISED_REASON} {type(failure).__name__}: {extract_first_line(failure)}"

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
-from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticStatus
+from robustbench_local.store.diagnostic_records import (
+    TOO_SMALL_REASON,
+    DiagnosticResult,
+    DiagnosticStatus,
+)
+
+__all__ = [
+    "TOO_SMALL_REASON",
+    "Diagnostic",
+    "Reading",
+    "build_unread",
+    "format_figure",
+    "format_images",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +72,6 @@ class Diagnostic(ABC):
             passes=passes,
             images=reading.images,
         )
-
-
-TOO_SMALL_REASON = "the run is too small to spend passes on it"
-"""Why a diagnostic was not run, for lack of budget."""
 
 
 def build_unread(reason: str) -> Reading:

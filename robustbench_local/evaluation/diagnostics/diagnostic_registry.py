@@ -7,6 +7,7 @@ from robustbench_local.evaluation.diagnostics.changing_answers import ChangingAn
 from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic
 from robustbench_local.evaluation.diagnostics.gradient_agreement import GradientAgreement
 from robustbench_local.evaluation.diagnostics.inner_optimization import InnerOptimization
+from robustbench_local.evaluation.diagnostics.input_form import InputForm
 from robustbench_local.evaluation.diagnostics.input_range import InputRange
 from robustbench_local.evaluation.diagnostics.input_scale import InputScale
 from robustbench_local.evaluation.diagnostics.logit_scale import LogitScale
@@ -33,6 +34,7 @@ DIAGNOSTICS: tuple[Diagnostic, ...] = (
     InputScale(),
     InnerOptimization(),
     BlockingOperators(),
+    InputForm(),
     UnboundedAttack(),
     RandomNoise(),
 )

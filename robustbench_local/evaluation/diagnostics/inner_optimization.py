@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
-from robustbench_local.evaluation.diagnostics.diagnostic import (
-    TOO_SMALL_REASON,
-    Diagnostic,
-    Reading,
-    build_unread,
-)
+from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic, Reading, build_unread
 
 
 class InnerOptimization(Diagnostic):
@@ -22,11 +17,12 @@ class InnerOptimization(Diagnostic):
         """Read the inspection: calls of autograd during a forward pass."""
         if model.findings is None:
             return build_unread(model.missing_findings)
-        if not model.is_wholly_inspected:
-            return build_unread(TOO_SMALL_REASON)
         if not model.findings.optimizes_inside:
             return Reading(
-                status="ok", sentence="The forward pass computes no gradients of its own.", value=0.0
+                status="ok",
+                sentence="The forward pass computes no gradients of its own.",
+                value=0.0,
+                n=model.findings.images,
             )
         return Reading(
             status="fail",

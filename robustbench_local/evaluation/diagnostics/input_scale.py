@@ -14,6 +14,8 @@ from robustbench_local.evaluation.diagnostics.logit_scale import MAX_LOGIT_RANGE
 MAX_ACCURACY_LOSS = 0.02
 """Accuracy that a model loses at most on pixels divided by 255, if it scales them by 255 itself. Sound
 networks fall to 7 to 10 %; a model fed with 0 to 255 keeps all."""
+MIN_IMAGES = 8
+"""With fewer images a chance mistake decides."""
 PASSES_SHARE = 0.05
 """Share of the budget that the check may take."""
 WHITE = 255.0
@@ -34,7 +36,7 @@ class InputScale(Diagnostic):
     def check_model(self, model: DiagnosedModel) -> Reading:
         """Ask about the first images, divided by 255."""
         n = model.budget.count_images(model.passes_per_query, len(model.logits), PASSES_SHARE)
-        if not n:
+        if n < min(MIN_IMAGES, len(model.images)):
             return build_unread(TOO_SMALL_REASON)
         labels = model.labels[:n]
         before = float((model.logits[:n].argmax(dim=1) == labels).float().mean())

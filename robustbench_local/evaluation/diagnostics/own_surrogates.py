@@ -14,7 +14,9 @@ from robustbench_local.attacks.adaptive.findings import ModelFindings
 from robustbench_local.attacks.adaptive.fixed_draws import preserve_randomness
 from robustbench_local.attacks.adaptive.local_slopes import has_identity_slope
 from robustbench_local.attacks.adaptive.module_records import ModuleRecord, record_modules
+from robustbench_local.bpda import is_straight_through
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.autograd_graph import walk_graph
 from robustbench_local.classifier.wrapper import find_innermost
 
 MIN_SURROGATE_COSINE = 0.95
@@ -37,8 +39,12 @@ def has_own_surrogates(classifier: Classifier, findings: ModelFindings, images: 
         gradient goes wrong lies in one that has the gradient of the identity by its own doing.
     """
     cosine = findings.gradients.surrogate_cosine
-    if findings.operators and cosine is not None and cosine >= MIN_SURROGATE_COSINE:
-        return True
+    if cosine is not None and cosine >= MIN_SURROGATE_COSINE:
+        if findings.operators:
+            return True
+        agreement = findings.gradients.cosine
+        if agreement is not None and agreement < MIN_SURROGATE_COSINE and _goes_straight(classifier, images):
+            return True
     faults = [layer for layer in findings.layers if layer.kind != "saturated"]
     waiting = {layer.path for layer in faults if not layer.is_declared_identity}
     if not faults or not waiting:
@@ -48,6 +54,13 @@ def has_own_surrogates(classifier: Classifier, findings: ModelFindings, images: 
     around = [record for record in records if any(_contains_module(record.path, path) for path in waiting)]
     declared = {record.path for record in around if _declares_identity(record)}
     return all(any(_contains_module(outer, path) for outer in declared) for path in waiting)
+
+
+def _goes_straight(classifier: Classifier, images: Tensor) -> bool:
+    """Return whether a gradient goes straight through a function by this package's own helper."""
+    with preserve_randomness(), torch.enable_grad():
+        answer = classifier(images[:PROBED_IMAGES].detach().clone().requires_grad_())
+    return any(is_straight_through(node) for node in walk_graph(answer))
 
 
 def _contains_module(outer: str, path: str) -> bool:

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
-from robustbench_local.evaluation.diagnostics.diagnose import (
-    MAX_SAMPLE_IMAGES,
-    diagnose_model,
-    list_unread_results,
-)
+from robustbench_local.evaluation.diagnostics.diagnose import MAX_SAMPLE_IMAGES
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.pass_budget import MAX_PASSES_SHARE, PassBudget
-from robustbench_local.evaluation.harness.job import format_error_line
-from robustbench_local.evaluation.isolation.child_process import can_fork
-from robustbench_local.evaluation.isolation.isolated_call import (
-    call_isolated,
-    catch_process_exit,
-    send_to_parent,
-)
+from robustbench_local.evaluation.job_diagnosis import run_diagnostics
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
-from robustbench_local.models.http_model import Endpoint
 from robustbench_local.store.diagnostic_records import (
     DIAGNOSTICS_KEY,
     DiagnosticResult,
@@ -84,26 +72,7 @@ def diagnose_subject(
     threats = list(_select_threats(cells))
     budget = PassBudget(limit=int(MAX_PASSES_SHARE * planned))
     model = _build_model(subject, budget, plan.seed)
-    if isinstance(subject.classifier.model, Endpoint):
-        return list_unread_results(model, threats, "each question to a service may cost money"), 0
-    received: list[DiagnosticResult] = []
-    ask = partial(_ask_model, model, threats)
-    try:
-        if subject.classifier.settings.is_fork_safe and can_fork(subject.classifier.device):
-            return call_isolated(ask, timeout=plan.timeout, name=str(subject), on_message=received.append)
-        with catch_process_exit(str(subject)):
-            return ask()
-    except Exception as failure:  # noqa: BLE001 - the evaluation itself finds out what is wrong
-        reason = f"the questions did not come to an end: {format_error_line(failure).rstrip('.')}"
-        return list_unread_results(model, threats, reason, received), sum(
-            sum(result.passes) for result in received
-        )
-
-
-def _ask_model(
-    model: DiagnosedModel, threats: Sequence[ThreatModel]
-) -> tuple[tuple[DiagnosticResult, ...], int]:
-    return diagnose_model(model, threats, send_to_parent), model.budget.spent
+    return run_diagnostics(model, threats, isolated=True, timeout=plan.timeout, name=str(subject))
 
 
 def _build_model(subject: EvaluationSubject, budget: PassBudget, seed: int) -> DiagnosedModel:

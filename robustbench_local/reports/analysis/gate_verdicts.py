@@ -15,7 +15,7 @@ from robustbench_local.reports.analysis.doubt_recount import AssumedOutcome, ass
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
 from robustbench_local.reports.analysis.sticker_controls import find_control_problems
-from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE
+from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE, format_mark
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -139,8 +139,10 @@ def apply_distrust(verdict: GateVerdict, distrust: Sequence[DiagnosticResult]) -
         verdict: The verdict on the measured number.
         distrust: Diagnostics that fail or block; without any the verdict stays.
     """
-    if not distrust or verdict.ruling != "pass":
+    if not distrust:
         return verdict
+    if verdict.ruling != "pass":
+        return replace(verdict, reason=f"{verdict.reason}; {format_mark(distrust)}")
     found = " ".join(f"{result.id}: {result.sentence}" for result in distrust)
     if verdict.gate.trust == "ignore":
         return replace(
@@ -151,6 +153,14 @@ def apply_distrust(verdict: GateVerdict, distrust: Sequence[DiagnosticResult]) -
         ruling="inconclusive",
         reason=f"{verdict.reason} as measured, but {UNTRUSTED_PHRASE}: {found}",
     )
+
+
+def note_unchecked(verdict: GateVerdict, *, is_unchecked: bool) -> GateVerdict:
+    """Return a verdict that says so if it passes on gradients that no diagnostic has looked at."""
+    if not is_unchecked or verdict.ruling != "pass" or verdict.gate.metric == "clean_accuracy":
+        return verdict
+    caveat = "whether its gradients can be trusted was not checked, because the run is too small"
+    return replace(verdict, reason=f"{verdict.reason}; {caveat}")
 
 
 def _judge_clean(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:

@@ -11,12 +11,20 @@ from robustbench_local.errors import did_you_mean
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
 from robustbench_local.reports.analysis.distances import measures_distance
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.gate_intervals import encode_intervals, read_intervals
 from robustbench_local.reports.analysis.gate_types import Gate, GateReport, GateVerdict
-from robustbench_local.reports.analysis.gate_verdicts import apply_distrust, judge_subject
+from robustbench_local.reports.analysis.gate_verdicts import (
+    apply_distrust,
+    judge_subject,
+    note_unchecked,
+)
 from robustbench_local.reports.analysis.read_run import read_evidence
-from robustbench_local.reports.analysis.trust import select_gate_distrust
+from robustbench_local.reports.analysis.trust import (
+    is_gradient_dependent,
+    lacks_gradient_check,
+    select_gate_distrust,
+)
 from robustbench_local.statistics import IntervalTable, compute_clopper_pearson, use_interval_table
 from robustbench_local.store import RunStore
 
@@ -107,7 +115,10 @@ def _judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list
         for subject in subjects
     }
     return [
-        apply_distrust(verdict, select_gate_distrust(evidence, subject, gate, own[subject]))
+        note_unchecked(
+            apply_distrust(verdict, select_gate_distrust(evidence, subject, gate, own[subject])),
+            is_unchecked=_rests_on_unchecked_gradients(evidence, subject, own[subject]),
+        )
         for subject in subjects
         for verdict in judge_subject(gate, subject, own[subject], doubts, evidence)
     ]
@@ -119,6 +130,14 @@ def _select_gate_images(gate: Gate, evidence: Evidence, cells: Sequence[CellResu
         return list(cells)
     (label,) = resolve_classes([gate.true_class], evidence.get_class_names(cells[0].record.model))
     return [cell.select_class(label) for cell in cells]
+
+
+def _rests_on_unchecked_gradients(
+    evidence: Evidence, subject: EvaluatedModel, cells: Sequence[CellResult]
+) -> bool:
+    """Return whether cells depend on gradients that no diagnostic has looked at."""
+    depend = any(is_gradient_dependent(cell) and cell.record.knowledge == "white-box" for cell in cells)
+    return depend and lacks_gradient_check(evidence, subject)
 
 
 def _is_concerned_cell(gate: Gate, cell: CellResult) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robustbench_local.reports.analysis.evidence import (
     CellResult,
@@ -12,6 +12,7 @@ from robustbench_local.reports.analysis.evidence import (
     Threat,
 )
 from robustbench_local.reports.analysis.family_labels import build_family_labels
+from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust, select_distrust
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
@@ -31,6 +32,8 @@ class HeatMapEntry:
     """The reason why there is no share, or why it is incomplete."""
     own_clean_accuracy: Estimate | None = None
     """Clean accuracy on the entry's images, if those of the row differ."""
+    mark: str = ""
+    """``not trustworthy (D7)`` where diagnostics find that, ``void (D3)`` where they forbid the number."""
 
     @property
     def colour_step(self) -> int:
@@ -126,7 +129,9 @@ def _build_entry(
     evidence: Evidence, subject: EvaluatedModel, column: HeatMapColumn, clean: Estimate
 ) -> HeatMapEntry:
     if column.attack is None:
-        return _build_worst_case_entry(evidence.get_worst_case(subject, column.threat), clean)
+        worst = evidence.get_worst_case(subject, column.threat)
+        mark = format_mark(select_distrust(evidence, subject, column.threat))
+        return replace(_build_worst_case_entry(worst, clean), mark=mark)
     cell = _find_cell(evidence.cells, subject, column)
     if cell is None:
         return HeatMapEntry(
@@ -137,6 +142,7 @@ def _build_entry(
         status_text=format_status(cell),
         reason=cell.problem or "",
         own_clean_accuracy=_select_differing_accuracy(cell.clean_accuracy, clean),
+        mark=format_mark(select_cell_distrust(evidence, cell)),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
+from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust
 from robustbench_local.reports.formatting.text import (
     format_count,
     format_estimate,
@@ -67,11 +68,11 @@ class NaiveVsAdaptive:
 def build_naive_vs_adaptive(evidence: Evidence) -> list[NaiveVsAdaptive]:
     """Build one comparison per naive cell of the run, in the order of the grid."""
     cells = {(cell.subject, cell.record.attack): cell for cell in evidence.cells}
-    return [_build_comparison(cell, cells) for cell in evidence.cells if cell.is_naive]
+    return [_build_comparison(evidence, cell, cells) for cell in evidence.cells if cell.is_naive]
 
 
 def _build_comparison(
-    naive: CellResult, cells: dict[tuple[EvaluatedModel, str], CellResult]
+    evidence: Evidence, naive: CellResult, cells: dict[tuple[EvaluatedModel, str], CellResult]
 ) -> NaiveVsAdaptive:
     attack = naive.record.attack.removesuffix("[naive]")
     adaptive = cells.get((naive.subject, attack))
@@ -82,9 +83,9 @@ def _build_comparison(
         attack=attack,
         label=adaptive.label if adaptive else naive.family_label.removesuffix("[naive]"),
         threat=naive.threat,
-        undefended=_build_entry(without, images),
-        naive=_build_entry(naive, images),
-        adaptive=_build_entry(adaptive, images),
+        undefended=_build_entry(evidence, without, images),
+        naive=_build_entry(evidence, naive, images),
+        adaptive=_build_entry(evidence, adaptive, images),
         comparison=_compare_verdicts(naive, adaptive),
     )
 
@@ -106,17 +107,21 @@ def _list_robust(cell: CellResult, images: Sequence[str]) -> list[bool]:
     return [cell.verdicts[image].robust for image in images]
 
 
-def _build_entry(cell: CellResult | None, images: Sequence[str]) -> HeatMapEntry:
+def _build_entry(evidence: Evidence, cell: CellResult | None, images: Sequence[str]) -> HeatMapEntry:
     """Build robust accuracy over these images, or over the cell's own if there are no common images."""
     if cell is None:
         return HeatMapEntry(
             estimate=compute_clopper_pearson(0, 0), status_text="not run", reason=NOT_IN_GRID_REASON
         )
+    mark = format_mark(select_cell_distrust(evidence, cell))
     if cell.is_done and images:
         share = compute_clopper_pearson(sum(_list_robust(cell, images)), len(images))
-        return HeatMapEntry(estimate=share, status_text=format_status(cell))
+        return HeatMapEntry(estimate=share, status_text=format_status(cell), mark=mark)
     return HeatMapEntry(
-        estimate=cell.robust_accuracy, status_text=format_status(cell), reason=cell.problem or ""
+        estimate=cell.robust_accuracy,
+        status_text=format_status(cell),
+        reason=cell.problem or "",
+        mark=mark,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
@@ -15,6 +15,7 @@ from robustbench_local.reports.analysis.misclassification_severity import (
     find_severity_table,
 )
 from robustbench_local.reports.analysis.pairwise import describe_success_comparisons
+from robustbench_local.reports.analysis.trust import mark_model
 from robustbench_local.reports.formatting.text import join_in_sentence
 from robustbench_local.statistics import compute_clopper_pearson
 
@@ -132,13 +133,19 @@ def _build_table(evidence: Evidence, cells: Sequence[CellResult]) -> GoalTable:
     subjects = tuple(dict.fromkeys(cell.subject for cell in cells))
     tried = [[cell for cell in cells if cell.subject == one] for one in subjects]
     best = [_collect_best_outcomes(each) for each in tried]
+    marks = [mark_model(evidence, one, cells[0].threat) for one in subjects]
     rows = []
     for targets in [*((target,) for target in goal), goal]:
-        squares = tuple(_build_entry(each, targets) for each in tried)
+        squares = tuple(
+            replace(_build_entry(each, targets), mark=mark) for each, mark in zip(tried, marks, strict=True)
+        )
         name = ALL_TARGETS_LABEL if len(targets) > 1 else evidence.get_class_name(record.model, targets[0])
         cost = costs.severity_by_class.get(targets[0], 0.0) if costs and len(targets) == 1 else None
         rows.append(GoalRow(goal_name=name, severity=cost, entries=squares))
-    union = tuple(map(_build_best_entry, tried, best))
+    union = tuple(
+        replace(_build_best_entry(each, found), mark=mark)
+        for each, found, mark in zip(tried, best, marks, strict=True)
+    )
     names = [evidence.get_class_name(record.model, source) for source in record.sources]
     reached = {
         one: {image: any(broken for broken, _ in ends) for image, ends in found.items()}

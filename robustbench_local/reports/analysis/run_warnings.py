@@ -240,6 +240,7 @@ def _find_unchecked_rows(evidence: Evidence) -> Iterator[Finding]:
 
 _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     diagnostic_findings.find_diagnostic_findings,
+    diagnostic_findings.find_unasked_findings,
     _find_unfinished_cells,
     _find_changing_answers,
     _build_finder("warning", attack_warnings.describe_doubts),

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.per_target import find_goal_parts
+from robustbench_local.reports.analysis.trust import mark_model
 from robustbench_local.reports.formatting.text import (
     format_budget,
     format_count,
@@ -53,7 +54,9 @@ def describe_main_goal(evidence: Evidence, max_models: int) -> str:
     ranked = sorted(cells, key=lambda cell: -cell.attack_success.value)
     shown = cells if len(cells) <= max_models else [ranked[0], ranked[-1]]
     parts = [
-        f"{isolate_direction(str(cell.subject))}: {format_estimate(cell.attack_success)}" for cell in shown
+        f"{isolate_direction(str(cell.subject))}: {format_estimate(cell.attack_success)}"
+        f"{f', {mark}' if (mark := mark_model(evidence, cell.subject, cell.threat)) else ''}"
+        for cell in shown
     ]
     between = "" if shown is cells else f" (the highest and the lowest of {len(cells)})"
     record = cells[0].record

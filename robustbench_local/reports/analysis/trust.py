@@ -21,8 +21,12 @@ from robustbench_local.reports.analysis.run_diagnostics import (
 )
 from robustbench_local.store.diagnostic_records import DiagnosticResult
 
+VOID_WORD = "void"
+"""The word for a number that a diagnostic forbids."""
 UNTRUSTED_PHRASE = "not trustworthy"
 """The words for a number with a failed diagnostic, in every form of the report."""
+GRADIENT_QUESTIONS = frozenset({"D6a", "D6b", "D7"})
+"""Without an answer to one of them a number rests on gradients that nobody has looked at."""
 _OLDER_RUN = DiagnosticResult(
     id="D1-D7, D10, D11, D18-D20, D26",
     name="questions to the model",
@@ -116,6 +120,56 @@ def select_distrust(evidence: Evidence, subject: EvaluatedModel, threat: Threat)
     ]
 
 
+def list_unasked(evidence: Evidence, subject: EvaluatedModel) -> list[DiagnosticResult]:
+    """List the questions that a model should have been asked, and was not."""
+    return [result for result in select_diagnostics(evidence, subject) if result.is_unasked]
+
+
+def lacks_gradient_check(evidence: Evidence, subject: EvaluatedModel) -> bool:
+    """Return whether nothing is known about the gradients that attacks on a model follow."""
+    unasked = {result.id for result in list_unasked(evidence, subject)}
+    return bool(unasked & GRADIENT_QUESTIONS)
+
+
+def select_cell_distrust(evidence: Evidence, cell: CellResult) -> list[DiagnosticResult]:
+    """Select the diagnostics that make the numbers of a cell not trustworthy, or forbid them.
+
+    A transfer, a corruption and a certificate do not depend on gradients, so only blocks concern them.
+    """
+    depends = is_gradient_dependent(cell)
+    found = select_distrust(evidence, cell.subject, cell.threat)
+    return [result for result in found if depends or result.status == "block"]
+
+
+def is_gradient_dependent(cell: CellResult) -> bool:
+    """Return whether the numbers of a cell depend on the gradients of its model."""
+    return not (cell.has_external_candidates or cell.is_certificate or cell.is_corruption)
+
+
+def list_cell_distrust(evidence: Evidence, cell: CellResult) -> list[str]:
+    """List the ids of `select_cell_distrust`."""
+    return list(dict.fromkeys(result.id for result in select_cell_distrust(evidence, cell)))
+
+
+def format_mark(distrust: Iterable[DiagnosticResult]) -> str:
+    """Format the mark of a number, such as ``not trustworthy (D6b, D11)``; empty if it needs none."""
+    results = list(distrust)
+    if not results:
+        return ""
+    word = VOID_WORD if any(result.status == "block" for result in results) else UNTRUSTED_PHRASE
+    return f"{word} ({', '.join(dict.fromkeys(result.id for result in results))})"
+
+
+def mark_model(evidence: Evidence, subject: EvaluatedModel, threat: Threat | None = None) -> str:
+    """Format the mark of a model's numbers under a threat model, or under any."""
+    found = select_diagnostics(evidence, subject) if threat is None else None
+    return format_mark(
+        select_distrust(evidence, subject, threat)
+        if threat is not None
+        else [result for result in found or () if not result.is_trusted]
+    )
+
+
 def select_gate_distrust(
     evidence: Evidence, subject: EvaluatedModel, gate: Gate, cells: Iterable[CellResult]
 ) -> list[DiagnosticResult]:
@@ -128,12 +182,7 @@ def select_gate_distrust(
     asked = {result.id for result in evidence.diagnostics.results}
     found: dict[DiagnosticResult, None] = {}
     for cell in cells:
-        depends = not (
-            gate.metric == "clean_accuracy"
-            or cell.has_external_candidates
-            or cell.is_certificate
-            or cell.is_corruption
-        )
+        depends = gate.metric != "clean_accuracy" and is_gradient_dependent(cell)
         for result in select_distrust(evidence, subject, cell.threat):
             if result.status == "block" or (depends and (not gate.attack or result.id in asked)):
                 found[result] = None

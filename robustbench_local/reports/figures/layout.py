@@ -110,6 +110,7 @@ def draw_entry(
     axes.add_patch(box)
     if known:
         below = below or format_interval(square.estimate)
+        below = f"{below}\n{square.mark.partition(' (')[0]}" if square.mark else below
         draw_label(axes, x, y, format_percent(square.estimate.value), below, weight="bold")
     else:
         axes.text(

@@ -19,7 +19,13 @@ from robustbench_local.reports.analysis.example_images import FloatImage, encode
 from robustbench_local.reports.analysis.heatmap import HeatMapEntry
 from robustbench_local.reports.analysis.method_descriptions import DRAWN_SIGNS_NOTE
 from robustbench_local.reports.analysis.robustness_curves import list_drawn_models
-from robustbench_local.reports.analysis.trust import select_blocks, select_distrust
+from robustbench_local.reports.analysis.trust import (
+    format_mark,
+    mark_model,
+    select_blocks,
+    select_cell_distrust,
+    select_distrust,
+)
 from robustbench_local.reports.formatting.text import (
     EN_DASH,
     MISSING_TEXT,
@@ -103,6 +109,8 @@ def render(report_data: ReportData) -> str:
         comparisons=[protect_intervals(sentence) for sentence in headline.describe_comparisons(evidence)],
         blocks={subject: select_blocks(evidence, subject) for subject in evidence.subjects},
         select_distrust=partial(select_distrust, evidence),
+        mark_cell=lambda cell: format_mark(select_cell_distrust(evidence, cell)),
+        mark_model=partial(mark_model, evidence),
         style_by_model=charts.assign_styles(evidence),
         chart_module=charts,
         list_drawn_models=list_drawn_models,

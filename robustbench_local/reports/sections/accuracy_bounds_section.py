@@ -10,6 +10,7 @@ from robustbench_local.reports.analysis.certified_vs_empirical import (
     build_accuracy_bounds,
 )
 from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.trust import mark_model
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.formatting.text import (
     format_estimate,
@@ -33,7 +34,7 @@ class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
 
     def to_markdown(self, content: tuple[RobustAccuracyBounds, ...], evidence: Evidence) -> Iterable[str]:
         """Render one table."""
-        return _render_accuracy_bounds(content)
+        return _render_accuracy_bounds(evidence, content)
 
     def to_json(self, evidence: Evidence) -> JsonDict:
         """Encode ``accuracy_bounds``."""
@@ -45,14 +46,14 @@ class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
 ACCURACY_BOUNDS = AccuracyBoundsSection()
 
 
-def _render_accuracy_bounds(all_bounds: Sequence[RobustAccuracyBounds]) -> list[str]:
+def _render_accuracy_bounds(evidence: Evidence, all_bounds: Sequence[RobustAccuracyBounds]) -> list[str]:
     head = ["model", "threat model", "certified accuracy", "robust accuracy", "undecided"]
     rows = (
         [
             escape_markdown(str(bounds.subject)),
             escape_markdown(str(bounds.threat)),
             format_estimate(bounds.certified_accuracy),
-            format_estimate(bounds.empirical_accuracy),
+            _format_empirical(evidence, bounds),
             str(bounds.undecided_count),
         ]
         for bounds in all_bounds
@@ -65,6 +66,11 @@ def _render_accuracy_bounds(all_bounds: Sequence[RobustAccuracyBounds]) -> list[
         *render_table(head, rows),
         "",
     ]
+
+
+def _format_empirical(evidence: Evidence, bounds: RobustAccuracyBounds) -> str:
+    mark = mark_model(evidence, bounds.subject, bounds.threat)
+    return f"{format_estimate(bounds.empirical_accuracy)}{f', {mark}' if mark else ''}"
 
 
 def _encode_accuracy_bounds(bounds: RobustAccuracyBounds) -> JsonDict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.formatting.text import (
     MISSING_TEXT,
@@ -35,7 +36,7 @@ class AttackerKnowledgeSection(Section[tuple[CellResult, ...]]):
 
     def to_markdown(self, content: tuple[CellResult, ...], evidence: Evidence) -> Iterable[str]:
         """Render one table."""
-        return _render_attacker_knowledge(content)
+        return _render_attacker_knowledge(evidence, content)
 
 
 ATTACKER_KNOWLEDGE = AttackerKnowledgeSection()
@@ -47,7 +48,7 @@ def _has_no_attacker(cell: CellResult) -> bool:
     )
 
 
-def _render_attacker_knowledge(cells: Sequence[CellResult]) -> list[str]:
+def _render_attacker_knowledge(evidence: Evidence, cells: Sequence[CellResult]) -> list[str]:
     head = [
         "model",
         "attack",
@@ -61,13 +62,18 @@ def _render_attacker_knowledge(cells: Sequence[CellResult]) -> list[str]:
             escape_markdown(str(cell.subject)),
             escape_markdown(cell.label),
             escape_markdown(cell.attacker_knowledge),
-            format_estimate(cell.attack_success) if cell.is_done else cell.reported_status,
+            _format_success(evidence, cell) if cell.is_done else cell.reported_status,
             _format_passes(cell.query_stats.median_broken, cell.query_stats.largest_broken),
             _format_passes(cell.query_stats.median, cell.query_stats.largest),
         ]
         for cell in cells
     )
     return ["## Attacker knowledge and queries", "", *render_table(head, rows), ""]
+
+
+def _format_success(evidence: Evidence, cell: CellResult) -> str:
+    mark = format_mark(select_cell_distrust(evidence, cell))
+    return f"{format_estimate(cell.attack_success)}{f', {mark}' if mark else ''}"
 
 
 def _format_passes(middle: float | None, most: int | None) -> str:

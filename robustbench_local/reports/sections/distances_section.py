@@ -16,6 +16,7 @@ from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.formatting.text import (
     format_distance,
 )
+from robustbench_local.reports.sections.parts import format_marked_model
 from robustbench_local.reports.sections.section import Section
 from robustbench_local.store import RunStore
 
@@ -38,7 +39,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
 
     def to_markdown(self, content: tuple[DistanceGroup, ...], evidence: Evidence) -> Iterable[str]:
         """Render a heading and a table per threat model."""
-        return [line for group in content for line in _render_distances(group)]
+        return [line for group in content for line in _render_distances(evidence, group)]
 
     def draw_figures(
         self, content: tuple[DistanceGroup, ...], names: Mapping[EvaluatedModel, str]
@@ -54,7 +55,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
 DISTANCES = DistancesSection()
 
 
-def _render_distances(group: DistanceGroup) -> list[str]:
+def _render_distances(evidence: Evidence, group: DistanceGroup) -> list[str]:
     head = [
         "model",
         "attack",
@@ -65,7 +66,7 @@ def _render_distances(group: DistanceGroup) -> list[str]:
         "upper quartile",
         "robust",
     ]
-    rows = (_format_distance_row(distances, group.threat) for distances in group.attack_distances)
+    rows = (_format_distance_row(evidence, distances, group.threat) for distances in group.attack_distances)
     text = (
         "Quartiles of the distance to the nearest adversarial example, over the correctly classified "
         "images. An "
@@ -85,13 +86,13 @@ def _render_distances(group: DistanceGroup) -> list[str]:
     ]
 
 
-def _format_distance_row(distances: AttackDistances, threat: Threat) -> list[str]:
+def _format_distance_row(evidence: Evidence, distances: AttackDistances, threat: Threat) -> list[str]:
     quartiles = distances.quartiles
     ends = (quartiles.lower, quartiles.median, quartiles.low, quartiles.high, quartiles.upper)
     lower, median, low, high, upper = (
         format_distance(threat.norm, end, max_radius=threat.eps) for end in ends
     )
-    names = [escape_markdown(str(distances.subject)), escape_markdown(distances.label)]
+    names = [format_marked_model(evidence, distances.subject, threat), escape_markdown(distances.label)]
     return [
         *names,
         f"{quartiles.n:,}",

@@ -15,6 +15,7 @@ from robustbench_local.reports.formatting.text import (
     format_estimate,
     format_percent,
 )
+from robustbench_local.reports.sections.parts import format_marked_model
 from robustbench_local.reports.sections.section import Section
 from robustbench_local.store import RunStore
 
@@ -41,7 +42,7 @@ class EightBitSection(Section[tuple[EightBitCase, ...]]):
         ]
         rows = (
             [
-                escape_markdown(str(case.subject)),
+                format_marked_model(evidence, case.subject, case.threat),
                 escape_markdown(str(case.threat)),
                 format_estimate(case.robust_accuracy),
                 format_estimate(case.attack_success),

@@ -11,6 +11,7 @@ from robustbench_local.reports.analysis.method_descriptions import (
     build_method_descriptions,
     describe_images,
 )
+from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.formatting.text import (
     MISSING_TEXT,
@@ -52,7 +53,7 @@ class MethodSection(Section[tuple[MethodDescription, ...]]):
     def to_markdown(self, content: tuple[MethodDescription, ...], evidence: Evidence) -> Iterable[str]:
         """Render attacks and certificates, and a table of the cells."""
         yield from _render_methods(evidence, content)
-        yield from ("## Results of each attack", "", *_render_cells(evidence.attack_cells), "")
+        yield from ("## Results of each attack", "", *_render_cells(evidence, evidence.attack_cells), "")
 
     def describe_machine(self, evidence: Evidence) -> dict[str, str]:
         """Describe the environment in words."""
@@ -96,7 +97,7 @@ def _format_sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def _render_cells(cells: Iterable[CellResult]) -> Iterator[str]:
+def _render_cells(evidence: Evidence, cells: Iterable[CellResult]) -> Iterator[str]:
     head = ["model", "attack", "status", "n", "clean", "robust", "attack success", "8-bit", "time"]
     rows = (
         [
@@ -106,7 +107,11 @@ def _render_cells(cells: Iterable[CellResult]) -> Iterator[str]:
                 f"{cell.reported_status}: {cell.problem}" if cell.problem else cell.reported_status
             ),
             f"{cell.tally.n:,}",
-            *(_format_sign_shares(cell) if cell.is_sticker and cell.is_done else _format_image_shares(cell)),
+            *(
+                _format_sign_shares(cell)
+                if cell.is_sticker and cell.is_done
+                else _format_image_shares(evidence, cell)
+            ),
             format_duration(cell.tally.seconds),
         ]
         for cell in cells
@@ -114,11 +119,12 @@ def _render_cells(cells: Iterable[CellResult]) -> Iterator[str]:
     return render_table(head, rows)
 
 
-def _format_image_shares(cell: CellResult) -> list[str]:
+def _format_image_shares(evidence: Evidence, cell: CellResult) -> list[str]:
     """Format shares of images: clean accuracy, robust accuracy, attack success, success in 8 bits."""
+    mark = format_mark(select_cell_distrust(evidence, cell)) if cell.robust_accuracy.is_known else ""
     return [
         format_percent(cell.clean_accuracy.value),
-        format_estimate(cell.robust_accuracy),
+        f"{format_estimate(cell.robust_accuracy)}{f', {mark}' if mark else ''}",
         format_estimate(cell.attack_success),
         format_percent(cell.attack_success_8bit.value),
     ]

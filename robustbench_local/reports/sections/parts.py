@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.heatmap import HeatMapEntry
 from robustbench_local.reports.analysis.misclassification_severity import SeveritySummary
+from robustbench_local.reports.analysis.trust import mark_model
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.formatting.text import MISSING_TEXT, format_estimate, format_percent
 
@@ -16,7 +17,14 @@ def format_entry(entry: HeatMapEntry) -> str:
     if not entry.estimate.is_known:
         return entry.status_text
     clean = f"; clean {format_percent(entry.own_clean_accuracy.value)}" if entry.own_clean_accuracy else ""
-    return f"{format_estimate(entry.estimate)}{' (incomplete)' if entry.reason else ''}{clean}"
+    mark = f", {entry.mark}" if entry.mark else ""
+    return f"{format_estimate(entry.estimate)}{' (incomplete)' if entry.reason else ''}{clean}{mark}"
+
+
+def format_marked_model(evidence: Evidence, subject: EvaluatedModel, threat: Threat | None = None) -> str:
+    """Format a model's name as Markdown, with the mark of its numbers under a threat model, or any."""
+    mark = mark_model(evidence, subject, threat)
+    return f"{escape_markdown(str(subject))}{f', {mark}' if mark else ''}"
 
 
 def encode_entry(entry: HeatMapEntry) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from robustbench_local.reports.sections.parts import (
     encode_entry,
     encode_severity,
     format_entry,
+    format_marked_model,
     format_severity,
 )
 from robustbench_local.reports.sections.section import JsonDict, Section
@@ -105,7 +106,16 @@ def _render_target_matrix(evidence: Evidence, matrix: TargetMatrix) -> list[str]
         "robust",
         "attack success",
     ]
-    rows = [_format_target_row(row, bool(more), bool(unreadable), len(head)) for row in matrix.rows]
+    rows = [
+        _format_target_row(
+            format_marked_model(evidence, row.subject, matrix.threat),
+            row,
+            bool(more),
+            bool(unreadable),
+            len(head),
+        )
+        for row in matrix.rows
+    ]
     if matrix.severity_rule:
         head.append("severity")
         harms = (format_severity(evidence, row.severity, row.subject.model) for row in matrix.rows)
@@ -126,8 +136,8 @@ def _render_target_matrix(evidence: Evidence, matrix: TargetMatrix) -> list[str]
     ]
 
 
-def _format_target_row(row: TargetRow, more: bool, unreadable: bool, width: int) -> list[str]:
-    names = [escape_markdown(str(row.subject)), escape_markdown(row.source_name)]
+def _format_target_row(name: str, row: TargetRow, more: bool, unreadable: bool, width: int) -> list[str]:
+    names = [name, escape_markdown(row.source_name)]
     if row.problem:
         return [*names, escape_markdown(row.problem), *[""] * (width - 3)]
     counts = [

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from robustbench_local.reports.analysis.certified_vs_empirical import has_blocking_violation
 from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
 from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence, ModelComparison
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    ModelComparison,
+    Threat,
+)
 from robustbench_local.reports.analysis.pairwise import describe_tie
 from robustbench_local.reports.analysis.run_diagnostics import is_guessing
 from robustbench_local.reports.analysis.sticker_results import (
@@ -20,7 +26,7 @@ from robustbench_local.reports.analysis.targeted_goal import (
     format_goal_classes,
     select_main_goal_cells,
 )
-from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE, select_blocks, select_distrust
+from robustbench_local.reports.analysis.trust import mark_model, select_blocks
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (
     describe_budget,
@@ -96,10 +102,11 @@ def describe_comparisons(evidence: Evidence) -> list[str]:
         if not any(select_blocks(evidence, subject) for subject in (pair.first, pair.second))
     )
     stickers = (
-        f"{isolate_direction(str(result.subject))} under {result.cell.label}: {describe_sticker(result)}."
+        f"{isolate_direction(str(result.subject))} under {result.cell.label}: {describe_sticker(result)}"
+        f"{_format_mark(evidence, result.subject, result.cell.threat)}."
         for result in build_sticker_results(evidence)
     )
-    return [*(_describe_comparison(pair) for pair in sound), *stickers]
+    return [*(_describe_comparison(evidence, pair) for pair in sound), *stickers]
 
 
 def describe_eight_bit_answer(evidence: Evidence) -> str:
@@ -115,6 +122,7 @@ def describe_eight_bit_answer(evidence: Evidence) -> str:
     if sound:
         ranked = sorted(sound, key=lambda case: -case.robust_accuracy.value)
         shares = [(case.subject, case.robust_accuracy) for case in ranked]
+        threat = evidence.headline_threat
         basis = "counting only 8-bit adversarial examples, which are what a deployed classifier sees"
     else:
         cells = select_main_goal_cells(evidence) if evidence.headline_threat is None else []
@@ -122,9 +130,14 @@ def describe_eight_bit_answer(evidence: Evidence) -> str:
             (cell.subject, cell.attack_success_8bit) for cell in cells if cell.attack_success_8bit.is_known
         ]
         shares.sort(key=lambda pair: -pair[1].value)
+        threat = cells[0].threat if cells else None
         basis = "counting only 8-bit adversarial examples, which are what a deployed classifier sees"
     shown = shares if len(shares) <= MAX_NAMED_MODELS else [shares[0], shares[-1]]
-    parts = [f"{isolate_direction(str(subject))}: {format_estimate(share)}" for subject, share in shown]
+    parts = [
+        f"{isolate_direction(str(subject))}: {format_estimate(share)}"
+        f"{_format_mark(evidence, subject, threat)}"
+        for subject, share in shown
+    ]
     between = "" if shown is shares else f" (the highest and the lowest of {len(shares)})"
     left_out = sum(case.undecided_count for case in sound)
     without = (
@@ -139,7 +152,7 @@ def _describe_worst_cases(evidence: Evidence, rows: Sequence[WorstCase], *, seve
     shown = rows if len(rows) <= MAX_NAMED_MODELS else [rows[0], rows[-1]]
     parts = [
         f"{_format_model_name(row, several)}{format_estimate(row.robust_accuracy)}"
-        f"{_format_distrust(evidence, row)}"
+        f"{_format_mark(evidence, row.subject, row.threat)}"
         for row in shown
     ]
     between = f" (the highest and the lowest of {len(rows)})" if shown is not rows else ""
@@ -148,11 +161,10 @@ def _describe_worst_cases(evidence: Evidence, rows: Sequence[WorstCase], *, seve
     return f"{'; '.join(parts)}{between}, {_describe_method(rows)}; {caveat} can only lower this."
 
 
-def _format_distrust(evidence: Evidence, row: WorstCase) -> str:
+def _format_mark(evidence: Evidence, subject: EvaluatedModel, threat: Threat | None) -> str:
     """Return the mark of a number that diagnostics find not trustworthy, with their ids."""
-    found = select_distrust(evidence, row.subject, row.threat)
-    named = ", ".join(dict.fromkeys(result.id for result in found))
-    return f", {UNTRUSTED_PHRASE} ({named})" if found else ""
+    mark = mark_model(evidence, subject, threat)
+    return f", {mark}" if mark else ""
 
 
 def _format_model_name(row: WorstCase, several: bool) -> str:
@@ -170,8 +182,14 @@ def _describe_method(rows: Sequence[WorstCase]) -> str:
     return f"worst case over {over} attacks"
 
 
-def _describe_comparison(pair: ModelComparison) -> str:
-    test = pair.comparison
+def _describe_comparison(evidence: Evidence, pair: ModelComparison) -> str:
+    test, threat = pair.comparison, evidence.headline_threat
+    marks = [
+        f"{mark}: {isolate_direction(str(subject))}"
+        for subject in (pair.first, pair.second)
+        if (mark := mark_model(evidence, subject, threat))
+    ]
+    caveat = f" But {'; '.join(marks)}." if marks else ""
     first, second = isolate_direction(str(pair.first)), isolate_direction(str(pair.second))
     split = (
         f"{format_count(test.only_first, 'image')} robust only on {first}, {test.only_second:,} only on "
@@ -179,8 +197,8 @@ def _describe_comparison(pair: ModelComparison) -> str:
     )
     basis = f"{split} (same {format_count(test.n, 'image')}, {format_test(test)})"
     if test.is_significant():
-        return f"{first} is more robust than {second}: {basis}."
-    return f"{describe_tie(first, second, test)}: {basis}."
+        return f"{first} is more robust than {second}: {basis}.{caveat}"
+    return f"{describe_tie(first, second, test)}: {basis}.{caveat}"
 
 
 def _describe_targeted_answer(evidence: Evidence) -> str:
@@ -201,6 +219,7 @@ def _describe_sticker_answer(evidence: Evidence) -> str:
     parts = [
         f"{isolate_direction(str(result.subject))}{_format_sticker_budget(result.cell) if several else ''}, "
         f"on {result.sign_count_text}: {_format_sticker_shares(result)}"
+        f"{_format_mark(evidence, result.subject, result.cell.threat)}"
         for result in known[:MAX_NAMED_MODELS]
     ]
     basis = "of the simulated views in which the clean sign is classified correctly"

@@ -13,6 +13,7 @@ from robustbench_local.reports.analysis.class_results import ClassTable, build_c
 from robustbench_local.reports.analysis.distances import compute_attack_distances, measures_distance
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.trust import list_cell_distrust
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import OutcomeRecord, RunStore
@@ -226,6 +227,7 @@ def _build_cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
         "seconds": counts.seconds,
         "note": record.note,
         "key": record.key,
+        "distrust": " ".join(list_cell_distrust(evidence, cell)),
         "knowledge": record.knowledge,
         "surrogate": record.surrogate,
         "measure": record.measure,

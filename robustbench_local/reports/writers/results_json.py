@@ -20,7 +20,7 @@ from robustbench_local.reports.analysis.misclassification_severity import (
 )
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.run_warnings import list_findings
-from robustbench_local.reports.analysis.trust import select_distrust
+from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust, select_distrust
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.reports.sections import SECTIONS
@@ -28,6 +28,7 @@ from robustbench_local.reports.sections.parts import encode_severity
 from robustbench_local.reports.sections.section import JsonDict, Section
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
+from robustbench_local.store.diagnostic_records import DiagnosticResult
 
 SCHEMA_VERSION = 1
 """Version of the schema of results.json; keys may be added within a version."""
@@ -121,6 +122,7 @@ def _encode_cell(cell: CellResult, evidence: Evidence) -> JsonDict:
         "images": record.images,
         "excluded": record.excluded,
         "attack_success_8bit": _encode_share(cell, cell.attack_success_8bit),
+        **_encode_trust(select_cell_distrust(evidence, cell)),
         "counts": {
             "clean_correct": counts.clean_correct,
             "broken": counts.broken,
@@ -146,6 +148,15 @@ def _encode_cell(cell: CellResult, evidence: Evidence) -> JsonDict:
         **({"severity": _compute_cell_severity(cell, evidence)} if cell.targeted else {}),
         **({"distance": _encode_distances(cell)} if measures_distance(cell) and cell.is_done else {}),
         **(_encode_certificate(cell) if cell.is_certificate else {}),
+    }
+
+
+def _encode_trust(distrust: Sequence[DiagnosticResult]) -> JsonDict:
+    """Encode whether diagnostics find numbers void or not trustworthy, and the words for it."""
+    return {
+        "trustworthy": not distrust,
+        "distrust": list(dict.fromkeys(result.id for result in distrust)),
+        "mark": format_mark(distrust),
     }
 
 
@@ -220,7 +231,6 @@ def _encode_worst_case(
 ) -> JsonDict:
     reason = "no attack under this threat is done" if not worst.attacks else "no image to count"
     case = cases.get((worst.subject, worst.threat))
-    distrust = select_distrust(evidence, worst.subject, worst.threat)
     return {
         "model": worst.subject.model,
         "defense": worst.subject.defense,
@@ -235,8 +245,7 @@ def _encode_worst_case(
         "n_met_by_any": len(worst.any_attack_verdicts),
         "unbroken_count": sum(verdict.robust for verdict in worst.any_attack_verdicts.values()),
         "broken_by_other_attacks": len(worst.other_breaking_attacks),
-        "trustworthy": not distrust,
-        "distrust": list(dict.fromkeys(result.id for result in distrust)),
+        **_encode_trust(select_distrust(evidence, worst.subject, worst.threat)),
         "clean_accuracy": worst.clean_accuracy.to_json(reason),
         "robust_accuracy": worst.robust_accuracy.to_json(reason),
         "attack_success": worst.attack_success.to_json(reason),

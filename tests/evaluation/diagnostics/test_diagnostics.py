@@ -114,7 +114,7 @@ def test_a_sound_model_passes_every_diagnostic():
     readings = {diagnostic.id: check(diagnostic, model).status for diagnostic in DIAGNOSTICS}
     assert set(readings.values()) == {"ok"}, readings
     assert list(readings) == sorted(readings, key=list(readings).index)
-    assert len(readings) == len(DIAGNOSTICS) == 15
+    assert len(readings) == len(DIAGNOSTICS) == 16
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,8 @@ def test_a_model_that_multiplies_pixels_by_255_itself():
 
 def test_optimization_inside_the_forward_pass():
     assert check(InnerOptimization(), make_model(findings=change(optimizes_inside=True))).status == "fail"
-    assert check(InnerOptimization(), make_model(is_wholly_inspected=False)).status == "not run"
+    assert check(InnerOptimization(), make_model(is_wholly_inspected=False)).status == "ok"
+    assert check(InnerOptimization(), make_model(findings=None)).status == "not run"
 
 
 def test_operators_without_a_gradient():
@@ -278,6 +279,24 @@ def test_operators_without_a_gradient():
     assert "round" in reading.sentence
     assert check(BlockingOperators(), make_model(findings=harmful, declares_surrogate=True)).status == "info"
     assert check(BlockingOperators(), make_model(lacks_surrogate=True)).status == "warn"
+
+
+@pytest.mark.parametrize(
+    ("faults", "status"),
+    [
+        ({}, "ok"),
+        ({"has_graph": False}, "warn"),
+        ({"zero_margin_share": MAX_ZERO_SHARE}, "warn"),
+        ({"nonfinite_share": MAX_ZERO_SHARE}, "warn"),
+        ({"cosine": MIN_COSINE - 0.01}, "warn"),
+        ({"cosine": MIN_COSINE}, "ok"),
+    ],
+)
+def test_operators_without_a_look_at_layers(faults, status):
+    """A short inspection knows no layers: the gradient of the whole decides."""
+    findings = change(operators=(OperatorFinding(path="", operator="round", count=1),), gradients=faults)
+    model = make_model(findings=findings, is_wholly_inspected=False)
+    assert check(BlockingOperators(), model).status == status
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""D27: images in another form than the model was made for, by how much better it is on them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_diagnostics import check, make_model
+from torch import nn
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
+from robustbench_local.evaluation.diagnostics.input_form import (
+    FIRST_IMAGES,
+    FORMS,
+    MAX_CHANCE,
+    InputForm,
+    compute_gain_chance,
+)
+from robustbench_local.evaluation.diagnostics.pass_budget import PassBudget
+
+
+class Pattern(nn.Module):
+    """Class 1 where pixels resemble a fixed pattern more than its opposite, as it expects them."""
+
+    def __init__(self, change, pattern=None) -> None:
+        super().__init__()
+        self.change = change
+        random = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("pattern", random if pattern is None else 0.5 + 0.5 * pattern)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        score = ((self.change(images) - 0.5) * (self.pattern - 0.5)).flatten(1).sum(dim=1)
+        return torch.stack([-score, score], dim=1)
+
+
+COLOURS = torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 6, 6)
+CORNERS = (torch.ones(6, 6).triu(1) - torch.ones(6, 6).tril(-1)).expand(1, 3, 6, 6)
+"""Patterns that become their opposite if channels are reversed, or rows and columns exchanged."""
+
+
+def make_subject(change, pattern=COLOURS, n=48, limit=100_000) -> DiagnosedModel:
+    """Images that are near the pattern or near its opposite, and a model that sees them changed."""
+    model = Pattern(change, pattern)
+    labels = torch.arange(n) % 2
+    noise = torch.rand(n, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    images = 0.6 * noise + 0.4 * torch.where(labels.view(-1, 1, 1, 1) == 1, model.pattern, 1 - model.pattern)
+    subject = DiagnosedModel(
+        id="m", defense="none", classifier=Classifier(model, num_classes=2), images=images, labels=labels,
+        ids=tuple(map(str, range(n))), budget=PassBudget(limit=limit), seed=0,
+    )  # fmt: skip
+    with subject.classifier.evaluation_mode():
+        subject.logits = subject.compute_logits(images)
+    return subject
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern", "words"),
+    [
+        (lambda images: images.flip(1), COLOURS, "reverse order"),
+        (lambda images: images.transpose(2, 3), CORNERS, "rows and columns"),
+        (lambda images: 1 - images, None, "black and white"),
+    ],
+)
+def test_a_mistake_in_loading_is_named(change, pattern, words):
+    reading = check(InputForm(), make_subject(change, pattern))
+    assert reading.status == "fail", reading.sentence
+    assert words in reading.sentence
+
+
+def test_a_model_that_gets_what_it_expects_passes():
+    reading = check(InputForm(), make_subject(lambda images: images))
+    assert (reading.status, reading.n) == ("ok", 48)
+
+
+def test_grey_and_oblong_images_have_fewer_forms():
+    assert check(InputForm(), make_model()).status == "ok"
+    assert len(FORMS) == 7
+
+
+@pytest.mark.parametrize(
+    ("gains", "losses", "status"), [(10, 0, "fail"), (9, 0, "ok"), (14, 1, "fail"), (13, 2, "ok")]
+)
+def test_the_gain_has_to_be_beyond_chance(gains, losses, status):
+    assert InputForm().judge_figures("turned", gains, losses, 48).status == status
+    assert (compute_gain_chance(gains, losses) <= MAX_CHANCE) == (status == "fail")
+
+
+def test_too_few_passes_ask_nothing():
+    few = make_subject(lambda images: images.flip(1), limit=5 * len(FORMS) * FIRST_IMAGES - 1)
+    assert check(InputForm(), few).status == "not run"
+    enough = make_subject(lambda images: images.flip(1), limit=5 * len(FORMS) * FIRST_IMAGES)
+    assert check(InputForm(), enough).status == "fail"
