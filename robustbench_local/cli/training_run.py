@@ -77,12 +77,13 @@ def train_and_report(
     say = TrainingProgress(Console(soft_wrap=True))
     say.report(f"reading {data}")
     wanted = TrainingDataSpec(
-        entry=_build_data_entry(data_option, source=data, split=split, limit=limit),
+        entry=_build_data_entry(
+            data_option, source=data, split=split, limit=limit, group_pattern=group_pattern
+        ),
         validation_source=val,
         validation_share=val_share,
         max_validation_images=val_limit,
         test_source=test,
-        group_pattern=group_pattern,
     )
     images, sources = load_training_images(wanted, seed=seed, base=base)
     for part, source in sources.items():

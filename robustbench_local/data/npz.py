@@ -26,7 +26,7 @@ from robustbench_local.data.sign_boxes import build_box_masks
 from robustbench_local.errors import ConfigError, DataError, RefusedError
 
 _ID_KEYS = ("ids", "filenames", "index")
-_GROUP_KEYS = ("track", "group")
+_GROUP_KEYS = ("track", "tracks", "group", "groups")
 # Raised by zipfile and NumPy for damaged archives; a damaged array header is parsed as Python literals.
 _CORRUPT_ERRORS = (
     OSError, EOFError, ValueError, LookupError, SyntaxError, MemoryError, NotImplementedError,

@@ -39,10 +39,13 @@ from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubje
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
 from robustbench_local.extensions.code_permission import permit_code
+from robustbench_local.store.image_groups import GROUPS_KEY
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
 VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
+_GROUP_KEYS = ("groups", "group_pattern", "groups_key")
+"""Keys of the data that decide intervals only."""
 
 
 def make_plan(
@@ -213,6 +216,7 @@ def _build_identity(
     for model in content["models"]:
         if model["endpoint"]:
             model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
+    content["data"] = {key: value for key, value in content["data"].items() if key not in _GROUP_KEYS}
     flat = dict(_flatten_content({key: content[key] for key in VERDICT_KEYS}))
     flat["data digest"] = data.compute_digest()
     for name, subject in subjects.items():
@@ -268,7 +272,9 @@ def _build_description(
             "notes": list(data.notes),
             "drawn": grid.data.source == "signs",
             "digest": data.compute_digest(),
+            "groups": None if data.groups is None else len(set(data.groups)),
         },
+        GROUPS_KEY: None if data.groups is None else dict(zip(data.ids, data.groups, strict=True)),
         "models": [subject.description for subject in subjects],
         "gates": [gate.model_dump(mode="json") for gate in grid.gates],
         "severity": resolve_severity(grid, subjects),

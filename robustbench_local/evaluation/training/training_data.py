@@ -10,7 +10,7 @@ import torch
 
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.split import group_by_pattern, hold_out
+from robustbench_local.data.split import hold_out
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.grid.data_entries import DataEntry
 from robustbench_local.evaluation.harness.outcome import hash_image
@@ -28,7 +28,6 @@ class TrainingDataSpec:
         validation_share: Validation share of each class.
         max_validation_images: Maximum number of validation images.
         test_source: Source of the test images; None: the data's own test split, if any.
-        group_pattern: Regular expression that extracts the identity of the shown object from an image's id.
     """
 
     entry: DataEntry
@@ -36,7 +35,6 @@ class TrainingDataSpec:
     validation_share: float = 0.1
     max_validation_images: int = 1000
     test_source: str | None = None
-    group_pattern: str | None = None
 
 
 def load_training_images(
@@ -59,8 +57,6 @@ def load_training_images(
     """
     entry = spec.entry
     training = _load_entry(entry, seed, base)
-    if spec.group_pattern is not None:
-        training = group_by_pattern(training, spec.group_pattern)
     sources = {"training": f"{entry.source}, {entry.split}"}
     validation = _load_split(entry, spec.validation_source, "val", spec.max_validation_images, seed, base)
     if validation is None:
@@ -131,6 +127,7 @@ def _load_split(
 ) -> Dataset | None:
     """Load validation or test images from their own source or another split; None if there is none."""
     changed: dict[str, Any] = {"split": split, "limit": limit, "source": source or entry.source}
+    changed |= {"groups": None, "group_pattern": None}  # they are about the training images
     split_entry = entry.model_copy(update=changed)
     if source is not None:
         return _load_entry(split_entry, seed, base)

@@ -155,7 +155,6 @@ class WeightCache:
             validation_source=entry.val,
             validation_share=entry.val_share,
             max_validation_images=entry.val_limit,
-            group_pattern=entry.group_pattern,
         )
         seed = self.grid.seed if entry.seed is None else entry.seed
         images, sources = load_training_images(wanted, seed=seed, base=self.base)

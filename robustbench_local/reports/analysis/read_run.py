@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from statistics import median
@@ -29,6 +29,7 @@ from robustbench_local.store import (
 )
 from robustbench_local.store.adaptations import read_adaptation
 from robustbench_local.store.diagnostic_records import DIAGNOSTICS_KEY, DiagnosticsRecord
+from robustbench_local.store.image_groups import read_groups
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
 _ENVIRONMENT_KEYS = (
@@ -55,7 +56,7 @@ _DATA_KEYS: tuple[str, ...] = (
     "label_map",
     "labels_per_class",
 )
-_DATA_KEYS += ("drawn", "quarantined", "notes", "digest")
+_DATA_KEYS += ("drawn", "quarantined", "notes", "digest", "groups")
 _MODEL_KEYS: tuple[str, ...] = (
     "id",
     "name",
@@ -86,7 +87,8 @@ def read_evidence(store: RunStore) -> Evidence:
     """
     meta = {key: redact_private_data(store.read_meta(key)) for key in _META_KEYS}
     labels = RunLabels.from_metadata(meta[LABELS_KEY])
-    cells = tuple(_read_cell(store, record, labels) for record in store.read_cells())
+    groups = read_groups(store)
+    cells = tuple(_read_cell(store, record, labels, groups) for record in store.read_cells())
     environment = redact_private_data(store.read_meta("environment") or {})
     diagnostics = redact_private_data(store.read_meta(DIAGNOSTICS_KEY))
     return Evidence(
@@ -112,9 +114,13 @@ def read_evidence(store: RunStore) -> Evidence:
     )
 
 
-def _read_cell(store: RunStore, record: CellRecord, labels: RunLabels) -> CellResult:
+def _read_cell(
+    store: RunStore, record: CellRecord, labels: RunLabels, groups: Mapping[str, str]
+) -> CellResult:
     outcomes = store.read_outcomes(record.key)
-    result = build_cell_result(_redact_record(record), outcomes, read_signs(store, record, outcomes), labels)
+    result = build_cell_result(
+        _redact_record(record), outcomes, read_signs(store, record, outcomes), labels, groups
+    )
     adaptation = read_adaptation(store, record.key)
     return result if adaptation is None else replace(result, adaptation=_redact_adaptation(adaptation))
 
@@ -124,8 +130,9 @@ def build_cell_result(
     outcomes: Sequence[OutcomeRecord],
     signs: tuple[SignResult, ...] = (),
     labels: RunLabels | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> CellResult:
-    """Count a cell's outcomes and decide on its status."""
+    """Count a cell's outcomes and decide on its status; ``groups`` are those of the images, if any."""
     counts = count_outcomes(outcomes)
     standing, problem = _find_status(record, counts)
     done = standing == "done"
@@ -154,6 +161,7 @@ def build_cell_result(
             row.image for row in outcomes if done and row.has_missing_gradients
         ),
         signs=signs,
+        groups=groups or {},
     )
 
 
