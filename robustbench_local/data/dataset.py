@@ -36,7 +36,7 @@ class Dataset:
         quarantined: Files that could not be used, each with the reason.
         notes: Remarks for the reader of the report about how the images were read.
         groups: Name of the object that each image shows, if known: images of one object must not be on both
-            sides of a split.
+            sides of a split, and intervals of accuracies are over objects.
 
     Raises:
         DataError: If there is no image (F33), a shape or dtype is wrong, a value is NaN or outside [0, 1]
@@ -96,6 +96,13 @@ class Dataset:
     def has_class_names(self) -> bool:
         """True if the classes have names other than their numbers."""
         return self.class_names != build_class_names(self.num_classes)
+
+    @property
+    def group_by_image(self) -> dict[str, str]:
+        """Image id -> its group; empty if the images are independent, each in a group of its own."""
+        if self.groups is None or len(set(self.groups)) == len(self):
+            return {}
+        return dict(zip(self.ids, self.groups, strict=True))
 
     def compute_digest(self) -> str:
         """Return the SHA-256 over ids, labels, images and masks; it is the same on every machine."""

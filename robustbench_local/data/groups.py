@@ -62,8 +62,7 @@ def group_images(data: Dataset, options: GroupOptions, *, is_drawn: bool = False
         is_drawn: Whether the images were drawn independently, so that likeness means nothing.
 
     Returns:
-        The data. Groups of a single image each are no groups. If no groups are declared and the images look
-        as if they had some, a note says so.
+        The data. If no groups are declared and the images look as if they had some, a note says so.
 
     Raises:
         ConfigError: If the pattern is wrong, or does not fit an id.
@@ -77,23 +76,22 @@ def group_images(data: Dataset, options: GroupOptions, *, is_drawn: bool = False
         data = replace(data, groups=tuple(_find_folder(image, data.name) for image in data.ids))
     elif options.groups is not None:
         data = replace(data, groups=_read_table(data, options.groups, options.base_folder))
-    if data.groups is None:
-        note = "" if is_drawn else describe_look_alikes(data)
-    elif len(set(data.groups)) == len(data):
-        data, note = replace(data, groups=None), ""
-    else:
-        note = describe_groups(data.groups)
+    note = describe_groups(data)
+    if data.groups is None and not is_drawn:
+        note = describe_look_alikes(data)
     return replace(data, notes=(*data.notes, note)) if note else data
 
 
-def describe_groups(groups: tuple[str, ...]) -> str:
-    """Describe how many groups there are, and how many images they have."""
-    sizes = Counter(groups)
+def describe_groups(data: Dataset) -> str:
+    """Describe how many groups there are, and how many images they have; empty if each has one."""
+    sizes = Counter(data.group_by_image.values())
+    if not sizes:
+        return ""
     fewest, most = min(sizes.values()), max(sizes.values())
     each = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
     return (
-        f"{format_count(len(groups), 'image')} in {format_count(len(sizes), 'group')}, {each} each: intervals "
-        f"and comparisons are over groups"
+        f"{format_count(len(data), 'image')} in {format_count(len(sizes), 'group')}, {each} each: "
+        f"intervals and comparisons are over groups"
     )
 
 

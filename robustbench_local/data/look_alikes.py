@@ -54,7 +54,7 @@ def _find_name_prefixes(data: Dataset) -> int:
 
 
 def _count_near_duplicates(data: Dataset) -> tuple[int, int]:
-    """Count images of which another one of the same class is a near duplicate, among the first of the data."""
+    """Count images of which another one of the same class is a near duplicate, among the first ones."""
     images, labels = data.images[:_MAX_COMPARED_IMAGES], data.labels[:_MAX_COMPARED_IMAGES]
     gray = images.mean(dim=1, keepdim=True)
     small = torch.nn.functional.adaptive_avg_pool2d(gray, _THUMBNAIL_PIXELS).flatten(1).double()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 from robustbench_local.store import AUTOATTACK_STAGES
 
 
@@ -48,23 +49,32 @@ def build_adaptive_cells(evidence: Evidence) -> Iterator[AdaptiveCell]:
 
 def _build_cell(cell: CellResult) -> AdaptiveCell:
     description = {} if cell.adaptation is None else cell.adaptation.description
-    count, images = Counter(cell.successful_stages.values()), cell.tally.clean_correct
+    count = Counter(cell.successful_stages.values())
     planned = [str(step["label"]) for step in description.get("steps", ())] or list(AUTOATTACK_STAGES)
     names = [*planned, *sorted(set(count) - set(planned))]
-    extra = sum(number for name, number in count.items() if name not in AUTOATTACK_STAGES)
     return AdaptiveCell(
         cell=cell,
         steps=tuple(
             StepResult(
                 name=name,
-                first_successes=compute_clopper_pearson(count[name], images),
+                first_successes=_estimate_share(cell, {name}),
                 is_extra=name not in AUTOATTACK_STAGES,
             )
             for name in names
         ),
-        extra_successes=compute_clopper_pearson(extra, images),
+        extra_successes=_estimate_share(cell, set(count) - set(AUTOATTACK_STAGES)),
         reason=_explain_steps(cell, planned),
     )
+
+
+def _estimate_share(cell: CellResult, stages: Collection[str]) -> Estimate:
+    """Estimate the share of the correctly classified images on which one of these steps succeeded first."""
+    marks = {
+        image: cell.successful_stages.get(image) in stages
+        for image, verdict in cell.verdicts.items()
+        if verdict.clean_correct
+    }
+    return estimate_image_share(marks, cell.groups)
 
 
 def _explain_steps(cell: CellResult, planned: list[str]) -> str:

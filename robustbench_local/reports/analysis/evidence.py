@@ -399,6 +399,11 @@ class Evidence:
     """Results of ``compute_once``; a changed copy starts without any."""
 
     @property
+    def groups(self) -> Groups:
+        """Group of each image; empty if the images are independent."""
+        return self.cells[0].groups if self.cells else {}
+
+    @property
     def subjects(self) -> tuple[EvaluatedModel, ...]:
         """Models with their defenses, in the order of the grid."""
         return tuple(dict.fromkeys(cell.subject for cell in self.cells))

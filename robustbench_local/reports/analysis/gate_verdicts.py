@@ -242,7 +242,7 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
 def _judge_distance(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
     """Judge the median of the nearest distances over attacks under one threat model."""
     done, record = [cell for cell in cells if cell.is_done], cells[0].record
-    quartiles = compute_nearest_quartiles(done) if done else compute_radius_quartiles(())
+    quartiles = compute_nearest_quartiles(done) if done else compute_radius_quartiles({}, {})
     known = Estimate(value=quartiles.median, low=quartiles.low, high=quartiles.high, n=quartiles.n)
     ends = [
         format_distance(record.norm, end, max_radius=record.eps)

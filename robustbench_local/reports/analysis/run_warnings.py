@@ -23,6 +23,7 @@ from robustbench_local.reports.formatting.text import (
     format_cells,
     format_count,
     format_interval,
+    format_sample,
     isolate_direction,
 )
 
@@ -197,7 +198,8 @@ def _find_ineffective_attacks(evidence: Evidence) -> Iterator[Finding]:
     ]
     if cells:
         where = format_cells_with_facts(
-            cells, lambda cell: f"{format_interval(cell.attack_success)}, n = {cell.attack_success.n}"
+            cells,
+            lambda cell: f"{format_interval(cell.attack_success)}, {format_sample(cell.attack_success)}",
         )
         text = (
             f"Attacks without any success: {where}. The perturbation budget is small, or the attack does "
