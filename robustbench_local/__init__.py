@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from robustbench_local.attacks.pgd import PGD
     from robustbench_local.attacks.physical.patch import Patch
     from robustbench_local.attacks.physical.sticker import Sticker
+    from robustbench_local.attacks.sparse.sparse_rs import SparseRS
     from robustbench_local.attacks.spatial import Spatial
     from robustbench_local.attacks.square.square import Square
     from robustbench_local.attacks.transfer.di_fgsm import DIFGSM
@@ -98,6 +99,7 @@ __all__ = [
     "RobustbenchError",
     "Run",
     "Smoothing",
+    "SparseRS",
     "Spatial",
     "Square",
     "Sticker",
@@ -156,6 +158,7 @@ _MODULE_BY_NAME = {
     "RobustbenchError": "errors",
     "Run": "run",
     "SPSA": "attacks.black_box.spsa",
+    "SparseRS": "attacks.sparse.sparse_rs",
     "Smoothing": "certification.randomized_smoothing.smoothing_certificate",
     "Spatial": "attacks.spatial",
     "Square": "attacks.square.square",

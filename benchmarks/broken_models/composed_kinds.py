@@ -58,6 +58,30 @@ class MajorityLabel(nn.Module):
         return functional.one_hot(labels, self.num_classes).sum(dim=0).to(images.dtype)
 
 
+class MeanRank(nn.Module):
+    """The mean of the ranks that the members give to each class."""
+
+    def __init__(self, members: list[PixelNetwork]) -> None:
+        super().__init__()
+        self.members, self.num_classes = nn.ModuleList(members), members[0].num_classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        stacked = torch.stack([member(images) for member in self.members])
+        return stacked.argsort(dim=2).argsort(dim=2).to(images.dtype).mean(dim=0)
+
+
+class SecondLargest(nn.Module):
+    """The second largest of the members' probabilities of each class."""
+
+    def __init__(self, members: list[PixelNetwork]) -> None:
+        super().__init__()
+        self.members, self.num_classes = nn.ModuleList(members), members[0].num_classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        stacked = torch.stack([member(images).softmax(dim=1) for member in self.members])
+        return stacked.topk(2, dim=0).values[-1]
+
+
 class VariationMinimizer(nn.Module):
     """Gradient descent on total variation and distance, inside forward.
 
@@ -209,6 +233,20 @@ COMPOSED_KINDS = (
         build=lambda base: MajorityLabel(build_members(base)).eval(),
         networks=("mnist", "signs-at"),
         expected="D6a; transfer from members",
+        images=16,
+    ),
+    ModelKind(
+        name="mean of ranks",
+        build=lambda base: MeanRank(build_members(base)).eval(),
+        networks=("mnist", "signs-at"),
+        expected="D6a, D28; comparisons, transfer from members",
+        images=16,
+    ),
+    ModelKind(
+        name="second largest probability",
+        build=lambda base: SecondLargest(build_members(base)).eval(),
+        networks=("mnist", "signs"),
+        expected="D5, D28; transfer from members",
         images=16,
     ),
     ModelKind(

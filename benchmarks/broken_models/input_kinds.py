@@ -115,6 +115,23 @@ def add_gentle_ripple(images: Tensor) -> Tensor:
     return add_ripple(images, 1000.0, 0.001)
 
 
+def add_sawtooth(images: Tensor, period: float = 0.05) -> Tensor:
+    """Pixels that fall nearly everywhere and jump up each period; no operator of it has a slope of zero.
+
+    An arctangent of a tangent is the distance from the next jump.
+    """
+    distance = torch.atan(torch.tan(images * torch.pi / period)) * period / torch.pi
+    return images - 1.5 * distance
+
+
+def rank_pixels(images: Tensor) -> Tensor:
+    """Ranks of the pixels of a channel, spread as the pixels are: histogram equalization."""
+    flat = images.flatten(2)
+    ranks = flat.argsort(dim=-1).argsort(dim=-1).to(images.dtype) / (flat.shape[-1] - 1)
+    spread = flat.mean(dim=-1, keepdim=True) + 3 * (ranks - 0.5) * flat.std(dim=-1, keepdim=True)
+    return spread.clamp(0, 1).view(images.shape)
+
+
 def round_square_roots(images: Tensor) -> Tensor:
     """Pixels through a square root and back: slope infinity times zero at black pixels."""
     return images.sqrt().square()
@@ -167,6 +184,10 @@ INPUT_KINDS = (
     _make_function_kind(
         "gentle ripple", add_gentle_ripple, ("cifar10", "signs-at"), "D7 finite differences; smoothing"
     ),
+    _make_function_kind(
+        "sawtooth pixels", add_sawtooth, ("cifar10", "signs"), "D7 at a distance; mean slopes, transfer"
+    ),
+    _make_function_kind("ranks of pixels", rank_pixels, ("cifar10", "signs"), "D6a no graph; BPDA"),
     _make_function_kind(
         "square roots of pixels", round_square_roots, ("mnist",), "not finite gradients, repaired"
     ),

@@ -102,6 +102,21 @@ def take_steep_tanh(features: Tensor) -> Tensor:
     return torch.tanh(40 * features)
 
 
+def take_arithmetic_sigmoid(features: Tensor) -> Tensor:
+    """A steep sigmoid by arithmetic, which no name of a function tells."""
+    return 1 / (1 + torch.exp((-40 * features).clamp(max=80)))
+
+
+def take_bounded_ramp(features: Tensor) -> Tensor:
+    """A steep ramp between two constants."""
+    return torch.minimum(torch.maximum(50 * features + 0.5, torch.zeros(())), torch.ones(()))
+
+
+def take_steep_root(features: Tensor) -> Tensor:
+    """Nearly a sign, by a root."""
+    return features / (features.square() + 1e-4).sqrt()
+
+
 def take_hard_sign(features: Tensor) -> Tensor:
     """The sign, with slope zero."""
     return torch.sign(features)
@@ -189,6 +204,11 @@ LAYER_KINDS = (
         "steep sigmoid", take_steep_sigmoid, ("cifar10", "gtsrb", "signs"), "D6b, D7; smoothed backward"
     ),
     _activation_kind("steep tanh", take_steep_tanh, ("mnist", "signs-at"), "D6b, D7; smoothed backward"),
+    _activation_kind(
+        "sigmoid by arithmetic", take_arithmetic_sigmoid, ("cifar10", "signs"), "D6b, D7; mean slopes"
+    ),
+    _activation_kind("bounded ramp", take_bounded_ramp, ("cifar10", "signs-at"), "D6b, D7; mean slopes"),
+    _activation_kind("steep root", take_steep_root, ("cifar10", "signs"), "D7; mean slopes"),
     _activation_kind("sign activations", take_hard_sign, ("cifar10", "signs"), "D6b; smoothed backward"),
     _activation_kind("dead units", take_clamped, ("mnist", "signs-at"), "D6b; smoothed backward"),
     ModelKind(

@@ -38,6 +38,7 @@ ATTACKS: OpenRegistry[Attack] = OpenRegistry(
         "patch": "robustbench_local.attacks.physical.patch:Patch",
         "pgd": "robustbench_local.attacks.pgd:PGD",
         "reference:autoattack": "robustbench_local.attacks.adapters.libraries:ReferenceAutoAttack",
+        "sparse-rs": "robustbench_local.attacks.sparse.sparse_rs:SparseRS",
         "spatial": "robustbench_local.attacks.spatial:Spatial",
         "spsa": "robustbench_local.attacks.black_box.spsa:SPSA",
         "square": "robustbench_local.attacks.square.square:Square",

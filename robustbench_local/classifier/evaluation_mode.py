@@ -29,13 +29,22 @@ class EvaluationMode:
 
     def __init__(self, layout: ChannelsLast | None) -> None:
         self._layout = layout
-        # read once, with gradients on and off, so that a forward only compares them afterwards
-        settings = ProcessSettings.from_process()
-        self._settings = {on: settings._replace(grad_enabled=on) for on in (True, False)}
+        # read once, so that a forward only compares them afterwards
+        self._settings = ProcessSettings.from_process()
+        self._callers_choices: dict[tuple[bool, bool, bool], ProcessSettings] = {}
 
     def select_expected_settings(self) -> ProcessSettings:
-        """Return the process-wide settings that a forward must not change."""
-        return self._settings[torch.is_grad_enabled()]
+        """Return the process-wide settings that a forward must not change.
+
+        The caller chooses gradients, and an attack may compute its steps under autocast.
+        """
+        grad_enabled = torch.is_grad_enabled()
+        autocast = (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
+        choice = (grad_enabled, *autocast)
+        if choice not in self._callers_choices:
+            expected = self._settings._replace(grad_enabled=grad_enabled, autocast=autocast)
+            self._callers_choices[choice] = expected
+        return self._callers_choices[choice]
 
     def undo_layout_after(self, error: BaseException) -> bool:
         """Restore the original layout and return True if the layout caused the error; else return False."""

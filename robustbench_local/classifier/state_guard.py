@@ -39,6 +39,7 @@ class ProcessSettings(NamedTuple):
     deterministic: tuple[bool, bool]
     cudnn: tuple[bool, bool, bool]
     precision: tuple[str | None, ...]
+    autocast: tuple[bool, bool]
     directory: str
 
     @classmethod
@@ -58,6 +59,7 @@ class ProcessSettings(NamedTuple):
                 _read_matmul_precision(),
                 *(backend.fp32_precision for backend in _PRECISION_BACKENDS),
             ),
+            autocast=(torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
             directory=_read_directory(),
         )
 
@@ -80,6 +82,8 @@ class ProcessSettings(NamedTuple):
                 torch.set_float32_matmul_precision(matmul)
             for backend, precision in zip(_PRECISION_BACKENDS, others, strict=True):
                 backend.fp32_precision = precision
+            for device, enabled in zip(("cpu", "cuda"), self.autocast, strict=True):
+                torch.set_autocast_enabled(device, enabled)
         if "threads" in changed:
             torch.set_num_threads(self.threads)
         if "directory" in changed and self.directory:

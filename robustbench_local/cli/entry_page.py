@@ -162,6 +162,8 @@ def _write_half_radius(threat: CardThreat) -> str:
     """Write half of a ball's radius, as an override in a grid's entry; nothing for other threats."""
     if threat.norm == "Linf":
         return f", eps: {threat.eps / 2 * 255:.4g}/255"
+    if threat.norm == "L0":
+        return f", eps: {max(1, threat.eps // 2):g}"
     return f", eps: {threat.eps / 2:g}" if threat.norm in BALL_NORMS else ""
 
 

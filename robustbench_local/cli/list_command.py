@@ -30,7 +30,7 @@ def command(
     threat: Annotated[
         str | None,
         typer.Option(
-            help="Only this threat: linf, l2, l1, spatial, corruption, sticker, patch, or linf-8 ...",
+            help="Only this threat: linf, l2, l1, l0, spatial, corruption, sticker, patch, or linf-8 ...",
             autocompletion=complete_threats,
         ),
     ] = None,

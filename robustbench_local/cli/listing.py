@@ -135,7 +135,8 @@ def format_threat(card: Card) -> str:
         return f"severity {eps:g}"
     if norm in ("sticker", "patch"):
         return f"{norm} {eps * 100:.3g} %"
-    return f"{norm} {eps:g}"
+    unit = "" if norm != "L0" else " pixel" if eps == 1 else " pixels"
+    return f"{norm} {eps:g}{unit}"
 
 
 def find_method(card: Card) -> Method:

@@ -44,7 +44,8 @@ class CardThreat(StrictModel):
     """The threat model of a card, in which classes may still be names.
 
     Attributes:
-        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"``, ``"corruption"``, ``"sticker"`` or ``"patch"``.
+        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"L0"``, ``"spatial"``, ``"corruption"``, ``"sticker"`` or
+            ``"patch"``.
         eps: Radius in pixel units of [0, 1], largest angle in degrees, severity, or share of an area; see
             ``ThreatModel``.
         targets: Target classes of the attack, by name or index; empty means untargeted.

@@ -48,6 +48,7 @@ ATTACK_METHODS: Mapping[str, Method] = {
     "patch": Method("adversarial patch", ("white-box", "physical")),
     "pgd": Method("PGD", ("white-box",)),
     "reference:autoattack": Method("AutoAttack by pyautoattack", ("white-box", "ensemble", "reference")),
+    "sparse-rs": Method("Sparse-RS", ("black-box", "score-based")),
     "spatial": Method("rotations and translations", ("black-box", "score-based")),
     "spsa": Method("SPSA, estimated gradients", ("black-box", "score-based")),
     "square": Method("Square attack", ("black-box", "score-based")),

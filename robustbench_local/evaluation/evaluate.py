@@ -174,7 +174,8 @@ def evaluate(
         labels: True classes, (N,), where ``data`` is images alone.
         attack: A card such as ``"pgd50-linf-8"``, a method such as ``"pgd"``, a class such as ``rbl.PGD``, or
             an instance of one; also an entry point or ``"python:FILE.py:NAME"``.
-        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``; by default that of the card.
+        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"L0"``, ``"spatial"`` or ``"corruption"``; by default that of
+            the card.
         eps: Radius, a number or ``"8/255"``; degrees, or a severity; by default that of the card.
         targets: Target classes of the attacker, by index or name, or a single one; empty or None: any wrong
             class.

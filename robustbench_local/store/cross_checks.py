@@ -52,13 +52,18 @@ def _build_number_rule(column: str) -> str:
     return f"({_build_type_rule(column, 'real')} AND abs({column}) < 9e999)"
 
 
-NORMS = ("Linf", "L2", "L1", "spatial", "corruption", "sticker", "patch")
+NORMS = ("Linf", "L2", "L1", "L0", "spatial", "corruption", "sticker", "patch")
 """Norms and families of a cell; figures are named after them."""
 _ATTACKED_CONDITION = "c.measure IN ('ball', 'distance') AND o.status = 'ok'"
 """An image that was attacked, or certified without an attack, with its last prediction in the row."""
 _DISTANCE_EXPRESSION = (
-    "CASE c.norm WHEN 'Linf' THEN o.linf WHEN 'L2' THEN o.l2 WHEN 'L1' THEN o.l1 ELSE 0.0 END"
+    "CASE c.norm WHEN 'Linf' THEN o.linf WHEN 'L2' THEN o.l2 WHEN 'L1' THEN o.l1 WHEN 'L0' THEN o.l0 "
+    "ELSE 0.0 END"
 )
+_RADIUS_EXPRESSION = (
+    f"CASE c.norm WHEN 'L0' THEN c.eps ELSE c.eps * {1 + EPS_SLACK_SHARE!r} + {EPS_SLACK_PIXEL_UNITS!r} END"
+)
+"""The number of changed pixels is exact; other norms are rounded."""
 
 _OUTCOME_RULES: Sequence[tuple[str, str]] = (
     (
@@ -91,7 +96,7 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
     (
         " AND ".join(
             f"({column} IS NULL OR ({_build_number_rule(column)} AND {column} >= 0))"
-            for column in ("o.linf", "o.l2", "o.l1")
+            for column in ("o.linf", "o.l2", "o.l1", "o.l0")
         ),
         "a distance is not a finite number of at least 0",
     ),
@@ -148,10 +153,7 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
         "it is not broken, but its last prediction is a target",
     ),
     (
-        (
-            f"NOT ({_ATTACKED_CONDITION} AND o.broken = 1) OR {_DISTANCE_EXPRESSION} "
-            f"<= c.eps * {1 + EPS_SLACK_SHARE!r} + {EPS_SLACK_PIXEL_UNITS!r}"
-        ),
+        (f"NOT ({_ATTACKED_CONDITION} AND o.broken = 1) OR {_DISTANCE_EXPRESSION} <= {_RADIUS_EXPRESSION}"),
         "it is broken from outside the ball",
     ),
     (

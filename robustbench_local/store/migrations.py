@@ -190,6 +190,11 @@ def m008_gradients(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE outcomes ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
 
 
+def m009_changed_pixels(connection: sqlite3.Connection) -> None:
+    """Add the number of changed pixels; unknown for older runs."""
+    connection.execute("ALTER TABLE outcomes ADD COLUMN l0 REAL")
+
+
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (
     m001_cells_outcomes_events,
@@ -200,6 +205,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m006_stages,
     m007_digests,
     m008_gradients,
+    m009_changed_pixels,
 )
 
 

@@ -37,7 +37,7 @@ _GRADIENT_COUNTS = (
     "zero_gradient_steps",
     "unconfirmed_gradient_steps",
 )
-_DISTANCES = ("linf", "l2", "l1")
+_DISTANCES = ("linf", "l2", "l1", "l0")
 _SERIES = frozenset({"predictions", "confidences", "distance", "yaw", "pitch", "roll"})
 """Columns that hold a list with an entry per view."""
 
@@ -121,6 +121,7 @@ def outcome_to_row(outcome: OutcomeRecord) -> Row:
         bool(outcome.abstained),
         *_escape_texts(outcome.stage),
         *(int(getattr(outcome, name)) for name in _GRADIENT_COUNTS),
+        float(outcome.l0),
     )
 
 

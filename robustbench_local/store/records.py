@@ -104,6 +104,8 @@ class OutcomeRecord:
     """Gradients that were exactly zero, after any repair."""
     unconfirmed_gradient_steps: int = 0
     """Repaired nonzero gradients that a finite difference of the loss does not confirm."""
+    l0: float = math.nan
+    """Number of changed pixels, all channels of a pixel together; NaN in runs older than this field."""
 
     @property
     def has_missing_gradients(self) -> bool:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, compute_norms, reshape_for_broadcast
+from robustbench_local.threats.lp_ball import (
+    compute_norms,
+    compute_tolerated_radius,
+    reshape_for_broadcast,
+)
 from robustbench_local.threats.threat_model import ThreatModel
 
 _MAX_HALVINGS = 12
@@ -18,7 +22,7 @@ def round_to_8bit(candidates: Tensor, originals: Tensor, threat: ThreatModel) ->
     Linf: levels are clamped to those inside the ball, so eps = .031 means 7 levels, not 8. L2 and L1: values
     are rounded to the nearest level; if this leaves the ball, the perturbation is shortened until its nearest
     levels are inside. Under L2 no other image on the grid at that distance is nearer. Without a ball: values
-    are rounded to the nearest level. With a mask, unchanged pixels keep their values.
+    are rounded to the nearest level. With a mask and under L0, unchanged values are kept, on the grid or not.
 
     Args:
         candidates: (N, C, H, W) in [0, 1], inside the ball.
@@ -29,11 +33,10 @@ def round_to_8bit(candidates: Tensor, originals: Tensor, threat: ThreatModel) ->
         The rounded images, and (N,) boolean: True if the ball has an image on the 8-bit grid. Rounding a
         rounded image changes nothing.
     """
-    fixed = (
-        candidates == originals if threat.region == "mask" else torch.zeros_like(candidates, dtype=torch.bool)
-    )
+    keeps_unchanged = threat.region == "mask" or threat.norm == "L0"
+    fixed = candidates == originals if keeps_unchanged else torch.zeros_like(candidates, dtype=torch.bool)
     target, origin = candidates.double() * 255, originals.double() * 255
-    if not threat.is_ball:
+    if not threat.is_ball or threat.norm == "L0":  # rounding changes no further pixel
         levels, exists = target.round(), torch.ones(len(originals), dtype=torch.bool, device=originals.device)
     elif threat.norm == "Linf":
         low, high = _compute_level_range(origin, threat)
@@ -64,6 +67,8 @@ def has_8bit_choice(originals: Tensor, threat: ThreatModel, masks: Tensor | None
     if threat.norm == "Linf":
         low, high = _compute_level_range(origin, threat)
         return ((low <= high) | ~free).flatten(1).all(dim=1) & ((high > low) & free).flatten(1).any(dim=1)
+    if threat.norm == "L0":  # any level of any pixel
+        return free.flatten(1).any(dim=1) & (threat.eps >= 1)
     gap = torch.where(free, (origin.round() - origin).abs(), 0.0)
     power = 2 if threat.norm == "L2" else 1
     # the smallest extra cost of any pixel's second nearest level over its nearest one
@@ -102,11 +107,9 @@ def _fit_levels(target: Tensor, origin: Tensor, threat: ThreatModel, fixed: Tens
 
 def _is_inside(levels: Tensor, origin: Tensor, threat: ThreatModel, fixed: Tensor) -> Tensor:
     """Mark the images on the grid that are in the ball, (N,), ignoring fixed pixels."""
-    return compute_norms(torch.where(fixed, 0.0, levels - origin) / 255, threat.norm) <= _compute_limit(
-        threat
-    )
+    change = torch.where(fixed, 0.0, levels - origin) / 255
+    return compute_norms(change, threat.norm) <= _compute_limit(threat)
 
 
 def _compute_limit(threat: ThreatModel) -> float:
-    """Return the radius with the tolerance that the harness grants for rounding."""
-    return threat.eps + LINF_SLACK if threat.norm == "Linf" else threat.eps * (1 + RELATIVE_SLACK)
+    return compute_tolerated_radius(threat.norm, threat.eps)

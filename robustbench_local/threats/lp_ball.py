@@ -29,7 +29,7 @@ class LpBall(Protocol):
 
     @property
     def norm(self) -> str:
-        """``"Linf"``, ``"L2"`` or ``"L1"``."""
+        """``"Linf"``, ``"L2"``, ``"L1"`` or ``"L0"``."""
 
     @property
     def eps(self) -> float | Tensor:
@@ -41,7 +41,7 @@ class PerImageBalls:
     """A norm and a radius per image.
 
     Args:
-        norm: ``"Linf"``, ``"L2"`` or ``"L1"``.
+        norm: ``"Linf"``, ``"L2"``, ``"L1"`` or ``"L0"``.
         eps: Radii, (N,).
     """
 
@@ -53,15 +53,19 @@ def compute_norms(delta: Tensor, norm: str) -> Tensor:
     """Compute the norm of each perturbation.
 
     Args:
-        delta: (N, ...), one perturbation per row.
-        norm: ``"Linf"``, ``"L2"`` or ``"L1"``.
+        delta: (N, ...), one perturbation per row; images are (N, C, H, W).
+        norm: ``"Linf"``, ``"L2"``, ``"L1"`` or ``"L0"``.
 
     Returns:
-        (N,), in the dtype of ``delta``.
+        (N,), in the dtype of ``delta``. Under L0 the number of pixels that are not exactly zero, all channels
+        of a pixel together; of vectors, (N, D), the number of entries.
 
     Raises:
         ThreatError: If the norm is unknown.
     """
+    if norm == "L0":
+        changed = (delta != 0) if delta.dim() < 3 else (delta != 0).any(dim=1)
+        return changed.flatten(1).sum(dim=1).to(delta.dtype)
     flat = delta.flatten(1)
     if norm == "Linf":
         return flat.abs().amax(dim=1)
@@ -79,7 +83,8 @@ def project(delta: Tensor, ball: LpBall) -> Tensor:
         ball: Norm and radius.
 
     Returns:
-        Same shape and dtype; the norm is at most ``ball.eps`` up to rounding (a factor of 1 + 1e-6).
+        Same shape and dtype; the norm is at most ``ball.eps`` up to rounding (a factor of 1 + 1e-6). Under L0
+        exactly: the pixels of the largest Euclidean change stay, the first ones among equals.
 
     Raises:
         ThreatError: If the norm has no projection.
@@ -95,6 +100,8 @@ def project(delta: Tensor, ball: LpBall) -> Tensor:
         return delta * torch.where(size > eps, eps / size.clamp_min(torch.finfo(delta.dtype).tiny), 1.0)
     if ball.norm == "L1":
         return _project_to_l1(delta, torch.full_like(delta, torch.inf), eps)
+    if ball.norm == "L0":
+        return delta * select_largest_pixels(_sum_squares(delta), ball.eps)
     raise _build_norm_error(ball.norm)
 
 
@@ -109,14 +116,16 @@ def project_to_box(candidate: Tensor, originals: Tensor, ball: LpBall, masks: Te
 
     Returns:
         Same shape: inside [0, 1] exactly, and inside the ball up to 1e-7 (Linf) or a factor of 1 + 1e-5
-        (L2, L1). Linf and L1 give the nearest such image. L2 projects to the ball and then to the box; the
-        result is still in the ball because the original is in the box.
+        (L2, L1), exactly under L0. Linf, L1 and L0 give the nearest such image. L2 projects to the ball and
+        then to the box; the result is still in the ball because the original is in the box.
 
     Source: Croce & Hein 2021, arXiv:2103.01208, proposition 2.1 (L1 only).
     """
     if ball.norm == "Linf":
         eps = broadcast_radius(ball, candidate)
         inside = torch.clamp(candidate, originals - eps, originals + eps)
+    elif ball.norm == "L0":
+        return _project_to_pixels(candidate, originals, ball, masks)
     else:
         delta = candidate - originals if masks is None else (candidate - originals) * masks
         if ball.norm == "L1":
@@ -161,6 +170,8 @@ def sample_random_start(
 ) -> Tensor:
     """Sample perturbations uniformly from the ball, not yet projected to the box.
 
+    Under L0, which bounds no size, random pixels get random values in [-1, 1].
+
     Args:
         stream: The images' random numbers.
         shape: (C, H, W) of one image.
@@ -180,6 +191,11 @@ def sample_random_start(
     uniform = stream.sample_uniform(shape, draw=draw, device=device, low=-1.0)
     if ball.norm == "Linf":
         delta = uniform * broadcast_radius(ball, uniform)
+        return delta if masks is None else delta * masks
+    if ball.norm == "L0":
+        ranks = stream.sample_uniform(shape[1:], draw=_name_radius_draws(draw), device=device)
+        ranks = ranks if masks is None else torch.where(masks[:, 0], ranks + 1.0, -1.0)
+        delta = uniform * select_largest_pixels(ranks[:, None], ball.eps)
         return delta if masks is None else delta * masks
     if ball.norm == "L2":
         direction = stream.sample_normal(shape, draw=draw, device=device)
@@ -235,6 +251,32 @@ def compute_steepest_step(gradient: Tensor, norm: str) -> Tensor:
     return scaled / reshape_for_broadcast(compute_norms(scaled, "L2"), scaled).clamp_min(1.0)
 
 
+def select_largest_pixels(weights: Tensor, count: float | Tensor) -> Tensor:
+    """Mark the pixels of the largest weights.
+
+    Args:
+        weights: (N, 1, H, W).
+        count: Number of pixels, at least 0, for all images or for each, (N,); fractions are cut off.
+
+    Returns:
+        Boolean, same shape: ``count`` pixels of each image, the first ones among equals, so that no other
+        image of the batch matters.
+    """
+    flat = weights.flatten(1)
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    ranks.scatter_(1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(order))
+    limit = count[:, None] if isinstance(count, Tensor) else count
+    return (ranks + 1 <= limit).view_as(weights)
+
+
+def compute_tolerated_radius(norm: str, eps: float) -> float:
+    """Return the radius that a candidate is measured against: with slack for rounding, under L0 with none."""
+    if norm == "L0":
+        return eps
+    return eps + LINF_SLACK if norm == "Linf" else eps * (1 + RELATIVE_SLACK)
+
+
 def reshape_for_broadcast(values: Tensor, like: Tensor) -> Tensor:
     """Reshape (N,) values to broadcast over the rows of ``like``."""
     return values.view(-1, *[1] * (like.dim() - 1))
@@ -258,6 +300,21 @@ def merge_rows(rows: Tensor, ours: Tensor, theirs: Tensor, out: Tensor | None = 
 def broadcast_radius(ball: LpBall, like: Tensor) -> float | Tensor:
     """Return the ball's radius, or the images' radii shaped to broadcast over the rows of ``like``."""
     return reshape_for_broadcast(ball.eps.to(like.dtype), like) if isinstance(ball.eps, Tensor) else ball.eps
+
+
+def _sum_squares(delta: Tensor) -> Tensor:
+    """Return the squared Euclidean length of each pixel's change, (N, 1, H, W)."""
+    return delta.square().sum(dim=1, keepdim=True)
+
+
+def _project_to_pixels(
+    candidate: Tensor, originals: Tensor, ball: LpBall, masks: Tensor | None = None
+) -> Tensor:
+    """Project into the box, and keep the pixels whose reset would lead farthest from the candidate."""
+    boxed = candidate.clamp(0.0, 1.0)
+    saved = _sum_squares(candidate - originals) - _sum_squares(candidate - boxed)
+    chosen = select_largest_pixels(saved if masks is None else saved * masks, ball.eps)
+    return torch.where(chosen if masks is None else chosen & masks, boxed, originals)
 
 
 def _project_to_l1(delta: Tensor, entry_caps: Tensor, eps: float | Tensor) -> Tensor:
@@ -296,4 +353,4 @@ def _name_radius_draws(draw: DrawName | Sequence[DrawName]) -> DrawName | list[D
 
 
 def _build_norm_error(norm: str) -> ThreatError:
-    return ThreatError(f"no geometry for norm {norm!r}", remedy="use Linf, L2 or L1")
+    return ThreatError(f"no geometry for norm {norm!r}", remedy="use Linf, L2, L1 or L0")

@@ -12,15 +12,15 @@ from robustbench_local.number_parser import parse_number
 if TYPE_CHECKING:
     from torch import Tensor
 
-Norm = Literal["Linf", "L2", "L1", "spatial", "corruption", "sticker", "patch"]
+Norm = Literal["Linf", "L2", "L1", "L0", "spatial", "corruption", "sticker", "patch"]
 """The bound of a perturbation: the ball of a norm, a family of transformations without a norm, or an object
 in front of the camera."""
 Goal = Literal["untargeted", "targeted"]
 Region = Literal["image", "mask"]
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
-BALL_NORMS: frozenset[Norm] = frozenset({"Linf", "L2", "L1"})
-"""Proper norms: candidates are in a ball around the original."""
+BALL_NORMS: frozenset[Norm] = frozenset({"Linf", "L2", "L1", "L0"})
+"""Norms, with the number of changed pixels among them: candidates are in a ball around the original."""
 CORRUPTIONS = (
     "gaussian_noise",
     "shot_noise",
@@ -62,7 +62,16 @@ _TRANSFORMATIONS_BY_NORM: dict[Norm, tuple[str, tuple[str, ...]]] = {
 }
 """Norm -> meaning and valid values of ``transformation``."""
 _NORM_SPELLINGS = {norm.lower(): norm for norm in NORMS}
-_NORM_SPELLINGS |= {"l_inf": "Linf", "inf": "Linf", "l_2": "L2", "2": "L2", "l_1": "L1", "1": "L1"}
+_NORM_SPELLINGS |= {
+    "l_inf": "Linf",
+    "inf": "Linf",
+    "l_2": "L2",
+    "2": "L2",
+    "l_1": "L1",
+    "1": "L1",
+    "l_0": "L0",
+    "0": "L0",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +80,14 @@ class ThreatModel:
 
     Args:
         norm: ``"Linf"``, ``"L2"`` or ``"L1"``: the norm of the perturbation of a whole image, in pixel units
-            of [0, 1]. ``"spatial"``: rotation and translation. ``"corruption"``: a common corruption.
-            ``"sticker"``: on the surface of the sign. ``"patch"``: a square beside it, the same
-            for all images.
-        eps: Radius of the ball, at least 0; ``"8/255"`` is read exactly. Spatial: the largest angle in
-            degrees, at most 180; the image may also move by ``eps / 300`` of its side in each direction, so
-            that 30 means 30 degrees and a tenth (arXiv:1712.02779). Corruption: the severity, 1 to 5.
+            of [0, 1]. ``"L0"``: the number of changed pixels; a pixel counts once, whatever number of its
+            channels changes, and its new color is free. ``"spatial"``: rotation and translation.
+            ``"corruption"``: a common corruption. ``"sticker"``: on the surface of the sign. ``"patch"``: a
+            square beside it, the same for all images.
+        eps: Radius of the ball, at least 0; ``"8/255"`` is read exactly. L0: a whole number. Spatial: the
+            largest angle in degrees, at most 180; the image may also move by ``eps / 300`` of its side in
+            each direction, so that 30 means 30 degrees and a tenth (arXiv:1712.02779). Corruption: the
+            severity, 1 to 5.
             Sticker: its area as a share of the sign's surface; patch: as a share of the frame; at most 1. In
             every family 0 leaves the image unchanged.
         targets: Target class indices; empty means untargeted: any wrong class.
@@ -165,6 +176,10 @@ def _check_family(threat: ThreatModel) -> None:
     if not threat.is_ball and threat.region != "image":
         behavior = "chooses its own position" if threat.is_physical else "transforms the whole image"
         raise ThreatError(f"the norm {threat.norm!r} {behavior}", remedy="use region: image")
+    if threat.norm == "L0" and not threat.eps.is_integer():
+        raise ThreatError(
+            f"under L0 eps is a number of pixels, got {threat.eps:g}", remedy="use a whole number"
+        )
     if threat.norm == "spatial" and threat.eps > MAX_ROTATION_DEGREES:
         raise ThreatError(
             f"eps is the largest angle, at most {MAX_ROTATION_DEGREES:g} degrees, got {threat.eps:g}"

@@ -40,7 +40,7 @@ def complete(monkeypatch, capsys):
         ("rbl show zoo:signs-p", ["zoo:signs-pgd-at", "zoo:signs-plain"]),
         ("rbl list cert", ["certificates"]),
         ("rbl list attacks --kind score", ["score-based"]),
-        ("rbl list attacks --threat l", ["l1", "l2", "linf"]),
+        ("rbl list attacks --threat l", ["l0", "l1", "l2", "linf"]),
         ("rbl init --example st", ["stickers"]),
         ("rbl train trades-a", ["trades-awp-linf-8"]),
     ],

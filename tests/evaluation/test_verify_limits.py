@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.evaluation.harness.success_refinement import CLEAR_MARGIN_SHARE
 from robustbench_local.evaluation.harness.verify import find_ball_violations, predict
 from robustbench_local.threats.threat_model import ThreatModel
+from robustbench_local.threats.transformations import find_parameter_violations
 
 IMAGE = torch.full((1, 3, 4, 4), 0.5)
 
@@ -39,3 +41,29 @@ def test_a_margin_is_fragile_below_a_share_of_the_range_of_the_logits(share, fra
         reading = predict(classifier, IMAGE, torch.tensor([label]))
     assert reading.fragile.tolist() == [fragile]
     assert reading.correct.tolist() == [label == 0]
+
+
+@pytest.mark.parametrize(
+    ("degrees", "shift", "legal"),
+    [
+        (30.0, 0.1, True),
+        (-30.0, -0.1, True),
+        (30.00001, 0.0, True),  # what float32 rounds
+        (30.0002, 0.0, False),
+        (0.0, 0.0999, True),
+        (0.0, 0.1001, False),
+        (0.0, 0.1, True),
+        (torch.nan, 0.0, False),
+    ],
+)
+def test_thirty_degrees_go_with_a_tenth_of_the_side(degrees, shift, legal):
+    threat = ThreatModel(norm="spatial", eps=30)
+    parameters = torch.tensor([[degrees, 0.0, shift]])
+    (reason,) = find_parameter_violations(parameters, IMAGE, threat)
+    assert (reason is None) == legal
+
+
+@pytest.mark.parametrize(("share", "clear"), [(1.5e-4, False), (1.9e-4, False), (2.1e-4, True)])
+def test_the_search_on_a_success_goes_on_to_twice_the_fragile_margin(share, clear):
+    """Another pass may round otherwise: the search leaves room for it."""
+    assert (share > CLEAR_MARGIN_SHARE) == clear

@@ -1,13 +1,13 @@
-"""Change each constant that decides a verdict, and see a test fail: ``python -m tests.mutants``.
+"""Change what decides a verdict, and see a test fail: ``python -m tests.mutants``.
 
 A constant that can be moved without any test noticing decides verdicts that nobody has checked. Each one in
 ``constants.py`` is moved to either side, in a copy of the package, and the tests named there have to fail.
+With ``--harness`` the code of the harness is changed instead, see ``harness_run.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import shutil
@@ -22,19 +22,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from constants import CONSTANTS, VerdictConstant
+from forked_call import run_forked
+from harness_run import add_arguments, try_harness_mutants
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try the mutants; 0 if a test noticed each, 1 if one survived."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="WORD", help="constants whose name has this word")
+    parser.add_argument("--only", default="", metavar="WORD", help="mutants whose name has this word")
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th mutant, beginning with the i-th")
+    add_arguments(parser)
     chosen = parser.parse_args(arguments)
     number, of = (int(part) for part in chosen.shard.split("/"))
     import pytest  # noqa: F401 - what every child needs is imported once
     import torch
 
     torch.set_num_threads(1)
+    if chosen.harness:
+        sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+        return try_harness_mutants(chosen, number, of)
     broken = [tests for tests in sorted({c.tests for c in CONSTANTS}) if run_tests(ROOT, tests) != 0]
     if broken:
         print(f"these fail as it is, so that nothing follows: {broken}")
@@ -79,23 +85,19 @@ def change_constant(file: Path, constant: VerdictConstant, value: str) -> None:
     file.write_text(text, "utf-8")
 
 
-def run_tests(folder: Path, tests: Sequence[str]) -> int:
+def run_tests(folder: Path, tests: Sequence[str]) -> int | None:
     """pytest's exit code on the copy in a folder, in a process of its own."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code = 70
-    try:
+
+    def call_pytest() -> int:
         import pytest
 
         sys.path[:0] = [str(folder), str(ROOT / "tests")]
         sys.dont_write_bytecode = True
         os.chdir(ROOT)
         os.environ["PYTHONPATH"] = str(folder)
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
-            code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-m", "not gpu", *tests]))
-    finally:
-        os._exit(code)
+        return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-m", "not gpu", *tests]))
+
+    return run_forked(call_pytest)
 
 
 if __name__ == "__main__":

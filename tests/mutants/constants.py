@@ -26,6 +26,11 @@ def _make_constant(file: str, name: str, mutated_values: tuple[str, ...], *tests
     return VerdictConstant(file, name, mutated_values, tuple(f"tests/{test}" for test in tests))
 
 
+AGREEMENT, JOBS, QUEUE = (
+    f"evaluation/harness/test_{name}.py" for name in ("answer_agreement", "jobs", "batch_queue")
+)
+LIMITS, TRUST = "reports/test_report_limits.py", "reports/analysis/test_trust.py"
+
 CONSTANTS = (
     _make_constant("threats/lp_ball.py", "LINF_SLACK", ("5e-7", "2e-6"), "evaluation/test_verify_limits.py"),
     _make_constant(
@@ -108,5 +113,298 @@ CONSTANTS = (
     ),
     _make_constant(
         "reports/analysis/sticker_viewpoints.py", "ALPHA", ("0.04", "0.06"), "reports/test_control_limits.py"
+    ),
+    _make_constant(
+        "evaluation/harness/success_refinement.py",
+        "CLEAR_MARGIN_SHARE",
+        ("FRAGILE_MARGIN_SHARE", "3 * FRAGILE_MARGIN_SHARE"),
+        "evaluation/test_verify_limits.py",
+    ),
+    _make_constant("evaluation/harness/answer_agreement.py", "MIN_DISAGREEMENTS", ("1", "3"), AGREEMENT),
+    _make_constant(
+        "evaluation/harness/answer_agreement.py", "MAX_DISAGREEMENT_SHARE", ("0.24", "0.26"), AGREEMENT
+    ),
+    _make_constant("evaluation/harness/answer_agreement.py", "MAX_COMPARED_IMAGES", ("3", "5"), AGREEMENT),
+    _make_constant(
+        "evaluation/harness/adaptation.py",
+        "MIN_SAMPLE_IMAGES",
+        ("3", "5"),
+        "evaluation/harness/test_adaptation.py",
+    ),
+    _make_constant(
+        "evaluation/harness/adaptation.py",
+        "MAX_SAMPLE_IMAGES",
+        ("15", "17"),
+        "evaluation/harness/test_adaptation.py",
+    ),
+    _make_constant(
+        "evaluation/harness/adaptation.py",
+        "SAMPLE_SHARE",
+        ("0.039", "0.041"),
+        "evaluation/harness/test_adaptation.py",
+    ),
+    _make_constant(
+        "evaluation/harness/adaptation.py",
+        "MAX_CANDIDATE_FACTOR",
+        ("3", "5"),
+        "evaluation/harness/test_adaptation.py",
+    ),
+    _make_constant(
+        "evaluation/harness/attack_job.py", "GROUP_REFERENCE_PIXELS", ("3 * 31 * 31", "3 * 33 * 33"), JOBS
+    ),
+    _make_constant("evaluation/harness/batches.py", "MAX_FAILURES_BEFORE_SUCCESS", ("2", "4"), QUEUE),
+    _make_constant("evaluation/harness/batches.py", "MAX_HANGS", ("5", "7"), QUEUE),
+    _make_constant("evaluation/harness/batches.py", "MAX_HANGS_BEFORE_SUCCESS", ("2", "4"), QUEUE),
+    _make_constant("evaluation/harness/batches.py", "MAX_PROCESS_ENDS", ("199", "201"), QUEUE),
+    _make_constant("evaluation/harness/sticker_job.py", "TEST_VIEWS", ("999", "1001"), JOBS),
+    _make_constant("evaluation/harness/sticker_job.py", "WHOLE_SIGN_STEP_DIVISOR", ("2", "4"), JOBS),
+    _make_constant("evaluation/harness/sticker_scene.py", "APPROACH_FRAMES", ("59", "61"), JOBS),
+    _make_constant(
+        "threats/transformations.py",
+        "DEGREES_PER_SIDE",
+        ("299.5", "300.5"),
+        "evaluation/test_verify_limits.py",
+    ),
+    _make_constant(
+        "threats/transformations.py",
+        "_RELATIVE_SLACK",
+        ("1 + 1e-8", "1 + 1e-5"),
+        "evaluation/test_verify_limits.py",
+    ),
+    _make_constant(
+        "classifier/image_borders.py", "DEFAULT_INSET", ("1e-7", "1e-5"), "classifier/test_image_borders.py"
+    ),
+    _make_constant(
+        "classifier/image_borders.py", "MIN_JUMP_SHARE", ("0.1", "0.5"), "classifier/test_image_borders.py"
+    ),
+    _make_constant(
+        "classifier/image_borders.py", "MIN_BROKEN_SHARE", ("0.3", "0.7"), "classifier/test_image_borders.py"
+    ),
+    _make_constant(
+        "classifier/gradient_repair.py",
+        "MAX_SLOPE_RATIO",
+        ("2.0", "4.0"),
+        "classifier/test_gradient_guard.py",
+    ),
+    _make_constant(
+        "classifier/gradient_repair.py",
+        "ROUNDING_SHARE",
+        ("1e-7", "1e-4"),
+        "classifier/test_gradient_guard.py",
+    ),
+    _make_constant(
+        "classifier/binary_output.py", "MIN_CHECKED_SCORES", ("7", "9"), "classifier/test_binary_output.py"
+    ),
+    _make_constant("store/records.py", "MISSING_GRADIENT_SHARE", ("0.49", "0.51"), LIMITS),
+    _make_constant("reports/analysis/gradient_masking.py", "MIN_EXCESS_IMAGES", ("2", "4"), LIMITS),
+    _make_constant("reports/analysis/gradient_masking.py", "MIN_EXCESS_SHARE", ("0.009", "0.011"), LIMITS),
+    _make_constant(
+        "reports/analysis/eight_bit_worst_case.py", "MAX_EIGHT_BIT_GAP_SHARE", ("0.009", "0.011"), LIMITS
+    ),
+    _make_constant("reports/analysis/attempts.py", "MIN_QUERIES", ("999", "1001"), LIMITS),
+    _make_constant("reports/analysis/run_diagnostics.py", "MIN_IMAGES", ("99", "101"), TRUST),
+    _make_constant(
+        "reports/analysis/disagreements.py",
+        "MAX_LOSS_GAP_SHARE",
+        ("0.04", "0.06"),
+        "reports/analysis/test_disagreements.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/findings.py",
+        "MAX_ROUNDING_DIFFERENCE",
+        ("9e-5", "1.1e-4"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/vanishing_gradient.py",
+        "MAX_ZERO_SHARE",
+        ("0.009", "0.011"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/saturated_softmax.py",
+        "MAX_LOST_SHARE",
+        ("0.49", "0.51"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/saturated_softmax.py",
+        "MAX_TINY_SHARE",
+        ("0.49", "0.51"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_agreement.py",
+        "MIN_COSINE",
+        ("0.94", "0.96"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_agreement.py",
+        "MIN_CALM_COSINE",
+        ("0.97", "0.99"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_agreement.py",
+        "MAX_RELATIVE_ERROR",
+        ("0.49", "0.51"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_agreement.py",
+        "MIN_INFORMATIVE_SHARE",
+        ("0.24", "0.26"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/logit_scale.py",
+        "MAX_LOGIT_RANGE",
+        ("490.0", "510.0"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/logit_scale.py",
+        "MIN_LOGIT_RANGE",
+        ("0.04", "0.06"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/input_scale.py",
+        "MAX_ACCURACY_LOSS",
+        ("0.01", "0.03"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/input_scale.py",
+        "MIN_IMAGES",
+        ("7", "9"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/input_range.py",
+        "MAX_OVERSHOOT",
+        ("5e-7", "2e-6"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/unbounded_attack.py",
+        "MAX_STRAY_IMAGES",
+        ("0", "2"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/input_form.py",
+        "MAX_CHANCE",
+        ("0.0009", "0.002"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/own_surrogates.py",
+        "MIN_SURROGATE_COSINE",
+        ("0.94", "0.96"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/pass_budget.py",
+        "MAX_PASSES_SHARE",
+        ("0.09", "0.11"),
+        "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "reports/analysis/run_diagnostics.py",
+        "MIN_GUESSING_IMAGES",
+        ("19", "21"),
+        "reports/analysis/test_trust.py",
+    ),
+    _make_constant(
+        "reports/analysis/run_diagnostics.py",
+        "MIN_BINARY_ACCURACY",
+        ("0.74", "0.76"),
+        "reports/analysis/test_trust.py",
+    ),
+    _make_constant(
+        "reports/analysis/run_diagnostics.py",
+        "MIN_CHANCE_RATIO",
+        ("1.9", "2.1"),
+        "reports/analysis/test_trust.py",
+    ),
+    _make_constant(
+        "reports/analysis/run_diagnostics.py",
+        "MAX_DECLARED_GAP",
+        ("0.004", "0.006"),
+        "reports/analysis/test_trust.py",
+    ),
+    _make_constant(
+        "reports/analysis/convergence_diagnostics.py",
+        "MIN_STEPS_RATIO",
+        ("1.9", "2.1"),
+        "reports/analysis/test_trust.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py", "MIN_COSINE", ("0.94", "0.96"), "attacks/adaptive/test_limits.py"
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MAX_RELATIVE_ERROR",
+        ("0.19", "0.21"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MIN_FAULT_SHARE",
+        ("0.009", "0.011"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MAX_LOGIT_RANGE",
+        ("98.0", "102.0"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/view_spec.py",
+        "MIN_LOGIT_RANGE",
+        ("0.09", "0.11"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/local_slopes.py",
+        "MAX_LOCAL_ERROR",
+        ("0.28", "0.32"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/local_slopes.py",
+        "MIN_FAULTY_SHARE",
+        ("0.19", "0.35"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/measured_jacobian.py",
+        "MAX_CURVATURE",
+        ("0.09", "0.11"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/operator_scan.py",
+        "MIN_JUMP_SHARE",
+        ("0.28", "0.32"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/activation_rules.py",
+        "MIN_SATURATED_SHARE",
+        ("0.48", "0.52"),
+        "attacks/adaptive/test_limits.py",
+    ),
+    _make_constant(
+        "attacks/adaptive/part_search.py", "MIN_AGREEMENT", ("0.4", "0.6"), "attacks/adaptive/test_limits.py"
+    ),
+    _make_constant(
+        "attacks/adaptive/part_search.py",
+        "MAX_NONLINEARITY",
+        ("8e-4", "1.2e-3"),
+        "attacks/adaptive/test_limits.py",
     ),
 )

@@ -31,3 +31,8 @@ def test_a_constant_that_is_gone_is_noticed(suite, tmp_path):
     module.write_text("OTHER = 1\n")
     with pytest.raises(ValueError, match="0 times"):
         suite["change_constant"](module, CONSTANTS[0], "1")
+
+
+def test_no_constant_stands_twice_in_the_table():
+    names = [(constant.file, constant.name) for constant in CONSTANTS]
+    assert len(set(names)) == len(names)

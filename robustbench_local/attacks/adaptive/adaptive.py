@@ -12,12 +12,14 @@ from torch import Tensor
 from robustbench_local.attacks.adaptive.composition import (
     Composition,
     compose_steps,
+    divide_views,
+    is_misled,
     list_candidate_steps,
     list_standard_steps,
-    list_useful_views,
+    select_trials,
 )
 from robustbench_local.attacks.adaptive.inspection import inspect_model
-from robustbench_local.attacks.adaptive.pilot import run_pilot
+from robustbench_local.attacks.adaptive.pilot import run_pilot, run_trials
 from robustbench_local.attacks.adaptive.quick_check import check_quickly
 from robustbench_local.attacks.base import Attack, AttackInputs
 from robustbench_local.attacks.core.engine import Engine
@@ -26,6 +28,10 @@ from robustbench_local.attacks.ensembles.ensemble import Ensemble, Stage
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
+
+MIN_INSPECTED_IMAGES = 4
+"""Unbroken images that an inspection looks at, for each of which it costs hundreds of passes; half of the
+sample if that is more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class Adaptive(Ensemble):
 
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
         """See :meth:`Ensemble.build_stages`; unadapted, the stages of AutoAttack."""
-        return tuple(step.build_stage() for step in list_standard_steps(threat, num_classes))
+        return tuple(step.build_stage(threat) for step in list_standard_steps(threat, num_classes))
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
         """See :meth:`EngineAttack.build_engine`; AutoAttack's stages draw AutoAttack's numbers."""
@@ -91,7 +97,7 @@ class AdaptedAttack(Adaptive):
 
     def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:  # noqa: ARG002 - decided before
         """See :meth:`Ensemble.build_stages`; the composed steps."""
-        return tuple(step.build_stage() for step in self.composition.steps)
+        return tuple(step.build_stage(threat) for step in self.composition.steps)
 
     def describe_adaptation(self) -> dict[str, Any]:
         """See :meth:`Attack.describe_adaptation`."""
@@ -108,12 +114,17 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
     # a few unbroken images show what misleads the attack; an inspection costs hundreds of passes for each
     rows = (~check.broken).nonzero().flatten()
     rows = rows if len(rows) else torch.arange(len(check.broken), device=rows.device)
+    probed = rows[: max(MIN_INSPECTED_IMAGES, len(inputs.images) // 2)]
     findings = inspect_model(
-        inputs.classifier, inputs.images[rows], inputs.labels[rows], inputs.stream.select_images(rows)
+        inputs.classifier, inputs.images[probed], inputs.labels[probed], inputs.stream.select_images(probed)
     )
-    candidates = list_candidate_steps(list_useful_views(findings))
-    if not candidates:
-        return Composition(steps=standard, doubts=check.doubts, findings=findings)
+    candidates, trials = (list_candidate_steps(views) for views in divide_views(findings))
     pilot = run_pilot(inputs, candidates, rows)
-    steps = compose_steps(findings, candidates, pilot, threat, num_classes)
+    trial_results = run_trials(inputs, trials, rows)
+    if is_misled(trial_results):
+        candidates, pilot = (*candidates, *trials), (*pilot, *trial_results)
+        steps = compose_steps(findings, candidates, pilot, threat, num_classes)
+    else:
+        steps = compose_steps(findings, candidates, pilot, threat, num_classes) if candidates else standard
+        steps, pilot = (*steps, *select_trials(trials, trial_results)), (*pilot, *trial_results)
     return Composition(steps=steps, doubts=check.doubts, findings=findings, pilot=pilot)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.adaptive.operator_rules import OperatorCall, define_rule, measure_scale
+from robustbench_local.attacks.adaptive.rank_rules import estimate_ranks, spread_chosen_values
 from robustbench_local.attacks.adaptive.straight_through import attach_gradient, carries_gradient
 
 MAX_BOUNDARIES = 4096
@@ -44,8 +45,12 @@ class IndexChoice:
 @define_rule("topk", "kthvalue", "sort", "argsort", "max", "min", "argmax", "argmin", "msort")
 def _note_choice(call: OperatorCall) -> Any:
     result = call.run_plainly()
+    if call.name in {"topk", "kthvalue", "sort"}:
+        result = spread_chosen_values(call, result)
     source = call.find_source("choice")
-    if source is None or call.name in {"kthvalue", "msort"} or source.ndim == 0:
+    if source is None:
+        return _replace_ranks(call, result)
+    if call.name in {"kthvalue", "msort"} or source.ndim == 0:
         return result
     index = result[1] if isinstance(result, tuple) else result
     if not isinstance(index, Tensor) or index.is_floating_point():
@@ -61,6 +66,21 @@ def _note_choice(call: OperatorCall) -> Any:
         return result
     last = scores.detach().gather(dim, lookup).amin(dim=dim, keepdim=True)
     call.mode.set_choice(index, IndexChoice(scores, dim, scores - last, single))
+    return result
+
+
+def _replace_ranks(call: OperatorCall, result: Any) -> Any:
+    """The order of an order is the rank of each value."""
+    choice = call.mode.get_choice(call.values[0]) if call.name in {"argsort", "sort"} else None
+    if choice is None or choice.is_single or call.values[0].shape != choice.scores.shape:
+        return result
+    dim, is_ascending = _read_options(call)
+    if dim is None or dim % choice.scores.ndim != choice.dim or not call.mode.is_active("rank"):
+        return result
+    ranks = estimate_ranks(choice.scores, choice.dim)
+    ranks = ranks if is_ascending else choice.scores.shape[choice.dim] - 1 - ranks
+    order = result if isinstance(result, Tensor) else result[1]
+    call.attach_surrogate("rank", order, ranks)
     return result
 
 

@@ -8,7 +8,13 @@ from typing import Any, Self
 
 from robustbench_local.attacks.adaptive.findings import ModelFindings
 from robustbench_local.attacks.adaptive.steps import AttackStep
-from robustbench_local.attacks.adaptive.view_spec import ViewSpec, has_unsound_gradients, list_views
+from robustbench_local.attacks.adaptive.view_spec import (
+    ViewSpec,
+    declares_surrogates,
+    has_unsound_gradients,
+    list_trial_views,
+    list_views,
+)
 from robustbench_local.attacks.apgd.targeted import select_targeted_loss
 from robustbench_local.attacks.ensembles.autoattack import GRADIENT_STEPS, SQUARE_STEPS
 from robustbench_local.threats.threat_model import ThreatModel
@@ -20,6 +26,11 @@ EXTRA_SQUARE_RESTARTS = 4
 30 restarts (RobustBench's entry Xiao2020Enhancing)."""
 
 
+MIN_MISLED_IMAGES = 2
+MIN_MISLED_SHARE = 0.25
+"""Images, and their share, from which own gradients mislead if a trial view succeeds where they do not."""
+MAX_TRIAL_STEPS = 1
+"""Trial steps behind the stages of AutoAttack, where one had a success that makes no gradient suspect."""
 MAX_TARGETED_VIEWS = 2
 """Views whose gradients also follow targets: each target costs as much as the view's first step."""
 MAX_TARGETS = 9
@@ -68,7 +79,7 @@ class Composition:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the composition of `to_json`."""
         findings = None if values["findings"] is None else ModelFindings.from_json(values["findings"])
-        views = () if findings is None else list_useful_views(findings)
+        views = () if findings is None else (*list_useful_views(findings), *list_trial_views(findings))
         return cls(
             steps=tuple(AttackStep.from_json(step, views) for step in values["steps"]),
             doubts=tuple(values["doubts"]),
@@ -105,12 +116,55 @@ def list_useful_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
     return (*views, everywhere)
 
 
+def divide_views(findings: ModelFindings) -> tuple[tuple[ViewSpec, ...], tuple[ViewSpec, ...]]:
+    """Divide the views into those that the findings call for, and those on trial.
+
+    Where the model's own gradients are of use, or those that it declares, the parts of a model are on trial
+    as well: only an ensemble that chooses among its members is known to hide them.
+    """
+    views, trials = list_useful_views(findings), list_trial_views(findings)
+    if has_unsound_gradients(findings) and not declares_surrogates(findings):
+        return (*views, *trials), ()
+    needed = tuple(view for view in views if not _is_on_trial(view, findings))
+    return needed, (*(view for view in views if view not in needed), *trials)
+
+
+def _is_on_trial(view: ViewSpec, findings: ModelFindings) -> bool:
+    if view.kind == "part":
+        return not findings.selections or any(part.role != "member" for part in view.parts)
+    return view.kind in {"undefended", "bpda"}
+
+
 def list_candidate_steps(views: Sequence[ViewSpec]) -> tuple[AttackStep, ...]:
-    """Return a step of APGD on the margin for each view of the gradients, the most promising first."""
+    """Return a step of APGD on the margin for each view of the gradients, the most promising first.
+
+    One that averages over a neighborhood has fewer steps, each of which costs several gradients.
+    """
     return tuple(
-        AttackStep(label=view.label, search="apgd", steps=GRADIENT_STEPS, loss="margin", view=view)
+        AttackStep(
+            label=view.label,
+            search="apgd",
+            steps=max(1, GRADIENT_STEPS // 4) if view.kind == "neighborhood" else GRADIENT_STEPS,
+            loss="margin",
+            view=view,
+        )
         for view in views
     )
+
+
+def is_misled(trials: Sequence[PilotResult]) -> bool:
+    """Check whether the model's own gradients fail where those of a trial view succeed, on several images."""
+    return any(
+        result.broken >= MIN_MISLED_IMAGES and result.broken >= MIN_MISLED_SHARE * result.images
+        for result in trials
+    )
+
+
+def select_trials(candidates: Sequence[AttackStep], trials: Sequence[PilotResult]) -> tuple[AttackStep, ...]:
+    """Return the best trial steps that had a success at all; the first ones of equals."""
+    broken = {result.label: result.broken for result in trials if result.broken}
+    successful = [step for step in candidates if step.label in broken]
+    return tuple(sorted(successful, key=lambda step: -broken[step.label])[:MAX_TRIAL_STEPS])
 
 
 def compose_steps(
@@ -143,6 +197,7 @@ def compose_steps(
     targeted = [
         replace(step, label=f"{step.label}, targeted", targets=MAX_TARGETS)
         for step in order[:MAX_TARGETED_VIEWS]
+        if step.view is None or step.view.kind != "rescaled"  # the loss of AutoAttack's targets has no scale
     ]
     steps = (*cheap, *order, *targeted, *standard[len(cheap) :])
     is_repaired = any(result.broken for result in pilot)

@@ -112,7 +112,7 @@ class LayerFinding:
     is_affine: bool = False
     """Whether it is affine up to 10 %, so that one Jacobian describes it at all images."""
     is_declared_identity: bool = False
-    """Whether it has the gradient of the identity by its own doing."""
+    """Whether it, or a module around it, has the gradient of the identity by its own doing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +157,9 @@ class ModelFindings:
     operators: tuple[OperatorFinding, ...] = ()
     layers: tuple[LayerFinding, ...] = ()
     parts: tuple[PartFinding, ...] = ()
+    selections: tuple[OperatorFinding, ...] = ()
+    """Functions that choose values by rank, such as median or sort: their gradient is right, but only that of
+    the values chosen."""
     optimizes_inside: bool = False
     """Whether its forward calls autograd."""
     surrogate_error: str = ""
@@ -182,6 +185,7 @@ class ModelFindings:
             operators=tuple(OperatorFinding(**entry) for entry in values["operators"]),
             layers=tuple(LayerFinding(**entry) for entry in values["layers"]),
             parts=tuple(read_part(entry) for entry in values["parts"]),
+            selections=tuple(OperatorFinding(**entry) for entry in values.get("selections", ())),
             optimizes_inside=values["optimizes_inside"],
             surrogate_error=values["surrogate_error"],
             is_wrapped=values["is_wrapped"],

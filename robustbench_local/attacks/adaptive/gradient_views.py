@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.attacks.adaptive.activation_rules import GENTLE_OPERATORS, SMOOTHED_OPERATORS
+from robustbench_local.attacks.adaptive.fixed_draws import PROBE_SEED
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
 from robustbench_local.attacks.adaptive.part_model import MIN_PROBABILITY, PartModel
+from robustbench_local.attacks.adaptive.rank_rules import CHOSEN_VALUES
 from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec, list_views
 from robustbench_local.classifier import Classifier, ClassifierSettings
@@ -26,6 +28,8 @@ __all__ = ["GradientView", "ViewSpec", "build_view", "list_views"]
 
 CONDITIONAL_OPERATORS = frozenset({"threshold", "top-k mask", "argmax"})
 """Operators that a view through certain ones leaves alone: in other places they may be continuous gates."""
+NEIGHBORS = 4
+"""Points of a neighborhood over which gradients are averaged."""
 _OWN_KINDS = frozenset({"own", "log", "rescaled"})
 """Views with the model's own gradient, of another loss or averaged."""
 _CHECKED_GRADIENTS = 3
@@ -69,7 +73,7 @@ class GradientView(WrappedClassifier):
         self._spec = spec
         self._pass_counters: list[PassCounter] = inner._pass_counters  # noqa: SLF001  one account for both
         self._checks_left = _CHECKED_GRADIENTS
-        self._is_exact = spec.kind in {"bpda", "smooth"}
+        self._is_exact = spec.kind in {"bpda", "smooth", "wide"}
         self._surrogate: tuple[Any, nn.Module] | None = None
         for path in spec.paths if spec.kind == "part" else ():
             resolve_part(find_innermost(inner).model, path)
@@ -106,12 +110,27 @@ class GradientView(WrappedClassifier):
         self, images: Tensor, loss: LossFunction, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Classifier.compute_gradient` and the class."""
+        if self._spec.kind == "neighborhood":
+            return self._average_neighborhood(images, loss, rows)
         with self.inner.evaluation_mode():
             draws = [self._compute_one(images, loss, rows) for _ in range(self._spec.draws)]
         if len(draws) == 1:
             return draws[0]
         logits, losses, gradient = (torch.stack(part).mean(dim=0) for part in zip(*draws, strict=True))
         return logits, losses, gradient
+
+    def _average_neighborhood(
+        self, images: Tensor, loss: LossFunction, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the real logits, and the mean gradient at points that are the same around every image."""
+        with self.inner.evaluation_mode():
+            with torch.no_grad():
+                logits = self.inner(images, rows)
+            gradients = [
+                self.inner.compute_gradient((images + offset).clamp(0, 1), loss, rows)[2]
+                for offset in draw_offsets(images, self._spec.radius, self._spec.norm)
+            ]
+        return logits, loss(logits).detach(), torch.stack(gradients).mean(dim=0)
 
     def _compute_one(
         self, images: Tensor, loss: LossFunction, rows: Tensor | None
@@ -157,16 +176,35 @@ class GradientView(WrappedClassifier):
                     selects=partial(_selects_operator, spec),
                     bypassed=spec.bypassed,
                     measured=spec.measured,
+                    width=spec.width,
                     anchors=dict(zip(spec.anchors, spec.parts, strict=False)),
                 )
             self._surrogate = (model, surrogate)
         return self._surrogate[1]
 
 
+def draw_offsets(images: Tensor, radius: float, norm: str) -> tuple[Tensor, ...]:
+    """Return the offsets of a neighborhood, in opposite pairs; they depend on the shape of an image alone.
+
+    Args:
+        images: (N, C, H, W).
+        radius: Size of the offsets: their norm, for ``Linf`` the standard deviation of a pixel.
+        norm: ``Linf``, ``L2`` or ``L1``.
+    """
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    offsets = torch.randn(NEIGHBORS // 2, *images.shape[1:], generator=generator).to(images)
+    if norm != "Linf":
+        size = offsets.flatten(1).norm(p=int(norm[1:]), dim=1)
+        offsets = offsets / size.view(-1, 1, 1, 1)
+    return (*(radius * offsets), *(-radius * offsets))
+
+
 def _selects_operator(spec: ViewSpec, path: str, operator: str) -> bool:
     """Check whether a view replaces an operator in the module at a path."""
     if spec.kind == "smooth":
         return operator in SMOOTHED_OPERATORS
+    if spec.kind == "wide":
+        return operator == CHOSEN_VALUES or operator not in GENTLE_OPERATORS
     if operator in GENTLE_OPERATORS or spec.anchors or (spec.paths and path not in spec.paths):
         return False
     return not spec.operators or operator in spec.operators or operator not in CONDITIONAL_OPERATORS

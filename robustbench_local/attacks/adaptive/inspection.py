@@ -99,6 +99,7 @@ def _inspect_core(
         layers=_list_saturated(scan)
         + (check_layers(core, images) if are_gradients_unsound(gradients) else ()),
         parts=parts,
+        selections=scan.selections,
         optimizes_inside=scan.optimizes_inside,
         surrogate_error=scan.error,
     )

@@ -51,7 +51,7 @@ def check_layers(classifier: Classifier, images: Tensor) -> tuple[LayerFinding, 
             keeps_shape=_keeps_shape(first_calls[path]),
             inputs=_count_inputs(first_calls[path]),
             is_affine=_is_affine(first_calls[path]),
-            is_declared_identity=fault != "cut" and _declares_identity(first_calls[path]),
+            is_declared_identity=_is_within_identity(path, first_calls),
         )
         for path, fault in faults.items()
         if not any(_is_inside(other, path) for other in faults)
@@ -100,6 +100,12 @@ def _find_module_fault(record: ModuleRecord) -> LayerFault | None:
         return None
     with preserve_randomness():
         return _try_local_check(_make_repeatable(record), record.source)
+
+
+def _is_within_identity(path: str, calls: dict[str, ModuleRecord]) -> bool:
+    """Check whether a module, or one around it, has the gradient of the identity by its own doing."""
+    around = [outer for outer in calls if outer and (outer == path or _is_inside(path, outer))]
+    return any(_declares_identity(calls[outer]) for outer in around)
 
 
 def _declares_identity(record: ModuleRecord) -> bool:

@@ -39,12 +39,14 @@ class OperatorScan:
     Attributes:
         operators: The operators that matter.
         gradient: (N, C, H, W), of the margin loss through all surrogates; None if there is none.
+        selections: Functions that choose values by rank, whose gradient is that of the chosen ones.
         optimizes_inside: Whether the forward pass calls autograd.
         error: Why the pass failed; empty if it did not.
     """
 
     operators: tuple[OperatorFinding, ...]
     gradient: Tensor | None
+    selections: tuple[OperatorFinding, ...]
     optimizes_inside: bool
     error: str
 
@@ -126,4 +128,8 @@ def scan_operators(
         OperatorFinding(path="", operator=operator, count=scripted.count(operator))
         for operator in dict.fromkeys(scripted)
     )
-    return OperatorScan(operators, gradient, model.autograd_calls > 0, error)
+    selections = tuple(
+        OperatorFinding(path=path, operator=name, count=model.selections.count((path, name)))
+        for path, name in dict.fromkeys(model.selections)
+    )
+    return OperatorScan(operators, gradient, selections, model.autograd_calls > 0, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from robustbench_local.attacks.adaptive.composition import PilotResult
@@ -27,12 +28,32 @@ def run_pilot(
         candidates: The candidate steps.
         rows: Images of the sample to run on, (M,) int64, M at least 1.
     """
-    return tuple(_try_step(inputs, step, rows) for step in candidates)
+    return tuple(_try_step(inputs, step, rows)[0] for step in candidates)
 
 
-def _try_step(inputs: AttackInputs, step: AttackStep, rows: Tensor) -> PilotResult:
-    stage = replace(step, steps=min(step.steps, PILOT_STEPS)).build_stage()
-    model, problem, broken = inputs.classifier, "", 0
+def run_trials(
+    inputs: AttackInputs, candidates: Sequence[AttackStep], rows: Tensor
+) -> tuple[PilotResult, ...]:
+    """Run a short version of each step on the images that as long a search by the own gradients fails on.
+
+    Args:
+        inputs: As in `run_pilot`.
+        candidates: The steps on trial.
+        rows: Images of the sample, (M,) int64, M at least 1.
+    """
+    if not candidates:
+        return ()
+    own = AttackStep(label="own gradients", search="apgd", steps=PILOT_STEPS, loss="margin")
+    _, broken = _try_step(inputs, own, rows)
+    left = rows[~broken]
+    return tuple(_try_step(inputs, step, left)[0] for step in candidates) if len(left) else ()
+
+
+def _try_step(inputs: AttackInputs, step: AttackStep, rows: Tensor) -> tuple[PilotResult, Tensor]:
+    """Run a short version of a step; also return on which images it succeeds, (M,) boolean."""
+    stage = replace(step, steps=min(step.steps, PILOT_STEPS)).build_stage(inputs.threat)
+    model, problem = inputs.classifier, ""
+    broken = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     before = _count_passes(inputs)
     engine = Engine(
         model,
@@ -45,18 +66,19 @@ def _try_step(inputs: AttackInputs, step: AttackStep, rows: Tensor) -> PilotResu
         queried = stage.build_classifier(model) if stage.build_classifier else model
         with engine.use_classifier(queried):
             engine.run(stage.build_search(inputs.threat), engine.build_items())
-        broken = int(engine.finished.sum())
+        broken = engine.finished.clone()
     except RobustbenchError as failure:
         problem = failure.what
     except Exception as failure:  # noqa: BLE001 - a surrogate inside foreign code may fail in any way
         problem = " ".join(f"{type(failure).__name__}: {failure}".split())[:200]
-    return PilotResult(
+    result = PilotResult(
         label=step.label,
         images=len(rows),
-        broken=broken,
+        broken=int(broken.sum()),
         passes=_count_passes(inputs) - before,
         problem=problem,
     )
+    return result, broken
 
 
 def _count_passes(inputs: AttackInputs) -> int:

@@ -17,6 +17,8 @@ from robustbench_local.attacks.minimum_norm.fab import FABSearch
 from robustbench_local.attacks.square.square import SquareSearch
 from robustbench_local.threats.threat_model import ThreatModel
 
+NEIGHBORHOOD_SHARE = 0.5
+"""Size of a neighborhood, as a share of the radius of the ball."""
 SearchName = Literal["apgd", "fab", "square"]
 
 
@@ -41,8 +43,9 @@ class AttackStep:
     view: ViewSpec | None = None
     """How gradients are obtained; None: the model's own."""
 
-    def build_stage(self) -> Stage:
-        """Return the stage of the ensemble."""
+    def build_stage(self, threat: ThreatModel) -> Stage:
+        """Return the stage of the ensemble; neighborhoods are as large as the threat model's ball."""
+        view = None if self.view is None else _fit_neighborhood(self.view, threat)
         return Stage(
             name=self.label,
             build_search=self._build_search,
@@ -50,7 +53,7 @@ class AttackStep:
             first_restart=self.first_restart,
             targets=self.targets,
             uses_gradients=self.search != "square",
-            build_classifier=None if self.view is None else partial(build_view, spec=self.view),
+            build_classifier=None if view is None else partial(build_view, spec=view),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -74,3 +77,9 @@ class AttackStep:
             ),
         }
         return builders[self.search]()
+
+
+def _fit_neighborhood(view: ViewSpec, threat: ThreatModel) -> ViewSpec:
+    if view.kind != "neighborhood":
+        return view
+    return replace(view, radius=NEIGHBORHOOD_SHARE * threat.eps, norm=threat.norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from robustbench_local.attacks.adaptive.part_model import convert_to_part_input
 from robustbench_local.attacks.adaptive.stair_nodes import replace_stair_gradients
 from robustbench_local.attacks.adaptive.straight_through import attach_gradient
 from robustbench_local.attacks.adaptive.surrogate_operators import SurrogateMode
+from robustbench_local.attacks.adaptive.wide_slopes import WideSlopeMode
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.image_borders import BorderProbe
 from robustbench_local.classifier.wrapper import WrappedClassifier, find_innermost
@@ -38,6 +39,8 @@ class SurrogateModel(nn.Module):
         bypassed: Paths of modules that get the gradient of the identity.
         measured: Paths of modules with few inputs whose Jacobian is measured by finite differences.
         anchors: Parts by path; all that is before them has the gradient of a straight line.
+        width: Half the length of the interval over which functions of single values have their mean slope,
+            in standard deviations; 0: they have their own.
         record: Receives each replaced operator.
         record_stair: Receives, in the backward pass, each operator in scripted code that decides the answer.
 
@@ -45,6 +48,7 @@ class SurrogateModel(nn.Module):
         autograd_calls: Calls of autograd in the last forward pass.
         functions: Custom autograd functions of the model, which get surrogates too.
         runs: Forward passes with surrogates.
+        selections: Module path and name of each function in the last one that chooses values by rank.
     """
 
     def __init__(
@@ -55,18 +59,20 @@ class SurrogateModel(nn.Module):
         bypassed: Collection[str] = (),
         measured: Collection[str] = (),
         anchors: Mapping[str, PartFinding] | None = None,
+        width: float = 0.0,
         record: RecordOperator | None = None,
         record_stair: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()
         self.model, self._selects = model, selects
-        self._record, self._record_stair = record, record_stair
+        self._record, self._record_stair, self._width = record, record_stair, width
         self._bypassed = {id(resolve_part(model, path)) for path in bypassed if path}
         layers = [resolve_part(model, path) for path in measured if path]
         self._measured = {id(layer): MeasuredJacobian(layer) for layer in layers}
         self._anchors = {id(resolve_part(model, path)): part.input for path, part in (anchors or {}).items()}
         self.autograd_calls = self.runs = 0
         self.functions = CustomFunctions()
+        self.selections: list[tuple[str, str]] = []
         self._knows_functions, self._has_stairs = False, True
 
     def forward(self, images: Tensor) -> Any:
@@ -91,9 +97,12 @@ class SurrogateModel(nn.Module):
             _without_backward_hooks(self.model),
         ):
             mode = self._make_mode(stack)
-            with self.functions.replace_gradients(mode), mode.intercept_torch():
+            widener = WideSlopeMode(self._width) if self._width else None
+            opened = widener or nullcontext()
+            with self.functions.replace_gradients(mode), mode.intercept_torch(), opened:
                 answer = self.model(images)
-        self.autograd_calls = mode.autograd_calls
+            answer = answer if widener is None else widener.end_chains(answer)
+        self.autograd_calls, self.selections = mode.autograd_calls, mode.selections
         if self._has_stairs and self._selects("", "round"):
             self._has_stairs = replace_stair_gradients(answer, self._note_stair) > 0
         return answer

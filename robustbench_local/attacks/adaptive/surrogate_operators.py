@@ -68,6 +68,7 @@ class SurrogateMode(TorchFunctionMode):
         autograd_calls: Number of calls of autograd inside the forward pass.
         gentle_operators: Operators that are sound as they are.
         inner_leaves: Tensors that the model itself differentiates with respect to.
+        selections: Module path and name of each function that chooses values by rank.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class SurrogateMode(TorchFunctionMode):
         self.gentle_operators = activation_rules.GENTLE_OPERATORS
         self.arrays = ArrayBridge()
         self.inner_leaves: list[Tensor] = []
+        self.selections: list[tuple[str, str]] = []
         self._shadows: dict[int, tuple[Tensor, Tensor]] = {}
         self._divided: dict[int, tuple[Tensor, Tensor]] = {}
         self._choices: dict[int, tuple[Tensor, IndexChoice]] = {}

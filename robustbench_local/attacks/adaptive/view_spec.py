@@ -13,7 +13,7 @@ from robustbench_local.attacks.adaptive.findings import (
     read_part,
 )
 
-ViewKind = Literal["own", "bpda", "smooth", "part", "log", "rescaled", "undefended"]
+ViewKind = Literal["own", "bpda", "smooth", "part", "log", "rescaled", "undefended", "wide", "neighborhood"]
 
 MIN_COSINE = 0.95
 """Median cosine with finite differences below which gradients do not describe the model.
@@ -30,6 +30,9 @@ MAX_LOGIT_RANGE = 100.0
 """Median logit range above which cross-entropy saturates in float32; measured: 10 to 22 on sound networks."""
 
 
+WIDE_SLOPES = (0.1, 0.5, 1.5)
+"""Half the lengths of intervals for mean slopes, in standard deviations of a function's input: the change of
+pixels within usual radii is a tenth of theirs, and a smooth activation bends over one or two."""
 USUAL_LOGIT_RANGE = 10.0
 """Logit range to which a view rescales; see `MAX_LOGIT_RANGE`."""
 TINY_RANGE = 1e-30
@@ -54,7 +57,8 @@ class ViewSpec:
             the backward pass; ``smooth``: activations have smoother backward passes; ``part``: the gradient
             of submodules' loss; ``log``: of the log of the output, for models that return probabilities;
             ``rescaled``: of the loss of logits divided by ``scale``; ``undefended``: of the classifier
-            without its wrapper defense.
+            without its wrapper defense; ``wide``: functions of single values have their mean slope over an
+            interval; ``neighborhood``: the mean of the model's gradients at points around the image.
         paths: Module paths that it concerns: where operators are replaced (none: everywhere), or the parts.
         operators: Names of the operators that are replaced; none: all.
         bypassed: Paths of modules, from a shape to the same shape, that have the gradient of the identity.
@@ -66,6 +70,9 @@ class ViewSpec:
         label: Name for reports.
         draws: Draws over which a random model's gradient is averaged.
         scale: Divisor of the logits.
+        width: Half the length of the interval of ``wide``, in standard deviations of the functions' input.
+        radius: Size of a neighborhood: the norm of the offsets, in Linf the standard deviation of a pixel.
+        norm: The norm of that size.
     """
 
     kind: ViewKind
@@ -78,6 +85,9 @@ class ViewSpec:
     label: str
     draws: int = 1
     scale: float = 1.0
+    width: float = 0.0
+    radius: float = 0.0
+    norm: str = "Linf"
 
     def __post_init__(self) -> None:
         """Make tuples and findings of the lists and dicts that JSON has instead."""
@@ -116,6 +126,24 @@ def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
     return tuple(views)
 
 
+def list_trial_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
+    """List views for faults that a look cannot see: correct gradients that say nothing at some distance.
+
+    Each is used only where its short version succeeds on an image on which the model's own gradients do not.
+    """
+    gradients = findings.gradients
+    if not gradients.has_access:
+        return ()
+    draws = findings.randomness.draws
+    views = [
+        ViewSpec(kind="wide", label=f"mean slopes over {width:g} deviations", width=width, draws=draws)
+        for width in WIDE_SLOPES
+    ]
+    if gradients.has_graph and not gradients.error and draws == 1:
+        views.append(ViewSpec(kind="neighborhood", label="mean gradients of a neighborhood"))
+    return tuple(views)
+
+
 def has_extreme_logits(findings: ModelFindings) -> bool:
     """Check whether logits are so far apart, or so close, that gradients are zero in the arithmetic used.
 
@@ -133,7 +161,7 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
     draws = findings.randomness.draws
     cosine = findings.gradients.surrogate_cosine
     views = []
-    if findings.operators and not _declares_surrogates(findings):
+    if findings.operators and not declares_surrogates(findings):
         paths = tuple(dict.fromkeys(finding.path for finding in findings.operators))
         names = tuple(dict.fromkeys(finding.operator for finding in findings.operators))
         label = f"BPDA through {_join_names(names)} in {_join_names(paths)}"
@@ -148,7 +176,7 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
         label = f"measured Jacobian of {_join_names(measured)}"
         views.append(ViewSpec(kind="bpda", measured=measured, label=label, draws=draws))
     bases = tuple(part for part in findings.parts if part.role == "base")
-    if bases and not _declares_surrogates(findings):
+    if bases and not declares_surrogates(findings):
         anchors = tuple(part.path for part in bases)
         label = f"BPDA with the identity up to {_join_names(anchors)}"
         views.append(ViewSpec(kind="bpda", anchors=anchors, parts=bases, label=label, draws=draws))
@@ -161,7 +189,7 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
     return views
 
 
-def _declares_surrogates(findings: ModelFindings) -> bool:
+def declares_surrogates(findings: ModelFindings) -> bool:
     """Check that the model gives its operators or layers the gradients of surrogates by itself."""
     cosine = findings.gradients.surrogate_cosine
     if findings.operators:

@@ -169,8 +169,14 @@ class _ActiveImages:
             rounded_points = self._round_points(points, index)
             logits, gradient = self._compute_gradient(rounded_points, index)
             self._update_best_points(index, rounded_points, logits)
-            length = self._threat.eps * _FIRST_STEP_SHARE * _STEP_DECAY_FACTOR**step
-            moved = points + length * compute_steepest_step(gradient, self._threat.norm)
+            length = _STEP_DECAY_FACTOR**step * _FIRST_STEP_SHARE
+            if self._threat.norm == "L0":  # the changed pixels may take any color
+                direction = compute_steepest_step(gradient, "Linf") * _mark_changed_pixels(
+                    self._candidates[index], self._originals[index]
+                )
+            else:
+                direction = self._threat.eps * compute_steepest_step(gradient, self._threat.norm)
+            moved = points + length * direction
             moved = self._project_points(moved, index)
             # points that the gradient does not move would be evaluated repeatedly
             going = ~self._done[index] & (moved != points).flatten(1).any(dim=1)
@@ -251,9 +257,16 @@ def _count_tries(access: Access) -> int:
 
 
 def _extrapolate_change(change: Tensor, threat: ThreatModel) -> Tensor:
-    """Extend the change to the ball's limit: to its corner under Linf, otherwise to its surface."""
+    """Extend the change to the ball's limit: to its corner under Linf and L0, otherwise to its surface."""
+    if threat.norm == "L0":
+        return change.sign()  # as far as the box goes
     size = reshape_for_broadcast(compute_norms(change, threat.norm), change)
     factor = threat.eps / size.clamp_min(torch.finfo(change.dtype).tiny)
     if threat.norm == "Linf":
         return (_EXTRAPOLATION_FACTOR * factor * change).clamp(-threat.eps, threat.eps)
     return factor * change
+
+
+def _mark_changed_pixels(points: Tensor, originals: Tensor) -> Tensor:
+    """Mark the pixels of which any channel has changed, (N, 1, H, W) boolean."""
+    return (points != originals).any(dim=1, keepdim=True)

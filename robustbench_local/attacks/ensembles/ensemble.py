@@ -72,12 +72,7 @@ class Ensemble(EngineAttack):
                 ranked = rank_targets(engine, threat, most)
             before = engine.finished.clone()
             targets = None if ranked is None or not stage.targets else ranked[:, : stage.targets]
-            queried = (
-                stage.build_classifier(engine.classifier) if stage.build_classifier else engine.classifier
-            )
-            with engine.use_classifier(queried):
-                for restart in range(stage.first_restart, stage.first_restart + stage.restarts):
-                    engine.run(stage.build_search(threat), engine.build_items(restart, targets=targets))
+            _run_stage(engine, stage, threat, targets)
             engine.classifier.record_stage((engine.finished & ~before).nonzero().flatten(), stage.name)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:

@@ -140,6 +140,7 @@ def _inspect_sample(model: DiagnosedModel) -> None:
         model.missing_findings = TOO_SMALL_REASON
         return
     rows, model.is_wholly_inspected = rows[:count], inspect is inspect_model
+    model.knows_parts = inspect is not inspect_briefly
     stream = RandomStream(model.seed, tuple(model.ids[row] for row in rows.tolist()), "inspection")
     images, labels = (part[rows].to(model.classifier.device) for part in (model.images, model.labels))
     try:

@@ -49,6 +49,8 @@ class DiagnosedModel:
     """What the inspection of the model found; None if there was none."""
     is_wholly_inspected: bool = False
     """Whether the inspection looked at operators and layers as well."""
+    knows_parts: bool = False
+    """Whether a shorter inspection looked for networks inside, as a whole one does."""
     missing_findings: str = "the model was not inspected"
     """Why there are no findings, without a full stop."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from robustbench_local.evaluation.diagnostics.blocking_operators import BlockingOperators
 from robustbench_local.evaluation.diagnostics.changing_answers import ChangingAnswers
+from robustbench_local.evaluation.diagnostics.chosen_members import ChosenMembers
 from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic
 from robustbench_local.evaluation.diagnostics.gradient_agreement import GradientAgreement
 from robustbench_local.evaluation.diagnostics.inner_optimization import InnerOptimization
@@ -35,6 +36,7 @@ DIAGNOSTICS: tuple[Diagnostic, ...] = (
     InnerOptimization(),
     BlockingOperators(),
     InputForm(),
+    ChosenMembers(),
     UnboundedAttack(),
     RandomNoise(),
 )

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
-from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic, Reading, build_unread
+from robustbench_local.evaluation.diagnostics.diagnostic import (
+    Diagnostic,
+    Reading,
+    build_unread,
+    format_images,
+)
 from robustbench_local.evaluation.diagnostics.vanishing_gradient import MAX_ZERO_SHARE
 
 MIN_COSINE = 0.95
@@ -16,6 +21,8 @@ MAX_RELATIVE_ERROR = 0.50
 """Largest median relative error of the slopes. Trained sound networks give .06 or less, and .20 with random
 weights and maximum pooling, whose kinks lie closer than the steps; rounding and straight-through gradients .8
 or more. A gradient that is right in direction and wrong in length hardly hinders attacks."""
+MAX_STATED_ERROR = 10.0
+"""Largest relative error that the sentence states as a number."""
 MIN_INFORMATIVE_SHARE = 0.25
 """Share of images whose output has to change measurably along the directions."""
 
@@ -44,7 +51,7 @@ class GradientAgreement(Diagnostic):
             return Reading(
                 status="ok",
                 sentence=f"The gradient predicts how the output changes: its slopes and measured ones agree "
-                f"(cosine {cosine:.3f}, where 1 is perfect; error {error:.1%}).",
+                f"on {format_images(n, n)} (cosine {cosine:.3f}, where 1 is perfect; error {error:.1%}).",
                 value=cosine,
                 limit=MIN_COSINE,
                 n=n,
@@ -55,12 +62,18 @@ class GradientAgreement(Diagnostic):
         return Reading(
             status="fail" if is_failed else "warn",
             sentence=f"The gradient, the direction that attacks follow, {how}: slopes that it predicts and "
-            f"measured ones agree to {cosine:.2f} only, where 1 is perfect, and are off by {error:.0%}.",
+            f"measured ones agree to {cosine:.2f} only on {format_images(n, n)}, where 1 is perfect, and are "
+            f"off by {_format_error(error)}.",
             value=cosine if by_cosine else error,
             limit=MIN_COSINE if by_cosine else MAX_RELATIVE_ERROR,
             n=n,
             action="Run an attack that does not rely on it: adaptive, or square with 5,000 queries.",
         )
+
+
+def _format_error(error: float) -> str:
+    """Format a relative error; huge ones, where hardly anything changes, as such."""
+    return f"{error:.0%}" if error <= MAX_STATED_ERROR else f"more than {MAX_STATED_ERROR:.0%}"
 
 
 def _find_obstacle(model: DiagnosedModel) -> str:

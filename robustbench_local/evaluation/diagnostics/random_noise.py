@@ -50,10 +50,10 @@ class RandomNoise(Diagnostic):
         draws = min(draws, model.budget.left // n)
         broken = self._find_broken(model, rows[:n], threat, draws)
         count = int(broken.sum())
-        found = f"{format_images(count, n)} change their class in {draws} draws of random noise of this size"
         return Reading(
             status="ok",
-            sentence=f"{found[0].upper()}{found[1:]}.",
+            sentence=f"Random noise of this size changes the class of {format_images(count, n)} "
+            f"in {draws} draws.",
             value=count / n,
             n=n,
             images=tuple(model.ids[row] for row in rows[:n][broken].tolist()),
@@ -73,8 +73,15 @@ class RandomNoise(Diagnostic):
 
 
 def _sample_noise(originals: Tensor, stream: RandomStream, threat: ThreatModel, draw: int) -> Tensor:
-    """Return noise, as large as the ball allows: random corners under Linf, random points otherwise."""
+    """Return noise, as large as the ball allows: random corners under Linf, random points otherwise.
+
+    Under L0, random pixels get random colors of the corners of the box.
+    """
     shape = tuple(originals.shape[1:])
+    if threat.norm == "L0":
+        colors = (stream.sample_uniform(shape, draw=f"noise/{draw}", device="cpu") >= 0.5).to(originals)
+        pixels = sample_random_start(stream, shape, threat, draw=f"noise/{draw}/pixels", device="cpu") != 0
+        return (colors - originals) * pixels.any(dim=1, keepdim=True)
     if threat.norm == "Linf":
         return threat.eps * (stream.sample_uniform(shape, draw=f"noise/{draw}", device="cpu") - 0.5).sign()
     return sample_random_start(stream, shape, threat, draw=f"noise/{draw}", device=torch.device("cpu"))

@@ -25,6 +25,7 @@ from robustbench_local.attacks.adaptive.gradient_checks import (
 from robustbench_local.attacks.adaptive.layer_checks import check_functions
 from robustbench_local.attacks.adaptive.logit_checks import check_logits
 from robustbench_local.attacks.adaptive.operator_scan import scan_operators
+from robustbench_local.attacks.adaptive.part_search import find_parts
 from robustbench_local.attacks.adaptive.randomness_checks import check_randomness
 from robustbench_local.attacks.core.losses import compute_cross_entropy, compute_margin
 from robustbench_local.classifier import Classifier
@@ -47,7 +48,7 @@ def inspect_gradients(
     """Look at gradients, logits, random draws and operators; arguments as for `inspect_model`.
 
     Returns:
-        Findings whose layers and parts are unknown; their passes count in the open counter.
+        Findings whose layers are unknown; their passes count in the open counter.
     """
     with torch.no_grad():
         logits = classifier(images)
@@ -57,13 +58,17 @@ def inspect_gradients(
         check_gradients(classifier, images, labels, stream),
         check_randomness(classifier, images, labels),
     )
-    return _add_operators(classifier, findings, images, labels, stream)
+    findings = _add_operators(classifier, findings, images, labels, stream)
+    core = find_innermost(classifier)
+    rows = images[:SCANNED_IMAGES]
+    with _count_apart(core, len(rows), classifier.open_counter):
+        return replace(findings, parts=find_parts(core, rows) if core.access != "labels" else ())
 
 
 def inspect_briefly(
     classifier: Classifier, images: Tensor, labels: Tensor, stream: RandomStream
 ) -> ModelFindings:
-    """Ask the same in about 17 passes an image; arguments and result as for `inspect_gradients`."""
+    """Ask the same in about 17 passes an image, except for parts; arguments as for `inspect_gradients`."""
     with preserve_randomness(), torch.no_grad():
         answers = [classifier(images) for _ in range(2)]
     unit = [F.normalize(logits.double(), dim=1) for logits in answers]
@@ -201,6 +206,7 @@ def _add_operators(
         findings,
         gradients=replace(findings.gradients, surrogate_cosine=cosine),
         operators=scan.operators + functions,
+        selections=scan.selections,
         optimizes_inside=scan.optimizes_inside,
         surrogate_error=scan.error,
     )

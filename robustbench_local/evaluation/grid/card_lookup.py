@@ -35,6 +35,7 @@ _METHOD_TITLES: Mapping[str, str] = {
     "patch": "Patch",
     "pgd": "PGD",
     "reference:autoattack": "AutoAttack (reference)",
+    "sparse-rs": "Sparse-RS",
     "spatial": "Spatial",
     "spsa": "SPSA",
     "square": "Square",

@@ -38,7 +38,11 @@ from robustbench_local.evaluation.harness.outcome import (
     build_failed_attack_outcome,
     build_proven_outcome,
 )
-from robustbench_local.evaluation.harness.outside_checks import check_candidates, keep_model_unchanged
+from robustbench_local.evaluation.harness.outside_checks import (
+    check_candidates,
+    keep_model_unchanged,
+    keep_process_unchanged,
+)
 from robustbench_local.evaluation.harness.success_refinement import (
     FINISHING_VERIFICATION_PASSES,
     AttackedImages,
@@ -253,9 +257,14 @@ def _attack_and_verify(
     while repeated:
         with attacked_model.count_passes(len(chosen), job.attack.queries) as counter:
             spent.pass_counters[:] = [counter]
-            with keep_model_unchanged(job.attack, classifier, attacked_model):
+            with (
+                keep_model_unchanged(job.attack, classifier, attacked_model),
+                keep_process_unchanged(job.attack, classifier.add_note),
+            ):
+                # copies: what an attack writes into its arguments must not reach the verification
+                own_masks = None if masks is None else masks.clone()
                 returned = job.attack.perturb(
-                    attacked_model, images.clone(), labels.clone(), job.threat, stream, masks
+                    attacked_model, images.clone(), labels.clone(), job.threat, stream, own_masks
                 )
             candidates = check_candidates(job.attack, returned)
         repeated = attacked_model.gradient_guard.detect_missed_faults()

@@ -110,7 +110,8 @@ class _BatchQueue:
 
     def run(self) -> Iterator[OutcomeBatch]:
         """Yield the batches, each once its failures are known to be caused by its images."""
-        suspects: list[OutcomeBatch] = []  # failures before the first success: they may be the model's
+        suspects: list[OutcomeBatch] = []  # before the first success: failures may be the model's
+        failures = 0
         while self.queue:
             positions = self.queue.pop(0)
             try:
@@ -121,7 +122,8 @@ class _BatchQueue:
                 if self._requeue_after_failure(positions, failure):
                     continue
                 suspects.append(_build_failed_batch(self.job, positions[0], failure))
-                if not self.has_succeeded and len(suspects) >= min(
+                failures += 1
+                if not self.has_succeeded and failures >= min(
                     MAX_FAILURES_BEFORE_SUCCESS, self.job.image_count
                 ):
                     if isinstance(failure, AttackFailedError):

@@ -9,7 +9,11 @@ from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, split_positions
 from robustbench_local.evaluation.harness.outcome import build_certificate_outcome
-from robustbench_local.evaluation.harness.outside_checks import check_certified_batch, keep_model_unchanged
+from robustbench_local.evaluation.harness.outside_checks import (
+    check_certified_batch,
+    keep_model_unchanged,
+    keep_process_unchanged,
+)
 from robustbench_local.evaluation.harness.verify import predict
 from robustbench_local.randomness import RandomStream
 
@@ -52,6 +56,7 @@ class CertificateJob(Job):
         with (
             queried.count_passes(len(data)) as counter,
             keep_model_unchanged(self.certificate, self.classifier, queried),
+            keep_process_unchanged(self.certificate, self.classifier.add_note),
         ):
             returned = self.certificate.certify(queried, images, labels, self.threat, stream)
         certified = check_certified_batch(self.certificate, returned, len(data))

@@ -6,19 +6,23 @@ changed; they do not protect against malicious code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
 
 from robustbench_local.certification.base import ABSTAINED, CertifiedBatch
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.state_guard import ProcessSettings
 from robustbench_local.errors import ConfigError
 
 _PACKAGE_NAME = __name__.partition(".")[0]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 
 
 def is_own_method(method: object) -> bool:
@@ -31,8 +35,30 @@ def is_own_method(method: object) -> bool:
 
 
 @contextmanager
+def keep_process_unchanged(method: object, add_note: Callable[[str], None]) -> Iterator[None]:
+    """Undo a method's changes of process-wide settings, such as autocast that is left on.
+
+    The harness verifies with the arithmetic of the clean predictions, whatever a method computes with.
+
+    Args:
+        method: The attack or the certificate.
+        add_note: Receives a note if it changed a setting.
+    """
+    settings = ProcessSettings.from_process()
+    try:
+        yield
+    finally:
+        changed = settings.restore_settings()
+        if changed:
+            name = type(method).__name__
+            add_note(f"{name} changes the process-wide {', '.join(changed)}; put back before verification")
+
+
+@contextmanager
 def keep_model_unchanged(method: object, *classifiers: Classifier) -> Iterator[None]:
     """Check that external code leaves weights, forward methods and hooks of the models unchanged.
+
+    A mode that it leaves, training or evaluation, is put back without a word.
 
     Args:
         method: The attack or the certificate; one of this package is not checked.
@@ -52,9 +78,13 @@ def keep_model_unchanged(method: object, *classifiers: Classifier) -> Iterator[N
         }.values()
     )
     before = [_copy_state(network) for network in networks]
+    modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
         yield
     finally:
+        for module, mode in modes:
+            if module.training != mode:
+                module.train(mode)
         changed = [_restore_state(network, state) for network, state in zip(networks, before, strict=True)]
     if any(changed):
         what = f"changed the model's {next(filter(None, changed))}: what it found does not count"
@@ -106,28 +136,45 @@ _FIELD_TYPES = {
 }
 
 
-def _copy_state(network: nn.Module) -> tuple[dict[str, Tensor], list[Any]]:
-    """Copy the weights, and record the forward method and hooks of each module."""
+@dataclass(frozen=True)
+class _ModuleCalls:
+    """What is called when a module is: its forward methods and its hooks."""
+
+    module: nn.Module
+    own_forward: Any
+    class_forward: Any
+    hooks: list[dict[Any, Any]]
+
+
+def _copy_state(network: nn.Module) -> tuple[dict[str, Tensor], list[_ModuleCalls], list[dict[Any, Any]]]:
+    """Copy the weights, the forward method and the hooks of each module, and the hooks of all modules."""
     with torch.no_grad():
         weights = {name: value.detach().clone() for name, value in network.named_parameters()}
-    return weights, _list_calls(network)
+    return weights, _list_calls(network), [dict(hooks) for hooks in _list_global_hooks()]
 
 
-def _list_calls(network: nn.Module) -> list[Any]:
+def _list_calls(network: nn.Module) -> list[_ModuleCalls]:
     return [
-        (
+        _ModuleCalls(
             module,
             vars(module).get("forward"),
             type(module).forward,
-            [len(vars(module)[hooks]) for hooks in _HOOKS],
+            [dict(vars(module)[name]) for name in _HOOKS],
         )
         for module in network.modules()
     ]
 
 
-def _restore_state(network: nn.Module, state: tuple[dict[str, Tensor], list[Any]]) -> str:
+def _list_global_hooks() -> list[dict[Any, Any]]:
+    """Return torch's own tables of the hooks that run for every module."""
+    return [getattr(module_hooks, name) for name in _GLOBAL_HOOKS]
+
+
+def _restore_state(
+    network: nn.Module, state: tuple[dict[str, Tensor], list[_ModuleCalls], list[dict[Any, Any]]]
+) -> str:
     """Restore the network; return a word for what had changed, or nothing."""
-    weights, calls = state
+    weights, calls, global_hooks = state
     changed = ""
     with torch.no_grad():
         now = dict(network.named_parameters())
@@ -136,4 +183,27 @@ def _restore_state(network: nn.Module, state: tuple[dict[str, Tensor], list[Any]
                 changed = "weights"
                 if name in now and now[name].shape == value.shape:
                     now[name].data.copy_(value)
-    return changed or ("" if _list_calls(network) == calls else "forward or hooks")
+    if _list_calls(network) != calls or _list_global_hooks() != global_hooks:
+        changed = changed or "forward or hooks"
+        for call in calls:
+            _restore_calls(call)
+        for table, hooks in zip(_list_global_hooks(), global_hooks, strict=True):
+            _restore_table(table, hooks)
+    return changed
+
+
+def _restore_calls(before: _ModuleCalls) -> None:
+    """Restore what is called when a module is."""
+    attributes = vars(before.module)
+    attributes.pop("forward", None)
+    if before.own_forward is not None:
+        attributes["forward"] = before.own_forward
+    if type(before.module).forward is not before.class_forward:
+        type(before.module).forward = before.class_forward
+    for name, hooks in zip(_HOOKS, before.hooks, strict=True):
+        _restore_table(attributes[name], hooks)
+
+
+def _restore_table(table: dict[Any, Any], entries: dict[Any, Any]) -> None:
+    table.clear()
+    table.update(entries)

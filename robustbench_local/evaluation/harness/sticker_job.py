@@ -243,6 +243,7 @@ class _StickerEvidence:
             linf=float(compute_norms(change, "Linf")),
             l2=float(compute_norms(change, "L2")),
             l1=float(change.abs().sum()),
+            l0=float(compute_norms(change, "L0")),
             broken_8bit=True if broken else None,  # every photograph is an 8-bit image
             forward_passes=record.forward_passes + passes[0],
             backward_passes=record.backward_passes + passes[1],

@@ -15,6 +15,7 @@ from robustbench_local.attacks.physical.eot import EOTAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import with_verdict_draws
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.evaluation.harness.outside_checks import keep_process_unchanged
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.physical.camera import photograph_scenes
 from robustbench_local.threats.physical.relighting import relight_colours
@@ -135,9 +136,11 @@ class StickerScene:
             seed: The run's seed; the attack has random numbers of its own.
         """
         own = RandomStream(seed, self.stream.ids, repr(attack))
-        candidates = attack.perturb(
-            self.classifier, self.images.clone(), self.labels.clone(), threat, own, self.masks
-        )
+        masks = None if self.masks is None else self.masks.clone()
+        with keep_process_unchanged(attack, self.classifier.add_note):
+            candidates = attack.perturb(
+                self.classifier, self.images.clone(), self.labels.clone(), threat, own, masks
+            )
         reasons = find_scene_violations(candidates, self.images, self.surfaces, threat)
         if all(reasons):  # an invalid result may have any shape
             candidates = self._build_blank_candidates(threat)

@@ -217,7 +217,7 @@ def _merge_results(
     )
     tensors = {
         name: getattr(first, name).index_put((chosen,), getattr(second, name)[places])
-        for name in ("candidates", "linf", "l2", "l1")
+        for name in ("candidates", "linf", "l2", "l1", "l0")
     }
     return replace(first, predictions=reading, broken_8bit=tuple(eight), **tensors)
 

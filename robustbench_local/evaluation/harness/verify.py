@@ -19,7 +19,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import with_verdict_draws
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.eight_bit import round_to_8bit
-from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, compute_norms
+from robustbench_local.threats.lp_ball import compute_norms, compute_tolerated_radius
 from robustbench_local.threats.threat_model import ThreatModel
 from robustbench_local.threats.transformations import apply_transformation, find_parameter_violations
 
@@ -66,6 +66,8 @@ class VerificationResult:
     """(N,) Euclidean norm of the change."""
     l1: Tensor
     """(N,) sum of the changes."""
+    l0: Tensor
+    """(N,) number of changed pixels."""
 
 
 def predict(
@@ -157,7 +159,7 @@ def find_ball_violations(
     finite = torch.isfinite(flat).all(dim=1)
     low, high = flat.amin(dim=1), flat.amax(dim=1)
     size = compute_norms(candidates.double() - originals.double(), threat.norm)
-    limit = threat.eps + LINF_SLACK if threat.norm == "Linf" else threat.eps * (1 + RELATIVE_SLACK)
+    limit = compute_tolerated_radius(threat.norm, threat.eps)
     outside = torch.zeros(count, dtype=torch.bool, device=candidates.device)
     if threat.region == "mask" and masks is not None:
         outside = ((candidates != originals) & ~masks.to(candidates.device)).flatten(1).any(dim=1)
@@ -220,6 +222,7 @@ def verify(
         linf=compute_norms(change, "Linf"),
         l2=compute_norms(change, "L2"),
         l1=change.flatten(1).abs().sum(dim=1),
+        l0=compute_norms(change, "L0"),
     )
 
 

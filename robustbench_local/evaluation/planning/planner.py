@@ -291,6 +291,9 @@ def _list_warnings(grid: Grid, cells: Sequence[CellSpec], data: Dataset, labels:
         if cell.threat.eps > 0.5 and cell.threat.norm == "Linf":
             size = f"eps {cell.threat.eps:g} is more than half of the pixel range"
             yield f"{label}: {size}; was {cell.threat.eps:g}/255 meant?"
+        if cell.threat.norm == "L0" and cell.threat.eps > data.images[0, 0].numel() / 2:
+            pixels = data.images[0, 0].numel()
+            yield f"{label}: {cell.threat.eps:g} pixels are more than half of an image's {pixels:,}"
         yield from (f"{label}: {line}" for line in cell.method.list_warnings(cell.threat))
     for cell in cells:
         yield from (f"model {cell.subject}: {note}" for note in cell.subject.classifier.notes)

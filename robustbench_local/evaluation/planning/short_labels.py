@@ -208,4 +208,6 @@ def _format_budget(card: Card, *, with_norm: bool) -> str:
         return f"up to {format_radius(eps)} degrees"
     if norm in ("sticker", "patch"):
         return f"{100 * eps:.3g}% of the {'sign' if norm == 'sticker' else 'image'}"
+    if norm == "L0":
+        return f"{eps:g} {'pixel' if eps == 1 else 'pixels'}"
     return f"{norm} eps {format_radius(eps)}" if with_norm else f"eps {format_radius(eps)}"

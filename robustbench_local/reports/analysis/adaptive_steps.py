@@ -35,6 +35,12 @@ class AdaptiveCell:
     """In the order in which they ran."""
     extra_successes: Estimate
     """Share of the correctly classified images on which a step beyond AutoAttack's stages was the first."""
+    look_images: int
+    """Number of images that the look at the model was taken on."""
+    look_passes: tuple[int, int]
+    """Forward and backward passes of the look, over all its images."""
+    attack_passes: tuple[int, int]
+    """The same of the steps, over all images."""
     reason: str
     """Why the attack has further steps, or none, in one sentence."""
 
@@ -63,6 +69,9 @@ def _build_cell(cell: CellResult) -> AdaptiveCell:
             for name in names
         ),
         extra_successes=_estimate_share(cell, set(count) - set(AUTOATTACK_STAGES)),
+        look_images=0 if cell.adaptation is None else cell.adaptation.images,
+        look_passes=_count_look_passes(cell),
+        attack_passes=(cell.tally.forward_passes, cell.tally.backward_passes),
         reason=_explain_steps(cell, planned),
     )
 
@@ -77,6 +86,12 @@ def _estimate_share(cell: CellResult, stages: Collection[str]) -> Estimate:
     return estimate_image_share(marks, cell.groups)
 
 
+def _count_look_passes(cell: CellResult) -> tuple[int, int]:
+    if cell.adaptation is None:
+        return (0, 0)
+    return (cell.adaptation.forward_passes, cell.adaptation.backward_passes)
+
+
 def _explain_steps(cell: CellResult, planned: list[str]) -> str:
     adaptation = cell.adaptation
     if adaptation is None:
@@ -88,4 +103,9 @@ def _explain_steps(cell: CellResult, planned: list[str]) -> str:
     )
     if all(name in AUTOATTACK_STAGES for name in planned):
         return f"A look at the model ({passes}) found nothing that misleads AutoAttack: its stages ran alone."
+    if tuple(planned[: len(AUTOATTACK_STAGES)]) == AUTOATTACK_STAGES:
+        return (
+            f"A look at the model ({passes}) found no fault, but short versions of further steps succeeded "
+            "where its own gradients did not, so these steps ran last."
+        )
     return f"A look at the model ({passes}) found gradients that mislead, so further steps ran."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import permutations
 
@@ -9,20 +10,21 @@ from robustbench_local.reports.analysis.attempts import Attempt, index_attempts
 from robustbench_local.reports.analysis.diagnostic_text import build_diagnostic, format_part
 from robustbench_local.reports.analysis.disagreements import find_differing_parameters
 from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
-from robustbench_local.reports.analysis.gradient_masking import MIN_EXCESS_SHARE, exceeds_chance
+from robustbench_local.reports.analysis.gradient_masking import MIN_EXCESS_IMAGES, MIN_EXCESS_SHARE
 from robustbench_local.reports.formatting.text import isolate_direction
 from robustbench_local.store.diagnostic_records import DiagnosticResult
 
 MIN_STEPS_RATIO = 2.0
 """Factor between the numbers of steps from which on a comparison says whether an attack has converged."""
 _NAME = "attack has converged"
-_SOURCE = (
-    "Pintor et al. 2022, arXiv:2106.09947 (incomplete optimization); limit: 1 % of the images and 3 images"
-)
+_SOURCE = "Pintor et al. 2022, arXiv:2106.09947 (incomplete optimization); limit: 1 % and 3 images a doubling"
 
 
 def check_convergence(evidence: Evidence, subject: EvaluatedModel) -> Iterator[DiagnosticResult]:
-    """Yield D13 for each threat model under which an attack ran with two numbers of steps."""
+    """Yield D13 for each threat model under which an attack ran with two numbers of steps.
+
+    What counts is the net gain of a doubling: another one is what the number still lacks.
+    """
     found = False
     for (who, threat), attempts in index_attempts(evidence).items():
         if who != subject:
@@ -51,13 +53,16 @@ def _compare_steps(
     short, long = max(pairs, key=lambda pair: (_get_steps(pair[1]), _get_steps(pair[0])))
     both = short.completed_images & long.completed_images
     gained = len(short.unbroken_images & long.broken_images)
+    doublings = math.log2(_get_steps(long) / max(_get_steps(short), 1.0))
+    lost = len(long.unbroken_images & short.broken_images)
+    further = (gained - lost) / doublings
     others = [one for one in attempts if one.method != long.method and not one.is_single_step]
     settled = any(len(one.broken_images & both) >= len(long.broken_images & both) for one in others)
     figures = (
         f"{format_part(gained, len(both))} are misclassified with {_get_steps(long):g} steps of "
         f"{isolate_direction(long.name)} and not with {_get_steps(short):g}"
     )
-    if not exceeds_chance(gained, len(both)):
+    if further < max(MIN_EXCESS_IMAGES, MIN_EXCESS_SHARE * len(both)):
         status, sentence, action = "ok", f"{figures}: more steps would hardly change the number.", ""
     elif settled:
         status, sentence = "info", f"{figures}; another attack of the run succeeds as often, so it decides."
@@ -72,7 +77,7 @@ def _compare_steps(
         threat,
         status,  # type: ignore[arg-type]
         sentence,
-        value=gained / max(len(both), 1),
+        value=further / max(len(both), 1),
         limit=MIN_EXCESS_SHARE,
         n=len(both),
         source=_SOURCE,

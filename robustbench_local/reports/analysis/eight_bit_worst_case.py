@@ -66,7 +66,7 @@ def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
     """Find the worst case in 8 bits for each untargeted threat model of a norm."""
     cases = []
     for worst in evidence.worst_cases:
-        if worst.threat.norm in {"Linf", "L2", "L1"}:
+        if worst.threat.norm in {"Linf", "L2", "L1", "L0"}:
             marks = _collect_marks(_select_cells_inside(evidence.cells, worst.subject, worst.threat))
             cases.append(
                 _build_case(

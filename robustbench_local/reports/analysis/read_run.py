@@ -72,7 +72,7 @@ _MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper")
 
 _META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)
 
-_NORM_COLUMNS = {"Linf": "linf", "L2": "l2", "L1": "l1"}
+_NORM_COLUMNS = {"Linf": "linf", "L2": "l2", "L1": "l1", "L0": "l0"}
 """The column of an outcome that holds its distance in a norm."""
 
 

@@ -24,6 +24,10 @@ MIN_IMAGES = 100
 """Number of images below which the 95% interval is wider than 20 points (D23)."""
 MIN_CHANCE_RATIO = 2.0
 """Clean accuracy, as a multiple of guessing, below which a warning appears (D22)."""
+MIN_GUESSING_IMAGES = 20
+"""Images from which on a clean accuracy near chance blocks (D22): fewer cannot tell good models from bad."""
+MIN_BINARY_ACCURACY = 0.75
+"""The same of two classes, half way between guessing and never erring (D22)."""
 MAX_DECLARED_GAP = 0.005
 """Difference from a declared clean accuracy up to which it counts as the same (D22)."""
 _OUTSIDE_METHODS = ("torchattacks:", "reference:", "foolbox:", "art:", "python:")
@@ -114,17 +118,21 @@ def check_clean_accuracy(evidence: Evidence, subject: EvaluatedModel) -> Iterato
     if classes > 1:
         limit = 1 / classes
         chance = f"guessing among {classes} classes gives {format_percent(limit)}"
-        if clean.low <= limit:
+        if is_guessing(evidence, subject):
             status = "block"
             sentence = (
                 f"Clean accuracy is {format_estimate(clean)}, but {chance}, so that robust accuracy is "
                 "meaningless."
             )
             action = "Check weights, preprocessing and the order of classes."
-        elif clean.value < MIN_CHANCE_RATIO * limit and classes > 2:
+        elif clean.value < _get_least_accuracy(classes):
             status = "warn"
-            sentence = f"Clean accuracy is only {format_estimate(clean)}, less than twice chance."
+            sentence = f"Clean accuracy is only {format_estimate(clean)}, where {chance}."
             action = "Check its preprocessing and class order."
+        elif clean.low <= limit:
+            status = "warn"
+            sentence = f"Clean accuracy is {format_estimate(clean)}: too few images to tell it from chance."
+            action = f"Evaluate more images: {chance}."
     gap = None if declared is None else abs(clean.value - declared)
     if declared is not None and gap is not None and status != "block":
         outside = gap > MAX_DECLARED_GAP and not clean.low <= declared <= clean.high
@@ -158,9 +166,20 @@ def _find_declared_accuracy(evidence: Evidence, subject: EvaluatedModel) -> floa
 
 
 def is_guessing(evidence: Evidence, subject: EvaluatedModel) -> bool:
-    """Return whether a subject is not significantly better than guessing on clean images (D22)."""
+    """Return whether a subject is not significantly better than guessing on enough clean images (D22)."""
     clean, classes = evidence.compute_clean_accuracy(subject), len(evidence.get_class_names(subject.model))
-    return clean.is_known and classes > 1 and clean.low <= 1 / classes
+    return (
+        clean.is_known
+        and clean.n >= MIN_GUESSING_IMAGES
+        and classes > 1
+        and clean.low <= 1 / classes
+        and clean.value < _get_least_accuracy(classes)
+    )
+
+
+def _get_least_accuracy(classes: int) -> float:
+    """Return the least ordinary clean accuracy for a number of classes."""
+    return MIN_BINARY_ACCURACY if classes <= MIN_CHANCE_RATIO else MIN_CHANCE_RATIO / classes
 
 
 def check_sample_size(evidence: Evidence, subject: EvaluatedModel) -> Iterator[DiagnosticResult]:

@@ -110,7 +110,10 @@ def draw_entry(
     axes.add_patch(box)
     if known:
         below = below or format_interval(square.estimate)
-        below = f"{below}\n{square.mark.partition(' (')[0]}" if square.mark else below
+        if square.mark:
+            first, *others = below.split("\n")
+            numbers = [first, ", ".join(others)] if others else [first]
+            below = "\n".join([*numbers, square.mark.partition(" (")[0]])
         draw_label(axes, x, y, format_percent(square.estimate.value), below, weight="bold")
     else:
         axes.text(

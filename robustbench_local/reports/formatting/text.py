@@ -23,7 +23,7 @@ MAX_NAMED_CELLS = 6
 _HOME_PATTERN = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s:'\"]+")
 _CREDENTIALS_PATTERN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _CONTROL_PATTERN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_THREAT_SUFFIX_PATTERN = re.compile(r"-(?:linf|l2|l1|spatial)-[0-9.]+(?=$|\[)")
+_THREAT_SUFFIX_PATTERN = re.compile(r"-(?:linf|l2|l1|l0|spatial)-[0-9.]+(?=$|\[)")
 _SURFACE_BY_NORM = {"sticker": "sign", "patch": "image"}
 """The surface that the area of an object is a share of."""
 _SHIFT_SHARE_PER_DEGREE = 1 / 300
@@ -71,14 +71,18 @@ def format_distance(norm: str, size: float, *, max_radius: float = math.inf) -> 
     """Format a distance with three digits, in 255ths for norms whose radii are written so.
 
     Args:
-        norm: ``Linf``, ``L2`` or ``L1``.
+        norm: ``Linf``, ``L2``, ``L1`` or ``L0``.
         size: In pixel units of [0, 1]; infinite if it is beyond the searched radius.
         max_radius: The largest distance that was searched.
     """
     if math.isnan(size):
         return MISSING_TEXT
     if math.isinf(size):
-        return f"> {format_radius(max_radius)}" if math.isfinite(max_radius) else "\N{INFINITY}"
+        if math.isinf(max_radius):
+            return "\N{INFINITY}"
+        return f"> {_format_pixels(max_radius) if norm == 'L0' else format_radius(max_radius)}"
+    if norm == "L0":
+        return _format_pixels(size)
     return f"{_format_digits(255 * size)}/255" if norm == "Linf" else _format_digits(size)
 
 
@@ -107,6 +111,8 @@ def format_budget(norm: str, eps: float, surface: SurfaceRecord | None = None) -
         return f"severity {format_radius(eps)}"
     if norm in _SURFACE_BY_NORM:
         return f"{norm} {_format_surface(norm, eps, surface)}"
+    if norm == "L0":
+        return f"L0{at_most}{_format_pixels(eps)}"
     return f"{format_norm(norm)}{at_most}{format_radius(eps)}"
 
 
@@ -114,6 +120,8 @@ def describe_budget(norm: str, eps: float, surface: SurfaceRecord | None = None)
     """Describe the budget in words that follow "an attacker may"; arguments as in ``format_budget``."""
     if norm == "Linf":
         return f"change every pixel by at most {format_radius(eps)}"
+    if norm == "L0":
+        return f"change at most {_format_pixels(eps)}, in any way"
     if norm == "spatial":
         return (
             f"rotate the image by up to {_format_degrees(eps)} and shift it by up to {_format_shift(eps)} "
@@ -131,6 +139,8 @@ def format_axis_label(norm: str) -> str:
     """Format the label of an axis of radii."""
     if norm == "spatial":
         return "largest rotation in degrees; shifts grow with it"
+    if norm == "L0":
+        return "number of changed pixels (L0)"
     return f"perturbation budget eps ({format_norm(norm)})"
 
 
@@ -144,6 +154,10 @@ def format_knowledge(knowledge: str, surrogate: str | None) -> str:
 def get_attack_family(attack: str) -> str:
     """Return an attack's name without its threat model: ``pgd50`` for ``pgd50-linf-8``."""
     return _THREAT_SUFFIX_PATTERN.sub("", attack)
+
+
+def _format_pixels(count: float) -> str:
+    return format_count(round(count), "pixel")
 
 
 def isolate_direction(text: str) -> str:

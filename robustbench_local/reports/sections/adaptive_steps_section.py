@@ -8,7 +8,7 @@ from robustbench_local.reports.analysis.adaptive_steps import AdaptiveCell, buil
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.formatting.text import format_estimate
-from robustbench_local.reports.sections.section import Section
+from robustbench_local.reports.sections.section import JsonDict, Section
 from robustbench_local.store import RunStore
 
 
@@ -45,5 +45,31 @@ class AdaptiveStepsSection(Section[tuple[AdaptiveCell, ...]]):
             total = ["**all steps beyond AutoAttack's**", format_estimate(entry.extra_successes)]
             yield from (*render_table(["step", "first to succeed"], [*rows, total]), "")
 
+    def to_json(self, evidence: Evidence) -> JsonDict:
+        """Encode ``adaptive_steps``."""
+        return {"adaptive_steps": [_encode_cell(entry) for entry in build_adaptive_cells(evidence)]}
+
 
 ADAPTIVE_STEPS = AdaptiveStepsSection()
+
+
+def _encode_cell(entry: AdaptiveCell) -> JsonDict:
+    return {
+        "model": entry.cell.subject.model,
+        "defense": entry.cell.subject.defense,
+        "attack": entry.cell.record.attack,
+        "threat": entry.cell.threat.name,
+        "steps": [
+            {
+                "name": step.name,
+                "first_successes": step.first_successes.to_json(),
+                "is_extra": step.is_extra,
+            }
+            for step in entry.steps
+        ],
+        "extra_successes": entry.extra_successes.to_json(),
+        "look_images": entry.look_images,
+        "look_passes": list(entry.look_passes),
+        "attack_passes": list(entry.attack_passes),
+        "sentence": entry.reason,
+    }

@@ -54,7 +54,7 @@ def encode_results(
 
     Returns:
         ``schema``, ``question``, ``cells``, ``worst_case``, ``comparisons``, ``gates``, ``findings``,
-        ``doubts``, ``diagnostics``, ``checklist``, ``transfers``, ``naive_vs_adaptive``,
+        ``doubts``, ``diagnostics``, ``checklist``, ``transfers``, ``adaptive_steps``, ``naive_vs_adaptive``,
         ``accuracy_bounds``, ``corruptions``, ``goals``, ``stickers``, ``environment``, ``data``,
         ``models``, ``severity``, ``seed`` and ``grid``, as documented. Shares lie in [0, 1]; one that is
         not known is ``{"value": null, ..., "reason": "..."}``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -79,9 +79,10 @@ def test_the_sample_is_the_first_correctly_classified_images_whatever_the_batche
         job, record = adapt_job(
             build_job(linear, data, Adapting()), batch_size=size, isolation=IsolationSettings()
         )
-        assert CALLS == [("made/1", "made/2", "made/3", "made/4")]  # every tenth is misclassified
-        assert (job.attack.steps, record.description, record.images) == (3, {"steps": 3}, 4)
-        assert record.forward_passes == 5 + 4  # the choice of the sample and its own look
+        # every tenth is misclassified
+        assert [tuple(f"made/{number}" for number in range(1, 7))] == CALLS
+        assert (job.attack.steps, record.description, record.images) == (3, {"steps": 3}, 6)
+        assert record.forward_passes == 7 + 6  # the choice of the sample and its own look
         assert record.problem == ""
 
 
@@ -139,8 +140,25 @@ def test_a_service_that_cannot_be_reached_ends_the_cell(linear, data):
 
 @pytest.mark.parametrize(
     ("images", "expected"),
-    [(1, 1), (4, 4), (99, MIN_SAMPLE_IMAGES), (124, 4), (125, 5), (399, 15), (400, 16), (9999, 16)],
+    [(1, 1), (4, 4), (39, MIN_SAMPLE_IMAGES), (49, 4), (50, 5), (159, 15), (160, 16), (9999, 16)],
 )
 def test_the_sample_grows_with_the_cell_between_its_limits(images, expected):
     assert count_sample_images(images) == expected
     assert expected <= MAX_SAMPLE_IMAGES
+
+
+@pytest.mark.parametrize(("right", "sample"), [((), ()), ((16,), ()), ((15,), (15,)), ((1, 15, 16), (1, 15))])
+def test_at_most_four_times_the_sample_is_classified_to_find_it(linear, data, right, sample):
+    """Images that are misclassified are of no use for the sample, and are not sought for ever."""
+    labels = (linear(data.images).argmax(dim=1) + 1) % 4
+    for position in right:
+        labels[position] = (labels[position] - 1) % 4
+    CALLS.clear()
+    job = build_job(linear, replace(data, labels=labels), Adapting())
+    adapted, record, notes = adapt(job)
+    assert [tuple(f"made/{position}" for position in sample)] * bool(sample) == CALLS
+    assert (record.images, record.forward_passes) == (len(sample), 16 + len(sample))
+    if not sample:
+        assert adapted is job
+        assert record.problem == "none of the first images is classified correctly"
+        assert [record.problem in note for note in notes] == [True]

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from robustbench_local.classifier import Classifier, Consistency
+from robustbench_local.classifier.state_guard import RandomStates
+from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.harness.answer_agreement import (
     AgreementCounts,
@@ -128,3 +130,140 @@ def test_what_a_fresh_copy_said_in_other_company_is_compared_within_the_models_r
         margins += gap * (answers.amax(1) - answers.amin(1))
         readings = compare_with_fresh_copy(classifier, fresh, IMAGES, LABELS, margins)
     assert readings == AgreementCounts(4, disagreeing)
+
+
+@pytest.mark.parametrize(
+    ("count", "disagreeing", "agrees"),
+    [(2, 1, True), (2, 2, False), (3, 1, True), (3, 2, False), (100, 25, True), (100, 26, False)],
+)
+def test_one_may_be_chance_and_a_quarter_rounding(count, disagreeing, agrees):
+    for readings in (AgreementCounts(count, disagreeing), AgreementCounts(0, 0, count, disagreeing)):
+        if agrees:
+            readings.check_agreement("it")
+        else:
+            with pytest.raises(ModelError, match="it: "):
+                readings.check_agreement("it")
+
+
+def turn_to_nan(self, images):
+    self.calls += 1
+    answers = self.layers(images)
+    return answers * torch.nan if self.calls > self.finite_calls else answers
+
+
+def make_fading(finite_calls):
+    network = models.make_variant(forward=turn_to_nan)
+    network.finite_calls = finite_calls
+    return Classifier(network, num_classes=5)
+
+
+@pytest.mark.parametrize(("finite_calls", "disagreeing"), [(1, 4), (0, 0)])
+def test_nan_agrees_with_nan_alone(finite_calls, disagreeing):
+    fading = make_fading(finite_calls)
+    fading.configure(consistency=Consistency(is_random=False))
+    with fading.evaluation_mode():
+        fading(IMAGES)
+        with fading.open_fresh_copy() as fresh:
+            margins = predict(fresh, IMAGES, LABELS).margin
+            again = compare_with_fresh_copy(fading, fresh, IMAGES, LABELS)
+            assert compare_with_fresh_copy(fading, fresh, IMAGES, LABELS, margins) == AgreementCounts(
+                4, disagreeing
+            )
+    assert again == AgreementCounts(4, 0)  # both were asked before
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_few_images_are_all_compared(count):
+    classifier = Classifier(models.make_variant(), num_classes=5)
+    classifier.configure(consistency=Consistency(is_random=False))
+    images, labels = IMAGES[:count], LABELS[:count]
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
+        margins = predict(fresh, images, labels).margin
+        assert compare_with_fresh_copy(classifier, fresh, images, labels) == AgreementCounts(count)
+        assert compare_with_fresh_copy(classifier, fresh, images, labels, margins) == AgreementCounts(count)
+        for sizes in (set(), {30}):  # more than there are: the images come again
+            expected = AgreementCounts(size_compared=count)
+            assert compare_batch_sizes(fresh, images, labels, margins, sizes) == expected
+        none = IMAGES[:0], LABELS[:0]
+        assert compare_with_fresh_copy(classifier, fresh, *none) == AgreementCounts()
+        assert compare_batch_sizes(fresh, *none, margins[:0], {8}) == AgreementCounts()
+
+
+def test_a_larger_batch_is_filled_with_the_same_images():
+    sizes = []
+
+    def forward(self, images):
+        sizes.append(len(images))
+        return self.layers(images) * (2 if len(images) == 30 else 1)
+
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=5)
+    classifier.configure(consistency=Consistency(is_random=False))
+    with classifier.evaluation_mode():
+        margins = predict(classifier, IMAGES, LABELS).margin
+        sizes.clear()
+        found = compare_batch_sizes(classifier, IMAGES, LABELS, margins, {30, 12})
+    assert sizes == [4, 30]  # twelve were asked before
+    assert found == AgreementCounts(size_compared=4, size_disagreements=4)
+
+
+def test_a_comparison_costs_no_counted_pass_and_no_random_number():
+    def forward(self, images):
+        return self.layers(images) + 0 * torch.rand(len(images), 5)
+
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=5)
+    with classifier.evaluation_mode(), classifier.count_passes(12) as counter:
+        margins = predict(classifier, IMAGES, LABELS).margin
+        classifier.configure(consistency=Consistency(is_random=False))
+        before = RandomStates.from_process()
+        compare_batch_sizes(classifier, IMAGES, LABELS, margins, {8})
+        with classifier.open_fresh_copy() as fresh:
+            compare_with_fresh_copy(classifier, fresh, IMAGES, LABELS, margins)
+        assert before.is_same_as(RandomStates.from_process())
+        assert counter.forward_passes.tolist() == [1] * 12
+
+
+class Noisy(RandomizedClassifier):
+    identity = "noisy"
+
+    def sample(self, images, numbers):
+        return self.inner(images + 0.2 * numbers.sample_normal(images.shape[1:]))
+
+
+def test_a_classifier_that_draws_is_compared_without_its_draws():
+    noisy = Noisy(Classifier(models.make_variant(), num_classes=5))
+    noisy.configure(consistency=Consistency(is_random=False))
+    with noisy.evaluation_mode(), noisy.open_fresh_copy() as fresh:
+        wrong = torch.full((12,), 100.0)  # margins of other draws say nothing
+        assert compare_with_fresh_copy(noisy, fresh, IMAGES, LABELS, wrong) == AgreementCounts(4)
+        assert compare_batch_sizes(fresh, IMAGES, LABELS, wrong, {8}) == AgreementCounts()
+
+
+def test_a_model_that_draws_is_asked_again_whatever_its_margins_were():
+    classifier = Classifier(models.make_consistent_models()["draws"], num_classes=5)
+    classifier.configure(consistency=Consistency(is_random=True))
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
+        wrong = torch.full((12,), 100.0)
+        assert compare_with_fresh_copy(classifier, fresh, IMAGES, LABELS, wrong) == AgreementCounts(4)
+
+
+def test_a_service_is_not_asked_in_batches_of_other_sizes():
+    service = Classifier(models.make_variant().forward, num_classes=5, access="scores")
+    service.configure(consistency=Consistency(is_random=False))
+    assert compare_batch_sizes(service, IMAGES, LABELS, torch.zeros(12), {8}) == AgreementCounts()
+
+
+def test_a_tied_answer_has_a_range_of_its_own():
+    """Equal logits have no range: what differs then differs by more than rounding."""
+
+    def forward(self, images):
+        self.calls += 1
+        return torch.zeros(len(images), 5) + (1e-9 * torch.eye(5)[0] if self.calls > 1 else 0)
+
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=5)
+    classifier.configure(consistency=Consistency(is_random=False))
+    with classifier.evaluation_mode():
+        classifier(IMAGES)
+        with classifier.open_fresh_copy() as fresh:
+            margins = predict(fresh, IMAGES, 0 * LABELS).margin
+            found = compare_with_fresh_copy(classifier, fresh, IMAGES, 0 * LABELS, margins)
+    assert found == AgreementCounts(4, 4)

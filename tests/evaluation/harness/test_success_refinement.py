@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,10 +19,24 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError
 from robustbench_local.evaluation.harness import attack_job as cell
+from robustbench_local.evaluation.harness import success_refinement
 from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import run_batches
-from robustbench_local.evaluation.harness.success_refinement import CLEAR_MARGIN_SHARE, find_unfinished_rows
-from robustbench_local.evaluation.harness.verify import FRAGILE_MARGIN_SHARE, predict, verify
+from robustbench_local.evaluation.harness.success_refinement import (
+    CLEAR_MARGIN_SHARE,
+    AttackedImages,
+    _merge_results,
+    find_unfinished_rows,
+    finish_successes,
+)
+from robustbench_local.evaluation.harness.verify import (
+    FRAGILE_MARGIN_SHARE,
+    Predictions,
+    VerificationResult,
+    predict,
+    verify,
+)
+from robustbench_local.randomness import RandomStream
 from robustbench_local.store.records import count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -278,3 +293,198 @@ def test_a_transfer_asks_its_surrogate_and_never_the_model(curved, photographs, 
     old, new = count_outcomes(before), count_outcomes(after)
     assert old.broken_8bit < new.broken_8bit <= new.broken
     assert new.backward_passes > old.backward_passes
+
+
+def make_result(broken, eight, fragile, offset=0.0):
+    """A verification of made-up images; what an image has of its own is its number and an offset."""
+    numbers = torch.arange(len(broken)) + offset
+    return VerificationResult(
+        candidates=numbers.view(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone(),
+        rejection_reasons=(None,) * len(broken),
+        predictions=Predictions(
+            prediction=numbers.long() + 10,
+            correct=~torch.tensor(broken),
+            margin=-numbers.float(),
+            fragile=torch.tensor(fragile),
+        ),
+        broken=torch.tensor(broken),
+        broken_8bit=tuple(eight),
+        linf=numbers + 0.1,
+        l2=numbers + 0.2,
+        l1=numbers + 0.3,
+        l0=numbers + 0.4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("eight", "fragile", "unfinished"),
+    [
+        (False, False, "both"),
+        (True, False, ""),
+        (None, False, ""),
+        (True, True, "ball"),
+        (None, True, "ball"),
+    ],
+)
+def test_what_is_searched_on(eight, fragile, unfinished):
+    verified = make_result([False, True], [None, eight], [True, fragile])
+    for measure in ("ball", "distance"):
+        rows = find_unfinished_rows(verified, LINF, measure)
+        assert rows.tolist() == [1] * (unfinished in {"both", measure})
+        assert rows.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_better"),
+    [
+        ((False, False), (True, False), True),
+        ((False, True), (True, False), True),
+        ((True, True), (True, False), True),
+        ((False, True), (False, False), True),
+        ((False, False), (False, False), False),
+        ((True, False), (True, False), False),
+        ((True, False), (True, True), False),
+        ((True, True), (False, False), False),  # better in one, worse in the other
+        ((False, False), (True, True), False),
+        ((None, True), (None, False), True),
+    ],
+)
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_candidate_is_replaced_by_one_that_is_better_and_no_worse(old, new, is_better, broken):
+    """Of three images the third and the first are searched on; only the third one's result is in question."""
+    first = make_result([True, True, True], [True, True, old[0]], [False, False, old[1]])
+    second = make_result([broken, True], [new[0], True], [new[1], False], offset=5.0)
+    merged = _merge_results(first, second, torch.tensor([2, 0]), "ball")
+    taken = is_better and broken
+    expected = [0.0, 1.0, 5.0 if taken else 2.0]
+    assert merged.candidates[:, 0, 0, 0].tolist() == expected
+    assert merged.linf.tolist() == pytest.approx([one + 0.1 for one in expected])
+    assert merged.l2.tolist() == pytest.approx([one + 0.2 for one in expected])
+    assert merged.l1.tolist() == pytest.approx([one + 0.3 for one in expected])
+    assert merged.l0.tolist() == pytest.approx([one + 0.4 for one in expected])
+    assert merged.predictions.prediction.tolist() == [int(one) + 10 for one in expected]
+    assert merged.predictions.margin.tolist() == [-one for one in expected]
+    assert merged.predictions.fragile.tolist() == [False, False, new[1] if taken else old[1]]
+    assert merged.broken_8bit == (True, True, new[0] if taken else old[0])
+    assert merged.broken.tolist() == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("old", "broken", "new", "merged"),
+    [
+        (False, True, True, True),
+        (False, False, True, False),
+        (False, True, False, False),
+        (False, True, None, False),
+    ],
+)
+def test_a_distance_keeps_its_candidate_and_takes_the_verdict_in_8_bits(old, broken, new, merged):
+    first = make_result([True, True], [old, None], [True, False])
+    second = make_result([broken], [new], [False], offset=5.0)
+    found = _merge_results(first, second, torch.tensor([0]), "distance")
+    assert found.broken_8bit == (merged, None)
+    assert torch.equal(found.candidates, first.candidates)
+    assert found.predictions is first.predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging(PGD):
+    eot_samples: int = 3
+
+
+class Finishing(FinishingSearch):
+    """Notes what it is asked for, and answers with candidates that are moved by what a test says."""
+
+    calls: ClassVar[list] = []
+    moves: ClassVar[list] = []
+
+    def finish_candidates(self, originals, labels, candidates, stream, *, rows, in_8bit, queries_left, masks):
+        left = None if queries_left is None else queries_left.tolist()
+        self.calls.append(
+            (rows.tolist(), in_8bit.tolist(), left, self.eot_samples, self.is_blind, stream.ids)
+        )
+        return candidates + self.moves.pop(0)
+
+
+def finish(
+    monkeypatch, curved, photographs, verified, moves, *, attack=None, threat=LINF, left=None, blind=False
+):
+    Finishing.calls, Finishing.moves = [], list(moves)
+    monkeypatch.setattr(success_refinement, "FinishingSearch", Finishing)
+    count, asked = len(verified.broken), []
+    data = photographs.select_images(range(count))
+    attacked = AttackedImages(
+        attack=attack or PGD(),
+        attacked_model=curved,
+        is_transfer=blind,
+        queries_left=left,
+        images=data.images,
+        labels=data.labels,
+        masks=None,
+        threat=threat,
+        stream=RandomStream(1, data.ids, "any"),
+        add_note=lambda _: None,
+        add_pass_counter=lambda _: None,
+    )
+
+    def verify_rows(rows, candidates):
+        asked.append((rows.tolist(), len(candidates)))
+        return make_result([True] * len(rows), [True] * len(rows), [False] * len(rows), offset=50.0)
+
+    return finish_successes(attacked, verified, verify_rows), Finishing.calls, asked
+
+
+def test_nothing_is_searched_where_nothing_is_unfinished(monkeypatch, curved, photographs):
+    verified = make_result([True, False], [True, None], [False, True])
+    found, calls, asked = finish(monkeypatch, curved, photographs, verified, [])
+    assert found is verified
+    assert (calls, asked) == ([], [])
+
+
+def test_rows_are_searched_in_8_bits_and_then_for_their_margin(monkeypatch, curved, photographs):
+    """Image 1 fails in 8 bits; 2 does, and is fragile; 3 is fragile alone. The first search moves image 1."""
+    verified = make_result([True] * 4, [True, False, False, True], [False, False, True, True])
+    first = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1, 1)
+    found, calls, asked = finish(monkeypatch, curved, photographs, verified, [first, 1.0])
+    ids = photographs.ids
+    assert calls == [
+        ([1, 2, 3], [True, True, True], None, 1, False, ids[1:4]),
+        ([2, 3], [False, False], None, 1, False, ids[2:4]),
+    ]
+    assert asked == [([1, 2, 3], 3)]
+    assert found.broken_8bit == (True, True, True, True)
+    assert found.predictions.fragile.tolist() == [False] * 4
+
+
+def test_a_search_that_moves_nothing_is_not_verified(monkeypatch, curved, photographs):
+    verified = make_result([True, True], [False, False], [False, True])
+    found, calls, asked = finish(monkeypatch, curved, photographs, verified, [0.0, 0.0])
+    assert found is verified
+    assert [call[0] for call in calls] == [[0, 1], [1]]
+    assert asked == []
+
+
+def test_a_distance_is_searched_in_8_bits_alone(monkeypatch, curved, photographs):
+    verified = make_result([True, True], [False, True], [True, True])
+    _, calls, asked = finish(monkeypatch, curved, photographs, verified, [1.0], attack=FMN())
+    assert [call[:2] for call in calls] == [([0], [True])]
+    assert asked == [([0], 1)]
+
+
+def test_a_ball_without_a_choice_of_levels_is_searched_for_the_margin_alone(monkeypatch, curved, photographs):
+    verified = make_result([True, True], [False, False], [False, True])
+    tiny = ThreatModel(norm="Linf", eps=0.5 / 255)
+    _, calls, asked = finish(monkeypatch, curved, photographs, verified, [1.0], threat=tiny)
+    assert [call[:2] for call in calls] == [([1], [False])]
+    assert asked == [([1], 1)]
+
+
+def test_a_search_spends_the_queries_that_are_left_and_looks_as_the_attack_did(
+    monkeypatch, curved, photographs
+):
+    verified = make_result([True] * 3, [True, False, False], [False] * 3)
+    left = torch.tensor([7, 8, 9])
+    _, calls, _ = finish(monkeypatch, curved, photographs, verified, [1.0], left=left, blind=True)
+    assert calls == [([1, 2], [True, True], [8, 9], 1, True, photographs.ids[1:3])]
+    _, calls, _ = finish(monkeypatch, curved, photographs, verified, [1.0], attack=Averaging())
+    assert calls[0][3] == 3

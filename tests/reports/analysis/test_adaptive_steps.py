@@ -44,6 +44,13 @@ def test_an_image_counts_for_the_first_step_and_extra_steps_are_summed(evidence)
     assert entry.reason.startswith(
         "A look at the model (100 passes on 4 images) found gradients that mislead"
     )
+    (encoded,) = ADAPTIVE_STEPS.to_json(adapted)["adaptive_steps"]
+    assert [(step["name"], step["is_extra"]) for step in encoded["steps"]] == [
+        (step.name, step.is_extra) for step in entry.steps
+    ]
+    assert encoded["steps"][1]["first_successes"] == {**encoded["extra_successes"]}
+    assert (encoded["look_images"], encoded["look_passes"]) == (4, [90, 10])
+    assert encoded["sentence"] == entry.reason
     text = "\n".join(ADAPTIVE_STEPS.to_markdown((entry,), adapted))
     assert f"{VIEW} +" in text
     assert "apgd-ce +" not in text
@@ -54,6 +61,9 @@ def test_a_sound_model_and_a_failed_look_say_so_in_one_sentence(evidence):
     (sound,) = build_adaptive_cells(adapt_first_cell(evidence, ["apgd-ce"], description=standard)[0])
     assert "found nothing that misleads AutoAttack" in sound.reason
     assert sound.extra_successes.value == 0
+    more = {"steps": [*standard["steps"], {"label": "mean slopes"}]}
+    (tried,) = build_adaptive_cells(adapt_first_cell(evidence, ["mean slopes"], description=more)[0])
+    assert "found no fault, but" in tried.reason
     (failed,) = build_adaptive_cells(adapt_first_cell(evidence, ["apgd-ce"], problem="no answer")[0])
     assert failed.reason == "Not adapted, so only AutoAttack's stages ran: no answer."
 

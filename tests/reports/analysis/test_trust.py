@@ -21,7 +21,13 @@ from test_disagreements import (
 from robustbench_local.reports.analysis.checklist import build_checklist
 from robustbench_local.reports.analysis.convergence_diagnostics import MIN_STEPS_RATIO
 from robustbench_local.reports.analysis.gates import judge_evidence
-from robustbench_local.reports.analysis.run_diagnostics import MAX_DECLARED_GAP, MIN_CHANCE_RATIO, MIN_IMAGES
+from robustbench_local.reports.analysis.run_diagnostics import (
+    MAX_DECLARED_GAP,
+    MIN_BINARY_ACCURACY,
+    MIN_CHANCE_RATIO,
+    MIN_GUESSING_IMAGES,
+    MIN_IMAGES,
+)
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.analysis.trust import list_diagnostics, select_blocks, select_distrust
 from robustbench_local.reports.sections.trust_section import TRUST
@@ -155,6 +161,10 @@ def test_convergence_in_the_number_of_steps(gained, ratio, status):
     short = attack("b" * 10 + "h" * 90, "pgd10", {**CE, "steps": 10})
     long = attack("b" * (10 + gained) + "h" * (90 - gained), "pgd20", {**CE, "steps": 10 * ratio})
     assert find_result(make_evidence(short, long), "D13").status == status
+    slower = attack("b" * (10 + gained) + "h" * (90 - gained), "pgd80", {**CE, "steps": 80})
+    assert find_result(make_evidence(short, slower), "D13").status == "ok", "one image for each doubling"
+    other = attack("h" * gained + "b" * 10 + "h" * (90 - gained), "pgd20", {**CE, "steps": 20})
+    assert find_result(make_evidence(short, other), "D13").status == "ok", "as many images are lost"
     settled = make_evidence(short, long, autoattack("c" * (10 + gained) + "h" * (90 - gained)))
     assert find_result(settled, "D13").status in {"info", "ok", "not run"}
 
@@ -196,6 +206,26 @@ def test_a_model_near_chance(correct, status):
     cell = attack("h" * correct + "w" * (100 - correct), PGD_NAME, CE)
     evidence = with_results(cells=(cell,), data={"class_names": list("abcd")})
     assert find_result(evidence, "D22").status == status
+
+
+@pytest.mark.parametrize(
+    ("classes", "correct", "n", "status"),
+    [
+        (2, 5, 5, "warn"),  # all are right, and five images prove nothing
+        (10, 3, 8, "warn"),
+        (10, 3, MIN_GUESSING_IMAGES - 1, "warn"),
+        (10, 3, MIN_GUESSING_IMAGES, "block"),
+        (10, 4, MIN_GUESSING_IMAGES, "warn"),
+        (2, 14, 20, "block"),
+        (2, 15, 20, "ok"),
+        (43, 4, 8, "ok"),
+    ],
+)
+def test_few_images_do_not_void_a_model(classes, correct, n, status):
+    assert (MIN_GUESSING_IMAGES, MIN_BINARY_ACCURACY) == (20, 0.75)
+    cell = attack("h" * correct + "w" * (n - correct), PGD_NAME, CE)
+    names = [f"class {number}" for number in range(classes)]
+    assert find_result(with_results(cells=(cell,), data={"class_names": names}), "D22").status == status
 
 
 @pytest.mark.parametrize(("images", "status"), [(MIN_IMAGES - 1, "warn"), (MIN_IMAGES, "ok")])
