@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from robustbench_local.config.class_lookup import normalize_class_name
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.dataset import MAX_CLASSES, Dataset, build_class_names, format_rows
 from robustbench_local.errors import DataError
 
@@ -97,7 +98,7 @@ def describe_class_difference(first: Dataset, second: Dataset) -> str | None:
         The difference, in words; None if an index means the same class to both, as far as names tell.
     """
     if first.num_classes != second.num_classes:
-        return f"it has {first.num_classes} classes, the other model {second.num_classes}"
+        return f"it has {format_count(first.num_classes, 'class')}, the other model {second.num_classes}"
     if first.has_class_names and second.has_class_names:
         for index, (mine, other) in enumerate(zip(first.class_names, second.class_names, strict=True)):
             if normalize_class_name(mine) != normalize_class_name(other):
@@ -188,7 +189,8 @@ def _build_misfit_error(
         data_sample += f"; {len(known)} occur"
     model_sample = f"({_format_sample(names)})" if names else "(without names)"
     what = (
-        f"the data has {len(classes)} classes ({data_sample}) and the model has {num_classes} {model_sample}"
+        f"the data has {format_count(len(classes), 'class')} ({data_sample}) and the model has "
+        f"{num_classes} {model_sample}"
     )
     return DataError(what, where=where, remedy=remedy)
 

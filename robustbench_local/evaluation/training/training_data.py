@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.split import hold_out
@@ -99,7 +100,8 @@ def _check_overlap(
     for part, (data, named) in parts.items():
         digests = [] if data is None else hash_images(data)
         shared = sum(mark in known for mark in digests)
-        what = f"{shared} of its {len(digests)} images are {before} images too"
+        verb, noun = choose_form(shared, "is a", "are"), choose_form(shared, "image", "images")
+        what = f"{shared} of its {format_count(len(digests), 'image')} {verb} {before} {noun} too"
         if shared and named is not None:
             remedy = f"name other {part} images, or none"
             raise DataError(what, where=f"{part} images {sources[part]}", remedy=remedy)
@@ -115,7 +117,9 @@ def _copy_class_names(data: Dataset, named: Dataset) -> Dataset:
         data.has_class_names and data.class_names != named.class_names
     ):
         raise DataError(
-            f"its {data.num_classes} classes are not the {named.num_classes} of {named.name}",
+            f"its {format_count(data.num_classes, 'class')} "
+            f"{choose_form(data.num_classes, 'is', 'are')} not the "
+            f"{named.num_classes} of {named.name}",
             where=data.name,
             remedy="use images of the same classes, in the same order",
         )

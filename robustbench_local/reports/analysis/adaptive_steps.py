@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from robustbench_local.cluster_statistics import estimate_image_share
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
 from robustbench_local.statistics import Estimate
@@ -99,7 +100,8 @@ def _explain_steps(cell: CellResult, planned: list[str]) -> str:
     if adaptation.problem:
         return f"Not adapted, so only AutoAttack's stages ran: {adaptation.problem}."
     passes = (
-        f"{adaptation.forward_passes + adaptation.backward_passes:,} passes on {adaptation.images} images"
+        f"{format_count(adaptation.forward_passes + adaptation.backward_passes, 'pass')} on "
+        f"{format_count(adaptation.images, 'image')}"
     )
     if all(name in AUTOATTACK_STAGES for name in planned):
         return f"A look at the model ({passes}) found nothing that misleads AutoAttack: its stages ran alone."

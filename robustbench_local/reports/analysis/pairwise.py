@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from robustbench_local.cluster_statistics import Groups, compare_images
+from robustbench_local.counted_nouns import choose_form
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -72,7 +73,10 @@ def describe_tie(first: str, second: str, test: Comparison) -> str:
     """Describe two models whose difference is not significant, or cannot be with so few images."""
     if test.has_enough_images():
         return f"No significant difference between {first} and {second}"
-    return f"{format_count(test.n, 'image')} are too few to compare {first} and {second}"
+    return (
+        f"{format_count(test.n, 'image')} {choose_form(test.n, 'is', 'are')} too few to compare "
+        f"{first} and {second}"
+    )
 
 
 def _compute_share(marks: Sequence[bool]) -> float:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 from statistics import median
 
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.reports.analysis.evidence import (
     CellResult,
     Evidence,
@@ -186,13 +187,14 @@ def _find_status(record: CellRecord, counts: OutcomeCounts) -> tuple[ReportedSta
     if record.status == "pending":
         return "not run", record.error
     if record.status == "running":
-        return "partial", f"stopped after {counts.n} of {record.images} images"
+        return "partial", f"stopped after {counts.n} of {format_count(record.images, 'image')}"
     if record.status != "done":
         return record.status, record.error
     if counts.n != record.images:
-        return "partial", f"only {counts.n} of {record.images} outcomes are stored"
+        stored = f"{format_count(record.images, 'outcome')} {choose_form(counts.n, 'is', 'are')} stored"
+        return "partial", f"only {counts.n} of {stored}"
     if counts.rejected and counts.rejected == counts.clean_correct:
-        return "void", f"all {counts.rejected} candidates of the attack violated the threat model"
+        return "void", "every candidate of the attack violated the threat model"
     return "done", None
 
 
