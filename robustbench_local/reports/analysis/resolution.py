@@ -116,8 +116,8 @@ class GroupResolution:
         low, high = (f"{100 * width:.0f}" for width in widths)
         line = (
             f"{format_count(self.images, 'image')} in {format_count(self.groups, 'group')}: 95% intervals "
-            f"are over groups and reach up to {low} points to each side if images of a group are independent, "
-            f"{high} if they are alike"
+            f"are over groups and reach up to {low} points to each side if images of a group are "
+            f"independent, {high} if they are alike"
         )
         if self.models < 2:
             return line
