@@ -193,7 +193,8 @@ def parse_estimate(share: dict[str, Any]) -> Estimate:
     """Parse an estimate from its form in results.json."""
     if share["value"] is None:
         return Estimate(value=float("nan"), low=0.0, high=1.0, n=0)
-    return Estimate(value=share["value"], low=share["low"], high=share["high"], n=share["n"])
+    groups = share.get("groups", 0)
+    return Estimate(value=share["value"], low=share["low"], high=share["high"], n=share["n"], groups=groups)
 
 
 def _format_estimates(clean: Estimate, robust: Estimate, success: Estimate) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ MIN_COMPARED_IMAGES = 20
 """Images from which on their likeness is judged."""
 _THUMBNAIL_PIXELS = 8
 _MAX_COMPARED_IMAGES = 2000
-_HINT = "so that the intervals may be too short: declare groups, or groups: none"
+UNDECLARED_HINT = "so that the intervals may be too short: declare groups, or groups: none"
+"""End of the notes about undeclared groups."""
 
 
 def describe_look_alikes(data: Dataset) -> str:
@@ -34,12 +35,12 @@ def describe_look_alikes(data: Dataset) -> str:
     if prefixes:
         return (
             f"the names look like {format_count(len(data), 'image')} of {format_count(prefixes, 'object')} "
-            f"(such as {data.ids[0]}), {_HINT}"
+            f"(such as {data.ids[0]}), {UNDECLARED_HINT}"
         )
     count, compared = _count_near_duplicates(data)
     if compared < MIN_COMPARED_IMAGES or count < MIN_DUPLICATE_SHARE * compared:
         return ""
-    return f"{count:,} of {format_count(compared, 'image')} nearly repeat another one, {_HINT}"
+    return f"{count:,} of {format_count(compared, 'image')} nearly repeat another one, {UNDECLARED_HINT}"
 
 
 def _find_name_prefixes(data: Dataset) -> int:

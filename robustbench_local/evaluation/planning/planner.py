@@ -16,6 +16,7 @@ from robustbench_local.config.cards import Card
 from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.look_alikes import UNDECLARED_HINT
 from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.cells import build_cells
@@ -273,6 +274,7 @@ def _build_description(
             "drawn": grid.data.source == "signs",
             "digest": data.compute_digest(),
             "groups": len(set(data.group_by_image.values())) or None,
+            "undeclared_groups": next((note for note in data.notes if note.endswith(UNDECLARED_HINT)), None),
         },
         GROUPS_KEY: data.group_by_image,
         "models": [subject.description for subject in subjects],

@@ -314,7 +314,7 @@ class CellResult:
     def sticker_success_over_signs(self) -> Estimate:
         """The same share, with an interval that covers further signs instead of further views."""
         counted = (sign for sign in self.signs if sign.is_counted and self.is_done)
-        return estimate_success_over_signs(counted, "sticker", self.record.targets)
+        return estimate_success_over_signs(counted, "sticker", self.record.targets, self.groups)
 
     def _estimate_share(
         self,

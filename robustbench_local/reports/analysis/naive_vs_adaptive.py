@@ -13,7 +13,7 @@ from robustbench_local.reports.analysis.trust import format_mark, select_cell_di
 from robustbench_local.reports.formatting.text import (
     format_count,
     format_estimate,
-    format_p_value,
+    format_test,
     isolate_direction,
 )
 from robustbench_local.statistics import Comparison, compute_clopper_pearson
@@ -128,7 +128,7 @@ def _build_entry(evidence: Evidence, cell: CellResult | None, images: Sequence[s
 
 
 def _describe_comparison(test: Comparison) -> str:
-    basis = f"same {format_count(test.n, 'image')}, exact McNemar {format_p_value(test.p_value)}"
+    basis = f"same {format_count(test.n, 'image')}, {format_test(test)}"
     if not test.is_significant():
         return f"The difference is not significant ({basis}); the adaptive number counts."
     if test.only_second > test.only_first:

@@ -73,10 +73,9 @@ def describe_tie(first: str, second: str, test: Comparison) -> str:
     """Describe two models whose difference is not significant, or cannot be with so few images."""
     if test.has_enough_images():
         return f"No significant difference between {first} and {second}"
-    return (
-        f"{format_count(test.n, 'image')} {choose_form(test.n, 'is', 'are')} too few to compare "
-        f"{first} and {second}"
-    )
+    sample = format_count(test.groups, "group") if test.groups else format_count(test.n, "image")
+    verb = choose_form(test.groups or test.n, "is", "are")
+    return f"{sample} {verb} too few to compare {first} and {second}"
 
 
 def _compute_share(marks: Sequence[bool]) -> float:

@@ -57,7 +57,7 @@ _DATA_KEYS: tuple[str, ...] = (
     "label_map",
     "labels_per_class",
 )
-_DATA_KEYS += ("drawn", "quarantined", "notes", "digest", "groups")
+_DATA_KEYS += ("drawn", "quarantined", "notes", "digest", "groups", "undeclared_groups")
 _MODEL_KEYS: tuple[str, ...] = (
     "id",
     "name",

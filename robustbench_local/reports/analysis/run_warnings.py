@@ -133,6 +133,12 @@ def _find_quarantined_files(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(level="warning", text=text)
 
 
+def _find_undeclared_groups(evidence: Evidence) -> Iterator[Finding]:
+    note = evidence.data.get("undeclared_groups")
+    if note:
+        yield Finding(level="warning", text=f"Images that may not be independent: {note}.")
+
+
 def _find_rejected_candidates(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.attack_cells if cell.is_done and cell.tally.rejected]
     if cells:
@@ -252,6 +258,7 @@ _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     sticker_warnings.find_sticker_problems,
     sticker_warnings.find_few_signs,
     _find_quarantined_files,
+    _find_undeclared_groups,
     _find_rejected_candidates,
     _find_misdirected_proofs,
     _find_nonfinite_logits,
