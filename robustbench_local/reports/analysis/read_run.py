@@ -194,8 +194,12 @@ def _find_status(record: CellRecord, counts: OutcomeCounts) -> tuple[ReportedSta
         stored = f"{format_count(record.images, 'outcome')} {choose_form(counts.n, 'is', 'are')} stored"
         return "partial", f"only {counts.n} of {stored}"
     if counts.rejected and counts.rejected == counts.clean_correct:
-        return "void", "every candidate of the attack violated the threat model"
+        return "void", f"{_format_all(counts.rejected)} violated the threat model"
     return "done", None
+
+
+def _format_all(candidates: int) -> str:
+    return "its only candidate" if candidates == 1 else f"all {format_count(candidates, 'candidate')}"
 
 
 def _build_verdict(row: OutcomeRecord) -> ImageVerdict:
