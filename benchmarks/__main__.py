@@ -18,9 +18,9 @@ from benchmarks import ours
 from benchmarks.job import AttackFunction
 from benchmarks.measure import BenchmarkResult, measure_row
 from benchmarks.page import list_missing_libraries, render_page, write_page
-from benchmarks.peers import PEERS
 from benchmarks.rows import QUICK_IMAGE_COUNTS, ROWS, BenchmarkRow
 from benchmarks.subjects import IMAGE_FACTOR_BY_MODEL, MODEL_NAMES, BenchmarkModel, load_model
+from robustbench_local.attack_score.peers import PEERS
 from robustbench_local.cli.malloc import keep_freed_memory
 
 _QUICK_MODEL = "signs-pgd-at"

@@ -10,8 +10,8 @@ import torch
 
 import robustbench_local
 from benchmarks.measure import BenchmarkResult
-from benchmarks.peers import PEERS
 from benchmarks.table import render_tables
+from robustbench_local.attack_score.peers import PEERS
 
 _EXPLANATION = """\
 How to read it:

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from robustbench_local.attacks.minimum_norm.ead import EAD
     from robustbench_local.attacks.minimum_norm.fab import FAB
     from robustbench_local.attacks.minimum_norm.fmn import FMN
+    from robustbench_local.attacks.minimum_norm.pdpgd import PDPGD
     from robustbench_local.attacks.pgd import PGD
     from robustbench_local.attacks.physical.patch import Patch
     from robustbench_local.attacks.physical.sticker import Sticker
+    from robustbench_local.attacks.sparse.sigma_zero import SigmaZero, SigmaZeroBall
     from robustbench_local.attacks.sparse.sparse_rs import SparseRS
     from robustbench_local.attacks.spatial import Spatial
     from robustbench_local.attacks.square.square import Square
@@ -70,6 +72,7 @@ __all__ = [
     "FMN",
     "IBP",
     "MIFGSM",
+    "PDPGD",
     "PGD",
     "SPSA",
     "TIFGSM",
@@ -98,6 +101,8 @@ __all__ = [
     "ReferenceAutoAttack",
     "RobustbenchError",
     "Run",
+    "SigmaZero",
+    "SigmaZeroBall",
     "Smoothing",
     "SparseRS",
     "Spatial",
@@ -150,6 +155,7 @@ _MODULE_BY_NAME = {
     "IBP": "certification.bound_propagation.ibp",
     "MIFGSM": "attacks.transfer.mi_fgsm",
     "Options": "evaluation.options",
+    "PDPGD": "attacks.minimum_norm.pdpgd",
     "PGD": "attacks.pgd",
     "Patch": "attacks.physical.patch",
     "RandomWrapper": "defenses.wrappers.base",
@@ -158,6 +164,8 @@ _MODULE_BY_NAME = {
     "RobustbenchError": "errors",
     "Run": "run",
     "SPSA": "attacks.black_box.spsa",
+    "SigmaZero": "attacks.sparse.sigma_zero",
+    "SigmaZeroBall": "attacks.sparse.sigma_zero",
     "SparseRS": "attacks.sparse.sparse_rs",
     "Smoothing": "certification.randomized_smoothing.smoothing_certificate",
     "Spatial": "attacks.spatial",

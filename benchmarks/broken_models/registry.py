@@ -13,6 +13,7 @@ from benchmarks.broken_models.input_kinds import INPUT_KINDS
 from benchmarks.broken_models.layer_kinds import LAYER_KINDS
 from benchmarks.broken_models.networks import NETWORKS, list_available
 from benchmarks.broken_models.output_kinds import OUTPUT_KINDS
+from benchmarks.broken_models.plain_sound_kinds import PLAIN_SOUND_KINDS
 from benchmarks.broken_models.pretence_kinds import PRETENCE_KINDS
 from benchmarks.broken_models.random_kinds import RANDOM_KINDS
 from benchmarks.broken_models.sound_kinds import SOUND_KINDS
@@ -71,7 +72,7 @@ def list_models() -> tuple[ModelCase, ...]:
     """
     available = list_available()
     cases = []
-    for kind in (*SOUND_KINDS, *BROKEN_KINDS):
+    for kind in (*SOUND_KINDS, *PLAIN_SOUND_KINDS, *BROKEN_KINDS):
         names = (name if name in available else _FALLBACK[name] for name in kind.networks)
         cases += [_make_case(kind, name) for name in dict.fromkeys(names)]
     return tuple(cases)

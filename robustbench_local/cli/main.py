@@ -39,6 +39,7 @@ COMMANDS = {
     "train": "robustbench_local.cli.train_command",
     "list": "robustbench_local.cli.list_command",
     "show": "robustbench_local.cli.show_command",
+    "attack-score": "robustbench_local.cli.attack_score_command",
     "doctor": "robustbench_local.cli.doctor_command",
 }
 """Each command's module, whose ``command`` it is."""

@@ -20,6 +20,8 @@ from robustbench_local.attacks.minimum_norm.ddn import DDN
 from robustbench_local.attacks.minimum_norm.deepfool import DeepFool
 from robustbench_local.attacks.minimum_norm.ead import EAD
 from robustbench_local.attacks.minimum_norm.fmn import FMN
+from robustbench_local.attacks.minimum_norm.nearest_search import split_steps
+from robustbench_local.attacks.minimum_norm.pdpgd import PDPGD
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms
@@ -36,6 +38,7 @@ CASES: list[tuple[MinimumNormAttack, str]] = [
     (DeepFool(), "L2"),
     (DeepFool(), "Linf"),
     (EAD(steps=12, searches=2), "L1"),
+    (PDPGD(steps=40), "L1"),
 ]
 each_case = pytest.mark.parametrize(
     ("attack", "norm"), CASES, ids=[f"{type(attack).__name__}-{norm}" for attack, norm in CASES]
@@ -251,7 +254,7 @@ def test_passes_are_within_the_cost_and_eps_0_is_free(
     spent = found(attack, norm)
     assert int(spent.forward_passes.max()) <= forward
     assert int(spent.backward_passes.max()) <= backward
-    if not isinstance(attack, DeepFool):
+    if not isinstance(attack, DeepFool | PDPGD):  # both have a second path, for images without success
         assert int(spent.forward_passes.min()) >= forward - 2
     nothing = ThreatModel(norm=norm, eps=0)
     assert torch.equal(small.attack(attack, nothing), small.images)
@@ -294,7 +297,10 @@ def test_broken_models_spoil_nothing(small: Sample, attack: MinimumNormAttack, n
     candidates = sample.attack(attack, threat)
     moved = (candidates != images).flatten(1).any(dim=1)
     assert candidates.isfinite().all()
-    assert not moved[:6].any()  # an answer that is not a number needs no attack, a constant one defies it
+    assert not moved[:3].any()  # an answer that is not a number needs no attack
+    # around the next three the answer is constant: only a random start may leave that region
+    reached = sample.find_adversarial(candidates, threat) | sample.classifier(candidates).isnan().any(dim=1)
+    assert reached[3:6][moved[3:6]].all()
     assert moved[6:].all()
 
 
@@ -333,3 +339,57 @@ def test_impossible_numbers_are_refused(kind: type[MinimumNormAttack], wrong: di
 def test_norms_that_an_attack_does_not_know_are_refused(small: Sample):
     with pytest.raises(ThreatError, match="does not support the norm"):
         DDN().check_support(ThreatModel(norm="Linf", eps=0.1), small.classifier)
+
+
+def clipped_network(threshold: float) -> Sample:
+    """Twelve dark images in a network without a gradient at any: its first layer clips dark pixels."""
+    generator = torch.Generator().manual_seed(4)
+    weights = torch.randn(4, 48, generator=generator)
+    images = 0.2 * torch.rand(12, 3, 4, 4, generator=generator)
+    bias = torch.tensor([1.0, 0.0, 0.2, 0.4])
+
+    def forward(pictures: Tensor) -> Tensor:
+        return (pictures - threshold).clamp_min(0).flatten(1) @ weights.t() + bias
+
+    return Sample(build_classifier(forward, 4), images, torch.zeros(12, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [
+        (FMN(steps=40), "Linf"),
+        (FMN(steps=40), "L2"),
+        (FMN(steps=40), "L1"),
+        (DDN(steps=40), "L2"),
+        (CW(steps=20, searches=6, learning_rate=0.05), "L2"),
+        (DeepFool(steps=10), "L2"),
+        (DeepFool(steps=10), "Linf"),
+        (EAD(steps=20, searches=4), "L1"),
+        (PDPGD(steps=40), "L1"),
+    ],
+    ids=lambda value: str(value).partition("(")[0],
+)
+def test_an_image_without_a_gradient_is_left_by_a_random_start(attack: MinimumNormAttack, norm: str):
+    sample = clipped_network(0.25)
+    logits, _, gradient = sample.classifier.compute_gradient(sample.images, lambda logits: logits.sum(dim=1))
+    assert (logits.argmax(dim=1) == 0).all()
+    assert not gradient.any()
+    assert distances(sample, attack, ThreatModel(norm=norm, eps=FAR[norm])).isfinite().all()
+
+
+def test_one_path_from_an_image_without_a_gradient_goes_nowhere():
+    sample = clipped_network(0.25)
+    threat = ThreatModel(norm="L2", eps=FAR["L2"])
+    for attack in (FMN(steps=40, paths=1), DDN(steps=40, paths=1), FMN(steps=19)):
+        assert distances(sample, attack, threat).isinf().all(), attack
+
+
+def test_few_steps_give_fewer_paths_and_none_is_lost():
+    assert [split_steps(steps, 4) for steps in (1, 19, 20, 39, 41)] == [
+        (1,), (19,), (10, 10), (13, 13, 13), (11, 10, 10, 10),
+    ]  # fmt: skip
+    assert split_steps(100, 1) == (100,)
+    with pytest.raises(ConfigError, match="paths must be at least 1"):
+        FMN(paths=0)
+    with pytest.raises(ConfigError, match="paths must be at least 1"):
+        DDN(paths=0)

@@ -16,6 +16,7 @@ from benchmarks.broken_models.case_result import read_result
 from benchmarks.broken_models.case_run import run_case
 from benchmarks.broken_models.registry import (
     BROKEN_KINDS,
+    PLAIN_SOUND_KINDS,
     SOUND_KINDS,
     find_model,
     list_models,
@@ -51,7 +52,9 @@ def test_the_registry_is_complete_without_published_checkpoints(embedded_only):
     assert sum(case.is_sound for case in cases) >= 17
     assert sum(not case.is_sound for case in cases) >= 40
     assert len({case.name for case in cases}) == len(cases)
-    assert {case.kind for case in cases} == {kind.name for kind in (*SOUND_KINDS, *BROKEN_KINDS)}
+    assert {case.kind for case in cases} == {
+        kind.name for kind in (*SOUND_KINDS, *PLAIN_SOUND_KINDS, *BROKEN_KINDS)
+    }
     assert all(case.expected and 0 < case.eps < 1 for case in cases)
 
 

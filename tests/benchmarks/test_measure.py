@@ -13,11 +13,11 @@ from benchmarks import page
 from benchmarks.job import BenchmarkJob
 from benchmarks.ladder import RADIUS_SHARES, attack_each_radius, mark_robust_at_radii
 from benchmarks.measure import BenchmarkResult, Implementation, measure_row
-from benchmarks.peers import PEERS, PeerLibrary
 from benchmarks.rows import QUICK_IMAGE_COUNTS, ROWS, BenchmarkRow
 from benchmarks.subjects import MODEL_NAMES, BenchmarkModel, load_model
 from benchmarks.table import render_tables
 from robustbench_local import Classifier
+from robustbench_local.attack_score.peers import PEERS, PeerLibrary
 
 ROW = BenchmarkRow(name="FGSM", peer_method="fgsm", our_methods=("fgsm",), steps=1, image_count=6)
 

@@ -47,7 +47,10 @@ def _list_imports(*arguments, **how):
     "arguments",
     [
         ["--help"],
-        *([name, "--help"] for name in ("run", "report", "gate", "init", "train", "list", "show", "doctor")),
+        *(
+            [name, "--help"]
+            for name in ("run", "report", "gate", "init", "train", "list", "show", "doctor", "attack-score")
+        ),
         ["--version"],
         ["list", "attacks", "--threat", "linf", "--kind", "white-box"],
         ["list", "certificates", "--json"],

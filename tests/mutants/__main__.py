@@ -29,7 +29,7 @@ from harness_run import add_arguments, try_harness_mutants
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try the mutants; 0 if a test noticed each, 1 if one survived."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="WORD", help="mutants whose name has this word")
+    parser.add_argument("--only", default="", metavar="REGEX", help="mutants whose name matches")
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th mutant, beginning with the i-th")
     add_arguments(parser)
     chosen = parser.parse_args(arguments)
@@ -41,13 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.harness:
         sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
         return try_harness_mutants(chosen, number, of)
-    broken = [tests for tests in sorted({c.tests for c in CONSTANTS}) if run_tests(ROOT, tests) != 0]
+    mutants = [
+        (c, v) for c in CONSTANTS for v in c.mutated_values if re.search(chosen.only, f"{c.file} {c.name}")
+    ][number - 1 :: of]
+    broken = [
+        tests for tests in sorted({constant.tests for constant, _ in mutants}) if run_tests(ROOT, tests) != 0
+    ]
     if broken:
         print(f"these fail as it is, so that nothing follows: {broken}")
         return 1
-    mutants = [(c, v) for c in CONSTANTS for v in c.mutated_values if chosen.only in f"{c.file} {c.name}"][
-        number - 1 :: of
-    ]
     noticed = [is_noticed(constant, value) for constant, value in mutants]
     survivors = [
         f"{c.file}: {c.name} = {v}" for (c, v), seen in zip(mutants, noticed, strict=True) if not seen

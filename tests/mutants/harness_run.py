@@ -12,6 +12,7 @@ import gc
 import importlib
 import os
 import pkgutil
+import re
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -39,9 +40,7 @@ TESTS = (
     "tests/evaluation/execution/test_proof_reuse.py",
 )
 """The tests that have to notice a mutant."""
-BUDGET_SECONDS = 20.0
-"""So many seconds of tests are tried for each mutant, those of the quickest files first."""
-MIN_TIMEOUT_SECONDS, TIMEOUT_FACTOR = 60.0, 10.0
+MIN_TIMEOUT_SECONDS, TIMEOUT_FACTOR = 30.0, 10.0
 """A mutant hangs if its tests take this many times as long as without it."""
 
 
@@ -52,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--work", type=Path, metavar="FOLDER", help="keeps what is done, so that the same command goes on"
     )
     parser.add_argument("--tests", nargs="+", default=TESTS, metavar="PATH", help="the tests to try")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="of tests for each mutant, the quickest first",
+    )
     parser.add_argument("--marks", default="not gpu", help="those with these marks, as for pytest -m")
 
 
@@ -59,12 +65,12 @@ def try_harness_mutants(chosen: argparse.Namespace, number: int, of: int) -> int
     """Try mutants of the harness; 0 if each was noticed or its survival is explained."""
     everything = [mutant for file in sorted(FOLDER.glob("*.py")) for mutant in list_mutants(file)]
     explained = read_explained()
-    mutants = [mutant for mutant in everything if chosen.only in mutant.name][number - 1 :: of]
+    mutants = [mutant for mutant in everything if re.search(chosen.only, mutant.name)][number - 1 :: of]
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as made:
         folder = chosen.work or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
-        run = _HarnessRun(mutants, folder, explained)
+        run = _HarnessRun(mutants, folder, chosen.budget)
         os.chdir(ROOT)
         options = ["-q", "-s", "-p", "no:cacheprovider", "-m", chosen.marks]
         code = pytest.main([*options, *chosen.tests], plugins=[run])
@@ -121,11 +127,11 @@ class _HarnessRun:
     Args:
         mutants: The mutants.
         folder: Keeps the map of the tests, and what became of each mutant: what is there is not done again.
-        explained: Names of mutants that nothing is said about as they survive.
+        budget_seconds: Of the tests that are tried for a mutant.
     """
 
-    def __init__(self, mutants: Sequence[CodeMutant], folder: Path, explained: Mapping[str, str]) -> None:
-        self.mutants, self.folder, self.explained = mutants, folder, explained
+    def __init__(self, mutants: Sequence[CodeMutant], folder: Path, budget_seconds: float) -> None:
+        self.mutants, self.folder, self.budget_seconds = mutants, folder, budget_seconds
         self.results: dict[str, str] = {}
         """Killed, timeout, survived or no coverage, by the name of the mutant."""
         self.failed_before: list[str] = []
@@ -143,12 +149,34 @@ class _HarnessRun:
             for mutant in self.mutants:
                 outcome = known.get(mutant.name)
                 if outcome is None:
-                    items = _choose_items(session, mutant, coverage, killers.get(mutant.function, ""))
+                    items = self._choose_items(session, mutant, coverage, killers.get(mutant.function, ""))
                     outcome, killer = _try_mutant(session, mutant, items, functions)
                     killers[mutant.function] = killer or killers.get(mutant.function, "")
                     done.write(f"{outcome}\t{mutant.name}\t{killer}\n")
                 self.results[mutant.name] = outcome
         return True
+
+    def _choose_items(
+        self, session: pytest.Session, mutant: CodeMutant, coverage: Mapping[str, TestCoverage], likely: str
+    ) -> list[tuple[pytest.Item, float]]:
+        """Choose tests of a mutant's line, with their seconds: the likely one, then the quickest files."""
+        place = (mutant.file, mutant.line)
+        items = [item for item in session.items if _runs_line(coverage[item.nodeid], place)]
+        by_file: dict[Path, float] = defaultdict(float)
+        for item in items:
+            by_file[item.path] += coverage[item.nodeid].seconds
+
+        def rate(item: pytest.Item) -> tuple[bool, float, str, float]:
+            return item.nodeid != likely, by_file[item.path], str(item.path), coverage[item.nodeid].seconds
+
+        chosen: list[tuple[pytest.Item, float]] = []
+        spent = 0.0
+        for item in sorted(items, key=rate):
+            seconds = coverage[item.nodeid].seconds
+            if not chosen or spent + seconds <= self.budget_seconds:
+                spent += seconds
+                chosen.append((item, seconds))
+        return chosen
 
     def _read_known(self) -> dict[str, str]:
         """Read what became of mutants; those that survived are tried again, for the tests may be new."""
@@ -203,29 +231,6 @@ class _KillerReport:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self.file.write_text(report.nodeid, "utf-8")
-
-
-def _choose_items(
-    session: pytest.Session, mutant: CodeMutant, coverage: Mapping[str, TestCoverage], likely: str
-) -> list[tuple[pytest.Item, float]]:
-    """Choose tests that run a mutant's line, with their seconds: the likely one, then the quickest files."""
-    place = (mutant.file, mutant.line)
-    items = [item for item in session.items if _runs_line(coverage[item.nodeid], place)]
-    by_file: dict[Path, float] = defaultdict(float)
-    for item in items:
-        by_file[item.path] += coverage[item.nodeid].seconds
-
-    def rate(item: pytest.Item) -> tuple[bool, float, str, float]:
-        return item.nodeid != likely, by_file[item.path], str(item.path), coverage[item.nodeid].seconds
-
-    chosen: list[tuple[pytest.Item, float]] = []
-    spent = 0.0
-    for item in sorted(items, key=rate):
-        seconds = coverage[item.nodeid].seconds
-        if not chosen or spent + seconds <= BUDGET_SECONDS:
-            spent += seconds
-            chosen.append((item, seconds))
-    return chosen
 
 
 def _runs_line(test: TestCoverage, place: tuple[str, int]) -> bool:

@@ -87,6 +87,7 @@ def test_a_fork_tells_its_code_its_signal_and_its_hang():
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_the_explained_survivors_are_mutants_of_today_with_a_reason():
     names = {mutant.name for file in FOLDER.glob("*.py") for mutant in list_mutants(file)}
     explained = read_explained()

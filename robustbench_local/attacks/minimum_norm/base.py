@@ -47,8 +47,16 @@ class MinimumNormAttack(EngineAttack):
 
     def select_candidates(self, engine: Engine, threat: ThreatModel) -> Tensor:
         """Return the refined successes inside the ball; the original if there is none."""
-        refine_successes(engine, threat)
+        self.refine_results(engine, threat)
         return _confirm_candidates(engine, threat)
+
+    def refine_results(self, engine: Engine, threat: ThreatModel) -> None:
+        """Move the engine's successes nearer."""
+        refine_successes(engine, threat)
+
+    def estimate_refinement(self, threat: ThreatModel) -> tuple[int, int]:
+        """Return the maximum forward and backward passes of ``refine_results`` per image."""
+        return estimate_refinement_cost(threat)
 
     @abstractmethod
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:
@@ -58,7 +66,7 @@ class MinimumNormAttack(EngineAttack):
         """Return the passes of the search, of the refinement and of the last evaluations."""
         if threat.eps == 0:
             return 0, 0
-        search, refinement = self.estimate_search_cost(threat), estimate_refinement_cost(threat)
+        search, refinement = self.estimate_search_cost(threat), self.estimate_refinement(threat)
         return search[0] + refinement[0] + _CONFIRMATION_PASSES, search[1] + refinement[1]
 
 

@@ -19,7 +19,13 @@ from robustbench_local.attacks.core.trade_off_search import (
 )
 from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
 from robustbench_local.attacks.minimum_norm.base import MinimumNormAttack
-from robustbench_local.attacks.minimum_norm.nearest_search import MinimumNormSearch, select_finite_gradient
+from robustbench_local.attacks.minimum_norm.nearest_search import (
+    MinimumNormSearch,
+    compute_search_radius,
+    draw_outer_starts,
+    find_hopeless_items,
+    select_finite_gradient,
+)
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import reshape_for_broadcast
@@ -65,7 +71,7 @@ class CW(MinimumNormAttack):
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
         """Run all searches for c, one after another."""
-        engine.run(_CWSearch(self, threat), engine.build_items())
+        engine.run(_CWSearch(self, threat, engine), engine.build_items())
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
         """Return the passes of all steps of all searches, and of the last point."""
@@ -83,21 +89,28 @@ class _CWState(TensorTable):
     """(W, C, H, W), of the gradient."""
     squared_gradient_mean: Tensor
     """(W, C, H, W), of the squared gradient."""
+    outer_start: Tensor
+    """(W, C, H, W): a random point, at which searches start once two from the image have failed."""
     weight: TradeOffWeight
     """The search for c."""
 
 
 class _CWSearch(MinimumNormSearch[_CWState]):
-    def __init__(self, attack: CW, threat: ThreatModel) -> None:
-        self.attack, self.threat = attack, threat
+    name = "cw"
+
+    def __init__(self, attack: CW, threat: ThreatModel, engine: Engine) -> None:
+        self.attack, self.threat, self.engine = attack, threat, engine
         self.steps = attack.steps * attack.searches
 
-    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _CWState:  # noqa: ARG002
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _CWState:
         """Start at the image; its evaluation sets the unit of c."""
         return _CWState(
             tanh_variables=_map_to_tanh_space(front.originals),
             gradient_mean=torch.zeros_like(front.points),
             squared_gradient_mean=torch.zeros_like(front.points),
+            outer_start=draw_outer_starts(
+                self.engine, front, self.threat, compute_search_radius(front, self.threat), stream, draws
+            ),
             weight=build_unit_weight(front),
         )
 
@@ -122,9 +135,11 @@ class _CWSearch(MinimumNormSearch[_CWState]):
             again = over.to(gradient.device)
             state.weight.advance_weight(again)
             where = reshape_for_broadcast(again, gradient)
-            state.tanh_variables = torch.where(
-                where, _map_to_tanh_space(front.originals), state.tanh_variables
+            is_hopeless = find_hopeless_items(front, self.attack.steps, state.weight)
+            start = torch.where(
+                reshape_for_broadcast(is_hopeless, gradient), state.outer_start, front.originals
             )
+            state.tanh_variables = torch.where(where, _map_to_tanh_space(start), state.tanh_variables)
             state.gradient_mean, state.squared_gradient_mean = (
                 state.gradient_mean.masked_fill(where, 0),
                 state.squared_gradient_mean.masked_fill(where, 0),

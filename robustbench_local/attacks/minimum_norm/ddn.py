@@ -19,8 +19,10 @@ from robustbench_local.attacks.minimum_norm.nearest_search import (
     anneal_cosine,
     build_log_odds_loss,
     compute_search_radius,
+    draw_outer_starts,
     drop_saturated_pixels,
     select_finite_gradient,
+    split_steps,
 )
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream
@@ -40,10 +42,12 @@ class DDN(MinimumNormAttack):
     Two things differ from the paper, where gamma is .05 throughout and steps are in pixel units. The radius
     changes fast at first and slowly at the end, and a step is a fraction of the radius. Distances are up to a
     tenth shorter on networks with misleading gradients and the same on others. Pixels that could only leave
-    [0, 1] do not move.
+    [0, 1] do not move. As in :class:`FMN`, the first of several paths starts at the image, the others at
+    random points beyond the nearest success so far.
 
     Args:
-        steps: Steps, at least 1.
+        steps: Steps of all paths together, at least 1.
+        paths: Maximum number of paths, at least 1; each has at least 10 steps.
         gamma: Relative change of the radius in the first step, between 0 and 1; falls to .005.
 
     Raises:
@@ -55,20 +59,22 @@ class DDN(MinimumNormAttack):
     norms: ClassVar[frozenset[str]] = frozenset({"L2"})
 
     steps: int = 100
+    paths: int = 4
     gamma: float = 0.2
 
     def __post_init__(self) -> None:
-        check_counts("DDN", steps=self.steps)
+        check_counts("DDN", steps=self.steps, paths=self.paths)
         if not 0 < self.gamma < 1:
             raise ConfigError(f"DDN's gamma must be between 0 and 1, got {self.gamma}")
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """Run one path."""
-        engine.run(_DDNSearch(self, threat), engine.build_items())
+        """Run all paths, one after another."""
+        for path, steps in enumerate(split_steps(self.steps, self.paths)):
+            engine.run(_DDNSearch(self, threat, engine, steps), engine.build_items(path))
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
-        """Return the passes of all steps, and of the last point."""
-        return self.steps + 1, self.steps
+        """Return the passes of all steps, and of the last point of each path."""
+        return self.steps + len(split_steps(self.steps, self.paths)), self.steps
 
 
 @dataclass(kw_only=True)
@@ -82,13 +88,19 @@ class _DDNState(TensorTable):
 
 
 class _DDNSearch(MinimumNormSearch[_DDNState]):
-    def __init__(self, attack: DDN, threat: ThreatModel) -> None:
-        self.attack, self.threat, self.steps = attack, threat, attack.steps
+    name = "ddn"
 
-    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _DDNState:  # noqa: ARG002
-        """Start at the image."""
-        first = front.points.new_full((len(front),), _FIRST_RADIUS)
-        return _DDNState(radius=first, max_radius=compute_search_radius(front, self.threat))
+    def __init__(self, attack: DDN, threat: ThreatModel, engine: Engine, steps: int) -> None:
+        self.attack, self.threat, self.engine, self.steps = attack, threat, engine, steps
+
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _DDNState:
+        """Start the first path at the image, the others at random points beyond the nearest success."""
+        radius = front.points.new_full((len(front),), _FIRST_RADIUS)
+        max_radius = compute_search_radius(front, self.threat)
+        if int(front.restarts.max()) > 0:  # all items of a run are of the same path
+            front.points = draw_outer_starts(self.engine, front, self.threat, max_radius, stream, draws)
+            radius = compute_norms(front.points - front.originals, "L2")
+        return _DDNState(radius=radius, max_radius=max_radius)
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """Return a monotone function of the cross-entropy."""

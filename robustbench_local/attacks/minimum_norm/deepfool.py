@@ -16,7 +16,9 @@ from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
 from robustbench_local.attacks.minimum_norm.base import MinimumNormAttack
 from robustbench_local.attacks.minimum_norm.nearest_search import (
     MinimumNormSearch,
+    compute_search_radius,
     compute_target_margin,
+    draw_outer_starts,
     drop_saturated_pixels,
     select_finite_gradient,
 )
@@ -25,15 +27,20 @@ from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_steepest_step, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
+_MAX_PATHS = 2
+"""The path from the image, and one from a random point."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(MinimumNormAttack):
     """Steps to the nearest decision boundary of another class, until one is crossed.
 
-    The steps ignore the limits of the pixel range; each point is then clipped to [0, 1].
+    The steps ignore the limits of the pixel range; each point is then clipped to [0, 1]. If the path from the
+    image crosses none, a second path starts at a random point far from it: at the image, clipped or saturated
+    activations may give no gradient or a misleading one.
 
     Args:
-        steps: Maximum number of steps, at least 1.
+        steps: Maximum number of steps of each of the two paths, at least 1.
         classes: Number of other classes whose boundaries are considered in each step, those with the largest
             logits; each costs a backward pass.
         overshoot: Relative length by which each step goes beyond the boundary, at least 0.
@@ -54,16 +61,17 @@ class DeepFool(MinimumNormAttack):
             raise ConfigError(f"DeepFool's overshoot must be at least 0 and below 1, got {self.overshoot}")
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """Cross the nearest decision boundary."""
-        search = DeepFoolSearch(
-            threat=threat, steps=self.steps, classes=self.classes, overshoot=self.overshoot
-        )
-        engine.run(search, engine.build_items())
+        """Cross the nearest decision boundary; without success from the image, from a random point."""
+        for path in range(_MAX_PATHS):  # a success ends the search for its image
+            search = DeepFoolSearch(
+                threat=threat, engine=engine, steps=self.steps, classes=self.classes, overshoot=self.overshoot
+            )
+            engine.run(search, engine.build_items(path))
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Return the passes of all steps towards all classes, and of the last point."""
+        """Return the passes of all steps of both paths towards all classes, and of their last points."""
         count = min(self.classes, len(threat.targets)) if threat.targets else self.classes
-        return self.steps + 1, self.steps * count
+        return _MAX_PATHS * (self.steps + 1), _MAX_PATHS * self.steps * count
 
 
 @dataclass(kw_only=True)
@@ -79,17 +87,26 @@ class DeepFoolSearch(MinimumNormSearch[_DeepFoolState]):
 
     Args:
         threat: Norm and goal.
+        engine: The engine that the search runs on.
         steps: Maximum number of steps.
         classes: Number of other classes considered.
         overshoot: Relative lengthening of the steps.
     """
 
-    def __init__(self, *, threat: ThreatModel, steps: int, classes: int, overshoot: float) -> None:
-        self.threat, self.steps, self._classes, self._overshoot = threat, steps, classes, overshoot
+    name = "deepfool"
 
-    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _DeepFoolState:  # noqa: ARG002
-        """Start at the image."""
-        return _DeepFoolState(delta=torch.zeros_like(front.points))
+    def __init__(
+        self, *, threat: ThreatModel, engine: Engine, steps: int, classes: int, overshoot: float
+    ) -> None:
+        self.threat, self.steps, self._engine = threat, steps, engine
+        self._classes, self._overshoot = classes, overshoot
+
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _DeepFoolState:
+        """Start the first path at the image, the second at a random point."""
+        if int(front.restarts.max()) > 0:
+            max_radius = compute_search_radius(front, self.threat)
+            front.points = draw_outer_starts(self._engine, front, self.threat, max_radius, stream, draws)
+        return _DeepFoolState(delta=front.points - front.originals)
 
     def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Score points as in every minimum-norm search; any success ends the path."""

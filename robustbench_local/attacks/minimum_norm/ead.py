@@ -21,7 +21,10 @@ from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
 from robustbench_local.attacks.minimum_norm.base import MinimumNormAttack
 from robustbench_local.attacks.minimum_norm.nearest_search import (
     MinimumNormSearch,
+    compute_search_radius,
+    draw_outer_starts,
     drop_saturated_pixels,
+    find_hopeless_items,
     select_finite_gradient,
 )
 from robustbench_local.errors import ConfigError
@@ -64,7 +67,7 @@ class EAD(MinimumNormAttack):
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
         """Run all searches for c, one after another."""
-        engine.run(_EADSearch(self, threat), engine.build_items())
+        engine.run(_EADSearch(self, threat, engine), engine.build_items())
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
         """Return the passes of all steps of all searches, and of the last point."""
@@ -74,20 +77,26 @@ class EAD(MinimumNormAttack):
 
 @dataclass(kw_only=True)
 class _EADState(TensorTable):
-    """The next point of each item."""
+    """What the next search for c needs."""
 
+    outer_start: Tensor
+    """(W, C, H, W): a random point, at which searches start once two from the image have failed."""
     weight: TradeOffWeight
     """The search for c."""
 
 
 class _EADSearch(MinimumNormSearch[_EADState]):
-    def __init__(self, attack: EAD, threat: ThreatModel) -> None:
-        self.attack, self.threat = attack, threat
+    name = "ead"
+
+    def __init__(self, attack: EAD, threat: ThreatModel, engine: Engine) -> None:
+        self.attack, self.threat, self.engine = attack, threat, engine
         self.steps = attack.steps * attack.searches
 
-    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _EADState:  # noqa: ARG002
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _EADState:
         """Start at the image; its evaluation sets the unit of c."""
-        return _EADState(weight=build_unit_weight(front))
+        max_radius = compute_search_radius(front, self.threat)
+        outer_start = draw_outer_starts(self.engine, front, self.threat, max_radius, stream, draws)
+        return _EADState(outer_start=outer_start, weight=build_unit_weight(front))
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """Return the margin of the raw logits."""
@@ -109,7 +118,10 @@ class _EADSearch(MinimumNormSearch[_EADState]):
         shrunk = moved.sign() * (moved.abs() - self.attack.beta).clamp_min(0)
         over = ((front.age + 1) % self.attack.steps == 0).to(gradient.device)
         state.weight.advance_weight(over)
-        return (front.originals + shrunk.masked_fill(reshape_for_broadcast(over, shrunk), 0)).clamp(0, 1)
+        is_hopeless = find_hopeless_items(front, self.attack.steps, state.weight)
+        start = torch.where(reshape_for_broadcast(is_hopeless, shrunk), state.outer_start, front.originals)
+        next_points = (front.originals + shrunk).clamp(0, 1)
+        return torch.where(reshape_for_broadcast(over, shrunk), start, next_points)
 
     def _compute_moving_weight(self, front: ActiveSet, gradient: Tensor) -> Tensor:
         """Return the c at which the first pixel exceeds the shrinkage, (W,)."""

@@ -20,8 +20,10 @@ from robustbench_local.attacks.minimum_norm.nearest_search import (
     anneal_cosine,
     build_log_odds_loss,
     compute_search_radius,
+    draw_outer_starts,
     drop_saturated_pixels,
     select_finite_gradient,
+    split_steps,
 )
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream
@@ -46,8 +48,15 @@ class FMN(MinimumNormAttack):
     that it does not depend on the number or the scale of the pixels. Pixels that could only leave [0, 1] do
     not move.
 
+    The paper's single path starts at the image, where the gradient of a network with clipped or saturated
+    activations may be misleading or zero. Here it is the first of several. The others come from outside: they
+    start at random points three times as far from the image as the nearest success so far, or, without one,
+    at the largest distance of a path.
+
     Args:
-        steps: Steps, at least 1.
+        steps: Steps of all paths together, at least 1.
+        paths: Maximum number of paths, at least 1, each with the same number of steps. A path has at least 10
+            steps, so that few steps give fewer paths.
         gamma: Relative change of the radius in the first step, between 0 and 1; falls to .001.
         step_size: Length of the first step as a fraction of the radius, above 0; falls to a hundredth of it.
             With the defaults of this class, median distances are smaller than with the paper's .05 and 1 on
@@ -62,11 +71,12 @@ class FMN(MinimumNormAttack):
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
 
     steps: int = 100
+    paths: int = 4
     gamma: float = 0.2
     step_size: float = 0.5
 
     def __post_init__(self) -> None:
-        check_counts("FMN", steps=self.steps)
+        check_counts("FMN", steps=self.steps, paths=self.paths)
         if not 0 < self.gamma < 1 or not self.step_size > 0:
             raise ConfigError(
                 "FMN needs gamma between 0 and 1 and step_size above 0, "
@@ -74,12 +84,13 @@ class FMN(MinimumNormAttack):
             )
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
-        """Run one path."""
-        engine.run(_FMNSearch(self, threat), engine.build_items())
+        """Run all paths, one after another."""
+        for path, steps in enumerate(split_steps(self.steps, self.paths)):
+            engine.run(_FMNSearch(self, threat, engine, steps), engine.build_items(path))
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
-        """Return the passes of all steps, and of the last point."""
-        return self.steps + 1, self.steps
+        """Return the passes of all steps, and of the last point of each path."""
+        return self.steps + len(split_steps(self.steps, self.paths)), self.steps
 
 
 @dataclass(kw_only=True)
@@ -95,17 +106,18 @@ class _FMNState(TensorTable):
 
 
 class _FMNSearch(MinimumNormSearch[_FMNState]):
-    def __init__(self, attack: FMN, threat: ThreatModel) -> None:
-        self.attack, self.threat, self.steps = attack, threat, attack.steps
+    name = "fmn"
 
-    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _FMNState:  # noqa: ARG002
-        """Start at the image."""
+    def __init__(self, attack: FMN, threat: ThreatModel, engine: Engine, steps: int) -> None:
+        self.attack, self.threat, self.engine, self.steps = attack, threat, engine, steps
+
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _FMNState:
+        """Start the first path at the image, the others at random points beyond the nearest success."""
         nothing = front.points.new_zeros(len(front))
-        return _FMNState(
-            radius=nothing,
-            nearest_distance=nothing + torch.inf,
-            max_radius=compute_search_radius(front, self.threat),
-        )
+        max_radius = compute_search_radius(front, self.threat)
+        if int(front.restarts.max()) > 0:  # all items of a run are of the same path
+            front.points = draw_outer_starts(self.engine, front, self.threat, max_radius, stream, draws)
+        return _FMNState(radius=nothing, nearest_distance=nothing + torch.inf, max_radius=max_radius)
 
     def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """Return the log odds of success: 0 near the boundary, as the paper's difference of logits."""

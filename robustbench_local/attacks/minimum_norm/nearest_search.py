@@ -11,9 +11,12 @@ from torch import Tensor
 from robustbench_local.attacks.core import losses
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import compute_success_margin
+from robustbench_local.attacks.core.random_starts import draw_sphere_starts
 from robustbench_local.attacks.core.search import Search, State
+from robustbench_local.attacks.core.trade_off_search import TradeOffWeight
 from robustbench_local.attacks.core.work_items import ActiveSet, WorkItems
-from robustbench_local.threats.lp_ball import compute_norms
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import PerImageBalls, compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
 SUCCESS_MARGIN_SHARE = 3e-7
@@ -24,6 +27,11 @@ _SEARCH_RADIUS_SHARE = 0.25
 """Fraction of the distance to the farthest image that a search may go at any radius; half of that distance
 would reach uniform gray. A smaller value misses successes from which a boundary leads back to near ones. A
 larger value makes steps under Linf so long that they skip near ones."""
+_MIN_PATH_STEPS = 10
+"""Minimum number of steps of each path where there are several."""
+_START_DISTANCE_FACTOR = 3.0
+"""Distance of a random start, in distances of the nearest success so far. Paths that start at 1.5 or 2 such
+distances end farther from the image on networks with misleading gradients there."""
 _LOGIT_RANGE = 16.0
 """Range to which logits are scaled before the odds: that of a trained network on ten classes."""
 
@@ -112,6 +120,58 @@ def compute_search_radius(front: ActiveSet, threat: ThreatModel) -> Tensor:
     if front.masks is not None:
         farthest = farthest * front.masks
     return (_SEARCH_RADIUS_SHARE * compute_norms(farthest, threat.norm)).clamp_min(threat.eps)
+
+
+def split_steps(steps: int, max_paths: int) -> tuple[int, ...]:
+    """Return the number of steps of each path; few steps give fewer paths.
+
+    Args:
+        steps: Steps of all paths together, at least 1.
+        max_paths: Maximum number of paths, at least 1.
+    """
+    paths = max(1, min(max_paths, steps // _MIN_PATH_STEPS))
+    return tuple((steps + paths - 1 - path) // paths for path in range(paths))
+
+
+def draw_outer_starts(
+    engine: Engine,
+    front: ActiveSet,
+    threat: ThreatModel,
+    max_radius: Tensor,
+    stream: RandomStream,
+    draw_names: list[str],
+) -> Tensor:
+    """Draw starting points beyond the nearest success so far, where the gradient differs from the image's.
+
+    At the image, clipped or saturated activations may give no gradient or a misleading one.
+
+    Args:
+        engine: The engine with the best points so far.
+        front: New items.
+        threat: The norm.
+        max_radius: The maximum distance of each item's path, (W,), that of an item without a success.
+        stream: Random numbers, one row per item.
+        draw_names: Names of the items' draws.
+
+    Returns:
+        (W, C, H, W) in [0, 1], changed inside the masks only.
+    """
+    scores = engine.scores[front.rows]
+    distance = torch.where(scores > 0, _START_DISTANCE_FACTOR / scores, torch.inf).minimum(max_radius)
+    return draw_sphere_starts(front, stream, draw_names, PerImageBalls(threat.norm, distance))
+
+
+def find_hopeless_items(front: ActiveSet, steps: int, weight: TradeOffWeight) -> Tensor:
+    """Return the items whose next search for a weight starts at a random point instead of the image, (W,).
+
+    Args:
+        front: The items.
+        steps: Steps of the search for each weight.
+        weight: The weights. Two that did not suffice, the second ten times the first, and none that did:
+            steps from the image lead nowhere, as where it has no gradient.
+    """
+    several = ((front.age + 1) >= 2 * steps).to(weight.high.device)
+    return several & weight.high.isinf()
 
 
 def select_finite_gradient(gradient: Tensor, front: ActiveSet) -> Tensor:

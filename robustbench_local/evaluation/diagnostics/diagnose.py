@@ -44,9 +44,9 @@ INSPECTION_PASSES = 500
 SHORT_INSPECTION_PASSES = 54
 """Passes for each image without layers and parts: five repetitions, gradients of two losses, central
 differences along 8 directions with two step sizes, and a look at operators."""
-BRIEF_INSPECTION_PASSES = 20
-"""Passes for each image of two repetitions, gradients of two losses, central differences along three
-directions, and a look at operators."""
+BRIEF_INSPECTION_PASSES = 24
+"""Most passes for an image: repetitions, gradients of two losses, central differences along three directions,
+and a look at operators. A single image takes them all, of several each takes less."""
 MAX_BRIEFLY_INSPECTED_IMAGES = 6
 """Most images of a brief inspection: the slopes of all count together."""
 _Inspection = Callable[[Classifier, Tensor, Tensor, RandomStream], ModelFindings]

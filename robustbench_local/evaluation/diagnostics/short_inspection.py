@@ -36,10 +36,13 @@ from robustbench_local.randomness import RandomStream
 
 SCANNED_IMAGES = 2
 """Images on which operators are looked at: six passes each."""
+BRIEF_REPEATS = 5
+"""Repetitions of the first image: a model that chooses among two ways is found with a chance of 97 %."""
 BRIEF_DIRECTIONS = 3
 """Sign directions of the brief inspection; the slopes of all images are compared together."""
-BRIEF_STEP = 1e-3
-"""Pixel change of its finite differences: small enough for kinks, large enough for float32."""
+BRIEF_STEP = 1e-4
+"""Pixel change of its finite differences. With 1e-3 the kinks of sound networks show (cosine .93 for
+MobileNetV2 with random weights, .995 with this); float32 still resolves the change."""
 
 
 def inspect_gradients(
@@ -70,18 +73,19 @@ def inspect_briefly(
 ) -> ModelFindings:
     """Ask the same in about 17 passes an image, except for parts; arguments as for `inspect_gradients`."""
     with preserve_randomness(), torch.no_grad():
-        answers = [classifier(images) for _ in range(2)]
-    unit = [F.normalize(logits.double(), dim=1) for logits in answers]
-    difference = float(torch.nan_to_num((unit[0] - unit[1]).norm(dim=1)).max())
+        logits = classifier(images)
+        again = torch.cat([classifier(images[:1]) for _ in range(BRIEF_REPEATS)])
+    unit = F.normalize(torch.cat([logits[:1], again]).double(), dim=1)
+    difference = float(torch.nan_to_num((unit - unit[0]).norm(dim=1)).max())
     randomness = RandomnessFindings(
         max_difference=difference,
-        changed_labels=int((answers[0].argmax(dim=1) != answers[1].argmax(dim=1)).sum()),
+        changed_labels=int(bool((again.argmax(dim=1) != logits[0].argmax()).any())),
         is_repeated_by_seed=False,
     )
     if not randomness.is_random:
         randomness = replace(randomness, is_repeated_by_seed=True)
     findings = _build_findings(
-        classifier, answers[0], _check_gradients_briefly(classifier, images, labels, stream), randomness
+        classifier, logits, _check_gradients_briefly(classifier, images, labels, stream), randomness
     )
     return _add_operators(classifier, findings, images, labels, stream)
 

@@ -30,6 +30,8 @@ _LOSS_BY_METHOD = {
     "cw": "margin",
     "deepfool": "margin",
     "fmn": "margin",
+    "sigma-zero": "margin",
+    "sigma-zero-ball": "margin",
 }
 """The loss of attacks without a loss parameter."""
 _METHODS_ENDING_WITH_SQUARE = ("autoattack", "reference:autoattack")

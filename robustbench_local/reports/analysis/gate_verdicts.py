@@ -159,7 +159,7 @@ def note_unchecked(verdict: GateVerdict, *, is_unchecked: bool) -> GateVerdict:
     """Return a verdict that says so if it passes on gradients that no diagnostic has looked at."""
     if not is_unchecked or verdict.ruling != "pass" or verdict.gate.metric == "clean_accuracy":
         return verdict
-    caveat = "whether its gradients can be trusted was not checked, because the run is too small"
+    caveat = "whether the gradients of the model can be trusted was not checked"
     return replace(verdict, reason=f"{verdict.reason}; {caveat}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from test_diagnostics import Brightness, make_images
@@ -36,6 +38,13 @@ class Flipped(Brightness):
 class Noisy(Brightness):
     def forward(self, images):
         return super().forward(images + 0.2 * torch.randn_like(images)) + torch.tensor([0.0, 1.0])
+
+
+class Tossing(Brightness):
+    """It chooses among two ways, by random numbers of its own."""
+
+    def forward(self, images):
+        return super().forward(images) * torch.tensor([1.0, random.choice((1.0, 0.5))])
 
 
 class Optimizing(Brightness):
@@ -77,6 +86,8 @@ def test_what_a_shorter_inspection_finds(inspection, most):
     flipped, _, _ = inspect(inspection, Flipped())
     assert flipped.gradients.cosine == pytest.approx(-1, abs=1e-3)
     assert inspect(inspection, Noisy())[0].randomness.is_random
+    random.seed(1)
+    assert inspect(inspection, Tossing())[0].randomness.is_random
     assert inspect(inspection, Optimizing())[0].optimizes_inside
 
 

@@ -227,6 +227,9 @@ LEFTOVERS = {
 }
 
 
+DEAR_LEFTOVERS = ("gradients off", "default dtype", "low precision", "seed")
+
+
 class Droppy(nn.Module):
     """The linear model behind dropout, which evaluation mode switches off."""
 
@@ -238,7 +241,10 @@ class Droppy(nn.Module):
         return self.inner(0.5 + self.drop(images - 0.5))
 
 
-@pytest.mark.parametrize("leftover", LEFTOVERS)
+@pytest.mark.parametrize(
+    "leftover",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in DEAR_LEFTOVERS else []) for name in LEFTOVERS],
+)
 def test_what_an_attack_leaves_behind_changes_no_bit_of_a_verdict(linear, data, leftover):
     classifier = Classifier(Droppy(linear.module), num_classes=4, name="droppy")
 
@@ -280,6 +286,7 @@ TAMPERINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tampering", TAMPERINGS)
 def test_a_model_that_an_attack_changes_ends_the_cell_and_is_put_back(linear, data, honest, tampering):
     def tamper(classifier, images, labels, threat, masks):

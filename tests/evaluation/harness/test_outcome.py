@@ -112,6 +112,7 @@ AFTER = replace(
         (UNTARGETED, {"prediction": 1, "broken": True, "eight": True}, {}),
         (UNTARGETED, {"prediction": 1, "broken": True, "eight": False}, {"broken_8bit": False}),
         (UNTARGETED, {"prediction": 2, "broken": False}, {"adversarial_prediction": 2}),
+        (UNTARGETED, {"prediction": 0, "broken": False}, {"adversarial_prediction": 0}),
         (TARGETED, {"prediction": 1, "broken": True, "eight": True}, {}),
         (TARGETED, {"prediction": 2, "broken": False}, {"adversarial_prediction": 2}),
         (

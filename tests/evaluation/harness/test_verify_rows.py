@@ -17,7 +17,9 @@ from robustbench_local.evaluation.harness.verify import (
     verify,
 )
 from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import LINF_SLACK
 from robustbench_local.threats.threat_model import ThreatModel
+from robustbench_local.threats.transformations import apply_transformation
 
 LINF = ThreatModel(norm="Linf", eps=0.1)
 GREY = torch.full((3, 1, 2, 2), 0.5)
@@ -232,3 +234,65 @@ def test_equal_logits_are_fragile_and_so_is_no_answer_that_is_not_finite():
         assert reading.fragile.tolist() == [fragile]
         assert math.isnan(reading.margin[0]) == (not math.isfinite(sum(logits)))
         assert reading.is_finite.tolist() == [math.isfinite(sum(logits))]
+
+
+def test_whether_a_margin_is_fragile_depends_on_the_range_of_the_image_alone():
+    """One image of a range of ten and one of ten thousand: neither lends its range to the other."""
+    logits = torch.tensor([[0.01, 0.0, -9.99], [0.01, 0.0, -9999.0]])
+    classifier = Classifier(lambda images: logits[: len(images)], num_classes=3, access="scores")
+    reading = predict(classifier, GREY[:2], torch.zeros(2).long())
+    assert reading.fragile.tolist() == [False, True]
+    logits = torch.tensor([[0.01, 0.0, -9.99], [999.0, 998.99, 989.0]])
+    reading = predict(classifier, GREY[:2], torch.zeros(2).long())
+    assert reading.fragile.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_whether_a_margin_is_fragile_does_not_depend_on_the_scale_of_the_logits(scale):
+    for share, fragile in ((0.9e-4, True), (1.1e-4, False)):
+        reading = predict(
+            answer([scale * 5.0, scale * (5.0 - 10 * share), scale * -5.0]), GREY[:1], torch.tensor([0])
+        )
+        assert reading.fragile.tolist() == [fragile]
+
+
+def test_a_margin_of_exactly_the_share_is_not_fragile():
+    assert predict(answer([1.0, 0.0, -9999.0]), GREY[:1], torch.tensor([0])).fragile.tolist() == [False]
+
+
+def test_the_limit_itself_belongs_to_the_ball():
+    threat = ThreatModel(norm="Linf", eps=0.25 - LINF_SLACK)
+    assert threat.eps + LINF_SLACK == 0.25
+    assert find_ball_violations(GREY + 0.25, GREY, threat) == [None] * 3
+
+
+def test_parameters_of_a_transformation_are_checked_and_applied_here():
+    """Four images: left as it is, turned, turned too far, shifted; the attack returns numbers, not images."""
+    images = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    threat = ThreatModel(norm="spatial", eps=30)
+    parameters = torch.tensor([[0.0, 0, 0], [30.0, 0, 0], [40.0, 0, 0], [0.0, 0.1, 0]])
+    stream = RandomStream(1, ("a", "b", "c", "d"), "any")
+    found = verify(answer([0.0, 1.0]), images, torch.zeros(4).long(), parameters, threat, stream=stream)
+    assert [bool(reason) for reason in found.rejection_reasons] == [False, False, True, False]
+    assert "leave the family" in found.rejection_reasons[2]
+    assert found.broken.tolist() == [True, True, False, True]
+    assert found.broken_8bit == (True, True, None, True)
+    assert torch.allclose(found.candidates[0], images[0], atol=1e-5)
+    assert torch.equal(found.candidates[2], images[2])
+    for row in (1, 3):
+        turned = apply_transformation(images[[row]], parameters[[row]], threat, None)
+        assert torch.equal(found.candidates[[row]], turned)
+        assert not torch.allclose(turned, images[[row]], atol=1e-2)
+
+
+def test_the_random_numbers_of_a_corruption_are_those_of_its_own_image():
+    images = torch.full((3, 3, 8, 8), 0.5)
+    threat = ThreatModel(norm="corruption", transformation="gaussian_noise", eps=3)
+    stream = RandomStream(1, ("a", "b", "c"), "any")
+    given = images.new_zeros(3, 0), threat
+    together = verify(answer([0.0, 1.0]), images, torch.zeros(3).long(), *given, stream=stream)
+    assert together.rejection_reasons == (None, None, None)
+    for row in range(3):
+        own = apply_transformation(images[[row]], images.new_zeros(1, 0), threat, stream.select_images([row]))
+        assert torch.equal(together.candidates[[row]], own)
+    assert not torch.equal(together.candidates[0], together.candidates[1])

@@ -32,7 +32,13 @@ from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.analysis.trust import list_diagnostics, select_blocks, select_distrust
 from robustbench_local.reports.sections.trust_section import TRUST
 from robustbench_local.reports.summary.headline import describe_answer
-from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticsRecord
+from robustbench_local.store.diagnostic_records import (
+    RAISED_REASON,
+    TOO_SMALL_REASON,
+    UNENDED_REASON,
+    DiagnosticResult,
+    DiagnosticsRecord,
+)
 
 CELLS = (
     attack("b" * 40 + "h" * 60, PGD_NAME, CE),
@@ -269,3 +275,47 @@ def test_the_checklist_tells_what_was_done_declared_and_left_out():
     assert by_note["Diagnostic D10."] == "done automatically"
     assert any(line.status == "not done" and "declared: threat_model" in line.note for line in lines)
     assert len(lines) == len({line.text for line in lines}) == 21
+
+
+# --- questions that were not asked --------------------------------------------------------------------------
+
+
+def make_unasked(identifier, reason=TOO_SMALL_REASON):
+    return replace(make_result(identifier, "not run"), sentence=f"Not checked: {reason}.")
+
+
+@pytest.mark.parametrize(("identifier", "level"), [("D7", "warning"), ("D6a", "warning"), ("D11", "note")])
+def test_questions_that_were_not_asked_are_named_once_for_each_model(identifier, level):
+    evidence = with_results(make_unasked(identifier), make_unasked("D10"))
+    (line,) = [one for one in list_findings(evidence) if "not asked, because" in one.text]
+    assert line.level == level
+    assert "2 questions not asked, because the run is too small" in line.text
+    assert (
+        f"D10 (a check) and {identifier} (a check)" in line.text
+        or f"{identifier} (a check) and D10" in line.text
+    )
+    assert ("run more images" in line.text) == (level == "warning")
+
+
+@pytest.mark.parametrize(
+    ("identifier", "reason", "is_noted"),
+    [
+        ("D7", TOO_SMALL_REASON, True),
+        ("D6b", f"{UNENDED_REASON}: it hung", True),
+        ("D6a", f"{RAISED_REASON} ValueError: no", True),
+        ("D7", "the gradient is missing altogether (D6a, D6b)", False),
+        ("D11", TOO_SMALL_REASON, False),
+    ],
+)
+def test_a_gate_passes_on_unchecked_gradients_and_says_so(identifier, reason, is_noted):
+    evidence = with_results(make_unasked(identifier, reason))
+    verdict = judge_gate(evidence, min=0.5, on="estimate")
+    assert verdict.ruling == "pass"
+    assert ("can be trusted was not checked" in verdict.reason) == is_noted
+    clean = judge_evidence(evidence, [{"metric": "clean_accuracy", "min": 0.5, "on": "estimate"}])
+    assert "not checked" not in clean.verdicts[0].reason
+    assert "not checked" not in judge_gate(evidence, min=0.9, on="estimate").reason
+
+
+def test_a_gate_that_fails_on_a_distrusted_number_is_marked():
+    assert "not trustworthy (D7)" in judge_gate(with_results(make_result()), min=0.9, on="estimate").reason

@@ -1,4 +1,4 @@
-"""The other libraries, one adapter a file; what is not installed is said to be absent."""
+"""The attacks of other libraries, one adapter a file; a library that is not installed is listed as such."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
-from benchmarks.job import AttackFunction
+from robustbench_local.attack_score.peers.peer_job import PeerAttack, PeerFunction
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class PeerLibrary:
 
     Args:
         name: What it is called in the tables.
-        adapter: Module of this package with a table ``METHODS``.
+        adapter: Module of this package with the tables ``METHODS`` and ``MINIMUM_NORM``.
         package: What is imported.
         distribution: What is installed.
         pip_arguments: Arguments of pip that get it without changing what is there.
@@ -37,12 +39,21 @@ class PeerLibrary:
         """Its version."""
         return importlib.metadata.version(self.distribution)
 
-    def load_methods(self) -> dict[str, AttackFunction]:
-        """Its methods by the names of ``rows``; importing it may take seconds."""
+    def load_methods(self) -> dict[str, PeerFunction]:
+        """Its methods by the names of the benchmark; importing it may take seconds."""
+        return {name: cast("PeerFunction", run) for name, run in self._load_table("METHODS").items()}
+
+    def load_minimum_norm_attacks(self, norm: str) -> dict[str, PeerAttack]:
+        """Its minimum-norm attacks for a norm by name; importing it may take seconds."""
+        attacks = self._load_table("MINIMUM_NORM").get(norm, {})
+        return dict(cast("Mapping[str, PeerAttack]", attacks))
+
+    def _load_table(self, name: str) -> Mapping[str, object]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            adapter = importlib.import_module(f"benchmarks.peers.{self.adapter}")
-        return dict(adapter.METHODS)
+            adapter = importlib.import_module(f"{__name__}.{self.adapter}")
+        table: Mapping[str, object] = getattr(adapter, name)
+        return table
 
 
 PEERS = (

@@ -10,10 +10,10 @@ from art.attacks import evasion
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from benchmarks.job import AttackFunction, BenchmarkJob
+from robustbench_local.attack_score.peers.peer_job import PeerAttack, PeerFunction, PeerJob
 
 
-def _build_estimator(job: BenchmarkJob) -> PyTorchClassifier:
+def _build_estimator(job: PeerJob) -> PyTorchClassifier:
     return PyTorchClassifier(
         model=job.module,
         loss=nn.CrossEntropyLoss(),
@@ -24,20 +24,20 @@ def _build_estimator(job: BenchmarkJob) -> PyTorchClassifier:
     )
 
 
-def _run_attack(job: BenchmarkJob, attack: Any) -> Tensor:
+def _run_attack(job: PeerJob, attack: Any) -> Tensor:
     np.random.seed(job.seed)
     torch.manual_seed(job.seed)
     found = attack.generate(x=job.images.cpu().numpy(), y=job.labels.cpu().numpy())
     return torch.from_numpy(found).to(job.images)
 
 
-def _run_fgsm(job: BenchmarkJob) -> Tensor:
+def _run_fgsm(job: PeerJob) -> Tensor:
     size = len(job.images)
     attack = evasion.FastGradientMethod(_build_estimator(job), eps=job.eps, eps_step=job.eps, batch_size=size)
     return _run_attack(job, attack)
 
 
-def _run_pgd(job: BenchmarkJob) -> Tensor:
+def _run_pgd(job: PeerJob) -> Tensor:
     attack = evasion.ProjectedGradientDescentPyTorch(
         _build_estimator(job),
         eps=job.eps,
@@ -50,7 +50,7 @@ def _run_pgd(job: BenchmarkJob) -> Tensor:
     return _run_attack(job, attack)
 
 
-def _run_apgd(job: BenchmarkJob) -> Tensor:
+def _run_apgd(job: PeerJob) -> Tensor:
     attack = evasion.AutoProjectedGradientDescent(
         _build_estimator(job),
         eps=job.eps,
@@ -64,24 +64,53 @@ def _run_apgd(job: BenchmarkJob) -> Tensor:
     return _run_attack(job, attack)
 
 
-def _run_square(job: BenchmarkJob) -> Tensor:
+def _run_square(job: PeerJob) -> Tensor:
     attack = evasion.SquareAttack(
         _build_estimator(job), eps=job.eps, max_iter=job.steps, batch_size=len(job.images), verbose=False
     )
     return _run_attack(job, attack)
 
 
-def _run_deepfool(job: BenchmarkJob) -> Tensor:
+def _run_deepfool(job: PeerJob) -> Tensor:
     attack = evasion.DeepFool(
         _build_estimator(job), max_iter=job.steps, epsilon=0.02, batch_size=len(job.images), verbose=False
     )
     return _run_attack(job, attack)
 
 
-METHODS: dict[str, AttackFunction] = {
+METHODS: dict[str, PeerFunction] = {
     "fgsm": _run_fgsm,
     "pgd": _run_pgd,
     "apgd": _run_apgd,
     "square": _run_square,
     "deepfool": _run_deepfool,
+}
+
+
+def _run_cw(job: PeerJob) -> Tensor:
+    attack = evasion.CarliniL2Method(
+        _build_estimator(job),
+        max_iter=job.steps,
+        binary_search_steps=9,
+        batch_size=len(job.images),
+        verbose=False,
+    )
+    return _run_attack(job, attack)
+
+
+def _run_ead(job: PeerJob) -> Tensor:
+    attack = evasion.ElasticNet(
+        _build_estimator(job),
+        max_iter=job.steps,
+        binary_search_steps=9,
+        decision_rule="L1",
+        batch_size=len(job.images),
+        verbose=False,
+    )
+    return _run_attack(job, attack)
+
+
+MINIMUM_NORM: dict[str, dict[str, PeerAttack]] = {
+    "L1": {"ead": PeerAttack(_run_ead, calls_per_step=18)},
+    "L2": {"cw": PeerAttack(_run_cw, calls_per_step=18), "deepfool": PeerAttack(_run_deepfool)},
 }

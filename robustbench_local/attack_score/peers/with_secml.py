@@ -14,17 +14,17 @@ from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.job import AttackFunction, BenchmarkJob
+from robustbench_local.attack_score.peers.peer_job import PeerAttack, PeerFunction, PeerJob
 
 
-def _run_attack(job: BenchmarkJob, attack: Any) -> Tensor:
+def _run_attack(job: PeerJob, attack: Any) -> Tensor:
     torch.manual_seed(job.seed)
     images = DataLoader(TensorDataset(job.images, job.labels), batch_size=len(job.images))
     found = attack(BasePyTorchClassifier(job.module), images)
     return torch.cat([batch for batch, _ in found])
 
 
-def _run_pgd(job: BenchmarkJob) -> Tensor:
+def _run_pgd(job: PeerJob) -> Tensor:
     attack = PGD(
         perturbation_model=LpPerturbationModels.LINF,
         epsilon=job.eps,
@@ -36,9 +36,9 @@ def _run_pgd(job: BenchmarkJob) -> Tensor:
     return _run_attack(job, attack)
 
 
-def _run_fmn(job: BenchmarkJob) -> Tensor:
+def _run_fmn(job: PeerJob, model: Any = LpPerturbationModels.LINF) -> Tensor:
     attack = FMN(
-        perturbation_model=LpPerturbationModels.LINF,
+        perturbation_model=model,
         num_steps=job.steps,
         step_size=1.0,
         backend=Backends.NATIVE,
@@ -46,8 +46,18 @@ def _run_fmn(job: BenchmarkJob) -> Tensor:
     return _run_attack(job, attack)
 
 
-METHODS: dict[str, AttackFunction] = {
+METHODS: dict[str, PeerFunction] = {
     "pgd": _run_pgd,
     "ddn": lambda job: _run_attack(job, DDN(num_steps=job.steps, backend=Backends.NATIVE)),
     "fmn": _run_fmn,
+}
+
+MINIMUM_NORM: dict[str, dict[str, PeerAttack]] = {
+    "L0": {"fmn": PeerAttack(lambda job: _run_fmn(job, LpPerturbationModels.L0))},
+    "L1": {"fmn": PeerAttack(lambda job: _run_fmn(job, LpPerturbationModels.L1))},
+    "L2": {
+        "ddn": PeerAttack(METHODS["ddn"]),
+        "fmn": PeerAttack(lambda job: _run_fmn(job, LpPerturbationModels.L2)),
+    },
+    "Linf": {"fmn": PeerAttack(_run_fmn)},
 }
