@@ -51,7 +51,7 @@ def test_every_share_of_images_is_over_groups(stores):
     for path, share in shares.items():
         assert share.get("groups"), path
         assert (share["value"], share["n"]) == (independent[path]["value"], independent[path]["n"]), path
-        if "worst_class" not in path:
+        if "worst_class" not in path and ".mean" not in path:
             assert share["low"] <= independent[path]["low"] + 1e-9, path
             assert share["high"] >= independent[path]["high"] - 1e-9, path
 
