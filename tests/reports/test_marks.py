@@ -20,6 +20,7 @@ from robustbench_local.reports.summary.headline import (
     describe_eight_bit_answer,
 )
 from robustbench_local.reports.writers.csv_files import format_results_csv
+from robustbench_local.reports.writers.figures import draw_figures
 from robustbench_local.reports.writers.report_markdown import render_markdown
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store import RunStore
@@ -108,3 +109,17 @@ def test_the_page_is_marked_in_every_section(content):
     for section in ("attacks", "targets", "radius", "method"):
         body = page[page.index(f'id="{section}"') :]
         assert MARK in body[: body.index("</section>")], section
+
+
+def test_the_figures_of_curves_and_targets_name_the_mark(content, monkeypatch):
+    drawn = {}
+
+    def record_names(section, _content, names):
+        drawn[type(section).__name__] = sorted(names.values())
+        return iter(())
+
+    for part in content.list_shown_sections():
+        monkeypatch.setattr(type(part.section), "draw_figures", record_names)
+    draw_figures(content)
+    assert drawn["CurvesSection"] == drawn["TargetsSection"] == [SOUND, f"{BROKEN}, not trustworthy"]
+    assert drawn["HeatmapSection"] == [SOUND, BROKEN], "each of its squares has a mark"

@@ -425,6 +425,13 @@ def test_fields_of_a_cell_that_make_no_sense(run: Path, change: str, said: str) 
     assert any(said in line for line in forged(run, f"UPDATE cells SET {change}"))
 
 
+@pytest.mark.parametrize(("pixels", "is_damage"), [("2.0", False), ("3.0", True), ("NULL", True)])
+def test_the_number_of_changed_pixels_has_no_slack(run: Path, pixels: str, is_damage: bool) -> None:
+    forged(run, f"UPDATE outcomes SET l0 = {pixels}")
+    said = forged(run, "UPDATE cells SET norm = 'L0', eps = 2.0")
+    assert any("it is broken from outside the ball" in line for line in said) == is_damage
+
+
 def test_the_norms_are_those_of_threat_models() -> None:
     assert set(get_args(Norm)) == set(NORMS)
 

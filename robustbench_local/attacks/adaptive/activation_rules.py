@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.adaptive.operator_rules import OperatorCall, define_rule, measure_scale
-from robustbench_local.attacks.adaptive.rank_rules import CHOSEN_VALUES
+from robustbench_local.attacks.adaptive.rank_rules import CHOSEN_SCORES, CHOSEN_VALUES
 from robustbench_local.attacks.adaptive.straight_through import carries_gradient
 
 MIN_SATURATED_SHARE = 0.5
@@ -18,7 +18,7 @@ MIN_SATURATED_SHARE = 0.5
 Measured: at most 0.1 in gates of sound networks; 0.86 to 1 in networks that mask gradients by saturation."""
 SATURATION = {"sigmoid": 6.0, "tanh": 3.0}
 """Inputs beyond which the slope is below 1 % of the largest."""
-GENTLE_OPERATORS = frozenset({"relu", "sigmoid", "tanh", "clamp", "softmax", CHOSEN_VALUES})
+GENTLE_OPERATORS = frozenset({"relu", "sigmoid", "tanh", "clamp", "softmax", CHOSEN_VALUES, CHOSEN_SCORES})
 """Operators that are sound as they are: only views with smoother backward passes replace them."""
 SMOOTHED_OPERATORS = GENTLE_OPERATORS | {"saturated sigmoid", "saturated tanh", "saturated clamp"}
 """The operators that a view with smoothed activations replaces."""

@@ -118,7 +118,8 @@ def _compose_for_model(inputs: AttackInputs) -> Composition:
     findings = inspect_model(
         inputs.classifier, inputs.images[probed], inputs.labels[probed], inputs.stream.select_images(probed)
     )
-    candidates, trials = (list_candidate_steps(views) for views in divide_views(findings))
+    needed, on_trial = divide_views(findings, is_steep=check.is_steep)
+    candidates, trials = list_candidate_steps(needed), list_candidate_steps(on_trial)
     pilot = run_pilot(inputs, candidates, rows)
     trial_results = run_trials(inputs, trials, rows)
     if is_misled(trial_results):

@@ -116,14 +116,23 @@ def list_useful_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
     return (*views, everywhere)
 
 
-def divide_views(findings: ModelFindings) -> tuple[tuple[ViewSpec, ...], tuple[ViewSpec, ...]]:
+def divide_views(
+    findings: ModelFindings, *, is_steep: bool
+) -> tuple[tuple[ViewSpec, ...], tuple[ViewSpec, ...]]:
     """Divide the views into those that the findings call for, and those on trial.
 
     Where the model's own gradients are of use, or those that it declares, the parts of a model are on trial
     as well: only an ensemble that chooses among its members is known to hide them.
+
+    Args:
+        findings: What the inspection found.
+        is_steep: Whether functions inside have other slopes over an interval.
     """
-    views, trials = list_useful_views(findings), list_trial_views(findings)
-    if has_unsound_gradients(findings) and not declares_surrogates(findings):
+    views = list_useful_views(findings)
+    known = {view.label for view in views}
+    trials = tuple(view for view in list_trial_views(findings) if view.label not in known)
+    is_unsound = is_steep or has_unsound_gradients(findings)
+    if is_unsound and not declares_surrogates(findings):
         return (*views, *trials), ()
     needed = tuple(view for view in views if not _is_on_trial(view, findings))
     return needed, (*(view for view in views if view not in needed), *trials)

@@ -14,7 +14,7 @@ from robustbench_local.attacks.adaptive.activation_rules import GENTLE_OPERATORS
 from robustbench_local.attacks.adaptive.fixed_draws import PROBE_SEED
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
 from robustbench_local.attacks.adaptive.part_model import MIN_PROBABILITY, PartModel
-from robustbench_local.attacks.adaptive.rank_rules import CHOSEN_VALUES
+from robustbench_local.attacks.adaptive.rank_rules import CHOSEN_SCORES, CHOSEN_VALUES
 from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec, list_views
 from robustbench_local.classifier import Classifier, ClassifierSettings
@@ -204,7 +204,9 @@ def _selects_operator(spec: ViewSpec, path: str, operator: str) -> bool:
     if spec.kind == "smooth":
         return operator in SMOOTHED_OPERATORS
     if spec.kind == "wide":
-        return operator == CHOSEN_VALUES or operator not in GENTLE_OPERATORS
+        is_chosen = operator in {CHOSEN_VALUES, CHOSEN_SCORES}
+        is_wanted = is_chosen and operator in (spec.operators or (operator,))
+        return is_wanted or operator not in (GENTLE_OPERATORS | SMOOTHED_OPERATORS)  # which have mean slopes
     if operator in GENTLE_OPERATORS or spec.anchors or (spec.paths and path not in spec.paths):
         return False
     return not spec.operators or operator in spec.operators or operator not in CONDITIONAL_OPERATORS

@@ -11,7 +11,11 @@ from robustbench_local.attacks.adaptive.operator_rules import OperatorCall, defi
 from robustbench_local.attacks.adaptive.straight_through import carries_gradient
 
 CHOSEN_VALUES = "values by rank"
-"""Operator whose own gradient is right, but only that of the one value chosen."""
+"""Operator whose own gradient is right, but only that of the one value chosen, such as a median of pixels."""
+CHOSEN_SCORES = "scores by rank"
+"""The same on few values, such as the scores of an ensemble's members."""
+MAX_SCORES = 8192
+"""Number of values up to which they count as few: two images of MNIST have 14,112 in windows of 3x3."""
 _MAX_COMPARED = 64
 """Values of a row up to which all are compared with all."""
 _SPREAD = 2.0
@@ -35,7 +39,8 @@ def spread_chosen_values(call: OperatorCall, result: Any) -> Any:
     if dim is None or not carries_gradient(source):
         return result
     call.mode.selections.append((call.mode.find_path(), call.name))
-    if not call.mode.is_active(CHOSEN_VALUES):
+    operator = CHOSEN_SCORES if source.numel() <= MAX_SCORES else CHOSEN_VALUES
+    if not call.mode.is_active(operator):
         return result
     values = result if isinstance(result, Tensor) else result[0]
     chosen = values.detach()
@@ -47,7 +52,7 @@ def spread_chosen_values(call: OperatorCall, result: Any) -> Any:
     distance = (entries.detach() - targets).abs()
     scale = _SPREAD * distance.mean(dim=-1, keepdim=True).clamp_min(1e-12)
     surrogate = ((-distance / scale).softmax(dim=-1) * entries).sum(dim=-1).movedim(-1, dim)
-    spread = call.attach_surrogate(CHOSEN_VALUES, values, surrogate.reshape(values.shape))
+    spread = call.attach_surrogate(operator, values, surrogate.reshape(values.shape))
     return spread if isinstance(result, Tensor) else type(result)((spread, *result[1:]))
 
 

@@ -33,6 +33,8 @@ MAX_LOGIT_RANGE = 100.0
 WIDE_SLOPES = (0.1, 0.5, 1.5)
 """Half the lengths of intervals for mean slopes, in standard deviations of a function's input: the change of
 pixels within usual radii is a tenth of theirs, and a smooth activation bends over one or two."""
+SMOOTH_LABEL = "smoothed activations"
+"""Label of the view through gentler activations, a softmax among them."""
 USUAL_LOGIT_RANGE = 10.0
 """Logit range to which a view rescales; see `MAX_LOGIT_RANGE`."""
 TINY_RANGE = 1e-30
@@ -60,7 +62,7 @@ class ViewSpec:
             without its wrapper defense; ``wide``: functions of single values have their mean slope over an
             interval; ``neighborhood``: the mean of the model's gradients at points around the image.
         paths: Module paths that it concerns: where operators are replaced (none: everywhere), or the parts.
-        operators: Names of the operators that are replaced; none: all.
+        operators: Names of the operators that are replaced, in ``wide`` of those by rank; none: all.
         bypassed: Paths of modules, from a shape to the same shape, that have the gradient of the identity.
         measured: Paths of modules with few inputs whose Jacobian is measured by finite differences.
         anchors: Paths of parts in ``bpda``: whatever the model does before them has the gradient of the
@@ -139,6 +141,7 @@ def list_trial_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
         ViewSpec(kind="wide", label=f"mean slopes over {width:g} deviations", width=width, draws=draws)
         for width in WIDE_SLOPES
     ]
+    views.append(ViewSpec(kind="smooth", label=SMOOTH_LABEL, draws=draws))
     if gradients.has_graph and not gradients.error and draws == 1:
         views.append(ViewSpec(kind="neighborhood", label="mean gradients of a neighborhood"))
     return tuple(views)
@@ -185,7 +188,7 @@ def _list_surrogate_views(findings: ModelFindings) -> list[ViewSpec]:
     gradients = findings.gradients
     vanishes = gradients.has_graph and (gradients.tiny_margin_share >= MIN_FAULT_SHARE)
     if vanishes and not findings.operators:
-        views.append(ViewSpec(kind="smooth", label="smoothed activations", draws=draws))
+        views.append(ViewSpec(kind="smooth", label=SMOOTH_LABEL, draws=draws))
     return views
 
 

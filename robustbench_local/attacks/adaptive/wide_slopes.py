@@ -27,6 +27,8 @@ from robustbench_local.attacks.adaptive.function_names import (
 from robustbench_local.attacks.adaptive.straight_through import attach_gradient, carries_gradient
 
 _LARGEST_BYTE = 255
+_SMALLEST_SHARE = 1e-3
+"""Smallest half of an interval, as a share of the values' size: rounding is 1e-7 of it."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ class WideSlopeMode(TorchFunctionMode):
             return None
         values = tensor.detach()
         dims = tuple(range(1, values.ndim)) if values.ndim > 1 else (0,)
-        half = self._width * values.std(dim=dims, keepdim=True, correction=0).nan_to_num(0.0).clamp_min(1e-12)
+        spread = values.std(dim=dims, keepdim=True, correction=0).nan_to_num(0.0)
+        size = values.abs().mean(dim=dims, keepdim=True).nan_to_num(0.0)
+        half = torch.maximum(self._width * spread, _SMALLEST_SHARE * size).clamp_min(1e-12)
         half = half.expand(values.shape)
         chain = _Chain(tensor, root, 2 * half, values + half, values - half, is_steep=False)
         self._set_chain(chain)

@@ -21,8 +21,9 @@ from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadcast, select_largest_pixels
 from robustbench_local.threats.threat_model import ThreatModel
 
-PRUNING_STEPS = 64
-"""Most steps, each a forward and a backward pass; the last point is evaluated too."""
+PRUNING_STEPS = 24
+"""Most steps, each a forward and a backward pass; the last point is evaluated too. Few images need more: on
+MNIST 64 steps leave 0.1% fewer pixels."""
 _FIRST_GROUP_SHARE = 0.25
 """Share of the changed pixels that the first step resets together."""
 

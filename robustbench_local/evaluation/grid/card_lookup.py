@@ -37,7 +37,7 @@ _METHOD_TITLES: Mapping[str, str] = {
     "pgd": "PGD",
     "reference:autoattack": "AutoAttack (reference)",
     "sigma-zero": "sigma-zero",
-    "sigma-zero-ball": "sigma-zero",
+    "sigma-zero-ball": "sigma-zero (ball)",
     "sparse-rs": "Sparse-RS",
     "spatial": "Spatial",
     "spsa": "SPSA",

@@ -21,6 +21,7 @@ class CurvesSection(Section[tuple[CurvePanel, ...]]):
     title = "Robust accuracy by perturbation budget"
     link_text = "Perturbation budget"
     template = "curves.html.j2"
+    has_marked_names = True
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CurvePanel, ...]:
         """Build one panel per norm and attack with several radii."""

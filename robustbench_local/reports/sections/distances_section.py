@@ -31,6 +31,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
     title = "Distance to the nearest adversarial example"
     link_text = "Distances"
     template = "distances.html.j2"
+    has_marked_names = True
     curve_steps = CURVE_STEPS
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[DistanceGroup, ...]:

@@ -38,6 +38,8 @@ class Section(ABC, Generic[Content]):
     """How to read the section, in sentences; the template and ``to_markdown`` place it."""
     has_photographs: ClassVar[bool] = False
     """Whether its figures are photographs; they come after the drawings."""
+    has_marked_names: ClassVar[bool] = False
+    """Whether the names of models in its figures bear the mark of numbers that are not trustworthy."""
 
     @abstractmethod
     def build_content(self, evidence: Evidence, store: RunStore) -> Content:

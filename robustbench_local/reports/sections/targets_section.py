@@ -54,6 +54,7 @@ class TargetsSection(Section[TargetedAttacks]):
     title = "Targeted attacks: final predictions"
     link_text = "Targeted attacks"
     template = "targets.html.j2"
+    has_marked_names = True
     explanation = GOALS_EXPLANATION
     pixel_attack_limits = PIXEL_ATTACK_LIMITS
 

@@ -10,6 +10,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from robustbench_local.reports.analysis.trust import mark_model
 from robustbench_local.reports.figures.layout import LINE_COLOUR, MUTED_COLOUR, TEXT_COLOUR
 from robustbench_local.reports.formatting.fonts import list_font_names, select_drawable_text
 from robustbench_local.reports.sections.report_data import ReportData
@@ -51,8 +52,13 @@ def _iterate_figures(report_data: ReportData) -> Iterator[tuple[str, Figure]]:
         for number, subject in enumerate(report_data.evidence.subjects, start=1)
     }
     shown = sorted(report_data.list_shown_sections(), key=lambda part: part.section.has_photographs)
+    evidence = report_data.evidence
+    marks = {subject: mark_model(evidence, subject).partition(" (")[0] for subject in names}
+    marked = {
+        subject: f"{name}, {marks[subject]}" if marks[subject] else name for subject, name in names.items()
+    }
     for section, content in shown:
-        yield from section.draw_figures(content, names)
+        yield from section.draw_figures(content, marked if section.has_marked_names else names)
 
 
 def _encode_png(figure: Figure) -> bytes:

@@ -18,12 +18,15 @@ from robustbench_local.attacks.adaptive.composition import (
     list_standard_steps,
     select_trials,
 )
+from robustbench_local.attacks.adaptive.quick_check import check_quickly
 from robustbench_local.attacks.adaptive.steps import AttackStep
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec, list_trial_views
+from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 THREAT = ThreatModel(norm="Linf", eps=0.1)
+WIDE_THREAT = ThreatModel(norm="Linf", eps=0.5)
 
 
 def make_result(label: str, broken: int, images: int = 8) -> PilotResult:
@@ -52,6 +55,7 @@ def test_every_trial_step_is_found_again_by_its_label():
         "mean slopes over 0.1 deviations",
         "mean slopes over 0.5 deviations",
         "mean slopes over 1.5 deviations",
+        "smoothed activations",
         "mean gradients of a neighborhood",
     ]
     composition = Composition(steps=(*list_standard_steps(THREAT, 5), *trials), findings=findings)
@@ -103,7 +107,10 @@ class Declared(torch.autograd.Function):
     ],
 )
 def test_only_gradients_that_mislead_call_for_steps_without_a_trial(front, is_needed):
-    needed, trials = divide_views(inspect_sample(wrap_model(Behind(front))))
+    findings = inspect_sample(wrap_model(Behind(front)), build_images(4))
+    needed, trials = divide_views(findings, is_steep=False)
+    if not findings.operators:
+        assert divide_views(findings, is_steep=True) == ((*needed, *trials), ())
     assert bool(needed) is is_needed
     assert bool(trials) is not is_needed
     assert "mean slopes over 0.1 deviations" in {view.label for view in (*needed, *trials)}
@@ -111,7 +118,7 @@ def test_only_gradients_that_mislead_call_for_steps_without_a_trial(front, is_ne
 
 def test_rescaled_logits_need_no_targets_of_their_own():
     findings = inspect_sample(wrap_model(Behind(lambda values: values, scale=1000.0)))
-    (step,) = list_candidate_steps(divide_views(findings)[0])
+    (step,) = list_candidate_steps(divide_views(findings, is_steep=False)[0])
     assert step.label == "rescaled logits"
     steps = compose_steps(findings, [step], [make_result(step.label, 1)], THREAT, 5)
     assert [step.label for step in steps] == ["apgd-ce", "rescaled logits", "apgd-t", "fab-t", "square"]
@@ -132,6 +139,27 @@ def test_a_layer_inside_of_one_that_declares_the_identity_is_declared_too():
 
     findings = inspect_sample(wrap_model(Behind(Straight())))
     assert [(layer.path, layer.is_declared_identity) for layer in findings.layers] == [("front.codec", True)]
-    assert divide_views(findings)[0] == ()
+    assert divide_views(findings, is_steep=False)[0] == ()
     bare = inspect_sample(wrap_model(Behind(Codec())))
     assert not any(layer.is_declared_identity for layer in bare.layers)
+
+
+@pytest.mark.parametrize(
+    ("front", "is_steep"),
+    [
+        (lambda values: values, False),
+        (lambda values: nn.functional.gelu(values - 0.5), False),
+        (lambda values: values - 1.5 * (values % 0.05), True),
+        (lambda values: values.sort(dim=3).values, True),
+    ],
+)
+def test_steep_functions_are_a_doubt_even_where_an_attack_succeeds(front, is_steep):
+    images = build_images(4)
+    model = wrap_model(Behind(front))
+    with torch.no_grad():
+        labels = model(images).argmax(dim=1)
+    stream = RandomStream(0, tuple(f"image-{row}" for row in range(4)), "x")
+    with model.evaluation_mode():
+        check = check_quickly(AttackInputs(model, images, labels, WIDE_THREAT, stream, None))
+    assert check.is_steep is is_steep
+    assert is_steep or bool(check.broken.all())
