@@ -175,8 +175,10 @@ def did_you_mean(wrong: str, choices: Iterable[str], *, limit: int = 12) -> str:
         An imperative sentence: the closest name, or the first few existing names.
     """
     names = sorted(choices)
-    folded = {name.casefold(): name for name in names}
-    closest = difflib.get_close_matches(str(wrong).casefold(), folded, n=1, cutoff=0.6)
+    folded, typed = {name.casefold(): name for name in names}, str(wrong).casefold()
+    # two exchanged letters are one slip; the ratio of matching blocks counts them as two
+    swapped = [name for name in folded if len(name) == len(typed) and sorted(name) == sorted(typed)]
+    closest = swapped or difflib.get_close_matches(typed, folded, n=1, cutoff=0.6)
     if closest:
         return f"did you mean {folded[closest[0]]}?"
     ellipsis = ", ..." if len(names) > limit else ""

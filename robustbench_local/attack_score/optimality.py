@@ -107,7 +107,7 @@ def _compute_from_arrays(distances: FloatArray, envelope: FloatArray) -> float |
 
 def _clip_rounding(value: float) -> float:
     """Return the value inside [0, 1], which only rounding can leave."""
-    return float(min(max(value, 0.0), 1.0))
+    return float(min(max(value, 0.0), 1.0)) + 0.0  # not -0.0
 
 
 def _estimate_resampled_values(

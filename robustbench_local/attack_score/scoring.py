@@ -209,7 +209,7 @@ def _choose_max_distance(subject: EvaluationSubject, norm: str) -> float:
     if norm == "Linf":
         return _GRAY_LINF
     whole = float(compute_norms(torch.ones_like(subject.data.images[:1]), norm).max())
-    return _BOX_SHARE * whole
+    return float(math.floor(_BOX_SHARE * whole)) if norm == "L0" else _BOX_SHARE * whole
 
 
 def _measure_or_read(

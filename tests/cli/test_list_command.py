@@ -56,6 +56,7 @@ def test_a_norm_a_threat_model_and_a_corruption_are_threats(rbl):
         "autoattack-l1-12",
         "ead-l1-30",
         "fmn-l1-30",
+        "pdpgd-l1-30",
     }
     assert "pgd50-linf-4" in _list_names(rbl, "attacks", "--threat", "Linf")
     assert "pgd50-linf-4" not in _list_names(rbl, "attacks", "--threat", "linf-8")

@@ -57,6 +57,8 @@ def test_a_wrong_name_is_answered_with_the_right_one():
 
 def test_did_you_mean():
     assert did_you_mean("EPSS", ["eps", "norm"]) == "did you mean eps?"
+    assert did_you_mean("pdg", ["pdpgd", "pgd"]) == "did you mean pgd?"
+    assert did_you_mean("pdpg", ["pdpgd", "pgd"]) == "did you mean pdpgd?"
     assert did_you_mean("zzz", ["b", "a"]) == "use one of a, b"
     assert did_you_mean("zzz", "abcdef", limit=3) == "use one of a, b, c, ..."
     assert did_you_mean("zzz", []) == "there are none to choose from"

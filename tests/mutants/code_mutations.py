@@ -42,6 +42,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 OPPOSITE_CALLS = {"all": "any", "any": "all", "min": "max", "max": "min", "amin": "amax", "amax": "amin"}
 OPPOSITE_CALLS |= {"clamp_min": "clamp_max", "argmax": "argmin", "zeros": "ones", "ones": "zeros"}
 IDENTITY_CALLS = ("clone", "abs", "suppress")
+SYMMETRIC_CALLS = ("min", "max", "minimum", "maximum", "equal")
 SKIPPED_KEYWORDS = ("remedy", "where", "device", "strict")
 """Messages, what a machine without a GPU cannot tell, and the lengths that `zip` asserts."""
 CHECKED_STRINGS = ("status", "measure", "kind", "condition")
@@ -243,7 +244,11 @@ def _change_call(node: ast.Call) -> Iterator[ast.AST]:
     if name in IDENTITY_CALLS and isinstance(function, ast.Attribute) and not node.args:
         yield function.value
     first = node.args[:2]
-    if len(first) == 2 and not any(isinstance(value, ast.Starred) for value in first):
+    if (
+        len(first) == 2
+        and name not in SYMMETRIC_CALLS
+        and not any(isinstance(value, ast.Starred) for value in first)
+    ):
         swapped = [first[1], first[0], *node.args[2:]]
         yield ast.Call(func=function, args=swapped, keywords=node.keywords)
     for place, keyword in enumerate(node.keywords):

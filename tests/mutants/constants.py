@@ -31,6 +31,8 @@ AGREEMENT, JOBS, QUEUE = (
 )
 LIMITS, TRUST = "reports/test_report_limits.py", "reports/analysis/test_trust.py"
 
+GRADIENTS = "classifier/test_gradient_limits.py"
+
 CONSTANTS = (
     _make_constant("threats/lp_ball.py", "LINF_SLACK", ("5e-7", "2e-6"), "evaluation/test_verify_limits.py"),
     _make_constant(
@@ -170,30 +172,6 @@ CONSTANTS = (
         "_RELATIVE_SLACK",
         ("1 + 1e-8", "1 + 1e-5"),
         "evaluation/test_verify_limits.py",
-    ),
-    _make_constant(
-        "classifier/image_borders.py", "DEFAULT_INSET", ("1e-7", "1e-5"), "classifier/test_image_borders.py"
-    ),
-    _make_constant(
-        "classifier/image_borders.py", "MIN_JUMP_SHARE", ("0.1", "0.5"), "classifier/test_image_borders.py"
-    ),
-    _make_constant(
-        "classifier/image_borders.py", "MIN_BROKEN_SHARE", ("0.3", "0.7"), "classifier/test_image_borders.py"
-    ),
-    _make_constant(
-        "classifier/gradient_repair.py",
-        "MAX_SLOPE_RATIO",
-        ("2.0", "4.0"),
-        "classifier/test_gradient_guard.py",
-    ),
-    _make_constant(
-        "classifier/gradient_repair.py",
-        "ROUNDING_SHARE",
-        ("1e-7", "1e-4"),
-        "classifier/test_gradient_guard.py",
-    ),
-    _make_constant(
-        "classifier/binary_output.py", "MIN_CHECKED_SCORES", ("7", "9"), "classifier/test_binary_output.py"
     ),
     _make_constant("store/records.py", "MISSING_GRADIENT_SHARE", ("0.49", "0.51"), LIMITS),
     _make_constant("reports/analysis/gradient_masking.py", "MIN_EXCESS_IMAGES", ("2", "4"), LIMITS),
@@ -407,4 +385,9 @@ CONSTANTS = (
         ("8e-4", "1.2e-3"),
         "attacks/adaptive/test_limits.py",
     ),
+    _make_constant("classifier/image_borders.py", "DEFAULT_INSET", ("5e-7", "2e-6"), GRADIENTS),
+    _make_constant("classifier/image_borders.py", "MIN_BROKEN_SHARE", ("0.49", "0.51"), GRADIENTS),
+    _make_constant("classifier/gradient_repair.py", "MAX_SLOPE_RATIO", ("2.8", "3.2"), GRADIENTS),
+    _make_constant("classifier/gradient_repair.py", "ROUNDING_SHARE", ("4e-6", "8e-6"), GRADIENTS),
+    _make_constant("classifier/binary_output.py", "MIN_CHECKED_SCORES", ("7", "9"), GRADIENTS),
 )

@@ -15,6 +15,7 @@ import pkgutil
 import re
 import tempfile
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -191,7 +192,8 @@ def _import_package() -> None:
 
     for module in pkgutil.walk_packages(robustbench_local.__path__, "robustbench_local."):
         if not module.name.endswith("__main__"):
-            with contextlib.suppress(ImportError):  # an extra that is not installed
+            # libraries that are not installed, or warn of each other
+            with contextlib.suppress(ImportError), warnings.catch_warnings(action="ignore"):
                 importlib.import_module(module.name)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import textwrap
 import time
 
 import pytest
 from code_mutations import list_mutants
 from forked_call import CRASHED, run_forked
-from harness_run import FOLDER, format_report, read_explained
+from harness_run import FOLDER, ROOT, format_report, read_explained
 
 SOURCE = '''
 def count_large(values, limit=3, *, where="here"):
@@ -116,3 +118,22 @@ def test_the_report_leaves_explained_survivors_out_of_the_share_and_names_stale_
     )
     assert summary.endswith("; 1 more are explained")
     assert format_report({}, {}, [], [])[-1].startswith("0 of 0 noticed (0 by a time limit)")
+
+
+@pytest.mark.slow
+def test_the_command_changes_the_harness_and_sees_its_tests_fail(tmp_path):
+    """Few mutants, on one file of tests; the second time, what is known is not done again."""
+    call = f"{sys.executable} -m tests.mutants --harness --work {tmp_path}".split()
+    call += [
+        "--only",
+        r"^job.py split_positions: range\(0",
+        "--tests",
+        "tests/evaluation/harness/test_jobs.py",
+    ]
+    for _ in range(2):
+        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+        assert "noticed, 100.0%" in done.stdout
+    known = (tmp_path / "mutants.txt").read_text("utf-8").splitlines()
+    assert len(known) > 2
+    assert all(line.startswith("killed\t") and "test_jobs.py::" in line for line in known)

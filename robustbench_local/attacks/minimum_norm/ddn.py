@@ -47,7 +47,7 @@ class DDN(MinimumNormAttack):
 
     Args:
         steps: Steps of all paths together, at least 1.
-        paths: Maximum number of paths, at least 1; each has at least 10 steps.
+        paths: Maximum number of paths, at least 1; each has at least 20 steps.
         gamma: Relative change of the radius in the first step, between 0 and 1; falls to .005.
 
     Raises:

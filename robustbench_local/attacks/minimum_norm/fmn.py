@@ -55,7 +55,7 @@ class FMN(MinimumNormAttack):
 
     Args:
         steps: Steps of all paths together, at least 1.
-        paths: Maximum number of paths, at least 1, each with the same number of steps. A path has at least 10
+        paths: Maximum number of paths, at least 1, each with the same number of steps. A path has at least 20
             steps, so that few steps give fewer paths.
         gamma: Relative change of the radius in the first step, between 0 and 1; falls to .001.
         step_size: Length of the first step as a fraction of the radius, above 0; falls to a hundredth of it.

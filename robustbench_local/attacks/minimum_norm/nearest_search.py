@@ -27,8 +27,8 @@ _SEARCH_RADIUS_SHARE = 0.25
 """Fraction of the distance to the farthest image that a search may go at any radius; half of that distance
 would reach uniform gray. A smaller value misses successes from which a boundary leads back to near ones. A
 larger value makes steps under Linf so long that they skip near ones."""
-_MIN_PATH_STEPS = 10
-"""Minimum number of steps of each path where there are several."""
+_MIN_PATH_STEPS = 20
+"""Minimum number of steps of each path where there are several: shorter ones end before the boundary."""
 _START_DISTANCE_FACTOR = 3.0
 """Distance of a random start, in distances of the nearest success so far. Paths that start at 1.5 or 2 such
 distances end farther from the image on networks with misleading gradients there."""

@@ -27,8 +27,8 @@ from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
-_MAX_PATHS = 2
-"""The path from the image, and one from a random point."""
+_RETRY_STEPS = 20
+"""Maximum number of steps of the path from a random point, which is usually a success or near one."""
 _ADAM_BETAS = (0.9, 0.999)
 _ADAM_EPSILON = 1e-8
 _LAST_STEP_SHARE = 0.01
@@ -60,7 +60,7 @@ class PDPGD(MinimumNormAttack):
     logits has no influence.
 
     Args:
-        steps: Steps of each of the two paths, at least 1.
+        steps: Steps of the path from the image, at least 1; the second path has 20 at most.
         learning_rate: Length of the first step of a pixel, above 0; falls to a hundredth of it.
         dual_rate: First step of the dual variable, above 0; falls to a tenth of it.
 
@@ -84,13 +84,17 @@ class PDPGD(MinimumNormAttack):
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
         """Run the path from the image; without success, one from a random point."""
-        for path in range(_MAX_PATHS):
-            engine.run(_PDPGDSearch(self, threat, engine), engine.build_items(path))
+        for path, steps in enumerate(self._list_path_steps()):
+            engine.run(_PDPGDSearch(self, threat, engine, steps), engine.build_items(path))
             engine.finished = engine.scores > 0
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
         """Return the passes of all steps of both paths, and of their last points."""
-        return _MAX_PATHS * (self.steps + 1), _MAX_PATHS * self.steps
+        steps = self._list_path_steps()
+        return sum(steps) + len(steps), sum(steps)
+
+    def _list_path_steps(self) -> tuple[int, int]:
+        return self.steps, min(self.steps, _RETRY_STEPS)
 
 
 @dataclass(kw_only=True)
@@ -110,8 +114,8 @@ class _PDPGDState(TensorTable):
 class _PDPGDSearch(MinimumNormSearch[_PDPGDState]):
     name = "pdpgd"
 
-    def __init__(self, attack: PDPGD, threat: ThreatModel, engine: Engine) -> None:
-        self.attack, self.threat, self.engine, self.steps = attack, threat, engine, attack.steps
+    def __init__(self, attack: PDPGD, threat: ThreatModel, engine: Engine, steps: int) -> None:
+        self.attack, self.threat, self.engine, self.steps = attack, threat, engine, steps
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _PDPGDState:
         """Start the first path at the image, the second at a random point."""

@@ -10,6 +10,7 @@ from robustbench_local.reports.analysis.contradiction_diagnostics import check_c
 from robustbench_local.reports.analysis.convergence_diagnostics import check_convergence
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.gate_types import Gate
+from robustbench_local.reports.analysis.loss_diagnostics import weigh_losses
 from robustbench_local.reports.analysis.masking_diagnostics import check_masking, compare_noise
 from robustbench_local.reports.analysis.run_diagnostics import (
     check_averaging,
@@ -56,7 +57,7 @@ def _list_results(evidence: Evidence, subject: EvaluatedModel) -> Iterator[Diagn
     randomness = next((result for result in stored if result.id == "D4"), None)
     for result in stored:
         completed = compare_noise(evidence, subject, result) if result.id == "D10" else result
-        yield _add_loading_probe(evidence, subject, completed)
+        yield weigh_losses(evidence, subject, _add_loading_probe(evidence, subject, completed))
     if not stored:
         yield replace(_OLDER_RUN, model=subject.model, defense=subject.defense)
     yield from check_masking(evidence, subject)

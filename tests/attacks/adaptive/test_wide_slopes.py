@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from robustbench_local.attacks.adaptive.gradient_views import build_view, draw_offsets
-from robustbench_local.attacks.adaptive.rank_rules import estimate_ranks
+from robustbench_local.attacks.adaptive.rank_rules import CHOSEN_SCORES, estimate_ranks
 from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec
 
@@ -89,6 +89,26 @@ def test_a_median_shares_its_gradient_with_the_values_next_to_it():
         assert float(slope.sum()) == pytest.approx(1)
         assert slope.argmax() == nearest
         assert slope[0] > slope[2] > 0
+
+
+class ChannelMedian(nn.Module):
+    """Two scores from the median channel of each pixel."""
+
+    def forward(self, images):
+        level = images.median(dim=1).values.mean(dim=(1, 2))
+        return torch.stack([level, -level], dim=1)
+
+
+@pytest.mark.parametrize(("side", "is_choice"), [(36, True), (37, False)])
+def test_a_median_of_many_pixels_is_no_choice_among_scores(side, is_choice):
+    """2 images of 3 x 36 x 36 are 7,776 values, one pixel more on each side 8,214; the limit is 8,192."""
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for operators in ((CHOSEN_SCORES,), ()):
+        spec = ViewSpec(kind="wide", label="wide", width=0.1, operators=operators)
+        view = build_view(wrap_model(ChannelMedian(), classes=2), spec)
+        gradients.append(view.compute_gradient(images, lambda logits: logits[:, 0])[2])
+    assert torch.equal(*gradients) is is_choice
 
 
 class Borda(nn.Module):

@@ -24,7 +24,14 @@ def count_changed(sample: Sample, candidates: torch.Tensor) -> torch.Tensor:
     return compute_norms(candidates.double() - sample.images.double(), "L0")
 
 
-@pytest.mark.parametrize("targets", [(), (1,), (1, 3)])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        (),
+        pytest.param((1,), marks=pytest.mark.slow),
+        pytest.param((1, 3), marks=pytest.mark.slow),
+    ],
+)
 def test_it_stays_in_the_ball_and_depends_neither_on_the_batch_nor_on_its_order(targets):
     sample = small()
     if targets:

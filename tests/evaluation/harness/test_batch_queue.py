@@ -47,6 +47,7 @@ class Scene:
     rows: list[Any] = field(default_factory=list)
     problem: Exception | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    is_open: bool = False
 
     @property
     def errors(self) -> list[int]:
@@ -57,37 +58,57 @@ class Scene:
 def play(monkeypatch, linear, data):
     """Runs images in batches; ``fail(positions)`` returns what the pool raises, or None."""
 
-    def go(fail, *, count=8, size=4, done=(), correct=True, attack=None, isolation=None, agreement=None):
+    def go(
+        fail,
+        *,
+        count=8,
+        size=4,
+        done=(),
+        correct=lambda _: True,
+        attack=None,
+        isolation=None,
+        agreement=None,
+        pool_size=1,
+        **options,
+    ):
         scene = Scene()
         few, attack = data.select_images(range(count)), attack or OneBatch(steps=1)
         job = AttackJob(key="cell", classifier=linear, data=few, attack=attack, threat=LINF, seed=1)
 
         class Pool(AbstractContextManager):
-            size = 1
+            size = pool_size
+
+            def __enter__(self):
+                scene.is_open = True
+                return self
 
             def __exit__(self, *_):
-                pass
+                scene.is_open = False
 
             def run(self, positions, batch_size):
+                assert scene.is_open
                 scene.asked.append(list(positions))
                 scene.sizes.append(batch_size)
                 failure = fail(positions)
                 if failure is not None:
                     raise failure
                 made = [build_error_outcome("cell", at, job.data.select_images([at]), "") for at in positions]
-                rows = tuple(replace(row, status="ok", error=None, clean_correct=correct) for row in made)
+                rows = tuple(
+                    replace(row, status="ok", error=None, clean_correct=correct(row.position)) for row in made
+                )
                 return OutcomeBatch(
                     outcomes=rows,
                     candidates=job.data.images[positions],
                     agreement=agreement or AgreementCounts(),
                 )
 
-        def open_pool(*given, **settings):
-            scene.settings = settings
+        def open_pool(given, workers, **settings):
+            assert given is job
+            scene.settings = {"workers": workers, **settings}
             return Pool()
 
         monkeypatch.setattr(batches, "WorkerPool", open_pool)
-        options = {"isolation": isolation} if isolation else {}
+        options |= {"isolation": isolation} if isolation else {}
         try:
             for batch in run_batches(
                 job, batch_size=size, done_positions=done, notify=scene.notes.append, **options
@@ -140,10 +161,27 @@ def test_two_failures_before_a_success_are_those_of_their_images(play):
 
 
 def test_misclassified_images_prove_nothing_about_the_attack(play):
-    scene = play(on(lambda: ValueError("bad"), 1, 2, 3), count=5, size=1, correct=False)
+    scene = play(on(lambda: ValueError("bad"), 1, 2, 3), count=5, size=1, correct=lambda _: False)
     assert (str(scene.problem), scene.rows) == ("bad", [])
-    scene = play(on(lambda: ValueError("bad"), 1, 2), count=5, size=1, correct=False)
+    scene = play(on(lambda: ValueError("bad"), 1, 2), count=5, size=1, correct=lambda _: False)
     assert scene.errors == [1, 2]
+
+
+def test_one_success_stays_one_whatever_comes_after(play):
+    """One correctly classified image makes a batch a success; a later batch without takes nothing back."""
+    cursed = on(lambda: ValueError("bad"), 4, 5, 6, 7)
+    scene = play(cursed, size=2, correct=lambda position: position == 1)
+    assert (scene.problem, scene.errors) == (None, [4, 5, 6, 7])
+    assert [row.position for row in scene.rows] == list(range(8))
+    assert not scene.is_open
+
+
+def test_several_workers_get_a_batch_each(play):
+    scene = play(lambda _: None, count=20, pool_size=3, workers=5)
+    assert [len(positions) for positions in scene.asked] == [12, 8]
+    assert set(scene.sizes) == {4}
+    assert scene.settings["workers"] == 5
+    assert play(lambda _: None).settings["workers"] == 1
 
 
 def test_an_attack_that_raises_keeps_the_record_of_the_image_and_its_cause(play, data):
@@ -313,7 +351,7 @@ def test_so_many_hangs_end_the_cell(play, done, hangs):
     assert (scene.problem, len(scene.errors)) == (None, hangs - 1)
 
 
-def test_the_pool_gets_the_limits_of_the_cell(play):
+def test_the_pool_gets_the_limits_of_the_cell(play, linear):
     before = time.monotonic()
     settings = IsolationSettings(isolated=True, timeout=7, cell_timeout=50, abort_hung_model=print)
     given = play(lambda _: None, isolation=settings).settings
@@ -323,8 +361,12 @@ def test_the_pool_gets_the_limits_of_the_cell(play):
         assert (
             play(lambda _: None, isolation=IsolationSettings(cell_timeout=none)).settings["deadline"] is None
         )
-    given = play(lambda _: None).settings
+    scene = play(lambda _: None)
+    given = scene.settings
     assert (given["isolated"], given["timeout"]) == (False, None)
+    with given["prepare_models"]():
+        assert linear.settings.batch_size == 4
+    assert linear.settings.batch_size is None
     assert given["abort_hung_model"]("why") is None
 
 

@@ -11,11 +11,12 @@ from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.physical.eot import EOTAttack
 from robustbench_local.attacks.square.square import Square
-from robustbench_local.certification.base import Certificate
+from robustbench_local.certification.base import Certificate, CertifiedBatch
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.evaluation.harness import certificate_job
 from robustbench_local.evaluation.harness.answer_agreement import AgreementCounts
 from robustbench_local.evaluation.harness.attack_goal import find_applicable_positions
 from robustbench_local.evaluation.harness.attack_job import AttackJob, compute_group_size
@@ -267,6 +268,75 @@ def test_a_kill_costs_a_certificate_few_images(linear, data, forward, backward, 
     certificate = Claiming(forward=forward, backward=backward)
     job = CertificateJob(key="k", classifier=linear, data=data, threat=LINF, seed=1, certificate=certificate)
     assert len(job.build_queue(40, set())[0]) == size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proving(Claiming):
+    """Asks twice about the second image, and proves what the model says of every image but the first."""
+
+    concern: str = "model"
+    leaves_autocast: bool = False
+
+    def certify(self, classifier, images, labels, threat, stream):
+        classifier(images[1:2], torch.tensor([1]))
+        classifier.compute_gradient(images[1:2], lambda logits: logits[:, 0], rows=torch.tensor([1]))
+        torch.set_autocast_enabled("cpu", self.leaves_autocast)
+        numbers = torch.arange(len(images), dtype=torch.float64)
+        predictions = classifier.module(images).argmax(dim=1)
+        return CertifiedBatch(
+            predictions=predictions, verified=numbers > 0, radius=numbers, margins=numbers + stream.seed
+        )
+
+    def get_concern(self, classifier):
+        return self.concern
+
+
+def run_certificate(classifier, data, certificate, positions):
+    job = CertificateJob(
+        key="k", classifier=classifier, data=data, threat=LINF, seed=3, certificate=certificate
+    )
+    with classifier.evaluation_mode():
+        return job.run(positions)
+
+
+@pytest.mark.parametrize("concern", ["model", "smoothed"])
+def test_a_certificate_runs_on_images_and_is_compared_with_the_prediction(linear, data, concern, monkeypatch):
+    clock = iter([100.0, 106.0])
+    monkeypatch.setattr(certificate_job.time, "perf_counter", lambda: next(clock))
+    batch = run_certificate(linear, data, Proving(concern=concern), [4, 10, 7])
+    assert [row.position for row in batch.outcomes] == [4, 10, 7]
+    assert [row.image for row in batch.outcomes] == ["made/4", "made/10", "made/7"]
+    assert [row.certified for row in batch.outcomes] == [False, False, True]
+    assert [row.status for row in batch.outcomes] == ["ok", "rejected", "ok"]
+    assert [(row.radius, row.margin) for row in batch.outcomes] == [(0.0, 3.0), (1.0, 4.0), (2.0, 5.0)]
+    own = int(concern == "model")  # the harness asks by itself where the proof is about this classifier
+    assert [row.forward_passes for row in batch.outcomes] == [own, 2 + own, own]
+    assert [row.backward_passes for row in batch.outcomes] == [0, 1, 0]
+    assert {row.seconds for row in batch.outcomes} == {2.0}
+    assert torch.equal(batch.candidates, data.images[[4, 10, 7]])
+
+
+def test_what_a_certificate_changes_is_put_back(linear, data):
+    run_certificate(linear, data, Proving(leaves_autocast=True), [4, 10])
+    assert not torch.is_autocast_enabled("cpu")
+    assert "Proving changes the process-wide autocast; put back before verification" in linear.notes
+
+    class Tampering(Proving):
+        def certify(self, classifier, *given):
+            classifier.module.weight.data.mul_(-1)
+            return super().certify(classifier, *given)
+
+    before = linear.module.weight.clone()
+    with pytest.raises(ConfigError, match="Tampering: changed the model's weights"):
+        run_certificate(linear, data, Tampering(), [4, 10])
+    assert torch.equal(linear.module.weight, before)
+
+    class Short(Proving):
+        def certify(self, classifier, images, *given):
+            return super().certify(classifier, images[:-1], *given)
+
+    with pytest.raises(ConfigError, match="Short: predictions must be"):
+        run_certificate(linear, data, Short(), [4, 10, 7])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,8 @@ def test_a_scene_has_the_signs_and_their_own_views():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "sizes"), [(None, [20, 20]), (40, [40]), (16, [16, 16, 8]), (5, [4] * 10), (1, [2] * 20)]
+    ("batch_size", "sizes"),
+    [(None, [20, 20]), (40, [40]), (16, [16, 16, 8]), pytest.param(1, [2] * 20, marks=pytest.mark.slow)],
 )
 def test_views_are_asked_about_in_batches_and_in_order(batch_size, sizes):
     watching = Watching()
@@ -110,6 +111,7 @@ class Noisy(RandomizedClassifier):
         return self.inner(images + 0.3 * numbers.sample_normal(images.shape[1:]))
 
 
+@pytest.mark.slow
 def test_a_random_classifier_reads_views_by_the_draws_of_a_verdict():
     noisy = Noisy(make_colour_classifier(), draws=2, verdict_draws=5)
     scene = make_scene(noisy, views=3)
@@ -125,6 +127,7 @@ def test_a_random_classifier_reads_views_by_the_draws_of_a_verdict():
         )
 
 
+@pytest.mark.slow
 def test_a_sign_whose_sticker_breaks_a_rule_is_photographed_without_it():
     for threat in (STICKER, PATCH):
         scene = make_scene()

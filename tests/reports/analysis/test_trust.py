@@ -26,7 +26,6 @@ from robustbench_local.reports.analysis.run_diagnostics import (
     MIN_BINARY_ACCURACY,
     MIN_CHANCE_RATIO,
     MIN_GUESSING_IMAGES,
-    MIN_IMAGES,
 )
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.analysis.trust import list_diagnostics, select_blocks, select_distrust
@@ -234,7 +233,7 @@ def test_few_images_do_not_void_a_model(classes, correct, n, status):
     assert find_result(with_results(cells=(cell,), data={"class_names": names}), "D22").status == status
 
 
-@pytest.mark.parametrize(("images", "status"), [(MIN_IMAGES - 1, "warn"), (MIN_IMAGES, "ok")])
+@pytest.mark.parametrize(("images", "status"), [(99, "warn"), (100, "ok")])
 def test_few_images_are_a_warning(images, status):
     assert find_result(make_evidence(attack("h" * images, PGD_NAME, CE)), "D23").status == status
 
@@ -319,3 +318,20 @@ def test_a_gate_passes_on_unchecked_gradients_and_says_so(identifier, reason, is
 
 def test_a_gate_that_fails_on_a_distrusted_number_is_marked():
     assert "not trustworthy (D7)" in judge_gate(with_results(make_result()), min=0.9, on="estimate").reason
+
+
+@pytest.mark.parametrize("identifier", ["D5", "D18"])
+@pytest.mark.parametrize(
+    ("cells", "status"),
+    [
+        ((attack("h" * 100, PGD_NAME, CE), attack("h" * 100, "fgsm-linf-8", FGSM)), "fail"),
+        (CELLS, "warn"),
+        ((attack("h" * 100, PGD_NAME, CE), square("h" * 100)), "warn"),
+        ((autoattack("h" * 100),), "warn"),
+    ],
+)
+def test_outputs_that_weaken_the_cross_entropy_fail_where_nothing_else_ran(identifier, cells, status):
+    result = find_result(with_results(make_result(identifier, "warn"), cells=cells), identifier)
+    assert result.status == status
+    assert ("every attack of the run follows the cross-entropy" in result.sentence) == (status == "fail")
+    assert find_result(with_results(make_result(identifier, "ok"), cells=cells), identifier).status == "ok"
