@@ -135,6 +135,11 @@ class Attack(metaclass=AttackType):
         """Access of the attacker to the classifier."""
         return "white-box" if self.access == "gradients" else self.access
 
+    def get_knowledge_of(self, classifier: Classifier) -> Knowledge:
+        """Return the access of the attacker to a classifier, which may give less than the attack can use."""
+        access = limit_access(self.access, classifier.access)
+        return "white-box" if access == "gradients" else access
+
     @property
     def queries(self) -> int | None:
         """Maximum forward passes per image, enforced by the classifier; None means no limit."""
@@ -244,7 +249,8 @@ class Attack(metaclass=AttackType):
                 f"target class {threat.targets[-1]} does not exist: the model has "
                 f"{format_count(count, 'class')}"
             )
-        if _ACCESS_ORDER.index(classifier.access) < _ACCESS_ORDER.index(self.access):
+        # an attack that reads the model first does with what there is
+        if not self.adapts and limit_access(self.access, classifier.access) != self.access:
             model_access = classifier.access
             raise ConfigError(
                 f"{name} needs {self.access}, the model {classifier.name!r} gives {model_access} only",
@@ -255,9 +261,18 @@ class Attack(metaclass=AttackType):
         """Return warnings about allowed but probably unintended settings, one line each."""
         return []
 
+    def estimate_cost_on(self, classifier: Classifier, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002 - for subclasses
+        """Return `estimate_cost`, for an attack that does otherwise on a model of less access."""
+        return self.estimate_cost(threat)
+
     def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002 - for subclasses
         """Return one line of caveats for a reader of the results, or an empty string."""
         return ""
+
+
+def limit_access(wanted: Access, given: Access) -> Access:
+    """Return the lesser of two accesses: that which an attack can use, and that which a model gives."""
+    return min(wanted, given, key=_ACCESS_ORDER.index)
 
 
 def _get_default(parameter: Field[Any]) -> Any:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from robustbench_local.attacks.adaptive.findings import ModelFindings
+from robustbench_local.attacks.adaptive.black_box_steps import build_student_view, compose_black_box_steps
+from robustbench_local.attacks.adaptive.findings import Answers, ModelFindings, StudentRecord
+from robustbench_local.attacks.adaptive.random_steps import compose_random_steps
 from robustbench_local.attacks.adaptive.steps import AttackStep
 from robustbench_local.attacks.adaptive.view_spec import (
     ViewSpec,
@@ -65,6 +67,13 @@ class Composition:
     """What the inspection found; None if the quick check was enough."""
     pilot: tuple[PilotResult, ...] = ()
     """Short versions of the candidate steps on the sample, in the order in which they were tried."""
+    student: StudentRecord | None = None
+    """A network distilled from the model's answers, where there is no gradient."""
+
+    @property
+    def draws(self) -> int:
+        """Passes averaged per evaluation: 1 for a model that repeats its answers."""
+        return max((step.draws for step in self.steps), default=1)
 
     def to_json(self) -> dict[str, Any]:
         """Return the composition as JSON values."""
@@ -73,18 +82,22 @@ class Composition:
             "doubts": list(self.doubts),
             "findings": None if self.findings is None else self.findings.to_json(),
             "pilot": [asdict(result) for result in self.pilot],
+            "student": None if self.student is None else asdict(self.student),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the composition of `to_json`."""
         findings = None if values["findings"] is None else ModelFindings.from_json(values["findings"])
+        student = None if values.get("student") is None else StudentRecord(**values["student"])
         views = () if findings is None else (*list_useful_views(findings), *list_trial_views(findings))
+        views = (*views, *([] if student is None else [build_student_view(student)]))
         return cls(
             steps=tuple(AttackStep.from_json(step, views) for step in values["steps"]),
             doubts=tuple(values["doubts"]),
             findings=findings,
             pilot=tuple(PilotResult(**result) for result in values["pilot"]),
+            student=student,
         )
 
 
@@ -144,10 +157,14 @@ def _is_on_trial(view: ViewSpec, findings: ModelFindings) -> bool:
     return view.kind in {"undefended", "bpda"}
 
 
-def list_candidate_steps(views: Sequence[ViewSpec]) -> tuple[AttackStep, ...]:
+def list_candidate_steps(views: Sequence[ViewSpec], draws: int = 1) -> tuple[AttackStep, ...]:
     """Return a step of APGD on the margin for each view of the gradients, the most promising first.
 
     One that averages over a neighborhood has fewer steps, each of which costs several gradients.
+
+    Args:
+        views: The views.
+        draws: Passes averaged per evaluation.
     """
     return tuple(
         AttackStep(
@@ -156,6 +173,7 @@ def list_candidate_steps(views: Sequence[ViewSpec]) -> tuple[AttackStep, ...]:
             steps=max(1, GRADIENT_STEPS // 4) if view.kind == "neighborhood" else GRADIENT_STEPS,
             loss="margin",
             view=view,
+            draws=draws,
         )
         for view in views
     )
@@ -182,6 +200,7 @@ def compose_steps(
     pilot: Sequence[PilotResult],
     threat: ThreatModel,
     num_classes: int,
+    student: StudentRecord | None = None,
 ) -> tuple[AttackStep, ...]:
     """Compose the steps for a model whose gradients need help.
 
@@ -195,19 +214,29 @@ def compose_steps(
         pilot: Their short versions.
         threat: Budget, goal and region.
         num_classes: K.
+        student: A network distilled from its answers, where it has no gradient.
     """
     results = {result.label: result for result in pilot}
     usable = [step for step in candidates if not results[step.label].problem]
     order = sorted(usable, key=lambda step: -_compute_yield(results[step.label]))
+    targeted = [
+        replace(step, label=f"{step.label}, targeted", targets=MAX_TARGETS if step.draws == 1 else 1)
+        for step in order[:MAX_TARGETED_VIEWS]
+        if step.view is None or step.view.kind != "rescaled"  # the loss of AutoAttack's targets has no scale
+    ]
+    draws, answers = findings.randomness.draws, find_black_box_answers(findings, pilot)
+    if answers is not None:
+        view = None if student is None else build_student_view(student)
+        is_service = not findings.gradients.has_access
+        black_box = compose_black_box_steps(answers, view, threat, draws, is_service=is_service)
+        return (*order, *targeted, *black_box)
+    if findings.randomness.is_random:
+        follows = _has_usable_gradient(findings)
+        return compose_random_steps(order, draws, threat, follows_gradients=follows)
     standard = list_standard_steps(threat, num_classes)
     if not _has_usable_gradient(findings):
         standard = tuple(step for step in standard if step.search == "square")
     cheap = [step for step in standard[:1] if step.search == "apgd"]
-    targeted = [
-        replace(step, label=f"{step.label}, targeted", targets=MAX_TARGETS)
-        for step in order[:MAX_TARGETED_VIEWS]
-        if step.view is None or step.view.kind != "rescaled"  # the loss of AutoAttack's targets has no scale
-    ]
     steps = (*cheap, *order, *targeted, *standard[len(cheap) :])
     is_repaired = any(result.broken for result in pilot)
     if threat.region == "mask" or is_repaired or not has_unsound_gradients(findings):
@@ -225,6 +254,13 @@ def compose_steps(
 def _compute_yield(result: PilotResult) -> float:
     """Return the successes per pass of a short version."""
     return result.broken / max(result.passes, 1)
+
+
+def find_black_box_answers(findings: ModelFindings, pilot: Sequence[PilotResult]) -> Answers | None:
+    """Return what the answers say of a model without any gradient; None if a gradient helps the attack."""
+    if _has_usable_gradient(findings) or any(result.broken for result in pilot):
+        return None
+    return "labels" if findings.logits.are_labels else "scores"
 
 
 def _has_usable_gradient(findings: ModelFindings) -> bool:

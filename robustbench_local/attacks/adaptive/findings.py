@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 
 LayerFault = Literal["cut", "zero", "nonfinite", "contradicted", "saturated"]
 PartRole = Literal["member", "base"]
+Answers = Literal["scores", "labels"]
+"""What a model's answers say where it gives no gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,9 @@ class LogitFindings:
     """Whether all rows are in [0, 1] and sum to 1."""
     saturated_share: float
     """Share of images whose softmax (or output, if these are probabilities) is exactly 0 or 1 in float32."""
+    are_labels: bool = False
+    """Whether an answer says no more than the label: one value for it and another one for all other classes,
+    the same for every image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +197,24 @@ class ModelFindings:
             images=values["images"],
             passes=(values["passes"][0], values["passes"][1]),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentRecord:
+    """A trained student as plain values, from which the same one is rebuilt."""
+
+    channels: int
+    """Color channels of the images."""
+    num_classes: int
+    """K."""
+    answers: Answers
+    """What it learned from."""
+    queries: int
+    """Number of the model's answers that it learned from."""
+    agreement: float
+    """Share of fresh queries on which its label is the model's."""
+    weights: str
+    """Its weights in half precision, compressed, base64."""
 
 
 def read_part(values: dict[str, Any]) -> PartFinding:

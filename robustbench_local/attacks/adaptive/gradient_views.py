@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.attacks.adaptive.activation_rules import GENTLE_OPERATORS, SMOOTHED_OPERATORS
+from robustbench_local.attacks.adaptive.findings import StudentRecord
 from robustbench_local.attacks.adaptive.fixed_draws import PROBE_SEED
 from robustbench_local.attacks.adaptive.model_parts import resolve_part
 from robustbench_local.attacks.adaptive.part_model import MIN_PROBABILITY, PartModel
 from robustbench_local.attacks.adaptive.rank_rules import CHOSEN_SCORES, CHOSEN_VALUES
+from robustbench_local.attacks.adaptive.student import rebuild_student
 from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec, list_views
 from robustbench_local.classifier import Classifier, ClassifierSettings
@@ -75,6 +77,7 @@ class GradientView(WrappedClassifier):
         self._checks_left = _CHECKED_GRADIENTS
         self._is_exact = spec.kind in {"bpda", "smooth", "wide"}
         self._surrogate: tuple[Any, nn.Module] | None = None
+        self._student: Classifier | None = None
         for path in spec.paths if spec.kind == "part" else ():
             resolve_part(find_innermost(inner).model, path)
 
@@ -141,13 +144,16 @@ class GradientView(WrappedClassifier):
         if self._spec.kind in _OWN_KINDS or (self._is_exact and self._checks_left <= 0):
             return logits, losses, gradient
         after = RandomStates.from_process()
-        randomness.restore_states()
+        if self._spec.kind != "student":  # which draws no random numbers
+            randomness.restore_states()
         with torch.no_grad():
             real = self.inner(images, rows)
         after.restore_states()
         self._checks_left -= 1
         self._is_exact = self._is_exact and torch.equal(real, logits)
-        return real, loss(real).detach(), gradient
+        # labels say nothing about the loss
+        says_labels = self._spec.student is not None and self._spec.student.answers == "labels"
+        return real, losses if says_labels else loss(real).detach(), gradient
 
     @contextmanager
     def _open_twin(self) -> Iterator[Classifier]:
@@ -156,12 +162,24 @@ class GradientView(WrappedClassifier):
         if self._spec.kind in _OWN_KINDS:
             yield inner
             return
+        if self._spec.student is not None:
+            yield self._get_student_classifier(self._spec.student)
+            return
         with core.open_fresh_copy() if core.settings.uses_fresh_copies else nullcontext(core) as source:
             if self._spec.kind == "undefended" and isinstance(inner, WrappedClassifier):
                 twin = replace_model(inner.inner, source.model)
             else:
                 twin = replace_model(inner, self._build_model(source.model))
             yield share_account(twin, inner)
+
+    def _get_student_classifier(self, record: StudentRecord) -> Classifier:
+        """Return the student, whose passes are no queries of the model."""
+        if self._student is None:
+            student = rebuild_student(record)
+            self._student = Classifier(
+                student, num_classes=self.num_classes, device=self.device, name=self.name
+            )
+        return self._student
 
     def _build_model(self, model: Any) -> nn.Module:
         """Return the model that gradients come from; the last one is kept, with what it has learned."""

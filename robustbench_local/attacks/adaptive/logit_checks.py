@@ -23,4 +23,15 @@ def check_logits(logits: Tensor) -> LogitFindings:
         range=float(torch.nan_to_num(spread).median()),
         are_probabilities=are_probabilities,
         saturated_share=float((probabilities.amax(dim=1) >= 1).float().mean()),
+        are_labels=_are_labels(values),
     )
+
+
+def _are_labels(values: Tensor) -> bool:
+    """Check whether all rows are one constant at the label and another one elsewhere."""
+    ordered = values.sort(dim=1, descending=True).values
+    top, others = ordered[:, :1], ordered[:, 1:]
+    is_constant = bool((others == others[:1, :1]).all()) and bool((top == top[0]).all())
+    is_one_hot = bool((top == 1).all()) and bool((others == 0).all())
+    # a single image, or two classes, cannot tell a constant from a score
+    return is_constant and (is_one_hot or (len(values) > 1 and values.shape[1] > 2))

@@ -64,9 +64,10 @@ def _try_step(inputs: AttackInputs, step: AttackStep, rows: Tensor) -> tuple[Pil
     )
     try:
         queried = stage.build_classifier(model) if stage.build_classifier else model
-        with engine.use_classifier(queried):
-            engine.run(stage.build_search(inputs.threat), engine.build_items())
-        broken = engine.finished.clone()
+        with engine.use_classifier(queried), engine.use_draws(step.draws):
+            if stage.build_search is not None:
+                engine.run(stage.build_search(inputs.threat), engine.build_items())
+        broken = engine.find_successes()
     except RobustbenchError as failure:
         problem = failure.what
     except Exception as failure:  # noqa: BLE001 - a surrogate inside foreign code may fail in any way

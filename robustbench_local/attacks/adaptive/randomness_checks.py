@@ -19,6 +19,8 @@ REPEATS = 5
 """Forward passes that are compared, and gradients whose variance is measured."""
 MAX_DRAWS = 20
 """Largest number of draws of a gradient: what the package's own random defenses use."""
+MIN_DRAWS = 10
+"""Smallest number of draws of a random model: fewer do not tell a lead from luck."""
 MAX_NOISE_SHARE = 0.5
 """Norm of a mean gradient's standard error, relative to the gradient: then its signs are mostly right."""
 
@@ -42,7 +44,7 @@ def check_randomness(classifier: Classifier, images: Tensor, labels: Tensor) -> 
         max_difference=difference,
         changed_labels=changed,
         is_repeated_by_seed=_is_repeated_by_seed(classifier, images),
-        draws=_count_draws(classifier, images, labels),
+        draws=max(MIN_DRAWS, _count_draws(classifier, images, labels)),
     )
 
 

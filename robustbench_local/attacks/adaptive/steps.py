@@ -8,8 +8,11 @@ from functools import partial
 from typing import Any, Literal, Self
 
 from robustbench_local.attacks.adaptive.gradient_views import build_view
+from robustbench_local.attacks.adaptive.ray_search import RaySearch
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec
 from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
+from robustbench_local.attacks.black_box.boundary import Boundary
+from robustbench_local.attacks.black_box.hopskipjump import HopSkipJump
 from robustbench_local.attacks.core.objective import LossName
 from robustbench_local.attacks.core.search import Search
 from robustbench_local.attacks.ensembles.ensemble import Stage
@@ -19,7 +22,16 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 NEIGHBORHOOD_SHARE = 0.5
 """Size of a neighborhood, as a share of the radius of the ball."""
-SearchName = Literal["apgd", "fab", "square"]
+SearchName = Literal["apgd", "fab", "square", "rays", "hopskipjump", "boundary"]
+
+
+_KINDS_OF_OTHER_PASSES = frozenset({"bpda", "smooth", "part", "undefended", "wide"})
+"""Views whose gradients come from another pass than the answers."""
+_LABEL_ATTACKS: Mapping[str, type[HopSkipJump] | type[Boundary] | type[RaySearch]] = {
+    "rays": RaySearch,
+    "hopskipjump": HopSkipJump,
+    "boundary": Boundary,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +43,7 @@ class AttackStep:
     search: SearchName
     """The search."""
     steps: int
-    """Its steps for each path."""
+    """Its steps for each path; the queries of a search with labels alone."""
     loss: LossName = "ce"
     """Loss of APGD."""
     restarts: int = 1
@@ -42,18 +54,24 @@ class AttackStep:
     """Maximum target classes per image; 0: no target classes."""
     view: ViewSpec | None = None
     """How gradients are obtained; None: the model's own."""
+    draws: int = 1
+    """Passes averaged per evaluation, for a model whose answers vary by chance."""
 
     def build_stage(self, threat: ThreatModel) -> Stage:
         """Return the stage of the ensemble; neighborhoods are as large as the threat model's ball."""
         view = None if self.view is None else _fit_neighborhood(self.view, threat)
         return Stage(
             name=self.label,
-            build_search=self._build_search,
+            build_search=None if self.search in _LABEL_ATTACKS else self._build_search,
+            attack=_LABEL_ATTACKS[self.search](queries=self.steps) if self.search in _LABEL_ATTACKS else None,
             restarts=self.restarts,
             first_restart=self.first_restart,
             targets=self.targets,
-            uses_gradients=self.search != "square",
-            build_classifier=None if view is None else partial(build_view, spec=view),
+            uses_gradients=self.search in {"apgd", "fab"},
+            # the search averages over draws, of answers and gradients alike
+            build_classifier=None if view is None else partial(build_view, spec=replace(view, draws=1)),
+            draws=self.draws,
+            forward_factor=2 if view is not None and view.kind in _KINDS_OF_OTHER_PASSES else 1,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from robustbench_local.attacks.adaptive.findings import (
     LayerFinding,
     ModelFindings,
     PartFinding,
+    StudentRecord,
     read_part,
 )
 
-ViewKind = Literal["own", "bpda", "smooth", "part", "log", "rescaled", "undefended", "wide", "neighborhood"]
+ViewKind = Literal[
+    "own", "bpda", "smooth", "part", "log", "rescaled", "undefended", "wide", "neighborhood", "student"
+]
 
 MIN_COSINE = 0.95
 """Median cosine with finite differences below which gradients do not describe the model.
@@ -60,7 +63,8 @@ class ViewSpec:
             of submodules' loss; ``log``: of the log of the output, for models that return probabilities;
             ``rescaled``: of the loss of logits divided by ``scale``; ``undefended``: of the classifier
             without its wrapper defense; ``wide``: functions of single values have their mean slope over an
-            interval; ``neighborhood``: the mean of the model's gradients at points around the image.
+            interval; ``neighborhood``: the mean of the model's gradients at points around the image;
+            ``student``: of a network distilled from the answers.
         paths: Module paths that it concerns: where operators are replaced (none: everywhere), or the parts.
         operators: Names of the operators that are replaced, in ``wide`` of those by rank; none: all.
         bypassed: Paths of modules, from a shape to the same shape, that have the gradient of the identity.
@@ -75,6 +79,7 @@ class ViewSpec:
         width: Half the length of the interval of ``wide``, in standard deviations of the functions' input.
         radius: Size of a neighborhood: the norm of the offsets, in Linf the standard deviation of a pixel.
         norm: The norm of that size.
+        student: The distilled network.
     """
 
     kind: ViewKind
@@ -90,6 +95,7 @@ class ViewSpec:
     width: float = 0.0
     radius: float = 0.0
     norm: str = "Linf"
+    student: StudentRecord | None = None
 
     def __post_init__(self) -> None:
         """Make tuples and findings of the lists and dicts that JSON has instead."""
@@ -113,6 +119,8 @@ def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
     if not findings.gradients.has_access:
         return (undefended,) if findings.is_wrapped else ()
     views: list[ViewSpec] = []
+    if findings.randomness.is_random and findings.gradients.has_graph and not findings.gradients.error:
+        views.append(ViewSpec(kind="own", label=f"EOT over {draws} draws", draws=draws))
     if findings.logits.are_probabilities and findings.gradients.has_graph:
         views.append(ViewSpec(kind="log", label="log of the probabilities", draws=draws))
     elif has_extreme_logits(findings) and findings.gradients.has_graph:
@@ -120,8 +128,6 @@ def list_views(findings: ModelFindings) -> tuple[ViewSpec, ...]:
         views.append(ViewSpec(kind="rescaled", label="rescaled logits", draws=draws, scale=scale))
     if has_unsound_gradients(findings) or findings.optimizes_inside:
         views += _list_surrogate_views(findings)
-    elif draws > 1:
-        views.append(ViewSpec(kind="own", label=f"mean over {draws} draws", draws=draws))
     views += _list_part_views(findings)
     if findings.is_wrapped:
         views.append(undefended)

@@ -16,10 +16,18 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import AttackInputs
+from robustbench_local.attacks.core.expectation import (
+    STEPS_BETWEEN_REFRESHES,
+    DrawVerdicts,
+    average_draws,
+    confirm_by_draws,
+    judge_results,
+)
 from robustbench_local.attacks.core.search import PointEvaluation, Search, State
 from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable, WorkItems
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.threat_model import ThreatModel
 
 PIXEL_VALUES_PER_BATCH = 128 * 3 * 32 * 32
 """Pixel values in a default batch: 128 images of 32 px."""
@@ -44,14 +52,14 @@ class Engine:
         stream: The images' random numbers.
         masks: (N, 1, H, W) boolean, or None.
         early_stop: Whether an item ends with its first confirmed success, and its image with it.
-        eot_samples: Passes averaged per evaluation, for stochastic classifiers (expectation over
-            transformation, Athalye et al. 2018, arXiv:1707.07397).
+        eot_samples: Passes averaged per evaluation, for classifiers whose answers vary by chance. With more
+            than one, fresh draws confirm each success; see core/expectation.py.
         force_float32: Whether to compute in float32 even if the classifier allows a lower precision, as a
             search for the decision boundary itself needs.
 
     Attributes:
         points: (N, C, H, W): the best point of each image so far; the original if there is none.
-        scores: (N,): the score of that point.
+        scores: (N,): the score of that point; over draws, above 0 if most of them succeed.
         finished: (N,) boolean: images whose search has ended.
     """
 
@@ -75,7 +83,7 @@ class Engine:
         self._stream, self._early_stop, self._eot_samples = stream, early_stop, eot_samples
         self._steps_between_syncs = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
         self._uses_bf16 = classifier.settings.search_precision == "bf16" and not force_float32
-        self._has_new_results = False
+        self._has_new_results = self._has_judged = False
         self._empty = images.new_empty(0)
 
     @classmethod
@@ -107,6 +115,35 @@ class Engine:
             yield
         finally:
             self.classifier = before
+
+    @contextmanager
+    def use_draws(self, eot_samples: int) -> Iterator[None]:
+        """Average each evaluation over another number of passes while open."""
+        before, self._eot_samples = self._eot_samples, eot_samples
+        try:
+            yield
+        finally:
+            self._eot_samples = before
+
+    @property
+    def eot_samples(self) -> int:
+        """Passes averaged per evaluation."""
+        return self._eot_samples
+
+    def find_successes(self) -> Tensor:
+        """Return the images with a success so far, (N,) boolean; over draws, in most of them."""
+        return self.finished | (self._has_judged & (self.scores > 0))
+
+    def select_inputs(self, rows: Tensor, threat: ThreatModel) -> AttackInputs:
+        """Return the arguments of an attack on the images of these rows, (M,) int64."""
+        return AttackInputs(
+            self.classifier,
+            self.images[rows],
+            self.labels[rows],
+            threat,
+            self._stream.select_images(rows),
+            None if self.masks is None else self.masks[rows],
+        )
 
     def find_unfinished_rows(self) -> Tensor:
         """Return the indices of the unfinished images, ascending, int64."""
@@ -148,6 +185,8 @@ class Engine:
             front, items = self._refill_batch(search, front, items)
             if front is None:
                 return
+            if front.verdicts is not None and clock % STEPS_BETWEEN_REFRESHES == STEPS_BETWEEN_REFRESHES - 1:
+                self._refresh_best_scores(search, front)
             front = self._evaluate_and_step(search, front, clock % self._steps_between_syncs == 0)
             if front is not None:
                 front = self._retire_exhausted(search, front)
@@ -183,6 +222,8 @@ class Engine:
             done=torch.zeros_like(rows, dtype=torch.bool),
             state=TensorTable(),
         )
+        if self._eot_samples > 1:
+            front.verdicts = DrawVerdicts.for_items(front)
         front.state = search.start_items(
             front, self._stream.select_images(rows), _build_draw_names(search, items)
         )
@@ -194,9 +235,9 @@ class Engine:
             evaluation = self._evaluate_ahead(search, front)
         self._update_best_points(search, front, evaluation.logits)
         if ask and self._early_stop:
-            self._confirm_in_float32(search, front)
+            self._confirm_successes(search, front)
             if self._has_new_results or bool(front.done.any()):
-                remaining = self._remove_finished(front, evaluation)
+                remaining = self._remove_finished(search, front, evaluation)
                 if remaining is None:
                     return None
                 front, evaluation = remaining
@@ -210,7 +251,8 @@ class Engine:
         Finding the first improvement waits for the device, once for several steps.
         """
         room = int(_LOOKAHEAD_BATCH_SHARE * self.batch_size) // len(front)
-        counts = search.count_lookahead(front, room) if room >= _MIN_LOOKAHEAD_POINTS else None
+        may_look_ahead = room >= _MIN_LOOKAHEAD_POINTS and front.verdicts is None
+        counts = search.count_lookahead(front, room) if may_look_ahead else None
         if counts is None:
             return self._evaluate_points(search, front)
         of = torch.repeat_interleave(counts)
@@ -235,10 +277,10 @@ class Engine:
         )
 
     def _remove_finished(
-        self, front: ActiveSet, evaluation: PointEvaluation
+        self, search: Search[State], front: ActiveSet, evaluation: PointEvaluation
     ) -> tuple[ActiveSet, PointEvaluation] | None:
         """Collect the results of ended items, and drop them and the other items of their images."""
-        self._collect_results(front, (front.done | self.finished[front.rows]).nonzero().flatten())
+        self._collect_results(search, front, (front.done | self.finished[front.rows]).nonzero().flatten())
         is_staying = ~self.finished[front.rows]
         self._has_new_results = False
         index = is_staying.nonzero().flatten()
@@ -257,19 +299,24 @@ class Engine:
             return front
         over = front.age >= search.steps
         leaving = front if youngest >= search.steps else front.select_rows(over.nonzero().flatten())
-        self._confirm_in_float32(search, leaving)
+        self._confirm_successes(search, leaving)
         self._update_best_points(search, leaving, self._compute_logits(leaving))
-        self._collect_results(leaving, torch.arange(len(leaving), device=leaving.rows.device))
+        self._collect_results(search, leaving, torch.arange(len(leaving), device=leaving.rows.device))
         return None if leaving is front else front.select_rows((~over).nonzero().flatten())
 
     def _update_best_points(self, search: Search[State], front: ActiveSet, logits: Tensor) -> None:
         """Store each point that is better than the best point of its item."""
         scores, done = search.score_points(front, logits)
+        if front.verdicts is not None:  # a point below a refuted one is no new success
+            done = done & (scores > front.best_scores)
         search.update_best_points(front, scores)
         front.done = front.done | done
 
-    def _collect_results(self, front: ActiveSet, leaving: Tensor) -> None:
+    def _collect_results(self, search: Search[State], front: ActiveSet, leaving: Tensor) -> None:
         """Store the best points of ended items, (L,) int64: the best of each image's items."""
+        if front.verdicts is not None:
+            judge_results(search, self.classifier, front, leaving)
+            self._has_judged = True
         rows, scores = front.rows[leaving], front.best_scores[leaving]
         best = self.scores.scatter_reduce(0, rows, scores, "amax")
         winners = ((scores == best[rows]) & (best[rows] > self.scores[rows])).nonzero().flatten()
@@ -287,9 +334,16 @@ class Engine:
             else nullcontext()
         )
 
+    def _confirm_successes(self, search: Search[State], front: ActiveSet) -> None:
+        """Confirm successes before their items end: those found in bf16 in float32, others by fresh draws."""
+        if self._uses_bf16:
+            self._confirm_in_float32(search, front)
+        if front.verdicts is not None and bool(front.done.any()):
+            confirm_by_draws(search, self.classifier, front)
+
     def _confirm_in_float32(self, search: Search[State], front: ActiveSet) -> None:
         """Confirm successes found in bf16 in float32 before their items end."""
-        if not self._uses_bf16 or not bool(front.done.any()):
+        if not bool(front.done.any()):
             return
         index = front.done.nonzero().flatten()
         claimed = front.select_rows(index)
@@ -308,17 +362,27 @@ class Engine:
         evaluations = [
             self.classifier.compute_gradient(front.points, loss, front.rows) for _ in range(self._eot_samples)
         ]
-        if self._eot_samples == 1:
-            logits, losses, gradient = evaluations[0]
-        else:
-            logits, losses, gradient = (
-                torch.stack(part).mean(dim=0) for part in zip(*evaluations, strict=True)
-            )
+        logits, losses, gradient = evaluations[0]
+        if len(evaluations) > 1:
+            answers, values, slopes = zip(*evaluations, strict=True)
+            logits = average_draws(answers)
+            losses, gradient = torch.stack(values).mean(dim=0), torch.stack(slopes).mean(dim=0)
         return PointEvaluation(logits=logits, losses=losses, gradient=gradient)
 
+    def _refresh_best_scores(self, search: Search[State], front: ActiveSet) -> None:
+        """Score the best points by other draws where a search keeps what scores highest."""
+        if search.build_loss(front) is None:
+            best = replace(front, points=front.best_points)
+            is_known = front.best_scores > -torch.inf
+            scores = search.score_points(best, self._compute_logits(best))[0]
+            front.best_scores = torch.where(is_known, scores, front.best_scores)
+
+    def compute_logits(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Return logits of points, (M, C, H, W), of the images of these rows, averaged over draws."""
+        return average_draws([self.classifier(points, rows) for _ in range(self._eot_samples)])
+
     def _compute_logits(self, front: ActiveSet) -> Tensor:
-        evaluations = [self.classifier(front.points, front.rows) for _ in range(self._eot_samples)]
-        return evaluations[0] if self._eot_samples == 1 else torch.stack(evaluations).mean(dim=0)
+        return self.compute_logits(front.points, front.rows)
 
 
 def compute_default_batch_size(images: Tensor) -> int:

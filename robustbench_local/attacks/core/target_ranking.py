@@ -26,7 +26,7 @@ def rank_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
     open_rows = engine.find_unfinished_rows()
     for start in range(0, len(open_rows), engine.batch_size):
         rows = open_rows[start : start + engine.batch_size]
-        logits = engine.classifier(engine.images[rows], rows)
+        logits = engine.compute_logits(engine.images[rows], rows)
         ranked[rows] = rank_classes(logits, engine.labels[rows], threat, ranked.shape[1])
     return ranked
 

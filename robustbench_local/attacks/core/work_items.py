@@ -65,6 +65,8 @@ class ActiveSet(WorkItems):
     """(W,) boolean: whether the item has reached its goal."""
     state: TensorTable
     """The search's state of each item."""
+    verdicts: TensorTable | None = None
+    """What fresh draws said about the items' successes; None for a model that repeats its answers."""
 
     def __post_init__(self) -> None:
         self._age_range: tuple[int, int] | None = None

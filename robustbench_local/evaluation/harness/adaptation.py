@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from robustbench_local.classifier.stochastic import passes_per_query
-from robustbench_local.errors import UnreachableError
+from robustbench_local.errors import ModelTimeoutError, UnreachableError
 from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import IsolationSettings, Notifier, prepare_models
 from robustbench_local.evaluation.harness.job import Job, format_error_line
@@ -28,6 +28,10 @@ MAX_SAMPLE_IMAGES = 16
 SAMPLE_SHARE = 0.1
 """Share of a cell's images in the sample, between these limits: where AutoAttack succeeds at once, in 7.5
 passes per image, the look takes 9.3 for each image of the sample."""
+MAX_BLACK_BOX_SAMPLE_IMAGES = 64
+"""Images in the sample of a model without gradients: a student is distilled from its answers to them."""
+CELL_TIME_SHARE = 0.5
+"""Largest share of the time limit of a cell that its adaptation may take."""
 MAX_CANDIDATE_FACTOR = 4
 """Images that are classified to fill the sample, as a multiple of its size."""
 
@@ -69,21 +73,32 @@ def adapt_job(
             notify(f"the attack is not adapted to the model, and runs its standard stages: {known.problem}")
     if not known.description:
         return job, known
-    return replace(job, attack=job.attack.restore_adaptation(known.description)), known
+    adapted = replace(job, attack=job.attack.restore_adaptation(known.description))
+    planned, possible = sum(job.max_passes), sum(adapted.max_passes)
+    if possible > planned:
+        notify(
+            f"the steps added for this model may take {possible:,} passes in all, {planned:,} were planned"
+        )
+    return adapted, known
 
 
 def _adapt_safely(job: AttackJob, batch_size: int, isolation: IsolationSettings) -> AdaptationRecord:
     """Adapt in a process of its own where possible; an error becomes the reason of an unadapted attack."""
     work = partial(_adapt_attack, job, batch_size)
+    seconds = CELL_TIME_SHARE * isolation.cell_timeout if isolation.cell_timeout else None
+    deadline = None if seconds is None else time.monotonic() + seconds
     try:
         if isolation.isolated and can_be_isolated(job):
-            return call_isolated(work, timeout=isolation.timeout, name=job.model_names)
-        deadline = time.monotonic() + isolation.cell_timeout if isolation.cell_timeout else None
+            return call_isolated(work, timeout=isolation.timeout, name=job.model_names, deadline=deadline)
         watchdog = Watchdog(isolation.timeout, deadline, isolation.abort_hung_model)
         with catch_process_exit(job.model_names), watchdog:
             return work()
-    except UnreachableError:
-        raise
+    except UnreachableError as failure:
+        if not isinstance(failure, ModelTimeoutError):
+            raise
+        return AdaptationRecord(
+            problem=format_error_line(failure)
+        )  # its images meet the time limit themselves
     except Exception as failure:  # noqa: BLE001 - the model's failure is noted, and met again by its images
         return AdaptationRecord(problem=format_error_line(failure))
 
@@ -114,7 +129,7 @@ def _choose_sample(job: AttackJob, batch_size: int) -> tuple[list[int], int]:
     """Return the positions of the first correctly classified images, and the passes that took."""
     model, spent = job.attacked_model, 0
     sample: list[int] = []
-    wanted = count_sample_images(job.image_count)
+    wanted = count_sample_images(job.image_count, has_gradients=model.access == "gradients")
     last = min(job.image_count, MAX_CANDIDATE_FACTOR * wanted)
     with model.open_fresh_copy() as judge:
         start = 0
@@ -129,7 +144,9 @@ def _choose_sample(job: AttackJob, batch_size: int) -> tuple[list[int], int]:
     return sample, spent
 
 
-def count_sample_images(image_count: int) -> int:
+def count_sample_images(image_count: int, *, has_gradients: bool = True) -> int:
     """Return the number of images that an attack adapts on, for a cell of so many images."""
+    if not has_gradients:
+        return min(image_count, MAX_BLACK_BOX_SAMPLE_IMAGES)
     share = int(SAMPLE_SHARE * image_count)
     return min(image_count, max(MIN_SAMPLE_IMAGES, min(MAX_SAMPLE_IMAGES, share)))

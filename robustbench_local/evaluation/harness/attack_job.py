@@ -117,7 +117,8 @@ class AttackJob(BaseAttackJob):
     @property
     def max_passes(self) -> tuple[int, int]:
         """Maximum number of forward and backward passes over all images; misclassified images cost less."""
-        costs = (self.attack.estimate_cost(self.threat), count_finishing_passes(self.attack, self.threat))
+        cost = self.attack.estimate_cost_on(self.queried_model, self.threat)
+        costs = (cost, count_finishing_passes(self.attack, self.threat))
         forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
         draws = passes_per_query(self.queried_model)[0]
         if draws > 1:  # the classifier averages over draws itself, in place of the attack

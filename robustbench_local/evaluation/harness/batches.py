@@ -209,7 +209,7 @@ class _BatchQueue:
 
 
 def _format_image_count(positions: list[int]) -> str:
-    return format_count(len(positions), "image")
+    return "one image" if len(positions) == 1 else format_count(len(positions), "image")
 
 
 def _build_model_error(work: Job, loss: WorkerLostError, more: str = "") -> ModelError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, Measure
+from robustbench_local.attacks.base import Attack, Measure, limit_access
 from robustbench_local.attacks.core.eight_bit_search import FinishingSearch, estimate_finishing_cost
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
@@ -164,7 +164,7 @@ def _search_candidates(attacked: AttackedImages, rows: Tensor, candidates: Tenso
     search = FinishingSearch(
         classifier=attacked.attacked_model,
         threat=attacked.threat,
-        access=attacked.attack.access,
+        access=limit_access(attacked.attack.access, attacked.attacked_model.access),
         clear_margin_share=CLEAR_MARGIN_SHARE,
         eot_samples=1 if own_mean else attacked.attack.eot_samples,
         is_blind=attacked.is_transfer,

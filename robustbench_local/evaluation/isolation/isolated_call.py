@@ -40,6 +40,7 @@ def call_isolated(
     *,
     timeout: float | None,
     name: str = "model",
+    deadline: float | None = None,
     threads: int | None = None,
     on_message: Callable[[Any], None] = lambda _message: None,
 ) -> T:
@@ -49,6 +50,7 @@ def call_isolated(
         function: The function; it sees this process in its current state and changes nothing in it.
         timeout: Seconds within which a pass of a model has to finish; None or 0 for no limit.
         name: Name of the model in messages.
+        deadline: Time by `time.monotonic` at which the call has to be finished; None for no limit.
         threads: Number of torch threads; None for as many as in this process.
         on_message: Called here with each message of `send_to_parent`.
 
@@ -56,7 +58,8 @@ def call_isolated(
         The function's return value; it has to be picklable.
 
     Raises:
-        ModelTimeoutError: If neither a pass nor the call itself finishes within the limit.
+        ModelTimeoutError: If neither a pass nor the call itself finishes within the limit, or the call is not
+            finished at its deadline.
         ProcessEndedError: If it ends its process or calls ``sys.exit``.
         Exception: The function's exception; one that cannot be pickled becomes a RuntimeError.
     """
@@ -66,7 +69,7 @@ def call_isolated(
     finished = multiprocessing.RawArray(ctypes.c_int64, 1)
     child = ChildProcess(partial(_run_in_child, function, name, finished), threads=threads)
     try:
-        result, failure = _wait_for_result(child, timeout, name, on_message, finished)
+        result, failure = _wait_for_result(child, timeout, name, on_message, finished, deadline)
     finally:
         child.stop()
     if failure is not None:
@@ -181,11 +184,14 @@ def _wait_for_result(
     name: str,
     listen: Callable[[Any], None],
     finished: ctypes.Array[ctypes.c_int64],
+    deadline: float | None,
 ) -> tuple[Any, Exception | None]:
     pause = min(_HEARTBEAT_SECONDS, timeout / 4 if timeout else _HEARTBEAT_SECONDS)
     idle, progress = 0.0, (finished[0], 0)
     while not timeout or idle < timeout:
         began = time.monotonic()
+        if deadline is not None and began > deadline:
+            raise ModelTimeoutError("its time is over", where=name, remedy="raise --cell-timeout")
         if wait_for_responses([child], pause):
             try:
                 answers = child.receive_responses()

@@ -152,7 +152,11 @@ class _CellBuilder:
             method_identity=identity,
             parameters=asdict(attack),
             note="; ".join(filter(None, notes)),
-            knowledge="naive" if is_naive else "transfer" if surrogate else attack.knowledge,
+            knowledge="naive"
+            if is_naive
+            else "transfer"
+            if surrogate
+            else attack.get_knowledge_of(subject.classifier),
             surrogate=entry.transfer_from,
             measure=attack.measure,
             surface=build_surface_record(subject.data, goal.positions, goal.threat),

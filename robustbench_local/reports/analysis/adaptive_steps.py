@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.counted_nouns import format_count
@@ -55,7 +56,7 @@ def build_adaptive_cells(evidence: Evidence) -> Iterator[AdaptiveCell]:
 
 
 def _build_cell(cell: CellResult) -> AdaptiveCell:
-    description = {} if cell.adaptation is None else cell.adaptation.description
+    description: Mapping[str, Any] = {} if cell.adaptation is None else cell.adaptation.description
     count = Counter(cell.successful_stages.values())
     planned = [str(step["label"]) for step in description.get("steps", ())] or list(AUTOATTACK_STAGES)
     names = [*planned, *sorted(set(count) - set(planned))]
@@ -73,7 +74,7 @@ def _build_cell(cell: CellResult) -> AdaptiveCell:
         look_images=0 if cell.adaptation is None else cell.adaptation.images,
         look_passes=_count_look_passes(cell),
         attack_passes=(cell.tally.forward_passes, cell.tally.backward_passes),
-        reason=_explain_steps(cell, planned),
+        reason=_explain_steps(cell, planned, description),
     )
 
 
@@ -93,7 +94,7 @@ def _count_look_passes(cell: CellResult) -> tuple[int, int]:
     return (cell.adaptation.forward_passes, cell.adaptation.backward_passes)
 
 
-def _explain_steps(cell: CellResult, planned: list[str]) -> str:
+def _explain_steps(cell: CellResult, planned: list[str], description: Mapping[str, Any]) -> str:
     adaptation = cell.adaptation
     if adaptation is None:
         return ""
@@ -110,4 +111,22 @@ def _explain_steps(cell: CellResult, planned: list[str]) -> str:
             f"A look at the model ({passes}) found no fault, but short versions of further steps succeeded "
             "where its own gradients did not, so these steps ran last."
         )
-    return f"A look at the model ({passes}) found gradients that mislead, so further steps ran."
+    return f"A look at the model ({passes}) found {_name_findings(description)}."
+
+
+def _name_findings(description: Mapping[str, Any]) -> str:
+    """Say what an adaptation found, and what follows from it."""
+    found = []
+    draws = max(int(step.get("draws", 1)) for step in description["steps"])
+    if draws > 1:
+        found.append(
+            "answers that vary from call to call, so each step asks for the mean of up to "
+            f"{draws} draws, and fresh draws confirm each success"
+        )
+    student = description.get("student")
+    if student is not None:
+        found.append(
+            f"{student['answers']} and no gradient, so a small network was taught with "
+            f"{student['queries']:,} of its answers, and steps that need no gradient follow"
+        )
+    return "; and ".join(found) or "gradients that mislead, so further steps ran"

@@ -93,13 +93,17 @@ def check_averaging(
             "warn" if averaged else "fail",
             sentence,
             source=source,
-            action="" if averaged else "Run autoattack-rand-linf-8, or declare the random defense.",
+            action="" if averaged else "Run adaptive-linf-8, or declare the random defense.",
         )
 
 
 def _averages_draws(cell: CellResult) -> bool:
     parameters = cell.record.parameters
-    samples = parameters.get("eot_samples") or parameters.get("samples") or 1
+    names = ("eot_samples", "samples", "draws")
+    samples = next((parameters[name] for name in names if parameters.get(name)), 1)
+    steps = [] if cell.adaptation is None else cell.adaptation.description.get("steps", [])
+    if any(step.get("draws", 1) > 1 for step in steps):
+        return True
     return parameters.get("version") == "rand" or (isinstance(samples, int) and samples > 1)
 
 

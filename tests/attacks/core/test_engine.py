@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustbench_local.attacks.apgd.lp_search import APGDSearch
 from robustbench_local.attacks.core.engine import Engine, compute_default_batch_size
+from robustbench_local.attacks.core.expectation import CONFIRMATION_DRAWS
 from robustbench_local.attacks.core.objective import compute_success_margin
 from robustbench_local.attacks.core.search import PointEvaluation, Search
 from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable, WorkItems
@@ -174,9 +175,9 @@ def test_draws_are_averaged_and_paid_for():
             PGDSearch(attack=PGD(steps=3, random_start=False), threat=ThreatModel(norm="Linf", eps=0.3)),
             engine.build_items(),
         )
-    assert meter.forward_passes.tolist() == [16]
+    assert meter.forward_passes.tolist() == [16 + 2 * CONFIRMATION_DRAWS]
     assert meter.backward_passes.tolist() == [12]
-    assert float(engine.scores) == pytest.approx(-0.2)
+    assert float(engine.scores) == pytest.approx(0.0, abs=0.03)  # half of the draws succeed
 
 
 def test_items_may_have_radii_of_their_own(small: Sample):

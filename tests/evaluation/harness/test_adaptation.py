@@ -11,6 +11,7 @@ import torch
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.evaluation.harness.adaptation import (
+    MAX_BLACK_BOX_SAMPLE_IMAGES,
     MAX_SAMPLE_IMAGES,
     MIN_SAMPLE_IMAGES,
     adapt_job,
@@ -145,6 +146,42 @@ def test_a_service_that_cannot_be_reached_ends_the_cell(linear, data):
 def test_the_sample_grows_with_the_cell_between_its_limits(images, expected):
     assert count_sample_images(images) == expected
     assert expected <= MAX_SAMPLE_IMAGES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endless(PGD):
+    """Asks the model for ever; each pass finishes in time."""
+
+    adapts = True
+
+    def adapt(self, classifier, images, *_arguments):
+        while True:
+            classifier(images)
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_the_time_limit_of_the_cell_ends_the_look(linear, data, isolated):
+    job = build_job(linear, data, Endless(steps=2))
+    notes: list[str] = []
+    settings = IsolationSettings(isolated=isolated, cell_timeout=0.2)
+    same, record = adapt_job(job, batch_size=16, isolation=settings, notify=notes.append)
+    assert same is job
+    assert "time is over" in record.problem
+    assert len(notes) == 1
+    assert "not adapted" in notes[0]
+
+
+def test_steps_beyond_the_plan_are_announced(linear, data):
+    job, _, notes = adapt(build_job(linear, data, Adapting(steps=2)))
+    planned = sum(build_job(linear, data, PGD(steps=2)).max_passes)
+    counts = f"{sum(job.max_passes):,} passes in all, {planned:,} were planned"
+    assert notes == [f"the steps added for this model may take {counts}"]
+    assert adapt(build_job(linear, data, Adapting(steps=3)))[2] == []
+
+
+def test_a_model_without_gradients_is_looked_at_with_more_images():
+    assert count_sample_images(1000, has_gradients=False) == MAX_BLACK_BOX_SAMPLE_IMAGES
+    assert count_sample_images(5, has_gradients=False) == 5
 
 
 @pytest.mark.parametrize(("right", "sample"), [((), ()), ((24,), ()), ((23,), (23,)), ((1, 23, 24), (1, 23))])

@@ -38,6 +38,7 @@ from robustbench_local.store.diagnostic_records import (
     DiagnosticResult,
     DiagnosticsRecord,
 )
+from robustbench_local.store.records import AdaptationRecord
 
 CELLS = (
     attack("b" * 40 + "h" * 60, PGD_NAME, CE),
@@ -189,6 +190,13 @@ def test_random_models_need_attacks_that_average():
     assert find_result(with_results(random), "D21").status == "fail"
     averaged = attack("h" * 100, "autoattack-rand", {"method": "autoattack", "version": "rand"})
     assert find_result(with_results(random, cells=(averaged,)), "D21").status == "warn"
+    for draws, status in ((1, "fail"), (20, "warn")):
+        steps = [{"label": "EOT", "draws": draws}]
+        adapted = replace(
+            attack("h" * 100, "adaptive-linf-8", {"method": "adaptive"}),
+            adaptation=AdaptationRecord(description={"steps": steps}),
+        )
+        assert find_result(with_results(random, cells=(adapted,)), "D21").status == status
     assert find_result(with_results(replace(random, status="ok")), "D21").status == "ok"
     assert find_result(make_evidence(*CELLS), "D21").status == "not run"
 
