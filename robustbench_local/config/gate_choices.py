@@ -12,6 +12,7 @@ GateMetric = Literal[
     "median_distance",
     "certified_accuracy",
     "sticker_success",
+    "resubmission_success",
 ]
 """The metric that a gate limits."""
 CLASS_METRICS: frozenset[GateMetric] = frozenset(

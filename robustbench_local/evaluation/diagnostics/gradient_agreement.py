@@ -62,8 +62,8 @@ class GradientAgreement(Diagnostic):
         return Reading(
             status="fail" if is_failed else "warn",
             sentence=f"The gradient, the direction that attacks follow, {how}: slopes that it predicts and "
-            f"measured ones agree to {cosine:.2f} only on {format_images(n, n)}, where 1 is perfect, and are "
-            f"off by {_format_error(error)}.",
+            f"measured ones agree only to {cosine:.2f}, where 1 is perfect, and are off by "
+            f"{_format_error(error)}, on {format_images(n, n)}.",
             value=cosine if by_cosine else error,
             limit=MIN_COSINE if by_cosine else MAX_RELATIVE_ERROR,
             n=n,

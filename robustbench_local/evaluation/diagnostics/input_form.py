@@ -22,6 +22,8 @@ MAX_CHANCE = 0.001
 right one. Sound networks lose accuracy under every form; ten gains without a loss are the fewest that do."""
 FIRST_IMAGES = 24
 """Images that every form is tried on, the least with which it is tried at all."""
+MIN_IMAGES = 10
+"""Images below which no gain is beyond chance."""
 MIN_GAINS = 3
 """Gains among the first images from which on a form is tried on the others too."""
 PASSES_SHARE = 0.20
@@ -65,7 +67,7 @@ class InputForm(Diagnostic):
         forms = _list_forms(model.images)
         cost = model.passes_per_query * len(forms)
         first = model.budget.count_images(cost, min(FIRST_IMAGES, n), PASSES_SHARE)
-        if first < min(FIRST_IMAGES, n):
+        if first < max(MIN_IMAGES, min(FIRST_IMAGES, n)):
             return build_unread(TOO_SMALL_REASON)
         if model.is_random and not model.draws_randomly:
             return build_unread("random answers change the class by themselves (D4)")

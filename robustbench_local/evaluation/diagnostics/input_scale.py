@@ -36,7 +36,7 @@ class InputScale(Diagnostic):
     def check_model(self, model: DiagnosedModel) -> Reading:
         """Ask about the first images, divided by 255."""
         n = model.budget.count_images(model.passes_per_query, len(model.logits), PASSES_SHARE)
-        if n < min(MIN_IMAGES, len(model.images)):
+        if n < MIN_IMAGES:
             return build_unread(TOO_SMALL_REASON)
         labels = model.labels[:n]
         before = float((model.logits[:n].argmax(dim=1) == labels).float().mean())

@@ -85,6 +85,11 @@ def test_the_gain_has_to_be_beyond_chance(gains, losses, status):
     assert (compute_gain_chance(gains, losses) <= MAX_CHANCE) == (status == "fail")
 
 
+@pytest.mark.parametrize(("n", "status"), [(9, "not run"), (10, "fail")])
+def test_too_few_images_say_nothing(n, status):
+    assert check(InputForm(), make_subject(lambda images: images.flip(1), n=n)).status == status
+
+
 def test_too_few_passes_ask_nothing():
     few = make_subject(lambda images: images.flip(1), limit=5 * len(FORMS) * FIRST_IMAGES - 1)
     assert check(InputForm(), few).status == "not run"

@@ -48,6 +48,8 @@ class Scene:
     problem: Exception | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     is_open: bool = False
+    asked_before: list[int] = field(default_factory=list)
+    """Batches that were asked for before each one that came back."""
 
     @property
     def errors(self) -> list[int]:
@@ -114,6 +116,7 @@ def play(monkeypatch, linear, data):
                 job, batch_size=size, done_positions=done, notify=scene.notes.append, **options
             ):
                 scene.rows += batch.outcomes
+                scene.asked_before.append(len(scene.asked))
         except Exception as error:  # noqa: BLE001
             scene.problem = error
         return scene
@@ -131,6 +134,12 @@ def test_where_nothing_fails_the_batches_are_those_of_the_queue(play):
     assert scene.asked == [[0, 2, 3, 4], [5, 6, 7, 8]]
     assert [row.position for row in scene.rows] == [0, 2, 3, 4, 5, 6, 7, 8]
     assert (scene.notes, scene.problem) == ([], None)
+    assert scene.asked_before == [1, 2]  # what is done is kept at once
+
+
+def test_batches_wait_for_the_first_success(play):
+    assert play(lambda _: None, correct=lambda position: position == 5, size=2).asked_before == [3, 3, 3, 4]
+    assert play(lambda _: None, correct=lambda _: False, size=4).asked_before == [2, 2]
 
 
 def test_a_failure_is_confined_by_halves_and_told_once(play):
