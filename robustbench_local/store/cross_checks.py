@@ -172,8 +172,11 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
         "an attacked image has a failed certificate",
     ),
     (
-        "o.abstained = 0 OR c.measure = 'certificate' OR o.broken = 0",
-        "it is broken, but its last answer is a rejection",
+        (
+            "o.abstained = 0 OR c.measure = 'certificate' "
+            "OR (o.broken = 0 AND o.adversarial_prediction IS NOT o.label)"
+        ),
+        "its last answer is no rejection",
     ),
     (
         f"{_build_count_rule('o.draws', 'o.successful_draws')} AND o.successful_draws <= o.draws",
