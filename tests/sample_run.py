@@ -42,6 +42,10 @@ class SampleRun:
     has_images: bool = True
     question: str | None = None
     gates: tuple[dict[str, Any], ...] = ()
+    abstains: bool = False
+    """Whether the models may reject images."""
+    draws: int = 0
+    """Draws of each adversarial example: the models answer at random, and a success is one in most draws."""
     diagnostics: dict[str, Any] | None = None
     """A `DiagnosticsRecord` as JSON values; None: as in older runs."""
     statuses: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -203,6 +207,15 @@ def _build_outcome(
         seconds=plan.passes_per_image[0] * 2e-4, status="ok" if correct else "clean-wrong",
         original_hash=f"{image:016x}", adversarial_hash=f"{image + 1:016x}",
     )  # fmt: skip
+    if sample.abstains and not broken and rng.random() < 0.3:
+        rejected = len(sample.class_names)
+        row = replace(row, abstained=True, adversarial_prediction=rejected)
+        row = row if correct else replace(row, clean_prediction=rejected)
+    if sample.draws and correct:
+        share = (0.8 if broken else 0.1) * sample.draws
+        row = replace(
+            row, draws=sample.draws, successful_draws=int(share * rng.random()), broken_fixed_draw=broken
+        )
     return _build_error_outcome(row, plan)
 
 
@@ -264,6 +277,7 @@ def _build_metadata(sample: SampleRun) -> dict[str, Any]:
         },
         "models": [
             {"id": model, "name": model, "defense": "none", "source": f"zoo:{model}", "digest": "c0de" * 16,
+             "abstain": "last" if sample.abstains else None,
              "num_classes": len(names), "parameters": 174_330, "access": "gradients", "notes": [],
              "provenance": {"recipe": "PGD adversarial training, 40 epochs", "data": "signs, train split"}}
             for model in sample.models

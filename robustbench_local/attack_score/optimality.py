@@ -85,9 +85,8 @@ def estimate_optimality(
     low, high = np.nanquantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     count = sum(len(envelope) for _, envelope in pairs)
     value = float(np.mean(known))
-    return Estimate(
-        value=value, low=min(float(low), value), high=max(float(high), value), n=count, level=_LEVEL
-    )
+    low, high = _clip_rounding(min(low, value)), _clip_rounding(max(high, value))
+    return Estimate(value=value, low=low, high=high, n=count, level=_LEVEL)
 
 
 def compute_robust_accuracies(distances: Sequence[float], radii: Sequence[float]) -> list[float]:

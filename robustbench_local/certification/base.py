@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.errors import ThreatError
+from robustbench_local.errors import ModelError, ThreatError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -95,7 +95,7 @@ class Certificate(ABC):
             (forward, backward).
         """
 
-    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:  # noqa: ARG002 - for subclasses
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """Check before any work that the classifier can be certified.
 
         Args:
@@ -108,6 +108,10 @@ class Certificate(ABC):
             ConfigError: If hyperparameters do not fit the classifier.
         """
         name = type(self).__name__
+        if classifier.abstention is not None:
+            raise ModelError(
+                f"may reject images, and {name} certifies only models that never do", where=classifier.name
+            )
         if threat.norm not in self.norms:
             remedy = f"use {' or '.join(sorted(self.norms))}, or another certificate"
             raise ThreatError(f"{name} does not support the norm {threat.norm!r}", remedy=remedy)

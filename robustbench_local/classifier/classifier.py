@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.classifier.abstention import AbstainDeclaration, parse_abstention
 from robustbench_local.classifier.argument_checks import (
     check_classes,
     check_finite_weights,
@@ -36,14 +37,14 @@ from robustbench_local.classifier.literals import Access
 from robustbench_local.classifier.model_call import ModelCall
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
 from robustbench_local.classifier.normalizations import Normalization
-from robustbench_local.classifier.pass_account import PassAccount
 from robustbench_local.classifier.pass_counter import record_finished_pass
 from robustbench_local.classifier.preprocessing import Preprocessing, parse_normalization
+from robustbench_local.classifier.rejecting import RejectingClassifier
 from robustbench_local.classifier.settings import ClassifierSettings
 from robustbench_local.classifier.state_guard import set_evaluation_mode
 
 
-class Classifier(PassAccount):
+class Classifier(RejectingClassifier):
     """Images in [0, 1], (N, C, H, W), to logits, (N, K): wraps any torch module or callable.
 
     Normalization and resizing happen inside, so that every attack works in pixels. The model is moved to
@@ -56,18 +57,19 @@ class Classifier(PassAccount):
         normalize: ``(mean, std)`` per channel or a name such as ``"imagenet"``; None for none.
         input_size: (H, W) that the model takes; other images are resized inside (bilinear, antialiased).
         channels: Number of input channels, where known; images are checked against it.
-        class_names: K names, where known.
+        class_names: K names.
         access: The attacker's access: ``"gradients"`` (default for a module), ``"scores"`` (default for a
             callable) or ``"labels"``.
         output: The entry of a returned dict or tuple that holds the logits. ``"sigmoid"``: the single output
             is the probability of class 1; ``"logit"``, ``"ENTRY:logit"``: it is the value before the sigmoid.
+        abstain: How the model rejects images, see `AbstainDeclaration`: the last column of logits then does.
         name: Name of the model in messages and reports.
         device: Device to compute on; ``"auto"`` means CUDA where available.
         provenance: Origin of the model as JSON values: source, file, SHA-256; empty if unknown.
         settings: How the classifier is used; see `configure`.
 
     Attributes:
-        notes: Facts about this model that a reader of the results should know, one sentence each.
+        notes: Facts about this model for a reader of the results, one sentence each.
         gradient_guard: Keeps gradients finite and counts their faults.
         border_probe: Knows whether gradients vanish at pixels of exactly 0 or 1.
 
@@ -87,12 +89,13 @@ class Classifier(PassAccount):
         class_names: Sequence[str] | None = None,
         access: Access | None = None,
         output: str | int | None = None,
+        abstain: AbstainDeclaration | None = None,
         name: str = "model",
         device: str | torch.device = "cpu",
         provenance: Mapping[str, Any] | None = None,
         settings: ClassifierSettings | None = None,
     ) -> None:
-        super().__init__(resolve_device(device))
+        super().__init__(resolve_device(device), parse_abstention(abstain))
         self._model, self._settings = model, settings or ClassifierSettings()
         self.name: Final = name
         self.output: Final = output
@@ -114,7 +117,9 @@ class Classifier(PassAccount):
         self.channels: Final = self._preprocessing.channels if channels is None else channels
         move_to_device(self.module, self.device, self.name)
         meaning, logit_check = check_output_kind(output, self.num_classes, self.class_names, name)
-        self._model_call = ModelCall(self.num_classes, self.access, output, name, logit_check)
+        self._model_call = ModelCall(
+            self.num_classes, self.access, output, name, logit_check, self.abstention
+        )
         if meaning:
             self.add_note(meaning)
         if getattr(self.module, "training", False):
@@ -124,8 +129,8 @@ class Classifier(PassAccount):
 
     def __repr__(self) -> str:
         size = "" if self.input_size is None else f", {self.input_size[0]}x{self.input_size[1]}"
-        kind = type(self).__name__
-        return f"{kind}({self.name!r}, {self.num_classes} classes{size}, {self.access}, {self.device})"
+        about = f"{self.name!r}, {self.num_classes} classes{size}, {self.access}, {self.device}"
+        return f"{type(self).__name__}({about})"
 
     def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return logits of images; counts one forward pass per image.
@@ -151,7 +156,7 @@ class Classifier(PassAccount):
         if self._pass_counters:
             for _ in range(self.forward_passes_per_call if wanted else 1):
                 self._pass_counters[-1].add_forward(rows, len(images))
-        return logits
+        return self._merge_rejection(logits, rows)
 
     def compute_gradient(
         self, images: Tensor, loss: LossFunction, rows: Tensor | None = None
@@ -310,13 +315,8 @@ class Classifier(PassAccount):
 
         Each value is a digest, a version or a few words. See `model_identity` for what is covered.
         """
-        parts = (
-            self.num_classes,
-            self._preprocessing.normalization,
-            self.input_size,
-            self.access,
-            self.output,
-        )
+        declared = (self.access, self.output, *((self.abstention,) if self.abstention else ()))
+        parts = (self.num_classes, self._preprocessing.normalization, self.input_size, *declared)
         return {**describe_model(self.model), "preprocessing and access": repr(parts)}
 
     @property
@@ -387,7 +387,8 @@ class Classifier(PassAccount):
         if wanted and images.requires_grad:
             self.find_masked_borders(images)
         with torch.set_grad_enabled(wanted):
-            return self.border_probe.compute_logits(self._compute_logits, images)
+            logits = self.border_probe.compute_logits(self._compute_logits, images)
+        return self._merge_rejection(logits, self._find_nearest_originals(images))
 
     @property
     def forward_passes_per_call(self) -> int:

@@ -16,6 +16,12 @@ class Consistency:
     """Whether answers to the same image vary by random numbers that no seed repeats."""
     is_random: bool = True
     """Whether it may draw random numbers: then answers can only be compared after equal seeds."""
+    is_probed: bool = False
+    """Whether it was asked more than once before the attacks."""
+    read_files: tuple[str, ...] = ()
+    """Names of files that it both reads and writes while it answers: no copy resets what is there."""
+    draws_numbers: bool = False
+    """Whether it was seen to draw random numbers, or to answer by chance."""
     tolerance: float = 1e-4
     """Share of the logits' range by which answers may differ by rounding."""
     has_misleading_gradients: bool = False

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustbench_local.classifier.abstention import Abstention
 from robustbench_local.classifier.binary_output import LogitRangeCheck
 from robustbench_local.classifier.evaluation_mode import EvaluationMode
 from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
 from robustbench_local.classifier.literals import Access
-from robustbench_local.classifier.model_output import read_labels, read_logits
+from robustbench_local.classifier.model_output import read_abstaining_logits, read_labels, read_logits
 from robustbench_local.classifier.pass_counter import record_finished_pass
 from robustbench_local.classifier.preprocessing import Preprocessing
 from robustbench_local.classifier.state_guard import ProcessSettings, RandomStates
@@ -31,9 +32,11 @@ class ModelCall:
         output: Entry of its answer to read, see `Classifier`.
         name: Name of the model in messages.
         logit_check: Checks its first scores; None where nothing needs checking.
+        abstention: How the model rejects images; None if it never does.
 
     Attributes:
         logit_check: As above; None once it has seen enough.
+        abstention: As above.
     """
 
     def __init__(
@@ -43,8 +46,9 @@ class ModelCall:
         output: str | int | None,
         name: str,
         logit_check: LogitRangeCheck | None,
+        abstention: Abstention | None = None,
     ) -> None:
-        self.logit_check = logit_check
+        self.logit_check, self.abstention = logit_check, abstention
         self._num_classes, self._access, self._output, self._name = num_classes, access, output, name
         self._should_copy_input, self._is_checked = True, False
 
@@ -103,6 +107,10 @@ class ModelCall:
         return logits
 
     def _read_logits(self, output: Any, count: int) -> Tensor:
+        if self.abstention is not None:
+            return read_abstaining_logits(
+                output, count, self._num_classes, self.abstention, key=self._output, name=self._name
+            )
         read = read_labels if self._access == "labels" else read_logits
         logits = read(output, count, self._num_classes, key=self._output, name=self._name)
         if self.logit_check is not None:

@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robustbench_local.classifier.abstention import (
+    Abstention,
+    append_rejection_by_score,
+    append_rejection_of_nan,
+    move_rejecting_output,
+)
 from robustbench_local.classifier.binary_output import (
     OUTPUT_KINDS,
     expand_to_two_logits,
@@ -53,11 +59,40 @@ def read_logits(output: Any, count: int, num_classes: int, *, key: str | int | N
         raise ModelError(
             f"has {scores.shape[1]} outputs, but {num_classes} classes are declared",
             where=name,
-            remedy=BINARY_OUTPUT_REMEDY
-            if scores.shape[1] == 1
-            else f"set num_classes: {scores.shape[1]}, or use data with {scores.shape[1]} classes",
+            remedy=_explain_output_count(scores.shape[1], num_classes),
         )
     return scores.float()
+
+
+def read_abstaining_logits(
+    output: Any, count: int, num_classes: int, abstention: Abstention, *, key: str | int | None, name: str
+) -> Tensor:
+    """Extract the logits of a model that may reject images, (N, K + 1) float32, the rejecting one last.
+
+    Args:
+        output: As for `read_logits`.
+        count: N.
+        num_classes: K, without the rejecting answer.
+        abstention: How the model rejects.
+        key: As for `read_logits`.
+        name: Name of the model in messages.
+
+    Raises:
+        ModelError: As `read_logits`, or if there is no accepting entry with one value an image.
+    """
+    scores = read_logits(output, count, num_classes + abstention.extra_outputs, key=key, name=name)
+    if abstention.kind == "class":
+        return move_rejecting_output(scores, abstention.index)
+    if abstention.kind == "nan":
+        return append_rejection_of_nan(scores)
+    accepting = _select_tensor(output, abstention.entry, name)
+    if accepting.numel() != count:
+        raise ModelError(
+            f"accepts by {tuple(accepting.shape)} for {count} images, not by one value an image",
+            where=name,
+            remedy="set abstain: {output: ENTRY} to the entry with one value an image",
+        )
+    return append_rejection_by_score(scores, accepting, abstention.threshold)
 
 
 def read_labels(output: Any, count: int, num_classes: int, *, key: str | int | None, name: str) -> Tensor:
@@ -83,6 +118,16 @@ def read_labels(output: Any, count: int, num_classes: int, *, key: str | int | N
         )
         raise ModelError(message, where=name, remedy="return class numbers from 0, and check num_classes")
     return functional.one_hot(answer.long(), num_classes).float()
+
+
+def _explain_output_count(found: int, declared: int) -> str:
+    """Explain what to do about a number of outputs that is not the declared number of classes."""
+    if found == 1:
+        return BINARY_OUTPUT_REMEDY
+    fitting = f"set num_classes: {found}, or use data with {found} classes"
+    if found != declared + 1:
+        return fitting
+    return f"{fitting}; if one output means that the image is rejected, declare abstain: last"
 
 
 def _select_tensor(output: Any, key: str | int | None, name: str) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -53,6 +53,9 @@ class RandomizedClassifier(WrappedClassifier):
     Source: Athalye et al. 2018, arXiv:1707.07397, section 2 (expectation over transformation).
     """
 
+    answers_with_one_draw: ClassVar[bool] = True
+    """Whether whoever uses the model gets the answer of a single draw, and another one when asking again."""
+
     def __init__(
         self,
         inner: Classifier,
@@ -71,11 +74,13 @@ class RandomizedClassifier(WrappedClassifier):
         )
         self._current_numbers: RandomNumbers | None = None
         self._verdict_stream: RandomStream | None = None
+        self._verdict_samples: Tensor | None = None
+        self._fixed_stream: RandomStream | None = None
 
     @property
     def draws(self) -> int:
-        """Number of draws averaged in a query of an attack."""
-        return self._draws
+        """Number of draws averaged in a query of an attack; 1 while the draw is fixed."""
+        return self._draws if self._fixed_stream is None else 1
 
     @contextmanager
     def use_draws(self, draws: int) -> Iterator[None]:
@@ -85,6 +90,24 @@ class RandomizedClassifier(WrappedClassifier):
             yield
         finally:
             self._draws = before
+
+    @property
+    def has_fixed_draw(self) -> bool:
+        """Whether every answer is the same one draw at present."""
+        return self._fixed_stream is not None
+
+    @contextmanager
+    def use_fixed_draw(self, stream: RandomStream) -> Iterator[None]:
+        """Fix the draw while the context is open: every answer, to attack and harness, is the same one draw.
+
+        Args:
+            stream: The images' random numbers; ``rows`` then give the image of each row.
+        """
+        before, self._fixed_stream = self._fixed_stream, stream
+        try:
+            yield
+        finally:
+            self._fixed_stream = before
 
     @contextmanager
     def use_attack_seed(self, seed: int) -> Iterator[None]:
@@ -117,7 +140,19 @@ class RandomizedClassifier(WrappedClassifier):
         for points, which, numbers in self._iterate_draws(images, rows):
             with self._use_numbers(numbers):
                 samples.append(_split_draws(super().__call__(points, which), len(images)))
-        return self._combine_samples(torch.cat(samples))
+        joined = torch.cat(samples)
+        if self._verdict_stream is not None and self.answers_with_one_draw:
+            self._verdict_samples = joined
+        return super()._merge_rejection(self._combine_samples(joined), rows)
+
+    def _merge_rejection(self, logits: Tensor, rows: Tensor | None) -> Tensor:
+        """See `Classifier`; draws are pooled first."""
+        return logits if self._current_numbers is not None else super()._merge_rejection(logits, rows)
+
+    def take_verdict_samples(self) -> Tensor | None:
+        """Return the logits of each draw of the latest verdict, (D, N, K), and forget them; None without."""
+        samples, self._verdict_samples = self._verdict_samples, None
+        return samples
 
     def compute_gradient(
         self, images: Tensor, loss: Callable[[Tensor], Tensor], rows: Tensor | None = None
@@ -176,7 +211,8 @@ class RandomizedClassifier(WrappedClassifier):
         for points, _, numbers in self._iterate_draws(images, None):
             with self._use_numbers(numbers):
                 samples.append(_split_draws(super()._compute_external_logits(points), len(images)))
-        return self.pool_samples(torch.cat(samples))
+        pooled = self.pool_samples(torch.cat(samples))
+        return super()._merge_rejection(pooled, self._find_nearest_originals(images))
 
     def _compute_logits(self, images: Tensor) -> Tensor:
         """Answer each row with one draw from the current random numbers."""
@@ -211,7 +247,10 @@ class RandomizedClassifier(WrappedClassifier):
         """Iterate over images, rows and random numbers of all draws, as many draws as fit into a batch."""
         count = len(images)
         which = torch.arange(count, device=self.device) if rows is None else rows.to(self.device)
-        if self._verdict_stream is None:
+        if self._fixed_stream is not None:
+            fixed = RandomStream(self._fixed_stream.seed, self._fixed_stream.ids, "fixed draw")
+            keys, draws = fixed.compute_keys("", self.device)[which], 1
+        elif self._verdict_stream is None:
             keys, draws = compute_point_keys(images, self._attack_seed), self.draws
         else:
             verdicts = RandomStream(self._verdict_stream.seed, self._verdict_stream.ids, "verdict")
@@ -258,6 +297,18 @@ def with_verdict_draws(classifier: Classifier, stream: RandomStream | None) -> A
     if isinstance(classifier, RandomizedClassifier) and stream is not None:
         return classifier.with_verdict_draws(stream)
     return nullcontext()
+
+
+def averages_draws(classifier: Classifier) -> bool:
+    """Return whether attacks need not average over queries: each is a mean already, or all are one draw."""
+    if not isinstance(classifier, RandomizedClassifier):
+        return False
+    return classifier.draws > 1 or classifier.has_fixed_draw
+
+
+def take_verdict_samples(classifier: Classifier) -> Tensor | None:
+    """Return the logits of each draw of the latest verdict, (D, N, K); None where answers are no draws."""
+    return classifier.take_verdict_samples() if isinstance(classifier, RandomizedClassifier) else None
 
 
 def with_attack_seed(classifier: Classifier, seed: int) -> AbstractContextManager[None]:

@@ -38,6 +38,7 @@ class WrappedClassifier(Classifier):
             class_names=inner.class_names,
             access=access or inner.access,
             output=inner.output,
+            abstain=inner.abstention,
             name=name or inner.name,
             device=inner.device,
             input_size=inner.input_size,

@@ -11,6 +11,7 @@ GateMetric = Literal[
     "median_distance",
     "certified_accuracy",
     "sticker_success",
+    "resubmission_success",
 ]
 """The metric that a gate limits."""
 IntervalBound = Literal["lower", "estimate", "upper"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier.abstention import AbstainDeclaration, Abstention, parse_abstention
 from robustbench_local.classifier.binary_output import parse_output_key
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError, did_you_mean
@@ -36,6 +37,7 @@ def load_classifier(
     class_names: Sequence[str] | None = None,
     access: Access | None = None,
     output: str | int | None = None,
+    abstain: AbstainDeclaration | None = None,
     name: str | None = None,
     device: str = "cpu",
     sha256: str | None = None,
@@ -63,6 +65,8 @@ def load_classifier(
         access: The output that an attacker may use; see `Classifier`.
         output: The entry of the model's output with the logits, or ``"sigmoid"``, ``"logit"`` for a model
             with one output for two classes; see `Classifier`.
+        abstain: How the model rejects images; see `Classifier`. ``num_classes`` and ``class_names`` are
+            without the rejecting output.
         name: Name of the classifier; by default the source.
         device: Device of the computation; ``"auto"`` means CUDA if available.
         sha256: Required SHA-256 of the weights file.
@@ -78,14 +82,16 @@ def load_classifier(
         RefusedError: If loading could run code that was not allowed.
     """
     head = _parse_output_kind(output, num_classes)
+    abstention = parse_abstention(abstain)
+    extra = 0 if abstention is None else abstention.extra_outputs
     # The network has one output, whatever it means; a user's own code is not given this number.
     output_count = None if source.startswith("python:") else 1
     request = ModelRequest(
         weights=weights,
         entry=entry,
         architecture=architecture,
-        num_classes=output_count if head else num_classes,
-        default_classes=1 if head else default_classes,
+        num_classes=output_count if head else num_classes and num_classes + extra,
+        default_classes=1 if head else default_classes and default_classes + extra,
         sha256=sha256,
         trust_pickle=trust_pickle,
         allow_code=allow_code,
@@ -102,13 +108,14 @@ def load_classifier(
     loaded.check_normalization(normalize)
     classifier = Classifier(
         loaded.model,
-        num_classes=2 if head else loaded.num_classes,
+        num_classes=2 if head else loaded.num_classes - extra,
         normalize=loaded.normalize if normalize is None else normalize,
         input_size=input_size or loaded.input_size,
         channels=loaded.channels,
-        class_names=class_names or loaded.class_names,
+        class_names=class_names or _drop_rejecting_name(loaded, abstention),
         access=access,
         output=output,
+        abstain=abstention,
         name=name or remove_credentials(source),
         device=device,
         provenance={"source": remove_credentials(source), **loaded.provenance},
@@ -119,6 +126,14 @@ def load_classifier(
         classifier.add_note("no normalization declared: images are passed on in [0, 1]")
     classifier.check_finite_weights()
     return classifier
+
+
+def _drop_rejecting_name(loaded: LoadedModel, abstention: Abstention | None) -> list[str] | None:
+    """Return the source's class names without that of the rejecting output."""
+    names = None if loaded.class_names is None else list(loaded.class_names)
+    if names and abstention and abstention.extra_outputs and len(names) == loaded.num_classes:
+        del names[abstention.index]
+    return names
 
 
 def _parse_output_kind(output: str | int | None, num_classes: int | None) -> str | None:

@@ -127,7 +127,7 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
     (
         (
             f"NOT ({_ATTACKED_CONDITION} AND o.broken = 0 AND c.goal = 'untargeted') "
-            "OR o.adversarial_prediction IS o.label"
+            "OR o.adversarial_prediction IS o.label OR o.abstained = 1"
         ),
         "it is not broken, but its last prediction is wrong",
     ),
@@ -171,7 +171,21 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
         "o.certified IS NULL OR c.measure = 'certificate' OR o.certified = 1",
         "an attacked image has a failed certificate",
     ),
-    ("o.abstained = 0 OR c.measure = 'certificate'", "an attack abstained"),
+    (
+        (
+            "o.abstained = 0 OR c.measure = 'certificate' "
+            "OR (o.broken = 0 AND o.adversarial_prediction IS NOT o.label)"
+        ),
+        "its last answer is no rejection",
+    ),
+    (
+        f"{_build_count_rule('o.draws', 'o.successful_draws')} AND o.successful_draws <= o.draws",
+        "more draws are successful than there are",
+    ),
+    (
+        f"o.broken_fixed_draw IS NULL OR ({_build_flag_rule('o.broken_fixed_draw')} AND o.clean_correct = 1)",
+        "it is broken with a fixed draw without being clean-correct",
+    ),
 )
 
 _CELL_RULES: Sequence[tuple[str, str]] = (
@@ -277,8 +291,8 @@ def _find_unknown_classes(connection: sqlite3.Connection) -> Iterator[Contradict
         query = (
             "SELECT o.cell, min(o.position), 'a class is not among the ' || ? || ' of the model' "
             "FROM cells c JOIN outcomes o ON o.cell = c.key WHERE c.model = ? "
-            "AND max(o.label, coalesce(o.clean_prediction, 0), coalesce(o.adversarial_prediction, 0)) >= ? "
-            "GROUP BY o.cell"
+            "AND max(o.label, coalesce(o.clean_prediction, 0) - o.abstained, "
+            "coalesce(o.adversarial_prediction, 0) - o.abstained) >= ? GROUP BY o.cell"
         )
         for cell, position, problem in connection.execute(query, (classes, model, classes)).fetchall():
             yield Contradiction(str(cell), f"image {position} in outcomes: {problem}")

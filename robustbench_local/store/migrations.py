@@ -195,6 +195,16 @@ def m009_changed_pixels(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE outcomes ADD COLUMN l0 REAL")
 
 
+def m010_draws(connection: sqlite3.Connection) -> None:
+    """Add the draws of models with random answers; none for older runs."""
+    for column in (
+        "draws INTEGER NOT NULL DEFAULT 0",
+        "successful_draws INTEGER NOT NULL DEFAULT 0",
+        "broken_fixed_draw INTEGER",
+    ):
+        connection.execute(f"ALTER TABLE outcomes ADD COLUMN {column}")
+
+
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (
     m001_cells_outcomes_events,
@@ -206,6 +216,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m007_digests,
     m008_gradients,
     m009_changed_pixels,
+    m010_draws,
 )
 
 

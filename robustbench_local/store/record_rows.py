@@ -29,7 +29,7 @@ SIGHTING_COLUMNS = tuple(field.name for field in fields(ViewPredictionsRecord))
 VIEW_COLUMNS = tuple(field.name for field in fields(ViewRecord))
 
 _FLAGS = ("clean_correct", "broken", "moved_elsewhere", "fragile", "abstained")
-_FLAGS_OR_NONE = ("broken_8bit", "certified")
+_FLAGS_OR_NONE = ("broken_8bit", "certified", "broken_fixed_draw")
 _GRADIENT_COUNTS = (
     "gradient_steps",
     "nonfinite_gradient_entries",
@@ -122,6 +122,9 @@ def outcome_to_row(outcome: OutcomeRecord) -> Row:
         *_escape_texts(outcome.stage),
         *(int(getattr(outcome, name)) for name in _GRADIENT_COUNTS),
         float(outcome.l0),
+        int(outcome.draws),
+        int(outcome.successful_draws),
+        _convert_optional_flag(outcome.broken_fixed_draw),
     )
 
 

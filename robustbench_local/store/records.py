@@ -90,7 +90,8 @@ class OutcomeRecord:
     """Certified radius of the prediction, in the norm of the threat model; 0 if nothing is certified, None
     without a certificate or if the method gives no radius."""
     abstained: bool = False
-    """Certificates only: whether the certificate makes no prediction for this image."""
+    """The certificate makes no prediction for this image; or the model, which may reject images, rejects the
+    last one: the clean image if that is misclassified, else the candidate."""
     stage: str = ""
     """The stage of an ensemble that found the successful candidate, e.g. ``apgd-t``; empty if there is none,
     if the attack has no stages, and in runs older than this field."""
@@ -106,6 +107,15 @@ class OutcomeRecord:
     """Repaired nonzero gradients that a finite difference of the loss does not confirm."""
     l0: float = math.nan
     """Number of changed pixels, all channels of a pixel together; NaN in runs older than this field."""
+    draws: int = 0
+    """Independent answers of a model with random answers to the verified candidate; 0 if its answers are not
+    random, and in runs older than this field."""
+    successful_draws: int = 0
+    """Those of them that reach the attacker's goal or are not finite: each would be a success by itself,
+    while ``broken`` is about the model's answer over all draws."""
+    broken_fixed_draw: bool | None = None
+    """The attack also succeeds if attacker and harness see one fixed draw of the model's random numbers; None
+    if it was not tried, and in runs older than this field."""
 
     @property
     def has_missing_gradients(self) -> bool:
@@ -297,6 +307,10 @@ class OutcomeCounts:
     """Images for which a certificate makes no prediction."""
     nonfinite_gradients: int = 0
     """Images for which some gradient had NaN or infinite entries."""
+    rejected_clean: int = 0
+    """Clean images that the model rejects; they are not classified correctly."""
+    rejected_adversarial: int = 0
+    """Clean-correct images whose last candidate the model rejects; not a success of the attack."""
     missing_gradients: int = 0
     """Images for which half or more of the gradients were zero or, after repair, unconfirmed."""
 
@@ -326,6 +340,8 @@ def count_outcomes(outcomes: Iterable[OutcomeRecord]) -> OutcomeCounts:
         certified=sum(bool(row.certified) for row in rows),
         abstained=sum(row.abstained for row in rows),
         nonfinite_gradients=sum(row.nonfinite_gradient_steps > 0 for row in rows),
+        rejected_clean=sum(row.abstained and row.status == "clean-wrong" for row in rows),
+        rejected_adversarial=sum(row.abstained and row.clean_correct for row in rows),
         missing_gradients=sum(row.has_missing_gradients for row in rows),
     )
 

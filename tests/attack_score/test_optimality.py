@@ -86,3 +86,11 @@ def test_intervals_cover_the_value_of_the_population():
         known = estimate_optimality([(distances[rows].tolist(), best[rows])], seed=trial)
         covered += known.low - 0.01 <= truth <= known.high + 0.01
     assert covered >= 34
+
+
+def test_an_interval_ends_at_0_and_1():
+    for distances in (BEST.tolist(), [0.0, math.inf, math.inf, math.inf]):
+        known = estimate_optimality([(distances, BEST)])
+        assert known is not None
+        assert known.low == pytest.approx(known.value, abs=1e-9) == known.high
+        assert math.copysign(1, known.low) == 1

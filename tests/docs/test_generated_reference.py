@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from sample_run import build_run
+from sample_run import SampleRun, build_run
 from sample_stickers import build_sticker_run
 from sample_transfers import TRANSFER_SAMPLE
 
@@ -78,6 +78,9 @@ def test_every_key_of_a_grid_file_is_described():
             assert f"`{field.alias or name}`" in page
 
 
+REPEATED = {"metric": "resubmission_success", "threat": "linf-8", "tries": 10, "max": 0.5}
+
+
 @pytest.fixture(scope="module")
 def result_keys(tmp_path_factory) -> set[str]:
     """The keys of the shipped results, and of runs with transfers, distances, corruptions and stickers."""
@@ -86,6 +89,11 @@ def result_keys(tmp_path_factory) -> set[str]:
     runs = [
         rbl.Run(build_run(folder / "beyond", TRANSFER_SAMPLE)),
         rbl.Run(build_sticker_run(folder / "stickers")),
+        rbl.Run(
+            build_run(
+                folder / "random", SampleRun(draws=100, abstains=True, gates=(REPEATED,), has_images=False)
+            )
+        ),
     ]
     return set().union(*map(_list_keys, [shipped, *(run.results for run in runs)]))
 

@@ -39,7 +39,7 @@ def judge(right: int, hits: int, elsewhere: int = 0):
         flat_images=image,
         flat_predictions=Predictions(
             prediction=torch.tensor([LABEL]), correct=torch.tensor([True]), margin=torch.tensor([1.0]),
-            fragile=torch.tensor([False]),
+            fragile=torch.tensor([False]), rejected=torch.tensor([False]),
         ),
     )  # fmt: skip
     return found.build_outcome(make_outcome_record(label=LABEL, clean_prediction=LABEL), 0, (1, 1))

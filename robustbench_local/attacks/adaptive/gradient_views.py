@@ -17,7 +17,12 @@ from robustbench_local.attacks.adaptive.model_parts import resolve_part
 from robustbench_local.attacks.adaptive.part_model import MIN_PROBABILITY, PartModel
 from robustbench_local.attacks.adaptive.rank_rules import CHOSEN_SCORES, CHOSEN_VALUES
 from robustbench_local.attacks.adaptive.student import rebuild_student
-from robustbench_local.attacks.adaptive.surrogate_model import SurrogateModel, replace_model, share_account
+from robustbench_local.attacks.adaptive.surrogate_model import (
+    SurrogateModel,
+    ignore_rejection,
+    replace_model,
+    share_account,
+)
 from robustbench_local.attacks.adaptive.view_spec import ViewSpec, list_views
 from robustbench_local.classifier import Classifier, ClassifierSettings
 from robustbench_local.classifier.gradient_guard import LossFunction
@@ -168,8 +173,11 @@ class GradientView(WrappedClassifier):
         with core.open_fresh_copy() if core.settings.uses_fresh_copies else nullcontext(core) as source:
             if self._spec.kind == "undefended" and isinstance(inner, WrappedClassifier):
                 twin = replace_model(inner.inner, source.model)
+                twin.copy_accepted_labels(inner)
             else:
                 twin = replace_model(inner, self._build_model(source.model))
+            if self._spec.kind == "part":
+                ignore_rejection(twin)
             yield share_account(twin, inner)
 
     def _get_student_classifier(self, record: StudentRecord) -> Classifier:

@@ -196,6 +196,13 @@ def replace_model(classifier: Classifier, model: Any) -> Classifier:
     return classifier._copy_with_model(model)  # noqa: SLF001
 
 
+def ignore_rejection(twin: Classifier) -> Classifier:
+    """Let a classifier of `replace_model` read K scores, because its model is a part that rejects nothing."""
+    twin._accepted_labels = None  # noqa: SLF001
+    find_innermost(twin)._model_call.abstention = None  # noqa: SLF001
+    return twin
+
+
 def share_account(twin: Classifier, classifier: Classifier) -> Classifier:
     """Let a classifier of `replace_model` count its passes where the real one does; return it.
 

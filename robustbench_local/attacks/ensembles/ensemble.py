@@ -17,7 +17,7 @@ from robustbench_local.attacks.core.expectation import count_confirmation_passes
 from robustbench_local.attacks.core.search import Search
 from robustbench_local.attacks.core.target_ranking import rank_targets
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.stochastic import passes_per_query
+from robustbench_local.classifier.stochastic import averages_draws
 from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -65,7 +65,7 @@ class Ensemble(EngineAttack):
 
     def build_engine(self, inputs: AttackInputs) -> Engine:
         """See :meth:`EngineAttack.build_engine`; a stochastic wrapper is not averaged again."""
-        averages_itself = passes_per_query(inputs.classifier)[0] > 1
+        averages_itself = averages_draws(inputs.classifier)
         return Engine.from_inputs(inputs, eot_samples=1 if averages_itself else self.eot_samples)
 
     def run_searches(self, engine: Engine, threat: ThreatModel) -> None:

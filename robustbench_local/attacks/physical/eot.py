@@ -92,6 +92,8 @@ class EOTAttack(Attack):
         """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
+        if classifier.abstention is not None:
+            raise ConfigError("may reject images, and views are not evaluated then", where=classifier.name)
 
     def estimate_search_cost(self, steps: int) -> tuple[int, int]:
         """Return the forward and backward passes per image of one search of this number of steps."""

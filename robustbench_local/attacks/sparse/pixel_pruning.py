@@ -21,21 +21,19 @@ from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadcast, select_largest_pixels
 from robustbench_local.threats.threat_model import ThreatModel
 
-PRUNING_STEPS = 24
-"""Most steps, each a forward and a backward pass; the last point is evaluated too. Few images need more: on
-MNIST 64 steps leave 0.1% fewer pixels."""
 _FIRST_GROUP_SHARE = 0.25
 """Share of the changed pixels that the first step resets together."""
 
 
-def prune_successes(engine: Engine, threat: ThreatModel) -> None:
+def prune_successes(engine: Engine, threat: ThreatModel, steps: int) -> None:
     """Reset changed pixels of the engine's successes, as long as these stay successes.
 
     Args:
         engine: An engine whose searches were all a ``MinimumNormSearch``.
         threat: L0 and the goal.
+        steps: Most steps, each a forward and a backward pass; the last point is evaluated too.
     """
-    engine.run(_PruningSearch(engine, threat), build_refinement_items(engine))
+    engine.run(_PruningSearch(engine, threat, steps), build_refinement_items(engine))
 
 
 @dataclass(kw_only=True)
@@ -60,10 +58,9 @@ class _PruningSearch(MinimumNormSearch[_PruningState]):
     """Resets the pixels that matter least for the margin, at first several together."""
 
     name = "prune"
-    steps = PRUNING_STEPS
 
-    def __init__(self, engine: Engine, threat: ThreatModel) -> None:
-        self.engine, self.threat = engine, threat
+    def __init__(self, engine: Engine, threat: ThreatModel, steps: int) -> None:
+        self.engine, self.threat, self.steps = engine, threat, steps
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _PruningState:  # noqa: ARG002
         """Start at the best point of each image."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +21,7 @@ from robustbench_local.attacks.minimum_norm.nearest_search import (
     anneal_cosine,
     select_finite_gradient,
 )
-from robustbench_local.attacks.sparse.pixel_pruning import PRUNING_STEPS, prune_successes
+from robustbench_local.attacks.sparse.pixel_pruning import prune_successes
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadcast
@@ -32,6 +33,9 @@ better of two paths that differ has fewer pixels than one path of twice the step
 _THRESHOLD_RATE = 0.01
 """Change of the threshold in a step, as a share of the step's length."""
 _LAST_STEP_SHARE = 0.01
+_STEPS_PER_PRUNING_STEP, _MIN_PRUNING_STEPS = 8, 12
+"""Steps of a path for each step of its pruning, and the fewest of these. Few images need more: after 200
+steps, 64 instead of 25 remove 0.1% more pixels on MNIST."""
 _FIRST_MOMENT_DECAY, _SECOND_MOMENT_DECAY = 0.9, 0.999
 
 
@@ -76,7 +80,7 @@ class SigmaZero(MinimumNormAttack):
             points, scores = engine.points.clone(), engine.scores.clone()
             engine.scores = torch.where(engine.finished, scores, -torch.inf)
             engine.run(_SigmaZeroSearch(self, threat, path, enough), engine.build_items(path))
-            prune_successes(engine, threat)
+            prune_successes(engine, threat, self._count_pruning_steps())
             better = engine.scores > scores
             engine.points = torch.where(reshape_for_broadcast(better, points), engine.points, points)
             engine.scores = torch.where(better, engine.scores, scores)
@@ -87,12 +91,15 @@ class SigmaZero(MinimumNormAttack):
 
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
         """Return the passes of all paths with their pruning."""
-        steps = self.paths * (self.steps + PRUNING_STEPS)
+        steps = self.paths * (self.steps + self._count_pruning_steps())
         return steps + 2 * self.paths, steps
 
     def estimate_refinement(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
         """Return no passes."""
         return 0, 0
+
+    def _count_pruning_steps(self) -> int:
+        return max(_MIN_PRUNING_STEPS, math.ceil(self.steps / _STEPS_PER_PRUNING_STEP))
 
     def _count_sufficient_pixels(self, threat: ThreatModel) -> int:
         """Return the number of pixels at which the search for an image ends."""

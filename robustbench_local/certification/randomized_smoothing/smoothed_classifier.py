@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ class SmoothedClassifier(RandomizedClassifier):
     Source: Cohen et al. 2019, arXiv:1902.02918, section 3; attacked as in Salman et al. 2019,
         arXiv:1906.04584, section 2.2.
     """
+
+    answers_with_one_draw: ClassVar[bool] = False
 
     def __init__(
         self,

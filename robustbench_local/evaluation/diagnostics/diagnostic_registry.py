@@ -11,6 +11,7 @@ from robustbench_local.evaluation.diagnostics.inner_optimization import InnerOpt
 from robustbench_local.evaluation.diagnostics.input_form import InputForm
 from robustbench_local.evaluation.diagnostics.input_range import InputRange
 from robustbench_local.evaluation.diagnostics.input_scale import InputScale
+from robustbench_local.evaluation.diagnostics.kept_state import KeptState
 from robustbench_local.evaluation.diagnostics.logit_scale import LogitScale
 from robustbench_local.evaluation.diagnostics.missing_graph import MissingGraph
 from robustbench_local.evaluation.diagnostics.output_form import OutputForm
@@ -26,6 +27,7 @@ DIAGNOSTICS: tuple[Diagnostic, ...] = (
     OutputForm(),
     TrainingMode(),
     ChangingAnswers(),
+    KeptState(),
     ProbabilityOutput(),
     MissingGraph(),
     VanishingGradient(),

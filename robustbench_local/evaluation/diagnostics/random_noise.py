@@ -68,7 +68,8 @@ class RandomNoise(Diagnostic):
             noisy = project_to_box(
                 originals + _sample_noise(originals, stream, threat, draw), originals, threat
             )
-            broken |= model.compute_logits(noisy).argmax(dim=1) != labels
+            answers = model.compute_logits(noisy).argmax(dim=1)
+            broken |= (answers != labels) & (answers < model.classifier.num_classes)  # rejected is not broken
         return broken
 
 

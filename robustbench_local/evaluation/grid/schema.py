@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from robustbench_local.classifier.abstention import parse_abstention
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Precision
 from robustbench_local.config.display_names import check_display_name
 from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound, TrustPolicy
@@ -26,6 +27,7 @@ from robustbench_local.evaluation.grid.declarations import Declarations
 from robustbench_local.evaluation.grid.example_grids import read_example
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 from robustbench_local.number_parser import parse_number
+from robustbench_local.resubmission_statistics import MAX_TRIES
 from robustbench_local.threats.threat_model import FAMILY_NAMES
 
 MAX_NAME_LENGTH = 100
@@ -87,6 +89,15 @@ def _check_class_count(value: Any) -> Any:
     return value
 
 
+def _check_abstention(declared: Any) -> Any:
+    """Refuse a declaration of rejected images that cannot be read."""
+    try:
+        parse_abstention(declared)
+    except ConfigError as error:
+        raise ValueError(f"{error.what}; {error.remedy}") from None
+    return declared
+
+
 class ModelEntry(StrictModel):
     """A classifier: its source, how it is loaded, and the attacker's access to it."""
 
@@ -120,6 +131,11 @@ class ModelEntry(StrictModel):
     output: str | int | None = None
     """Which entry of a tuple or dict holds the logits. For a model with one output: ``sigmoid`` or
     ``logit``."""
+    abstain: Annotated[Any, BeforeValidator(_check_abstention)] = None
+    """How the model rejects images, if it does: ``last`` or the index of the rejecting output, ``nan`` for
+    logits of NaN, or ``{output: ENTRY, threshold: 0.5}`` for an entry of a tuple or dict that accepts. A
+    rejected clean image is not correct, and an attack succeeds only on an accepted one. ``num_classes`` is
+    without the rejecting output."""
     sha256: str | None = None
     """SHA-256 that the weights file must have."""
     trust_pickle: str | None = None
@@ -193,6 +209,9 @@ class GateEntry(StrictModel):
     """Smallest allowed value."""
     max: Limit | None = None
     """Largest allowed value."""
+    tries: Annotated[int, Field(ge=1, le=MAX_TRIES)] | None = None
+    """For ``resubmission_success``: how often the attacker may submit each adversarial example, at most
+    1000."""
     on: IntervalBound | None = None
     """Which end of the 95% interval must keep the limit; by default ``lower`` for ``min`` and ``upper``
     for ``max``."""
@@ -215,6 +234,10 @@ class GateEntry(StrictModel):
             raise ValueError("a gate needs either min or max")
         if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
             raise ValueError("a gate needs a threat such as linf-8, or an attack")
+        if (self.metric == "resubmission_success") != (self.tries is not None):
+            raise ValueError("resubmission_success needs tries, and no other metric takes it")
+        if self.metric == "resubmission_success" and self.max is None:
+            raise ValueError("resubmission_success is limited by max")
         if self.threat is not None and self.threat.split("-")[0] not in FAMILY_NAMES:
             raise ValueError(f"a threat is written like linf-8, l2-0.5 or fog-3, got {self.threat!r}")
         return self

@@ -35,6 +35,9 @@ class AgreementCounts:
     size_compared: int = 0
     """Number of images queried in batches of other sizes."""
     size_disagreements: int = 0
+    repeated: int = 0
+    """Number of clean images queried before and after the attack of their batch."""
+    repeated_disagreements: int = 0
 
     def __add__(self, other: AgreementCounts) -> AgreementCounts:
         return AgreementCounts(
@@ -42,6 +45,8 @@ class AgreementCounts:
             self.disagreements + other.disagreements,
             self.size_compared + other.size_compared,
             self.size_disagreements + other.size_disagreements,
+            self.repeated + other.repeated,
+            self.repeated_disagreements + other.repeated_disagreements,
         )
 
     def check_agreement(self, name: str) -> None:
@@ -59,6 +64,13 @@ class AgreementCounts:
                 "images are answered otherwise in a batch of another size",
                 where=name,
                 remedy="let its forward treat each image by itself",
+            )
+        if self.repeated_disagreements >= max(1, min(MIN_DISAGREEMENTS, self.repeated)):
+            raise ModelError(
+                f"remembers in a place that no copy resets, such as a file: {self.repeated_disagreements} of "
+                f"{self.repeated} clean images are answered otherwise after the attack than before",
+                where=name,
+                remedy="let its forward keep nothing: an attack on what remembers says nothing",
             )
         if _has_too_many_disagreements(self.disagreements, self.compared):
             raise ModelError(
@@ -105,6 +117,34 @@ def compare_batch_sizes(
         )
     before.restore_states()
     return AgreementCounts(size_compared=count, size_disagreements=int(unlike.sum()))
+
+
+def compare_clean_answers(
+    judge: Classifier, images: Tensor, labels: Tensor, margins: Tensor
+) -> AgreementCounts:
+    """Query a few clean images again after the attack: a copy forgets all but what lies outside of it.
+
+    One batch in which answers have changed is enough, because later batches meet the changed model only.
+
+    Args:
+        judge: A fresh copy of the classifier.
+        images: (N, C, H, W) in [0, 1], the clean images.
+        labels: True classes, (N,).
+        margins: Their margins before the attack, (N,): see `Predictions`.
+
+    Returns:
+        The counts; zero for a service, or where answers are random or the model is already marked.
+    """
+    known = judge.settings.consistency
+    is_random = known.is_unrepeatable or known.is_random or isinstance(judge, RandomizedClassifier)
+    if judge.module is None or is_random or known.inconsistency_note or not len(images):
+        return AgreementCounts()
+    answers = _predict_uncounted(judge, images[:MAX_COMPARED_IMAGES])
+    expected, own = margins[:MAX_COMPARED_IMAGES].double().cpu(), labels[:MAX_COMPARED_IMAGES].cpu()
+    unlike = _find_differing(
+        _compute_margins(answers, own), expected, known.tolerance * _compute_logit_ranges(answers)
+    )
+    return AgreementCounts(repeated=len(own), repeated_disagreements=int(unlike.sum()))
 
 
 def compare_with_fresh_copy(

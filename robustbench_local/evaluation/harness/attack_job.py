@@ -22,14 +22,21 @@ from robustbench_local.errors import InvariantError, ModelError, UnreachableErro
 from robustbench_local.evaluation.harness.answer_agreement import (
     AgreementCounts,
     compare_batch_sizes,
+    compare_clean_answers,
     compare_with_fresh_copy,
 )
+from robustbench_local.evaluation.harness.fixed_draw import attack_fixed_draw, can_fix_draw
 from robustbench_local.evaluation.harness.job import (
     AttackFailedError,
     Job,
     OutcomeBatch,
     format_error_line,
     split_positions,
+)
+from robustbench_local.evaluation.harness.model_draws import (
+    choose_draw_count,
+    count_model_draws,
+    may_answer_at_random,
 )
 from robustbench_local.evaluation.harness.outcome import (
     add_gradient_counts,
@@ -121,11 +128,27 @@ class AttackJob(BaseAttackJob):
         costs = (cost, count_finishing_passes(self.attack, self.threat))
         forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
         draws = passes_per_query(self.queried_model)[0]
+        once = forward // self.attack.eot_samples, backward // self.attack.eot_samples
         if draws > 1:  # the classifier averages over draws itself, in place of the attack
             forward, backward = (passes * draws // self.attack.eot_samples for passes in (forward, backward))
         verdict_passes = passes_per_query(self.classifier)[1]
         harness = HARNESS_PASSES + (FINISHING_VERIFICATION_PASSES if self.threat.is_ball else 0)
-        return self.image_count * (forward + harness * verdict_passes), self.image_count * backward
+        harness = harness * verdict_passes + self.model_draws
+        if self.fixes_draw:
+            forward, backward = forward + once[0] + HARNESS_PASSES, backward + once[1]
+        return self.image_count * (forward + harness), self.image_count * backward
+
+    @property
+    def fixes_draw(self) -> bool:
+        """Whether the attack is repeated against one fixed draw; not if it never asks this classifier."""
+        return self.surrogate is None and can_fix_draw(self.classifier)
+
+    @property
+    def model_draws(self) -> int:
+        """Number of further answers to each candidate that count how often it succeeds."""
+        if not may_answer_at_random(self.classifier):
+            return 0
+        return choose_draw_count(sum(self.attack.estimate_cost(self.threat)))
 
     def skip_proven_images(self, images: frozenset[str]) -> AttackJob:
         """Return the same attack on the other images only."""
@@ -182,6 +205,8 @@ def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
         try:
             verified, more_agreement = _attack_and_verify(job, data.select_images(attacked.tolist()), spent)
             agreement += more_agreement
+            with classifier.open_fresh_copy() as judge:
+                agreement += compare_clean_answers(judge, images, labels, clean.margin)
         except Exception as failure:
             passes, seconds = spent.collect_passes(), time.perf_counter() - started
             if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
@@ -242,8 +267,9 @@ def _attack_and_verify(
     job: AttackJob, chosen: Dataset, spent: _SpentPasses
 ) -> tuple[VerificationResult, AgreementCounts]:
     """Verify candidates for correctly classified images, on a copy that saw no attack."""
-    classifier, attacked_model = job.classifier, job.attacked_model
+    classifier = job.classifier
     images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
+    attacked_model = job.attacked_model.accept_only(images, labels)
     masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
     stream = RandomStream(job.seed, chosen.ids, repr(job.attack))
 
@@ -285,10 +311,20 @@ def _attack_and_verify(
         add_pass_counter=spent.pass_counters.append,
     )
     verified = finish_successes(attacked, verified, verify_rows)
+    if job.fixes_draw:
+        fixed, counters = attack_fixed_draw(classifier, job.attack, images, labels, job.threat, stream, masks)
+        spent.pass_counters.extend(counters)
+        verified = replace(verified, broken_fixed_draw=fixed)
+    if job.model_draws:
+        with classifier.open_fresh_copy() as judge, judge.count_passes(len(chosen)) as draw_passes:
+            spent.pass_counters.append(draw_passes)
+            verified = count_model_draws(judge, verified, labels.cpu(), job.threat, stream, job.model_draws)
     with classifier.open_fresh_copy() as judge:
         candidates = verified.candidates.to(classifier.device)
+        fresh = judge.accept_only(images, labels)
+        asked = fresh if judge is classifier else classifier.accept_only(images, labels)
         return verified, compare_with_fresh_copy(
-            classifier, judge, candidates, labels, verified.predictions.margin
+            asked, fresh, candidates, labels, verified.predictions.margin
         )
 
 

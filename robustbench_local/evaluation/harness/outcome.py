@@ -61,6 +61,7 @@ def build_clean_outcome(
         error=None if prediction is not None else _NON_FINITE_MESSAGE,
         original_hash=mark,
         adversarial_hash=mark,
+        abstained=bool(clean.rejected[row]),
     )
 
 
@@ -100,7 +101,10 @@ def build_attacked_outcome(
         record,
         adversarial_prediction=prediction,
         broken=broken,
-        moved_elsewhere=bool(threat.targets) and not broken and prediction not in (None, record.label),
+        moved_elsewhere=bool(threat.targets)
+        and not broken
+        and not result.predictions.rejected[row]
+        and prediction not in (None, record.label),
         margin=None if prediction is None else float(result.predictions.margin[row]),
         fragile=bool(result.predictions.fragile[row]),
         linf=float(result.linf[row]),
@@ -113,7 +117,11 @@ def build_attacked_outcome(
         status=status if prediction is not None else "non-finite",
         error=reason if prediction is not None else _NON_FINITE_MESSAGE,
         adversarial_hash=hash_image(result.candidates[row]),
+        abstained=bool(result.predictions.rejected[row]),
         stage=stage if broken else "",
+        draws=int(result.draws[row]),
+        successful_draws=int(result.successful_draws[row]),
+        broken_fixed_draw=result.broken_fixed_draw[row] if result.broken_fixed_draw else None,
     )
 
 

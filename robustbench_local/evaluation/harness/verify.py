@@ -10,40 +10,53 @@ checked, and the transformation is applied here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.stochastic import with_verdict_draws
+from robustbench_local.classifier.stochastic import take_verdict_samples, with_verdict_draws
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.eight_bit import round_to_8bit
 from robustbench_local.threats.lp_ball import compute_norms, compute_tolerated_radius
 from robustbench_local.threats.threat_model import ThreatModel
 from robustbench_local.threats.transformations import apply_transformation, find_parameter_violations
 
+_NO_CLASS = -2
+"""Prediction that no answer has."""
 FRAGILE_MARGIN_SHARE = 1e-4
 """Margins below this share of the logits' range may change sign by floating-point noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """The predictions of a classifier on a batch of images; all tensors are (N,) on the CPU."""
+    """The predictions of a classifier on a batch of images; all tensors lead with N, on the CPU."""
 
     prediction: Tensor
-    """Class of the largest logit; -1 where a logit is not finite."""
+    """Class of the largest logit; -1 where a logit is not finite, and the number of classes where the model
+    rejects the image."""
     correct: Tensor
     """The label's logit is finite and strictly larger than every other one: a tie is not correct."""
     margin: Tensor
     """The label's logit minus the largest other one; NaN where a logit is not finite."""
     fragile: Tensor
     """Whether |margin| is within floating-point noise of the boundary."""
+    rejected: Tensor
+    """Whether the model rejects the image."""
+    draw_predictions: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+    """(N, D): the prediction of each draw of a verdict on a randomized classifier; D is 0 for others."""
+    draw_correct: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    """(N, D): whether it is correct."""
 
     @property
     def is_finite(self) -> Tensor:
         """Whether every logit of an image is finite."""
         return self.prediction >= 0
+
+
+PREDICTION_FIELDS = tuple(entry.name for entry in fields(Predictions))
+"""Names of the tensors of `Predictions`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +81,12 @@ class VerificationResult:
     """(N,) sum of the changes."""
     l0: Tensor
     """(N,) number of changed pixels."""
+    draws: Tensor
+    """(N,) independent draws of the model's answer to the candidate; 0 where answers are not random."""
+    successful_draws: Tensor
+    """(N,) those of them that reach the attacker's goal, or are not finite."""
+    broken_fixed_draw: tuple[bool, ...] = ()
+    """Whether the attack reaches its goal against one fixed draw of each image; empty if it was not tried."""
 
 
 def predict(
@@ -76,6 +95,8 @@ def predict(
     labels: Tensor,
     rows: Tensor | None = None,
     stream: RandomStream | None = None,
+    *,
+    allows_rejection: bool = False,
 ) -> Predictions:
     """Query the classifier in a fresh forward pass without gradients.
 
@@ -85,29 +106,71 @@ def predict(
         labels: True classes, (N,).
         rows: The row of each image in the open pass counter and in the stream, (N,).
         stream: The images' random numbers, which decide the draws of a randomized classifier's verdict.
+        allows_rejection: Whether a rejected image is as good as a correct one, as under attack; a rejected
+            clean image is not correct.
 
     Returns:
         The predictions. NaN and infinite logits are never correct, whatever their argmax.
     """
     with torch.no_grad(), with_verdict_draws(classifier, stream):
         logits = classifier(images, rows).float().cpu()
+        samples = take_verdict_samples(classifier)
     labels = labels.cpu()
+    if samples is None:
+        draws = torch.zeros(len(images), 0, dtype=torch.int64), torch.zeros(len(images), 0, dtype=torch.bool)
+    else:
+        draws = read_draws(samples, labels, classifier, allows_rejection=allows_rejection)
+    reject_class = None if classifier.abstention is None else classifier.num_classes
+    return _read_logits(logits, labels, reject_class, *draws, allows_rejection=allows_rejection)
+
+
+def read_draws(
+    samples: Tensor, labels: Tensor, classifier: Classifier, *, allows_rejection: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the prediction of each draw and whether it is correct, both (N, D), of logits, (D, N, K)."""
+    count = len(samples)
+    readings = _read_logits(
+        samples.float().cpu().flatten(0, 1),
+        labels.cpu().repeat(count),
+        None if classifier.abstention is None else classifier.num_classes,
+        allows_rejection=allows_rejection,
+    )
+    shape = (count, len(labels))
+    return readings.prediction.view(shape).T, readings.correct.view(shape).T
+
+
+def _read_logits(
+    logits: Tensor, labels: Tensor, reject_class: int | None, *draws: Tensor, allows_rejection: bool
+) -> Predictions:
+    """Read predictions from logits, (N, K), or (N, K + 1) with a rejecting class; float32 on the CPU."""
     finite = torch.isfinite(logits).all(dim=1)
     safe = logits.masked_fill(~finite[:, None], 0.0)
     own = safe.gather(1, labels[:, None]).squeeze(1)
-    others = safe.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    others = safe.scatter(1, labels[:, None], -torch.inf)
+    prediction = torch.where(finite, safe.argmax(dim=1), -1)
+    if reject_class is not None and allows_rejection:
+        own = torch.maximum(own, safe[:, reject_class])
+        others = others[:, :reject_class]
+    others = others.amax(dim=1)
     margin = own - others
     spread = safe.amax(dim=1) - safe.amin(dim=1)
     return Predictions(
-        prediction=torch.where(finite, safe.argmax(dim=1), -1),
+        prediction=prediction,
+        rejected=prediction == (_NO_CLASS if reject_class is None else reject_class),
         correct=finite & (margin > 0),
         margin=margin.masked_fill(~finite, torch.nan),
         fragile=finite & (margin.abs() < FRAGILE_MARGIN_SHARE * spread.clamp_min(1e-12)),
+        **dict(zip(("draw_predictions", "draw_correct"), draws, strict=False)),
     )
 
 
 def predict_in_shuffled_batches(
-    classifier: Classifier, images: Tensor, labels: Tensor, stream: RandomStream | None = None
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    stream: RandomStream | None = None,
+    *,
+    allows_rejection: bool = False,
 ) -> Predictions:
     """Predict as `predict` does, with the images rotated by a third and in two batches.
 
@@ -116,22 +179,29 @@ def predict_in_shuffled_batches(
         images: (N, C, H, W) in [0, 1], as returned by an attack.
         labels: True classes, (N,).
         stream: See `predict`.
+        allows_rejection: See `predict`.
 
     Returns:
         The predictions in the order of the images.
     """
     count = len(images)
     if count < 2:
-        return predict(classifier, images, labels, stream=stream)
+        return predict(classifier, images, labels, stream=stream, allows_rejection=allows_rejection)
     first = -(-count // 3)
     order = torch.arange(count).roll(-first)
     parts = [
-        predict(classifier, images[rows], labels[rows], rows=rows, stream=stream)
+        predict(
+            classifier,
+            images[rows],
+            labels[rows],
+            rows=rows,
+            stream=stream,
+            allows_rejection=allows_rejection,
+        )
         for rows in torch.split(order.to(images.device), count - first)
     ]
     back = order.argsort()
-    names = ("prediction", "correct", "margin", "fragile")
-    joined = {name: torch.cat([getattr(part, name) for part in parts])[back] for name in names}
+    joined = {name: torch.cat([getattr(part, name) for part in parts])[back] for name in PREDICTION_FIELDS}
     return Predictions(**joined)
 
 
@@ -207,8 +277,8 @@ def verify(
     """
     checked, reasons = _select_valid_candidates(candidates, originals, threat, masks, stream)
     legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool)
-    reading = predict_in_shuffled_batches(classifier, checked, labels, stream)
-    goal = threat.is_success(reading.prediction, labels.cpu())
+    reading = predict_in_shuffled_batches(classifier, checked, labels, stream, allows_rejection=True)
+    goal = threat.is_success(reading.prediction, labels.cpu()) & ~reading.rejected
     if not threat.targets:
         goal |= ~reading.correct  # a tie with the label is not a correct answer, whatever argmax picks
     broken = (~reading.is_finite | goal) & legal
@@ -223,7 +293,33 @@ def verify(
         l2=compute_norms(change, "L2"),
         l1=change.flatten(1).abs().sum(dim=1),
         l0=compute_norms(change, "L0"),
+        draws=torch.full((len(labels),), reading.draw_predictions.shape[1]),
+        successful_draws=count_successful_draws(
+            reading.draw_predictions, reading.draw_correct, labels, threat, classifier
+        ),
     )
+
+
+def count_successful_draws(
+    predictions: Tensor, correct: Tensor, labels: Tensor, threat: ThreatModel, classifier: Classifier
+) -> Tensor:
+    """Count the draws of each image that reach the attacker's goal or are not finite, (N,) int64.
+
+    Args:
+        predictions: (N, D), the prediction of each draw; -1 where it is not finite.
+        correct: (N, D), whether it is the label without a tie.
+        labels: True classes, (N,).
+        threat: Budget and goal.
+        classifier: The classifier, which may reject images: that is never a success.
+    """
+    flat, own = predictions.flatten(), labels.cpu().repeat_interleave(predictions.shape[1])
+    goal = threat.is_success(flat, own)
+    if classifier.abstention is not None:
+        goal &= flat != classifier.num_classes
+    success = (goal | (flat < 0)).view_as(correct)
+    if not threat.targets:
+        success |= ~correct
+    return success.sum(dim=1)
 
 
 def _select_valid_candidates(
@@ -262,8 +358,8 @@ def _verify_after_rounding(
     if len(index):
         at = index.to(originals.device)
         rounded, exists = round_to_8bit(candidates[at], originals[at], threat)
-        again = predict(classifier, rounded, labels[at], rows=index, stream=stream)
-        goal = threat.is_success(again.prediction, labels[at].cpu()) | ~again.is_finite
+        again = predict(classifier, rounded, labels[at], rows=index, stream=stream, allows_rejection=True)
+        goal = threat.is_success(again.prediction, labels[at].cpu()) & ~again.rejected | ~again.is_finite
         if not threat.targets:
             goal |= ~again.correct
         for row, holds, possible in zip(index.tolist(), goal.tolist(), exists.tolist(), strict=True):

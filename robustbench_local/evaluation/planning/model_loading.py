@@ -198,6 +198,7 @@ def _build_subject(entry: ModelEntry, classifier: Classifier, fitted: Dataset) -
         "consistency": describe_consistency(classifier),
         "provenance": classifier.provenance or None,
         "class_names": list(fitted.class_names),
+        "abstain": entry.abstain,
         **describe_gradients(classifier),
     }
     return EvaluationSubject(

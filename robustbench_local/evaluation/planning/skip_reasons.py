@@ -32,7 +32,7 @@ def find_attack_obstacle(
     """
     if subject.problem or (surrogate and surrogate.problem):
         return None
-    if obstacle := _find_data_obstacle(goal, subject):
+    if obstacle := _find_obstacle(attack, goal, subject):
         return obstacle
     if surrogate:
         if not is_naive and (surrogate.id == subject.id or surrogate.digest == subject.digest):
@@ -48,8 +48,10 @@ def find_attack_obstacle(
     return None
 
 
-def _find_data_obstacle(goal: AttackGoal, subject: EvaluationSubject) -> str | None:
-    """Return what the data lack for an attack with this goal."""
+def _find_obstacle(attack: Attack, goal: AttackGoal, subject: EvaluationSubject) -> str | None:
+    """Return what the data lack for an attack with this goal, or that the model may reject views."""
+    if attack.measure == "views" and subject.classifier.abstention is not None:
+        return "the model may reject images, and views are not evaluated on such a model"
     if not len(goal.positions):
         return "the goal applies to no image: none is of a source class outside the targets"
     if goal.threat.region == "mask" and subject.data.masks is None:

@@ -47,6 +47,8 @@ class ConsistencyResult:
     """Share of the logits' range by which its answers differ by rounding."""
     has_misleading_gradients: bool = False
     """Whether its gradients do not predict how its answers change; see `has_misleading_gradients`."""
+    read_files: tuple[str, ...] = ()
+    """Names of files that it both reads and writes while it answers."""
     queried_images: int = 0
     """Number of images in the queries, repetitions included, except for those of the last one."""
 
@@ -85,6 +87,7 @@ class ConsistencyFindings:
     """Whether it draws from a generator that is part of the model."""
     is_stateful: bool = False
     has_misleading_gradients: bool = False
+    read_files: tuple[str, ...] = ()
 
     def refuse_batch_dependence(self, first: Tensor, second: Tensor, tolerance: float, what: str) -> None:
         """Raise if an image's answer depends on ``what`` of its batch."""
@@ -147,6 +150,7 @@ class ConsistencyFindings:
             is_nondeterministic=self.is_nondeterministic or self.has_own_generator,
             may_be_random=self.may_be_random,
             has_misleading_gradients=self.has_misleading_gradients,
+            read_files=self.read_files,
             tolerance=max(self.tolerance, self.size_tolerance),
             queried_images=self.queried_images,
         )

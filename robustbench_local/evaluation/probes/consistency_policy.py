@@ -101,6 +101,9 @@ def apply_consistency(
     consistency = Consistency(
         is_unrepeatable=result.is_nondeterministic,
         is_random=result.may_be_random,
+        draws_numbers=result.may_be_random or result.is_nondeterministic,
+        is_probed=True,
+        read_files=result.read_files,
         tolerance=result.tolerance,
         has_misleading_gradients=result.has_misleading_gradients
         or within.settings.consistency.has_misleading_gradients,

@@ -14,28 +14,30 @@ from typing import Any
 _CODE_SUFFIXES = (".py", ".pyc", ".so")
 _CLOCK_SLACK_SECONDS = 0.02
 """Resolution of file times, which is that of the kernel's clock."""
-_open_watches: list[set[str]] = []
-"""The opened files of each active watch."""
+_open_watches: list[dict[str, bool]] = []
+"""The opened files of each active watch, and whether they were read."""
 
 
 @contextmanager
-def watch_files() -> Iterator[set[str]]:
+def watch_files() -> Iterator[dict[str, bool]]:
     """Record the files that Python code opens, other than code itself.
 
     Yields:
-        A set that holds, after the context closes, the paths of the files that changed meanwhile.
+        A mapping that holds, after the context closes, the paths of the files that changed meanwhile, and
+        whether they were opened for reading, too.
     """
     _install_audit_hook()
-    started, opened, changed = time.time() - _CLOCK_SLACK_SECONDS, set[str](), set[str]()
+    started, opened = time.time() - _CLOCK_SLACK_SECONDS, dict[str, bool]()
+    changed: dict[str, bool] = {}
     _open_watches.append(opened)
     try:
         yield changed
     finally:
-        _open_watches.remove(opened)
-    for path in opened:
+        _open_watches[:] = [watch for watch in _open_watches if watch is not opened]
+    for path, is_read in opened.items():
         with suppress(OSError, ValueError):
             if Path(path).is_file() and Path(path).stat().st_mtime >= started:
-                changed.add(path)
+                changed[path] = is_read
 
 
 @cache
@@ -52,4 +54,15 @@ def _record_opened_file(event: str, arguments: tuple[Any, ...]) -> None:
             path = os.fsdecode(file)
             if not path.endswith(_CODE_SUFFIXES):
                 for opened in _open_watches:
-                    opened.add(path)
+                    opened[path] = opened.get(path, False) or _is_reading(event, arguments)
+
+
+def _is_reading(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Return whether an event may read the content of its file."""
+    if event != "open":
+        return event == "sqlite3.connect"
+    mode = arguments[1] if len(arguments) > 1 else None
+    if isinstance(mode, str):
+        return "r" in mode or "+" in mode
+    flags = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], int) else 0
+    return not flags & os.O_WRONLY

@@ -11,7 +11,12 @@ from robustbench_local.classifier.wrapper import find_innermost
 from robustbench_local.evaluation.probes.consistency_findings import InconsistentError
 from robustbench_local.evaluation.probes.model_queries import ModelQueries
 from robustbench_local.evaluation.probes.probe_images import SIMILAR_BATCH_SIZE, ProbeImages
-from robustbench_local.evaluation.probes.state_changes import FILE_PREFIX, find_state_changes, format_names
+from robustbench_local.evaluation.probes.state_changes import (
+    FILE_PREFIX,
+    READ_FILE,
+    find_state_changes,
+    format_names,
+)
 
 EXTRA_CALLS = 128
 """Number of extra calls, of one image each, to a model that keeps state and has not changed its answers."""
@@ -47,6 +52,9 @@ def check_history_dependence(questions: ModelQueries, images: ProbeImages, alone
         if questions.run_backward(model, images.distinct[:2]):
             again = questions.query_model(model, pair[:1])
             findings.refuse_memory(alone[:1], again, "after a backward pass", changed)
+    findings.read_files = tuple(
+        sorted(path.removeprefix(FILE_PREFIX) for path, text in changed.items() if text == READ_FILE)
+    )
     if changed:
         _query_repeatedly(questions, images, alone, changed)
 

@@ -12,6 +12,8 @@ from robustbench_local.evaluation.probes.file_watch import watch_files
 
 FILE_PREFIX = "file "
 """Prefix of a file's path, before its name."""
+READ_FILE = "read and written"
+"""Text in place of a digest for a file that is read, too."""
 
 
 def find_state_changes(model: Classifier, act: Callable[[], object]) -> dict[str, str]:
@@ -25,7 +27,9 @@ def find_state_changes(model: Classifier, act: Callable[[], object]) -> dict[str
         act()
     after = describe_state(model.model, places)
     changed = {path: text for path, text in after.items() if before.get(path) != text}
-    return changed | {f"{FILE_PREFIX}{Path(file).name}": "" for file in files}
+    return changed | {
+        f"{FILE_PREFIX}{Path(file).name}": READ_FILE if is_read else "" for file, is_read in files.items()
+    }
 
 
 def format_names(names: Collection[str], most: int = 2) -> str:

@@ -28,7 +28,8 @@ def assume_outcome(cell: CellResult, doubts: Iterable[Doubt], outcome: AssumedOu
             correctly; only doubts about the outputs themselves allow that.
 
     Returns:
-        A cell with other ``verdicts``, ``radii`` and ``signs``; its ``tally`` is as measured.
+        A cell with other ``verdicts``, ``radii``, ``draw_counts`` and ``signs``; its ``tally`` is as
+        measured.
     """
     own = [doubt for doubt in doubts if (doubt.subject, doubt.threat) == (cell.subject, cell.threat)]
     answers = frozenset[str]().union(*(doubt.images for doubt in own if doubt.concerns_clean_answers))
@@ -46,7 +47,11 @@ def assume_outcome(cell: CellResult, doubts: Iterable[Doubt], outcome: AssumedOu
         _assume_sign(sign, cell.record.targets, outcome) if sign.image in images else sign
         for sign in cell.signs
     )
-    return replace(cell, verdicts=verdicts, radii=radii, signs=signs)
+    draw_counts = {
+        image: (0 if outcome == "robust" else draws, draws) if image in images else (successes, draws)
+        for image, (successes, draws) in cell.draw_counts.items()
+    }
+    return replace(cell, verdicts=verdicts, radii=radii, draw_counts=draw_counts, signs=signs)
 
 
 def _assume_verdict(

@@ -135,6 +135,11 @@ class CellResult:
     """Ids of the images whose gradients the attack computed; empty unless done."""
     useless_gradient_images: frozenset[str] = field(default=frozenset(), repr=False)
     """Those of them on which at least half of the gradients were useless."""
+    draw_counts: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+    """Image id -> (successful draws, draws) of the answer to its adversarial example; only images correctly
+    classified clean, with draws; empty unless done."""
+    fixed_draw_successes: Mapping[str, bool] = field(default_factory=dict, repr=False)
+    """Image id -> whether the attack succeeds with the draw fixed; only images for which it was tried."""
     signs: tuple[SignResult, ...] = field(default=(), repr=False)
     """Results of each sign, if the cell is evaluated over views."""
 
@@ -413,6 +418,10 @@ class Evidence:
         if index is None:
             return "no finite answer"
         names = self.get_class_names(model)
+        if index == len(names) and any(
+            about.get("abstain") is not None for about in self.models if about.get("id") == model
+        ):
+            return "rejected"
         name = names[index] if 0 <= index < len(names) else ""
         return name if name and name != str(index) else f"class {index}"
 

@@ -11,6 +11,7 @@ from robustbench_local.config.gate_choices import GateLevel, GateMetric, Interva
 from robustbench_local.errors import ConfigError, InvariantError
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.formatting.text import format_percent, format_radius, join_in_sentence
+from robustbench_local.resubmission_statistics import MAX_TRIES
 from robustbench_local.statistics import Estimate
 
 Ruling = Literal["pass", "fail", "inconclusive"]
@@ -35,6 +36,7 @@ class Gate:
         defense: Only this defense, ``none`` for models without one; None: all.
         min: Least value that passes: a share in [0, 1], or a distance.
         max: Largest value that passes.
+        tries: How often the attacker may submit each adversarial example; for ``resubmission_success``.
         on: Which end of the 95% interval, or the estimate itself, must keep the limit.
         level: ``error`` gates decide the exit code, ``warn`` gates only print.
         trust: ``require``: a gate on a number that a diagnostic finds not trustworthy is inconclusive;
@@ -51,6 +53,7 @@ class Gate:
     defense: str | None = None
     min: float | None = None
     max: float | None = None
+    tries: int | None = None
     on: IntervalBound | None = None
     level: GateLevel = "error"
     trust: TrustPolicy = "require"
@@ -70,6 +73,12 @@ class Gate:
             raise ConfigError(f"a distance is 0 or more, got {self.limit}", where="gates")
         if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
             raise ConfigError(f"a gate on {self.metric} needs a threat or an attack", where="gates")
+        if (self.metric == "resubmission_success") != (self.tries is not None):
+            raise ConfigError("resubmission_success needs tries, and no other metric takes it", where="gates")
+        if self.tries is not None and (not 1 <= self.tries <= MAX_TRIES or self.max is None):
+            raise ConfigError(
+                f"resubmission_success needs max, and tries from 1 to {MAX_TRIES}", where="gates"
+            )
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> Gate:
@@ -114,6 +123,7 @@ class Gate:
         """
         sign = "\N{GREATER-THAN OR EQUAL TO}" if self.min is not None else "\N{LESS-THAN OR EQUAL TO}"
         what = self.threat or attack_label or self.attack
+        what = f"{what}, {self.tries:,} tries" if self.tries is not None else what
         where = f" ({what})" if what else ""
         basis = "the estimate" if self.bound == "estimate" else f"the {self.bound} bound"
         limit = format_radius(self.limit) if self.metric == "median_distance" else format_percent(self.limit)

@@ -12,13 +12,19 @@ from robustbench_local.reports.analysis.doubt_finders import Doubt, select_doubt
 from robustbench_local.reports.analysis.doubt_recount import AssumedOutcome, assume_outcome
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Threat
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
+from robustbench_local.reports.analysis.resubmission import estimate_success, find_worst_counts
 from robustbench_local.reports.analysis.sticker_controls import find_control_problems
 from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE, format_mark
-from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
+from robustbench_local.reports.analysis.worst_case import (
+    WorstCase,
+    compute_worst_case,
+    find_breaks_inside,
+)
 from robustbench_local.reports.formatting.text import (
     format_count,
     format_distance,
     format_estimate,
+    format_interval,
     join_in_sentence,
 )
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
@@ -75,9 +81,10 @@ def _group_cells(
         return [(group, _judge_certificates) for group in _group_alike(cells, _get_certificate_key)]
     if gate.metric == "sticker_success":
         return [([cell], _judge_sticker) for cell in cells]
+    attacks = _judge_resubmission if gate.metric == "resubmission_success" else _judge_attacks
     together = _group_alike([cell for cell in cells if cell.is_in_worst_case], lambda cell: cell.threat)
     alone = [[cell] for cell in cells if not cell.is_in_worst_case]
-    judge = partial(_judge_attacks, other_cells=() if gate.attack else others)
+    judge = partial(attacks, other_cells=() if gate.attack else others)
     return [(group, judge) for group in [*together, *alone]]
 
 
@@ -180,6 +187,30 @@ def _judge_attacks(
         f"every attack"
     )
     return replace(verdict, reason=f"{verdict.reason}; {met}, {unbroken} are robust so far")
+
+
+def _judge_resubmission(
+    gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult], other_cells: Sequence[CellResult] = ()
+) -> GateVerdict:
+    """Judge the success of repeated submissions in the worst case over these attacks."""
+    done = [cell for cell in cells if cell.is_done]
+    counts, unknown = find_worst_counts(done, find_breaks_inside(cells, other_cells))
+    [point] = estimate_success(counts, [gate.tries or 1])
+    missing = [cell.label for cell in cells if not cell.is_done]
+    text = f"{format_estimate(point.success)} in {format_count(point.tries, 'submission')}"
+    if point.is_bound:
+        text = (
+            f"between {format_interval(point.success)} in {point.tries:,} submissions (n = {len(counts):,})"
+        )
+    verdict = _build_verdict(gate, subject, point.success, missing, text=text)
+    if verdict.ruling == "fail" or not (unknown or (point.is_bound and gate.bound == "estimate")):
+        return verdict
+    reason = (
+        f"{format_count(unknown, 'image')} without draws"
+        if unknown
+        else "more submissions than draws have bounds and no estimate"
+    )
+    return replace(verdict, ruling="inconclusive", reason=f"{text}; {reason}")
 
 
 def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:

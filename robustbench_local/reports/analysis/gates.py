@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from robustbench_local.reports.analysis.gate_verdicts import (
     note_unchecked,
 )
 from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.resubmission import has_random_answers
 from robustbench_local.reports.analysis.trust import (
     is_gradient_dependent,
     lacks_gradient_check,
     select_gate_distrust,
 )
+from robustbench_local.reports.formatting.text import join_in_sentence
 from robustbench_local.statistics import IntervalTable, compute_clopper_pearson, use_interval_table
 from robustbench_local.store import RunStore
 
@@ -112,12 +115,26 @@ def _judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list
     own = {subject: [cell for cell in cells if cell.subject == subject] for subject in subjects}
     return [
         note_unchecked(
-            apply_distrust(verdict, select_gate_distrust(evidence, subject, gate, own[subject])),
+            apply_distrust(
+                _require_draws(verdict, evidence, own[subject]),
+                select_gate_distrust(evidence, subject, gate, own[subject]),
+            ),
             is_unchecked=_rests_on_unchecked_gradients(evidence, subject, own[subject]),
         )
         for subject in subjects
         for verdict in judge_subject(gate, subject, own[subject], doubts, evidence.cells)
     ]
+
+
+def _require_draws(verdict: GateVerdict, evidence: Evidence, cells: Sequence[CellResult]) -> GateVerdict:
+    """Return a verdict on repeated submissions that does not pass where random answers were not drawn."""
+    if verdict.gate.metric != "resubmission_success" or verdict.ruling != "pass" or verdict.subject is None:
+        return verdict
+    undrawn = [cell.label for cell in cells if not cell.draw_counts]
+    if not undrawn or not has_random_answers(evidence, verdict.subject):
+        return verdict
+    reason = f"the answers are random, and {join_in_sentence(undrawn)} did not count how often they succeed"
+    return replace(verdict, ruling="inconclusive", reason=f"{verdict.reason}, but {reason}")
 
 
 def _rests_on_unchecked_gradients(

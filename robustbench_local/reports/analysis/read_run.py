@@ -65,7 +65,7 @@ _MODEL_KEYS: tuple[str, ...] = (
     "parameters",
     "access",
 )
-_MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper")
+_MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper", "abstain")
 """Facts that an evaluation may have recorded; missing ones become None."""
 
 _META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)
@@ -152,12 +152,25 @@ def build_cell_result(
         useless_gradient_images=frozenset(
             row.image for row in outcomes if done and row.has_missing_gradients
         ),
+        draw_counts={
+            row.image: (row.successful_draws, row.draws)
+            for row in outcomes
+            if done and row.draws and row.clean_correct
+        },
+        fixed_draw_successes={
+            row.image: row.broken_fixed_draw for row in outcomes if done and row.broken_fixed_draw is not None
+        },
         signs=signs,
     )
 
 
 def _collect_predictions(outcomes: Sequence[OutcomeRecord]) -> dict[str, tuple[int | None, int]]:
-    return {row.image: (row.adversarial_prediction, row.label) for row in outcomes if row.clean_correct}
+    """Collect final predictions and labels; a rejected image does as little harm as a correct one."""
+    return {
+        row.image: (row.label if row.abstained else row.adversarial_prediction, row.label)
+        for row in outcomes
+        if row.clean_correct
+    }
 
 
 def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:

@@ -8,6 +8,7 @@ from robustbench_local.reports.analysis import (
     attack_warnings,
     diagnostic_findings,
     eight_bit_warnings,
+    rejections,
     sticker_warnings,
 )
 from robustbench_local.reports.analysis.compute_once import collect_once
@@ -243,6 +244,7 @@ _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     diagnostic_findings.find_unasked_findings,
     _find_unfinished_cells,
     _find_changing_answers,
+    rejections.find_undeclared_rejections,
     _build_finder("warning", attack_warnings.describe_doubts),
     _find_nonfinite_gradients,
     _find_missing_gradients,

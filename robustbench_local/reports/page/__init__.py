@@ -40,6 +40,7 @@ from robustbench_local.reports.formatting.text import (
     format_ratio,
 )
 from robustbench_local.reports.page import charts
+from robustbench_local.reports.page.tries_chart import build_tries_charts
 from robustbench_local.reports.sections.report_data import ReportData
 from robustbench_local.reports.sections.section import ShownSection
 from robustbench_local.reports.summary import headline
@@ -112,6 +113,7 @@ def render(report_data: ReportData) -> str:
         style_by_model=charts.assign_styles(evidence),
         chart_module=charts,
         list_drawn_models=list_drawn_models,
+        build_tries_charts=build_tries_charts,
         drawn_signs_note=DRAWN_SIGNS_NOTE,
         style=Markup(style),  # noqa: S704 - our own file, and a style element must not be escaped
         style_hash=hash_style(style),

@@ -79,19 +79,24 @@ def build_chart(panel: CurvePanel, style_by_model: dict[EvaluatedModel, int]) ->
         description=f"{what}: {'; '.join(map(_describe_curve, panel.curves))}",
         x_label=format_axis_label(panel.norm),
         x_ticks=_build_x_ticks(panel, largest),
-        y_ticks=tuple(Tick(position=_scale_y(share / 4), label=f"{25 * share}") for share in range(5)),
+        y_ticks=build_share_ticks(),
         lines=tuple(_build_line(curve, style_by_model[curve.subject], largest) for curve in panel.curves),
     )
 
 
+def build_share_ticks() -> tuple[Tick, ...]:
+    """Build the ticks of the y axis, 0 to 100%."""
+    return tuple(Tick(position=scale_y(share / 4), label=f"{25 * share}") for share in range(5))
+
+
 def _build_line(curve: RobustnessCurve, style: int, largest: float) -> ChartLine:
-    upper = [(_scale_x(eps, largest), _scale_y(estimate.high)) for eps, estimate in curve.points]
-    lower = [(_scale_x(eps, largest), _scale_y(estimate.low)) for eps, estimate in curve.points]
-    middle = [(_scale_x(eps, largest), _scale_y(estimate.value)) for eps, estimate in curve.points]
+    upper = [(scale_x(eps, largest), scale_y(estimate.high)) for eps, estimate in curve.points]
+    lower = [(scale_x(eps, largest), scale_y(estimate.low)) for eps, estimate in curve.points]
+    middle = [(scale_x(eps, largest), scale_y(estimate.value)) for eps, estimate in curve.points]
     dots = [
         (
-            _scale_x(eps, largest),
-            _scale_y(estimate.value),
+            scale_x(eps, largest),
+            scale_y(estimate.value),
             f"{curve}, eps {format_radius(eps)}: {format_percent(estimate.value)}",
         )
         for eps, estimate in curve.marked_points
@@ -100,8 +105,8 @@ def _build_line(curve: RobustnessCurve, style: int, largest: float) -> ChartLine
         subject=curve.subject,
         style_index=style,
         dotted=curve.dotted,
-        band_points=_format_points([*upper, *reversed(lower)]),
-        line_points=_format_points(middle),
+        band_points=format_points([*upper, *reversed(lower)]),
+        line_points=format_points(middle),
         markers=tuple(dots),
     )
 
@@ -111,7 +116,7 @@ def _build_x_ticks(panel: CurvePanel, largest: float) -> tuple[Tick, ...]:
     ticks: list[Tick] = []
     room = float(CHART_WIDTH)
     for eps in reversed(panel.radii):
-        position = _scale_x(eps, largest)
+        position = scale_x(eps, largest)
         label = format_radius(eps) if position <= room else ""
         room = position - MIN_TICK_GAP if label else room
         ticks.append(Tick(position=position, label=label))
@@ -125,13 +130,16 @@ def _describe_curve(curve: RobustnessCurve) -> str:
     return f"{curve}: {values}"
 
 
-def _format_points(points: list[tuple[float, float]]) -> str:
+def format_points(points: list[tuple[float, float]]) -> str:
+    """Format corners for the drawing."""
     return " ".join(f"{x},{y}" for x, y in points)
 
 
-def _scale_x(eps: float, largest: float) -> float:
-    return round(LEFT_MARGIN + (CHART_WIDTH - LEFT_MARGIN - RIGHT_MARGIN) * eps / largest, 1)
+def scale_x(value: float, largest: float) -> float:
+    """Return the x coordinate of a value between 0 and ``largest``."""
+    return round(LEFT_MARGIN + (CHART_WIDTH - LEFT_MARGIN - RIGHT_MARGIN) * value / largest, 1)
 
 
-def _scale_y(share: float) -> float:
+def scale_y(share: float) -> float:
+    """Return the y coordinate of a share."""
     return round(TOP_MARGIN + (CHART_HEIGHT - TOP_MARGIN - BOTTOM_MARGIN) * (1 - share), 1)

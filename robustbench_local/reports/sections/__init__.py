@@ -20,6 +20,8 @@ from robustbench_local.reports.sections.heatmap_section import HEATMAP
 from robustbench_local.reports.sections.limits_section import LIMITS
 from robustbench_local.reports.sections.method_section import METHOD
 from robustbench_local.reports.sections.naive_vs_adaptive_section import NAIVE_VS_ADAPTIVE
+from robustbench_local.reports.sections.rejections_section import REJECTIONS
+from robustbench_local.reports.sections.resubmission_section import RESUBMISSION
 from robustbench_local.reports.sections.section import Section
 from robustbench_local.reports.sections.stickers_section import STICKERS
 from robustbench_local.reports.sections.targets_section import TARGETS
@@ -33,6 +35,8 @@ SECTIONS: tuple[Section[Any], ...] = (
     CURVES,
     NAIVE_VS_ADAPTIVE,
     ADAPTIVE_STEPS,
+    RESUBMISSION,
+    REJECTIONS,
     CERTIFIED,
     ACCURACY_BOUNDS,
     DISTANCES,

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from robustbench_local.reports.analysis.distances import compute_attack_distances, measures_distance
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.resubmission import TABLE_TRIES, build_resubmission_curves
 from robustbench_local.reports.analysis.trust import list_cell_distrust
 from robustbench_local.reports.formatting.text import redact_private_data
-from robustbench_local.statistics import Estimate
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store import OutcomeRecord, RunStore
 from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
 
@@ -157,7 +158,27 @@ def _build_cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
         "alpha": record.alpha if cell.is_certificate else None,
         **{f"forward_passes_{name}": value for name, value in cell.query_stats._asdict().items()},
         **_build_distance_columns(cell),
+        "rejected_clean": counts.rejected_clean,
+        "rejected_adversarial": counts.rejected_adversarial,
+        **_build_draw_columns(cell, evidence),
     }
+
+
+def _build_draw_columns(cell: CellResult, evidence: Evidence) -> dict[str, float | int | None]:
+    """Return the success of repeated submissions; empty where answers are not random.
+
+    Where N exceeds the draws, there is an interval without a value.
+    """
+    curves = {curve.cell.record.key: curve for curve in build_resubmission_curves(evidence)}
+    curve, unknown = curves.get(cell.record.key), compute_clopper_pearson(0, 0)
+    columns: dict[str, float | int | None] = {"draws": curve.draws if curve else None}
+    points = {point.tries: point for point in curve.table_points} if curve else {}
+    for tries in TABLE_TRIES:
+        name, point = f"resubmission_success_{tries}", points.get(tries)
+        columns |= _build_share_columns(name, point.success if point else unknown)
+        columns[name] = None if point is None or point.is_bound else point.success.value
+    fixed = curve.fixed_draw_accuracy if curve else unknown
+    return columns | _build_share_columns("fixed_draw_accuracy", fixed)
 
 
 def _build_distance_columns(cell: CellResult) -> dict[str, float | int | None]:

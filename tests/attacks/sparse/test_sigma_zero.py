@@ -10,6 +10,8 @@ import torch
 from attack_samples import Sample, build_classifier, build_linear_sample, train_sample
 from torch import Tensor
 
+import robustbench_local as rbl
+from robustbench_local.attacks.sparse import sigma_zero
 from robustbench_local.attacks.sparse.sigma_zero import SigmaZero, SigmaZeroBall
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.threats.lp_ball import compute_norms
@@ -17,6 +19,8 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 WHOLE = ThreatModel(norm="L0", eps=64)
 SHORT = SigmaZero(steps=30)
+MEASURED_PIXELS = 3.25
+"""Mean number of changed pixels of 12 images of the network below, with 60 steps."""
 
 
 @cache
@@ -133,3 +137,20 @@ def test_wrong_numbers_and_other_norms_are_refused_in_one_line():
         SigmaZeroBall(steps=0)
     with pytest.raises(ThreatError, match="SigmaZero does not support the norm 'L1'"):
         SigmaZero().check_support(ThreatModel(norm="L1", eps=1), small().classifier)
+
+
+@pytest.mark.slow
+def test_it_is_as_strong_as_it_was(monkeypatch):
+    """Mean number of pixels on a shipped network: a weaker search is seen."""
+    classifier, data = rbl.load_classifier("zoo:signs-plain"), rbl.load_dataset("signs", limit=12)
+    sample = Sample(classifier, data.images, data.labels)
+    threat = ThreatModel(norm="L0", eps=1024)
+
+    def measure() -> float:
+        candidates = sample.attack(SigmaZero(steps=60), threat)
+        assert sample.find_adversarial(candidates, threat).all()
+        return float(count_changed(sample, candidates).mean())
+
+    assert measure() <= MEASURED_PIXELS + 0.5
+    monkeypatch.setattr(sigma_zero, "_THRESHOLD_RATE", 0.0)  # the threshold no longer adapts
+    assert measure() > MEASURED_PIXELS + 0.5

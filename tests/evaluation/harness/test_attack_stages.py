@@ -100,7 +100,9 @@ def test_time_is_shared_by_the_images_of_a_batch(linear, data, monkeypatch):
 def test_sizes_of_batches_are_compared_once_with_the_first_image(linear, data, positions, compared):
     linear.configure(consistency=Consistency(is_random=False))
     attacked = sum(position % 10 > 0 for position in positions)
-    assert run(make_job(linear, data), positions).agreement == AgreementCounts(attacked, 0, compared, 0)
+    assert run(make_job(linear, data), positions).agreement == AgreementCounts(
+        attacked, 0, compared, 0, len(positions), 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_passes_are_those_of_attack_and_harness_on_the_image(linear, data):
 
     noisy = Noisy(linear, draws=2, verdict_draws=5)
     batch = run(make_job(noisy, data, ask_for_the_second), [10, 3, 1])
-    assert [row.forward_passes for row in batch.outcomes] == [5, 5 + 5, 5 + 5 + 3 * 2]
+    assert [row.forward_passes for row in batch.outcomes] == [5, 5 + 5 + 2, 5 + 5 + 3 * 2 + 2 + 3]
     surrogate = Classifier(linear.module, num_classes=4, name="surrogate")
     batch = run(make_job(linear, data, ask_for_the_second, surrogate=surrogate), [10, 3, 1])
     assert [row.forward_passes for row in batch.outcomes] == [1, 2, 5]

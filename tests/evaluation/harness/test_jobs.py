@@ -178,9 +178,13 @@ def test_the_estimate_has_the_attack_the_search_on_its_successes_and_the_harness
 def test_the_estimate_of_a_random_classifier_counts_its_draws(linear, data):
     noisy = Noisy(linear, draws=6, verdict_draws=10)
     job = make_attack_job(noisy, data, Priced(eot_samples=2), WHOLE)
-    assert job.max_passes == (60 * (5 * 6 // 2 + 3 * 10), 60 * (3 * 6 // 2))
+    fixed = 5 // 2 + 3, 3 // 2  # the attack on one draw, and its verification
+    assert job.max_passes == (60 * (5 * 6 // 2 + 3 * 10 + fixed[0]), 60 * (3 * 6 // 2 + fixed[1]))
     single = Noisy(linear, draws=1, verdict_draws=10)
-    assert make_attack_job(single, data, Priced(eot_samples=2), WHOLE).max_passes == (60 * (5 + 30), 60 * 3)
+    assert make_attack_job(single, data, Priced(eot_samples=2), WHOLE).max_passes == (
+        60 * (5 + 30 + fixed[0]),
+        60 * (3 + fixed[1]),
+    )
     transfer = make_attack_job(linear, data, Priced(), WHOLE, surrogate=noisy)
     assert transfer.max_passes == (60 * (30 + 3), 60 * 18)
 

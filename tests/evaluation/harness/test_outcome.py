@@ -33,13 +33,14 @@ HASHES = [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in 
 UNTARGETED, TARGETED = ThreatModel(norm="Linf", eps=0.1), ThreatModel(norm="Linf", eps=0.1, targets=(1,))
 
 
-def predict(prediction, correct, margin, fragile):
+def predict(prediction, correct, margin, fragile, rejected=False):
     """Predictions of two images; the first one's are others, so that a wrong row is noticed."""
     return Predictions(
         prediction=torch.tensor([1, prediction]),
         correct=torch.tensor([not correct, correct]),
         margin=torch.tensor([9.0, margin]),
         fragile=torch.tensor([not fragile, fragile]),
+        rejected=torch.tensor([not rejected, rejected]),
     )
 
 
@@ -65,6 +66,10 @@ NON_FINITE = replace(
         (predict(0, False, 0.5, True), WRONG),
         (predict(0, False, 0.5, False), replace(WRONG, fragile=False)),
         (predict(-1, False, float("nan"), False), NON_FINITE),
+        (
+            predict(3, False, 0.5, True, rejected=True),
+            replace(WRONG, clean_prediction=3, adversarial_prediction=3, abstained=True),
+        ),
     ],
 )
 def test_a_clean_image(predictions, record):
@@ -85,13 +90,16 @@ def verified(prediction, broken, reason=None, eight=None):
     return VerificationResult(
         candidates=IMAGES.flip(0),
         rejection_reasons=("another", reason),
-        predictions=predict(prediction, False, -0.25, False),
+        predictions=predict(prediction, False, -0.25, False, rejected=prediction == 3),
         broken=torch.tensor([not broken, broken]),
         broken_8bit=(None, eight),
         linf=change,
         l2=2 * change,
         l1=3 * change,
         l0=50 * change,
+        draws=torch.tensor([9, 5]),
+        successful_draws=torch.tensor([8, 4]),
+        broken_fixed_draw=(broken, not broken),
     )
 
 
@@ -103,6 +111,7 @@ AFTER = replace(
     CLEAN, adversarial_prediction=1, broken=True, margin=-0.25, fragile=False,
     linf=float(torch.tensor(0.1)), l2=float(2 * torch.tensor(0.1)), l1=float(3 * torch.tensor(0.1)), l0=5.0,
     broken_8bit=True, forward_passes=13, backward_passes=4, adversarial_hash=HASHES[0], stage="square",
+    draws=5, successful_draws=4, broken_fixed_draw=False,
 )  # fmt: skip
 
 
@@ -120,10 +129,12 @@ AFTER = replace(
             {"prediction": 0, "broken": False},
             {"adversarial_prediction": 0, "moved_elsewhere": True},
         ),
+        (TARGETED, {"prediction": 3, "broken": False}, {"adversarial_prediction": 3, "abstained": True}),
     ],
 )
 def test_an_attacked_image(threat, given, changes):
-    lost = {} if given["broken"] else {"broken": False, "broken_8bit": None, "stage": ""}
+    lost = {"broken": False, "broken_8bit": None, "stage": "", "broken_fixed_draw": True}
+    lost = {} if given["broken"] else lost
     assert attacked(threat, **given) == replace(AFTER, **lost, **changes)
 
 

@@ -306,6 +306,9 @@ def make_result(broken, eight, fragile, offset=0.0):
             correct=~torch.tensor(broken),
             margin=-numbers.float(),
             fragile=torch.tensor(fragile),
+            rejected=torch.zeros(len(broken), dtype=torch.bool),
+            draw_predictions=torch.zeros(len(broken), 0, dtype=torch.int64),
+            draw_correct=torch.zeros(len(broken), 0, dtype=torch.bool),
         ),
         broken=torch.tensor(broken),
         broken_8bit=tuple(eight),
@@ -313,6 +316,8 @@ def make_result(broken, eight, fragile, offset=0.0):
         l2=numbers + 0.2,
         l1=numbers + 0.3,
         l0=numbers + 0.4,
+        draws=numbers + 0.5,
+        successful_draws=numbers + 0.6,
     )
 
 
@@ -362,6 +367,8 @@ def test_a_candidate_is_replaced_by_one_that_is_better_and_no_worse(old, new, is
     assert merged.l2.tolist() == pytest.approx([one + 0.2 for one in expected])
     assert merged.l1.tolist() == pytest.approx([one + 0.3 for one in expected])
     assert merged.l0.tolist() == pytest.approx([one + 0.4 for one in expected])
+    assert merged.draws.tolist() == pytest.approx([one + 0.5 for one in expected])
+    assert merged.successful_draws.tolist() == pytest.approx([one + 0.6 for one in expected])
     assert merged.predictions.prediction.tolist() == [int(one) + 10 for one in expected]
     assert merged.predictions.margin.tolist() == [-one for one in expected]
     assert merged.predictions.fragile.tolist() == [False, False, new[1] if taken else old[1]]
