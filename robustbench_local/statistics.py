@@ -6,13 +6,15 @@ The functions import numpy and scipy when they compute: commands that only read 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
+
+from robustbench_local.counted_nouns import format_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,12 +46,15 @@ class Estimate:
     """Number of images: the denominator."""
     level: float = 0.95
     """Confidence level: the probability that such an interval contains the true share."""
+    groups: int = 0
+    """Number of groups of images, such as tracks, that the interval is over; 0: images are independent."""
 
     def __str__(self) -> str:
         """Return the share, its interval and its denominator; ``repr`` has every digit."""
         if not self.is_known:
             return "unknown, n=0"
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n})"
+        groups = f" in {format_count(self.groups, 'group')}" if self.groups else ""
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n}{groups})"
 
     @property
     def is_known(self) -> bool:
@@ -65,12 +70,20 @@ class Estimate:
         """Return the estimate for JSON, which has no NaN: without a value, ``null`` and a ``reason``."""
         if not self.is_known:
             return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+        groups = {"groups": self.groups} if self.groups else {}
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, **groups}
+
+
+ShareEstimator = Callable[[float], Estimate]
+"""Confidence level -> the estimate of one share with its two-sided interval at that level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two models on the same images: McNemar's exact test on the images where their correctness differs."""
+    """Two models on the same images: an exact test on the images where their correctness differs.
+
+    McNemar's test; over groups of images, its form by flipping the signs of groups.
+    """
 
     n: int
     """Images that both models classified."""
@@ -84,14 +97,16 @@ class Comparison:
     """The same, adjusted for the other comparisons of the family by Holm; None for a single comparison."""
     family_size: int = 1
     """Number of comparisons in the family."""
+    groups: int = 0
+    """Number of groups of images that the test is over; 0: the images are independent."""
 
     def is_significant(self, alpha: float = 0.05) -> bool:
         """Return True if the difference is significant at ``alpha`` within its family; otherwise a tie."""
         return (self.p_value if self.adjusted_p_value is None else self.adjusted_p_value) < alpha
 
     def has_enough_images(self, alpha: float = 0.05) -> bool:
-        """Return True if some split of ``n`` images would be significant; if none, a tie says nothing."""
-        return 0.5 ** (self.n - 1) < alpha / self.family_size if self.n else False
+        """Return True if some split of the images would be significant; if none, a tie says nothing."""
+        return 0.5 ** ((self.groups or self.n) - 1) < alpha / self.family_size if self.n else False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +187,7 @@ def use_interval_table(table: IntervalTable) -> Iterator[None]:
         _interval_table.reset(token)
 
 
-def estimate_partial_share(common: tuple[int, int], every: tuple[int, int], level: float = 0.95) -> Estimate:
+def estimate_partial_share(common: ShareEstimator, every: ShareEstimator, level: float = 0.95) -> Estimate:
     """Estimate robust accuracy under several attacks, each of which was run on only some of the images.
 
     An image that one attack succeeded on is not robust, whether or not the others were run on it. So the
@@ -183,25 +198,20 @@ def estimate_partial_share(common: tuple[int, int], every: tuple[int, int], leve
     probability, since either may err.
 
     Args:
-        common: (robust images, images) over the images that every attack was run on. Limits on an attack's
+        common: The share of robust images among those that every attack was run on. Limits on an attack's
             images must not have been chosen by the results of other attacks.
-        every: (robust images, images) over all images that any attack was run on, including the common ones.
+        every: The same among all images that any attack was run on, including the common ones.
         level: Confidence, in (0, 1).
 
     Returns:
         An estimate whose ``n`` is that of the stated share. Without common images its lower end is 0.
 
-    Raises:
-        ValueError: If a count or ``level`` is out of range.
     """
-    whole = compute_clopper_pearson(*every, level=level)
-    if not common[1]:
+    whole, shared = every(level), common(level)
+    if not shared.is_known:
         return replace(whole, low=0.0) if whole.is_known else whole
-    shared = compute_clopper_pearson(*common, level=level)
     half = (1 + level) / 2
-    high = min(
-        compute_clopper_pearson(*common, level=half).high, compute_clopper_pearson(*every, level=half).high
-    )
+    high = min(common(half).high, every(half).high)
     stated = min(shared, whole, key=lambda estimate: estimate.value)
     return replace(stated, low=min(shared.low, whole.low), high=high)
 

@@ -8,16 +8,22 @@ import yaml
 
 from reference_generator.docstrings import read_field_docs
 from reference_generator.tables import render_code, render_table
-from robustbench_local.reports.writers.csv_files import OUTCOME_COLUMNS, VIEW_CSV_COLUMNS
+from robustbench_local.reports.writers.csv_files import (
+    CLASS_COLUMNS,
+    CONFUSION_COLUMNS,
+    OUTCOME_COLUMNS,
+    VIEW_CSV_COLUMNS,
+)
 from robustbench_local.store.records import OutcomeRecord, ViewPredictionsRecord, ViewRecord
 
 _RESULTS_HEAD = """# results.json
 
 One file with everything that the report shows. Values are never NaN: an unknown one is null, with a `reason`.
-A *share* is `{"value", "low", "high", "n"}` in [0, 1], with the exact 95% interval.
+A *share* is `{"value", "low", "high", "n"}` in [0, 1], with the exact 95% interval. Where images come in
+groups, the interval is over groups, and `groups` is their number.
 
 """
-_OUTCOMES_HEAD = """# outcomes.csv and sticker_views.csv
+_OUTCOMES_HEAD = """# outcomes.csv, classes.csv, confusions.csv and sticker_views.csv
 
 `outcomes.csv` has one row for each cell and image; `run.outcomes` in Python has the same columns. Distances
 are in pixel units of [0, 1].
@@ -29,6 +35,36 @@ _SIGHTINGS_HEAD = """
 Written only for stickers and patches: one row for each sign, condition and view.
 
 """
+_CLASSES_HEAD = """
+## classes.csv
+
+Written where images of several classes were attacked: one row for each model, threat model, attack and class.
+
+"""
+_CONFUSIONS_HEAD = """
+## confusions.csv
+
+The confusion matrix under the attack of lowest robust accuracy, without its zeros.
+
+"""
+CLASS_CSV_COLUMNS = {
+    "threat": "Short name of the threat model.",
+    "attack": "Identifier of the attack, or `worst case` for all of them together.",
+    "class": "True class index.",
+    "class_name": "Name of the true class.",
+    "n": "Number of images of the true class.",
+    "clean_accuracy": "Share of them that are correctly classified without an attack.",
+    "clean_accuracy_low": "Lower end of its 95% interval.",
+    "clean_accuracy_high": "Upper end.",
+    "robust_accuracy": "Share of them that remain correctly classified under the attack.",
+    "robust_accuracy_low": "Lower end of its 95% interval.",
+    "robust_accuracy_high": "Upper end.",
+    "groups": "Number of groups of images that the interval is over; empty if images are independent.",
+    "predicted_class": "Predicted class index; empty if the output was not finite.",
+    "predicted_class_name": "Its name.",
+    "count": "Number of images of the true class that are predicted as this class.",
+}
+"""Columns of the CSV files about classes."""
 CSV_COLUMNS = {
     "model": "Id of the model.",
     "defense": "Name of the defense, or `none`.",
@@ -61,6 +97,10 @@ def write_outcomes_page() -> str:
     return (
         _OUTCOMES_HEAD
         + _render_columns(OUTCOME_COLUMNS, outcomes)
+        + _CLASSES_HEAD
+        + _render_columns(CLASS_COLUMNS, {**CSV_COLUMNS, **CLASS_CSV_COLUMNS})
+        + _CONFUSIONS_HEAD
+        + _render_columns(CONFUSION_COLUMNS, {**CSV_COLUMNS, **CLASS_CSV_COLUMNS})
         + _SIGHTINGS_HEAD
         + _render_columns(VIEW_CSV_COLUMNS, sightings)
     )

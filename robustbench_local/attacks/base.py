@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.config.hyperparameters import suggest_parameter
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
@@ -245,7 +246,8 @@ class Attack(metaclass=AttackType):
         if threat.targets and threat.targets[-1] >= classifier.num_classes:
             count = classifier.num_classes
             raise ThreatError(
-                f"target class {threat.targets[-1]} does not exist: the model has {count} classes"
+                f"target class {threat.targets[-1]} does not exist: the model has "
+                f"{format_count(count, 'class')}"
             )
         # an attack that reads the model first does with what there is
         if not self.adapts and limit_access(self.access, classifier.access) != self.access:

@@ -17,6 +17,7 @@ from robustbench_local.attacks.core.objective import LossName, build_objective, 
 from robustbench_local.attacks.core.search import PointEvaluation, Search
 from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
 from robustbench_local.classifier import Classifier
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import (
@@ -97,7 +98,10 @@ class PGD(EngineAttack):
             return []
         if length > 2 * threat.eps:
             return [f"PGD's step_size {length:.4g} is more than twice eps {threat.eps:.4g}: it jumps about"]
-        reach = f"{self.steps} steps of {length:.4g} do not go half the way to eps {threat.eps:.4g}"
+        reach = (
+            f"{format_count(self.steps, 'step')} of {length:.4g} "
+            f"{choose_form(self.steps, 'does', 'do')} not go half the way to eps {threat.eps:.4g}"
+        )
         return [f"PGD's {reach}: raise step_size or steps"]
 
     def get_step_size(self, threat: ThreatModel) -> float:

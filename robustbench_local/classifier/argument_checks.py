@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Access
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.errors import ConfigError, ModelError
 
 
@@ -26,7 +27,9 @@ def check_classes(
             f"a classifier needs at least 2 classes, got {num_classes}", where=name, remedy=remedy
         )
     if class_names is not None and len(class_names) != num_classes:
-        raise ModelError(f"{len(class_names)} class names for {num_classes} classes", where=name)
+        raise ModelError(
+            f"{format_count(len(class_names), 'class name')} for {num_classes} classes", where=name
+        )
     return num_classes, None if class_names is None else tuple(str(entry) for entry in class_names)
 
 
@@ -63,7 +66,7 @@ def check_images(images: Tensor, channels: int | None, name: str) -> None:
         )
     if channels is not None and images.shape[1] != channels:
         raise ModelError(
-            f"takes images with {channels} channels, these have {images.shape[1]}",
+            f"takes images with {format_count(channels, 'channel')}, these have {images.shape[1]}",
             where=name,
             remedy="convert the images, for gray ones with gray_to_rgb: true",
         )
@@ -81,7 +84,8 @@ def check_finite_weights(module: nn.Module | None, name: str) -> None:
         bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
         if bad:
             raise ModelError(
-                f"tensor {path} has {bad} of {tensor.numel()} values that are NaN or infinite",
+                f"tensor {path} has {bad} of {format_count(tensor.numel(), 'value')} that "
+                f"{choose_form(bad, 'is', 'are')} NaN or infinite",
                 where=name,
                 remedy="export the weights again",
             )

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ModelError
 
 OutputKind = Literal["sigmoid", "logit"]
@@ -82,7 +83,8 @@ def expand_to_two_logits(scores: Tensor, count: int, head: OutputKind, name: str
     """
     if scores.numel() != count or not scores.is_floating_point():
         raise ModelError(
-            f"returned {scores.dtype} {tuple(scores.shape)} for {count} images, not one float an image",
+            f"returned {scores.dtype} {tuple(scores.shape)} for {format_count(count, 'image')}, "
+            "not one float an image",
             where=name,
             remedy=f"leave output: {head} out if it gives one output a class",
         )

@@ -22,6 +22,7 @@ from robustbench_local.classifier.binary_output import (
     select_entry,
 )
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ModelError
 
 
@@ -51,13 +52,14 @@ def read_logits(output: Any, count: int, num_classes: int, *, key: str | int | N
         )
     if scores.ndim != 2 or not scores.is_floating_point() or len(scores) != count:
         raise ModelError(
-            f"returned {scores.dtype} {tuple(scores.shape)} for {count} images, not floats (N, K)",
+            f"returned {scores.dtype} {tuple(scores.shape)} for {format_count(count, 'image')}, "
+            "not floats (N, K)",
             where=name,
             remedy="return logits, or declare access: labels if it returns labels",
         )
     if scores.shape[1] != num_classes:
         raise ModelError(
-            f"has {scores.shape[1]} outputs, but {num_classes} classes are declared",
+            f"has {format_count(scores.shape[1], 'output')}, but {num_classes} classes are declared",
             where=name,
             remedy=_explain_output_count(scores.shape[1], num_classes),
         )
@@ -110,7 +112,10 @@ def read_labels(output: Any, count: int, num_classes: int, *, key: str | int | N
         rows = functional.one_hot(scores.argmax(dim=1), num_classes).float()
         return rows.masked_fill(scores.isnan().any(dim=1, keepdim=True), torch.nan)
     if answer.shape != (count,) or answer.is_floating_point() or answer.dtype == torch.bool:
-        message = f"returned {answer.dtype} {tuple(answer.shape)} for {count} images, not labels (N,)"
+        message = (
+            f"returned {answer.dtype} {tuple(answer.shape)} for "
+            f"{format_count(count, 'image')}, not labels (N,)"
+        )
         raise ModelError(message, where=name)
     if count and not 0 <= int(answer.min()) <= int(answer.max()) < num_classes:
         message = (

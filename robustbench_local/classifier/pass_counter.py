@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier.gradient_repair import GradientFaults
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import InvariantError
 
 _finished_passes = [0]
@@ -116,7 +117,8 @@ class PassCounter:
         over = (after > self.query_limit).nonzero().flatten()
         if len(over):
             raise InvariantError(
-                f"{len(over)} of {len(after)} images would exceed their limit of {self.query_limit} queries, "
+                f"{len(over)} of {format_count(len(after), 'image')} would exceed their limit of "
+                f"{format_count(self.query_limit, 'query')}, "
                 f"the first in row {int(over[0])}",
                 remedy="this is a bug of the attack: it has to ask for what is left",
             )

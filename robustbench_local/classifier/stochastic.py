@@ -20,6 +20,7 @@ from robustbench_local.classifier import Access, Classifier
 from robustbench_local.classifier.image_borders import MASKED_BORDERS_NOTE
 from robustbench_local.classifier.pass_counter import PassCounter
 from robustbench_local.classifier.wrapper import WrappedClassifier
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import InvariantError
 from robustbench_local.randomness import RandomNumbers, RandomStream, compute_point_keys, derive_seed
 
@@ -69,8 +70,9 @@ class RandomizedClassifier(WrappedClassifier):
         self._draws, self._attack_seed = draws, 0
         self.verdict_draws: Final = verdict_draws
         self.add_note(
-            f"draws random numbers: an attack looks at the mean over {draws} draws, and a verdict is reached "
-            f"on {verdict_draws} draws of the image's own"
+            "draws random numbers: an attack looks at the mean over "
+            f"{format_count(draws, 'draw')}, and a verdict is reached "
+            f"on {format_count(verdict_draws, 'draw')} of the image's own"
         )
         self._current_numbers: RandomNumbers | None = None
         self._verdict_stream: RandomStream | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,14 @@ from robustbench_local.evaluation.execution.model_speed import try_measure_speed
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
-from robustbench_local.reports.analysis.resolution import Resolution, list_resolutions
+from robustbench_local.reports.analysis.resolution import (
+    ClassResolution,
+    GroupResolution,
+    Resolution,
+    compute_class_resolution,
+    compute_group_resolution,
+    list_resolutions,
+)
 from robustbench_local.reports.formatting.text import format_duration
 from robustbench_local.run import execute_run, prepare_run
 from robustbench_local.store.run_store import RunStore
@@ -109,10 +117,27 @@ def _estimate_max_seconds(plan: Plan) -> dict[str, float]:
     }
 
 
-def _list_resolutions(plan: Plan) -> list[Resolution]:
+def _list_resolutions(plan: Plan) -> list[Resolution | GroupResolution]:
     """Return what the smallest and the largest number of images under an attack can resolve."""
-    counts = [len(cell.positions) for cell in plan.cells if not cell.skip_reason and not cell.problem]
-    return list_resolutions(counts, len(plan.subjects))
+    cells = [cell for cell in plan.cells if not cell.skip_reason and not cell.problem]
+    rows = list_resolutions([len(cell.positions) for cell in cells], len(plan.subjects))
+    groups = plan.data.group_by_image
+    if not groups:
+        return [*rows]
+    positions = {len(cell.positions): cell.positions.tolist() for cell in cells}
+    return [
+        compute_group_resolution(
+            row.images,
+            len({groups[plan.data.ids[position]] for position in positions[row.images]}),
+            row.models,
+        )
+        for row in rows
+    ]
+
+
+def _compute_class_resolution(plan: Plan) -> ClassResolution | None:
+    """Return what the images of single classes can resolve."""
+    return compute_class_resolution(list(Counter(plan.data.labels.tolist()).values()))
 
 
 def _name_network(cell: CellSpec) -> str:
@@ -145,9 +170,15 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
             for cell in plan.cells
         ]
         resolution = [asdict(row) for row in _list_resolutions(plan)]
-        print_json(
-            console, {"event": "plan", "cells": cells, "resolution": resolution, "warnings": plan.warnings}
-        )
+        classes = _compute_class_resolution(plan)
+        event = {
+            "event": "plan",
+            "cells": cells,
+            "resolution": resolution,
+            "class_resolution": classes and asdict(classes),
+            "warnings": plan.warnings,
+        }
+        print_json(console, event)
         return
     console.print(build_plan_table(plan, seconds))
     ending = "; nothing was run" if dry_run else ""
@@ -159,8 +190,9 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
         f"{whole}, {most} at most; usually far less, since images stop at the first success{ending}",
         wrap=True,
     )
-    for row in _list_resolutions(plan):
-        print_line(console, str(row), wrap=True)
+    for row in (*_list_resolutions(plan), _compute_class_resolution(plan)):
+        if row is not None:
+            print_line(console, str(row), wrap=True)
     for goal in describe_goals(plan.cells):
         print_line(console, f"goal: {goal}", wrap=True)
     for line in plan.warnings:

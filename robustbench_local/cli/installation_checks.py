@@ -14,6 +14,7 @@ from rich.console import Console
 
 from robustbench_local.cli.terminal_output import escape_text, join_text, print_line
 from robustbench_local.config.cards import CardKind, list_cards
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import RobustbenchError, format_install_command
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.zoo import find_zoo_card, list_zoo
@@ -55,7 +56,10 @@ def _check_torchvision() -> Iterator[str]:
 
 def _check_device() -> Iterator[str]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
-    yield f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}"
+    yield (
+        f"{format_count(os.cpu_count() or 1, 'core')}, "
+        f"{format_count(torch.get_num_threads(), 'thread')}, {gpu}"
+    )
 
 
 def _check_extras() -> Iterator[str]:

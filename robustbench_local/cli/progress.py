@@ -61,7 +61,10 @@ class ProgressDisplay(ProgressListener):
         ]
         share = format_percent(diagnosis.passes_share)
         asked = len({(result.model, result.defense) for result in diagnosis.results})
-        cost = f"{diagnosis.passes:,} passes, {share} of those that the attacks may take (limit 10%)"
+        cost = (
+            f"{format_count(diagnosis.passes, 'pass')}, {share} of those that the attacks may "
+            "take (limit 10%)"
+        )
         return [*lines, (f"diagnostics: {format_count(asked, 'model')} asked, {cost}", "dim")]
 
     def format_subject(self, result: DiagnosticResult) -> str:
@@ -180,12 +183,16 @@ class PlainDisplay(ProgressDisplay):
         """Print that a cell starts."""
         rest = f", {done.n} already done" if done.n else ""
         self._current_cell = cell
-        self._print_line(f"started {self.format_title(cell)}: {len(cell.positions)} images{rest}")
+        self._print_line(
+            f"started {self.format_title(cell)}: {format_count(len(cell.positions), 'image')}{rest}"
+        )
 
     def on_batch_end(self, cell: CellSpec, done: OutcomeCounts) -> None:
         """Print the progress of the cell, every few seconds at most."""
         if time.monotonic() - self._last_print > HEARTBEAT_SECONDS / 3:
-            progress = f"{done.n} of {len(cell.positions)} images, {format_progress(cell, done)}"
+            progress = (
+                f"{done.n} of {format_count(len(cell.positions), 'image')}, {format_progress(cell, done)}"
+            )
             self._print_line(f"        {self.format_title(cell)}: {progress}")
 
     def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
@@ -270,7 +277,7 @@ def choose_display(console: Console, *, as_json: bool) -> ProgressDisplay:
 def format_passes(cell: CellSpec) -> str:
     """Format the attack's passes in the current batch."""
     passes = cell.queried_subject.classifier.count_current_passes()
-    return f", {passes:,} passes into this batch" if passes else ""
+    return f", {format_count(passes, 'pass')} into this batch" if passes else ""
 
 
 def format_progress(cell: CellSpec, done: OutcomeCounts) -> str:
@@ -284,7 +291,10 @@ def format_sticker_success(done: OutcomeCounts) -> str:
     """Format the results of signs evaluated over views; void or misclassified clean ones separately."""
     left_out = done.n - done.clean_correct
     apart = f", {left_out} excluded" if left_out else ""
-    return f"{done.broken} of {done.clean_correct} signs misclassified in most of their views{apart}"
+    return (
+        f"{done.broken} of {format_count(done.clean_correct, 'sign')} misclassified in most of "
+        f"their views{apart}"
+    )
 
 
 def format_robust_word(cell: CellSpec) -> str:
@@ -299,7 +309,7 @@ def format_cell_result(cell: CellSpec, done: OutcomeCounts) -> str:
     passes = (done.forward_passes + done.backward_passes) / done.n
     hits = f", {done.broken} reached a target" if cell.threat.targets else ""
     silent = f", {done.abstained} abstained" if done.abstained else ""
-    cost = f"{passes:,.0f} passes per image, {done.seconds:.1f} s"
+    cost = f"{format_count(round(passes), 'pass')} per image, {done.seconds:.1f} s"
     if cell.record.measure == "views":
         return f"{format_sticker_success(done)}, {cost}"
     return (
@@ -319,7 +329,7 @@ def build_plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
         plan: The plan.
         seconds: Maximum seconds by key of the cell, where known.
     """
-    title = escape_text(f"{plan.name}: {len(plan.cells)} cells on {plan.data.name}")
+    title = escape_text(f"{plan.name}: {format_count(len(plan.cells), 'cell')} on {plan.data.name}")
     table = Table(title=title, title_justify="left")
     for column in ("model", "attack"):
         table.add_column(column, overflow="fold")

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_local.cli.terminal_output import escape_text, join_text, print_line
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.reports.analysis.gates import GateReport
 from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE
 from robustbench_local.reports.formatting.text import format_interval, format_percent
@@ -94,7 +95,7 @@ def _add_stickers(table: Table, rows: list[dict[str, Any]]) -> None:
     table.add_section()
     for row in rows:
         success = parse_estimate(row["sticker_success"])
-        views = f"{row['label']}: views of {row['signs_counted']} of {row['signs']} signs"
+        views = f"{row['label']}: views of {row['signs_counted']} of {format_count(row['signs'], 'sign')}"
         name = join_text(views, _format_mark(row))
         turned = f"{format_percent(success.value)} ({format_interval(success)})"
         table.add_row(_format_model(row), name, "", "", "", str(success.n), turned)
@@ -126,7 +127,7 @@ def _add_corruptions(table: Table, row: dict[str, Any]) -> None:
     """Add up to 75 cells in one row: the report lists each of them."""
     clean, mean = parse_estimate(row["clean_accuracy"]), parse_estimate(row["mean"])
     kinds = len(row["corruptions"])
-    name = join_text(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _format_incomplete(row))
+    name = join_text(f"mean over {format_count(kinds, 'corruption')}", _format_incomplete(row))
     table.add_row(
         _format_model(row), name, format_percent(clean.value), format_percent(mean.value),
         format_interval(mean), str(mean.n), "",
@@ -192,7 +193,8 @@ def parse_estimate(share: dict[str, Any]) -> Estimate:
     """Parse an estimate from its form in results.json."""
     if share["value"] is None:
         return Estimate(value=float("nan"), low=0.0, high=1.0, n=0)
-    return Estimate(value=share["value"], low=share["low"], high=share["high"], n=share["n"])
+    groups = share.get("groups", 0)
+    return Estimate(value=share["value"], low=share["low"], high=share["high"], n=share["n"], groups=groups)
 
 
 def _format_estimates(clean: Estimate, robust: Estimate, success: Estimate) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from robustbench_local.classifier.device import resolve_device
 from robustbench_local.cli.terminal_output import print_line
 from robustbench_local.config.cards import find_card
 from robustbench_local.config.strict_yaml import parse_yaml, validate
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.defenses.training.initial_networks import load_initial_network
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.data_entries import DataEntry
@@ -77,12 +78,13 @@ def train_and_report(
     say = TrainingProgress(Console(soft_wrap=True))
     say.report(f"reading {data}")
     wanted = TrainingDataSpec(
-        entry=_build_data_entry(data_option, source=data, split=split, limit=limit),
+        entry=_build_data_entry(
+            data_option, source=data, split=split, limit=limit, group_pattern=group_pattern
+        ),
         validation_source=val,
         validation_share=val_share,
         max_validation_images=val_limit,
         test_source=test,
-        group_pattern=group_pattern,
     )
     images, sources = load_training_images(wanted, seed=seed, base=base)
     for part, source in sources.items():
@@ -100,7 +102,7 @@ def train_and_report(
         )
         if recipe.fine_tune and not start.origin:
             raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
-        parts = f"{len(images.training):,} images, {len(images.validation):,} for validation"
+        parts = f"{format_count(len(images.training), 'image')}, {len(images.validation):,} for validation"
         report(f"training {start.architecture} by {chosen.name} on {parts}, on {torch_device}")
         common: dict[str, Any] = {"device": torch_device, "report": report}
         trained = fit(

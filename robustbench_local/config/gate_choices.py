@@ -6,6 +6,7 @@ from typing import Literal
 
 GateMetric = Literal[
     "robust_accuracy",
+    "worst_class_robust_accuracy",
     "clean_accuracy",
     "attack_success",
     "median_distance",
@@ -14,6 +15,10 @@ GateMetric = Literal[
     "resubmission_success",
 ]
 """The metric that a gate limits."""
+CLASS_METRICS: frozenset[GateMetric] = frozenset(
+    {"robust_accuracy", "clean_accuracy", "attack_success", "median_distance", "certified_accuracy"}
+)
+"""Metrics that a gate may limit for one class alone."""
 IntervalBound = Literal["lower", "estimate", "upper"]
 """The end of the 95% interval, or the estimate itself, that must meet the limit."""
 GateLevel = Literal["error", "warn"]

@@ -1,4 +1,4 @@
-"""Labels: mapping the data's classes to the model's class indices, and class names to indices."""
+"""Labels: mapping the data's classes to the model's class indices."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import torch
 
+from robustbench_local.config.class_lookup import normalize_class_name
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.dataset import MAX_CLASSES, Dataset, build_class_names, format_rows
-from robustbench_local.errors import ConfigError, DataError, did_you_mean
+from robustbench_local.errors import DataError
 
 
 def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | None = None) -> Dataset:
@@ -96,62 +98,14 @@ def describe_class_difference(first: Dataset, second: Dataset) -> str | None:
         The difference, in words; None if an index means the same class to both, as far as names tell.
     """
     if first.num_classes != second.num_classes:
-        return f"it has {first.num_classes} classes, the other model {second.num_classes}"
+        return f"it has {format_count(first.num_classes, 'class')}, the other model {second.num_classes}"
     if first.has_class_names and second.has_class_names:
         for index, (mine, other) in enumerate(zip(first.class_names, second.class_names, strict=True)):
-            if _normalize_name(mine) != _normalize_name(other):
+            if normalize_class_name(mine) != normalize_class_name(other):
                 return f"its class {index} is {mine!r}, the other model's {other!r}"
     if first.label_map != second.label_map or not torch.equal(first.labels, second.labels):
         return "it numbers the data's classes differently"
     return None
-
-
-def resolve_classes(entries: Sequence[int | str], class_names: Sequence[str]) -> tuple[int, ...]:
-    """Convert class names or indices, as in cards and grid files, to indices.
-
-    Args:
-        entries: Indices, or names in any case; a unique prefix of a name is enough.
-        class_names: Name of each class index.
-
-    Returns:
-        The indices in the order of ``entries``, each once.
-
-    Raises:
-        ConfigError: If an index is out of range, or a name is unknown or matches several classes.
-    """
-    return tuple(dict.fromkeys(_resolve_class(entry, class_names) for entry in entries))
-
-
-def _resolve_class(entry: int | str, class_names: Sequence[str]) -> int:
-    keys = [_normalize_name(name) for name in class_names]
-    if isinstance(entry, str):
-        wanted = _normalize_name(entry)
-        exact = [index for index, key in enumerate(keys) if key == wanted]
-        matches = exact or [index for index, key in enumerate(keys) if wanted and key.startswith(wanted)]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            choices = ", ".join(f"{index} {class_names[index]}" for index in matches[:5])
-            raise ConfigError(f"the class {entry!r} is ambiguous: {choices}", remedy="write its number")
-        if not wanted.isdecimal():
-            raise _build_unknown_class_error(entry, class_names)
-    index = int(entry)
-    if isinstance(entry, bool) or not 0 <= index < len(class_names):
-        raise ConfigError(f"there is no class {entry!r}: the classes are 0 to {len(class_names) - 1}")
-    return index
-
-
-def _build_unknown_class_error(entry: str, class_names: Sequence[str]) -> ConfigError:
-    if tuple(class_names) == build_class_names(len(class_names)):
-        remedy = "write its number: neither the data nor the model has class names"
-    else:
-        remedy = did_you_mean(entry, class_names, limit=5)
-    return ConfigError(f"there is no class {entry!r}", remedy=remedy)
-
-
-def _normalize_name(name: str) -> str:
-    """Normalize a name: case does not count, and underscores equal spaces."""
-    return " ".join(str(name).replace("_", " ").casefold().split())
 
 
 def _find_known_labels(dataset: Dataset) -> list[int]:
@@ -164,11 +118,11 @@ def _match_names(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -
     """Map each label to the model's class of that name; None if the model lacks a name."""
     indices: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        indices.setdefault(_normalize_name(name), []).append(index)
+        indices.setdefault(normalize_class_name(name), []).append(index)
     mapping: dict[int, int] = {}
     for label in known:
         name = dataset.class_names[label]
-        matches = indices.get(_normalize_name(name), [])
+        matches = indices.get(normalize_class_name(name), [])
         if not matches:
             return None
         if len(matches) > 1 and label not in matches:
@@ -188,14 +142,14 @@ def _check_positions(dataset: Dataset, known: Sequence[int], names: Sequence[str
     """Refuse to match by position if a common name contradicts it; return a note if names differ."""
     if not names or not dataset.has_class_names:
         return None
-    keys = [_normalize_name(name) for name in names]
+    keys = [normalize_class_name(name) for name in names]
     for label in known:
-        key = _normalize_name(dataset.class_names[label])
+        key = normalize_class_name(dataset.class_names[label])
         if key in keys and keys[label] != key:
             other = keys.index(key)
             name = dataset.class_names[label]
             what = f"the class {name!r} is number {label} in the data and {other} in the model"
-            unknown = next(name for name in dataset.class_names if _normalize_name(name) not in keys)
+            unknown = next(name for name in dataset.class_names if normalize_class_name(name) not in keys)
             remedy = f"give all classes the model's names; it has no {unknown!r}"
             raise DataError(what, where=dataset.name, remedy=remedy)
     return "the data and the model name some classes differently: classes were matched by their numbers"
@@ -235,7 +189,8 @@ def _build_misfit_error(
         data_sample += f"; {len(known)} occur"
     model_sample = f"({_format_sample(names)})" if names else "(without names)"
     what = (
-        f"the data has {len(classes)} classes ({data_sample}) and the model has {num_classes} {model_sample}"
+        f"the data has {format_count(len(classes), 'class')} ({data_sample}) and the model has "
+        f"{num_classes} {model_sample}"
     )
     return DataError(what, where=where, remedy=remedy)
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.decode import BadImageError, DecodedImage, Pixels, is_colour
 from robustbench_local.data.resize import resize_and_crop
@@ -121,7 +122,7 @@ def collect_dataset(
     _check_sizes(decoded.arrays, ids, listing.where)
     _check_bytes(decoded.arrays, listing.where)
     duplicate_notes = _note_duplicates(decoded.arrays, ids, labels)
-    conversions = (f"{_format_image_count(count)}: {what}" for what, count in decoded.notes.items())
+    conversions = (f"{format_count(count, 'image')}: {what}" for what, count in decoded.notes.items())
     gray_notes = _unify_channels(decoded.arrays, ids, options, listing.where)
     return Dataset(
         images=_stack_images(decoded.arrays),
@@ -180,7 +181,10 @@ def _check_memory(values: int, count: int, where: str) -> None:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     needed = values * count * 5  # 4 bytes as float32, and 1 byte as read
     if needed > machine:
-        what = f"{count} images need {needed / 1e9:.0f} GB and this machine has {machine / 1e9:.0f} GB"
+        what = (
+            f"{format_count(count, 'image')} {choose_form(count, 'needs', 'need')} "
+            f"{needed / 1e9:.0f} GB and this machine has {machine / 1e9:.0f} GB"
+        )
         raise DataError(what, where=where, remedy="set a limit, or a smaller size")
 
 
@@ -191,7 +195,7 @@ def _check_quarantine(bad: Sequence[tuple[str, str]], good: int, max_bad: int, w
         raise DataError("there are no images", where=where, remedy="check the path, the split and the limit")
     first = ", ".join(f"{file} ({reason})" for file, reason in bad[:3]) + (", ..." if len(bad) > 3 else "")
     remedy = "repair or remove them" + (f", or set max_bad: {len(bad)} to go on without them" if good else "")
-    raise DataError(f"{_format_image_count(len(bad))} cannot be used: {first}", where=where, remedy=remedy)
+    raise DataError(f"{format_count(len(bad), 'image')} cannot be used: {first}", where=where, remedy=remedy)
 
 
 def _check_sizes(arrays: Sequence[Pixels], ids: Sequence[str], where: str) -> None:
@@ -219,12 +223,15 @@ def _unify_channels(
     if not options.gray_to_rgb and len(gray) in (0, len(arrays)):
         return ()
     if not options.gray_to_rgb:
-        what = f"{len(gray)} of {len(arrays)} images are gray among color images, the first: {ids[gray[0]]}"
+        what = (
+            f"{len(gray)} of {format_count(len(arrays), 'image')} "
+            f"{choose_form(len(gray), 'is', 'are')} gray among color images, the first: {ids[gray[0]]}"
+        )
         remedy = "set gray_to_rgb: true to repeat their channel, or remove them"
         raise DataError(what, where=where, remedy=remedy)
     for row in gray:
         arrays[row] = np.repeat(arrays[row], 3, axis=2)
-    return (f"{_format_image_count(len(gray))}: gray, repeated to RGB",) if gray else ()
+    return (f"{format_count(len(gray), 'image')}: gray, repeated to RGB",) if gray else ()
 
 
 def _note_duplicates(
@@ -245,7 +252,7 @@ def _note_duplicates(
     original, copy = copies[0]
     tail = f", {contradicting} of them with another label" if contradicting else ""
     example = f"the first: {ids[copy]} of {ids[original]}"
-    return (f"{_format_image_count(len(copies))}: exact copies of others{tail}, {example}",)
+    return (f"{format_count(len(copies), 'image')}: exact copies of others{tail}, {example}",)
 
 
 def _stack_images(arrays: Sequence[Pixels]) -> Tensor:
@@ -265,7 +272,3 @@ def _stack_masks(masks: NDArray[np.bool_], options: ReadOptions) -> Tensor:
             [resize_and_crop(shade, options.size, options.resize)[..., 0] >= 0.5 for shade in shades]
         )
     return torch.from_numpy(np.ascontiguousarray(masks[:, None]))
-
-
-def _format_image_count(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from robustbench_local.data.class_labels import resolve_classes
+from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.data.collect import Listing, ProgressCallback, ReadOptions, collect_dataset
 from robustbench_local.data.data_source_kinds import DATASET_SOURCES
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.folder import list_folder
+from robustbench_local.data.groups import GroupOptions, group_images
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.data.npz import NpzKeys, list_npz
 from robustbench_local.data.outside_data import is_outside_data, load_outside_data
@@ -49,6 +50,8 @@ def load_dataset(
     masks_key: str | None = None,
     boxes_key: str | None = None,
     groups_key: str | None = None,
+    groups: str | None = None,
+    group_pattern: str | None = None,
     scale: float | str | None = None,
     allow_code: bool = False,
     progress: ProgressCallback | None = None,
@@ -79,6 +82,10 @@ def load_dataset(
         masks_key: Array of masks in an npz file.
         boxes_key: Array of boxes in an npz file, instead of masks.
         groups_key: Array in an npz file that names the object each image shows.
+        groups: Which images show the same object: ``folder`` for folders inside the class folders, a CSV file
+            with the columns ``image`` and ``group``, or ``none`` for independent images. Intervals are over
+            groups. By default the source says it.
+        group_pattern: Regular expression whose match in an image's id names the group within its class.
         scale: The value of white in an npz file, if the array's type does not imply it.
         allow_code: Allow a Python file that is named as the source to be run.
         progress: Called with (images read, images in total).
@@ -89,6 +96,9 @@ def load_dataset(
         RefusedError: If a file could run code or is a decompression bomb.
     """
     _check_choice(limit, choose, seed)
+    group_options = GroupOptions(
+        groups=groups, pattern=group_pattern, base_folder=None if base_folder is None else Path(base_folder)
+    )
     options = ReadOptions(
         size=_parse_size(size),
         resize=resize,
@@ -99,12 +109,14 @@ def load_dataset(
     )
     if source == "signs":
         _parse_scale(scale, source)
-        return _load_rendered_signs(split, limit, seed, classes, options)
+        drawn = _load_rendered_signs(split, limit, seed, classes, options)
+        return group_images(drawn, group_options, is_drawn=True)
     if is_outside_data(source):
         with permit_code(allow_code, None if base_folder is None else Path(base_folder)):
-            return load_outside_data(
+            data = load_outside_data(
                 source, split=split, limit=limit, choose=choose, seed=seed, classes=classes, options=options
             )
+        return group_images(data, group_options)
     keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, boxes=boxes_key, groups=groups_key)
     listing = _build_listing(
         source,
@@ -128,7 +140,7 @@ def load_dataset(
             listing, unread_images=tuple(image for image in listing.unread_images if image[1] in wanted)
         )
     chosen = _choose_positions(positions, listing, limit, seed, choose)
-    return collect_dataset(listing, chosen, options, progress)
+    return group_images(collect_dataset(listing, chosen, options, progress), group_options)
 
 
 def _build_listing(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import DataError
 
 MAX_OVERSHOOT = 1e-6
@@ -36,7 +37,7 @@ class Dataset:
         quarantined: Files that could not be used, each with the reason.
         notes: Remarks for the reader of the report about how the images were read.
         groups: Name of the object that each image shows, if known: images of one object must not be on both
-            sides of a split.
+            sides of a split, and intervals of accuracies are over objects.
 
     Raises:
         DataError: If there is no image (F33), a shape or dtype is wrong, a value is NaN or outside [0, 1]
@@ -59,16 +60,18 @@ class Dataset:
     def __post_init__(self) -> None:
         outside = check_pixel_values(self.images, self.name)
         if outside:
-            images = "1 image" if outside == 1 else f"{outside} images"
-            note = f"{images}: values up to {MAX_OVERSHOOT:g} outside [0, 1], clamped"
+            note = f"{format_count(outside, 'image')}: values up to {MAX_OVERSHOOT:g} outside [0, 1], clamped"
             object.__setattr__(self, "images", self.images.clamp(0, 1))
             object.__setattr__(self, "notes", (*self.notes, note))
         _check_labels(self.labels, len(self.class_names), self.name)
         if not len(self.images) == len(self.labels) == len(self.ids):
-            counts = f"{len(self.images)} images, {len(self.labels)} labels and {len(self.ids)} ids"
+            counts = (
+                f"{format_count(len(self.images), 'image')}, {format_count(len(self.labels), 'label')} and "
+            )
+            counts += f"{format_count(len(self.ids), 'id')}"
             raise DataError(f"{counts}: the numbers must agree", where=self.name)
         if self.groups is not None and len(self.groups) != len(self.images):
-            what = f"{len(self.images)} images but {len(self.groups)} groups"
+            what = f"{format_count(len(self.images), 'image')} but {format_count(len(self.groups), 'group')}"
             raise DataError(what, where=self.name)
         if len(set(self.ids)) < len(self.ids):
             repeated = next(name for position, name in enumerate(self.ids) if name in self.ids[:position])
@@ -84,8 +87,10 @@ class Dataset:
     def __repr__(self) -> str:
         shape = "x".join(str(size) for size in self.images.shape[1:])
         masks = "" if self.masks is None else ", masks"
-        images = "1 image" if len(self) == 1 else f"{len(self)} images"
-        return f"Dataset({self.name!r}, {images} of {shape}, {self.num_classes} classes{masks})"
+        images = format_count(len(self), "image")
+        return (
+            f"Dataset({self.name!r}, {images} of {shape}, {format_count(self.num_classes, 'class')}{masks})"
+        )
 
     @property
     def num_classes(self) -> int:
@@ -96,6 +101,13 @@ class Dataset:
     def has_class_names(self) -> bool:
         """True if the classes have names other than their numbers."""
         return self.class_names != build_class_names(self.num_classes)
+
+    @property
+    def group_by_image(self) -> dict[str, str]:
+        """Image id -> its group; empty if the images are independent, each in a group of its own."""
+        if self.groups is None or len(set(self.groups)) == len(self):
+            return {}
+        return dict(zip(self.ids, self.groups, strict=True))
 
     def compute_digest(self) -> str:
         """Return the SHA-256 over ids, labels, images and masks; it is the same on every machine."""

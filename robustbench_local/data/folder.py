@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.class_labels import index_labels
 from robustbench_local.data.collect import Listing
 from robustbench_local.data.decode import DecodedImage, read_image
@@ -130,7 +131,7 @@ class _OtherFiles:
             return
         name, kinds = self._unread_classes[0]
         more = (
-            f" (and {len(self._unread_classes) - 1} more such classes)"
+            f" (and {format_count(len(self._unread_classes) - 1, 'more such class')})"
             if len(self._unread_classes) > 1
             else ""
         )
@@ -195,7 +196,7 @@ def _build_layout_error(root: Path, where: str, counts: Counter[str] | None = No
         return DataError(f"there are no images in the class folders{detail}", where=where, remedy=remedy)
     image_count = sum(1 for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     what = (
-        f"has {image_count} images but no class folders"
+        f"has {format_count(image_count, 'image')} but no class folders"
         if image_count
         else "is empty: there are no class folders"
     )

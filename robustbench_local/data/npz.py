@@ -17,6 +17,7 @@ from PIL import Image
 
 from robustbench_local.config.user_files import open_user_file
 from robustbench_local.config.zip_bombs import check_zip_bomb
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.class_labels import index_labels
 from robustbench_local.data.collect import Listing
 from robustbench_local.data.dataset import MAX_CLASSES, build_class_names, format_rows
@@ -26,7 +27,7 @@ from robustbench_local.data.sign_boxes import build_box_masks
 from robustbench_local.errors import ConfigError, DataError, RefusedError
 
 _ID_KEYS = ("ids", "filenames", "index")
-_GROUP_KEYS = ("track", "group")
+_GROUP_KEYS = ("track", "tracks", "group", "groups")
 # Raised by zipfile and NumPy for damaged archives; a damaged array header is parsed as Python literals.
 _CORRUPT_ERRORS = (
     OSError, EOFError, ValueError, LookupError, SyntaxError, MemoryError, NotImplementedError,
@@ -90,7 +91,9 @@ def list_npz(
     raw = _find_array(arrays, keys.labels, ("y", "labels", f"y_{split}"), "labels", where)
     labels, class_names, label_map = _convert_labels(raw, arrays.get("class_names"), where)
     if len(labels) != len(pixels):
-        raise DataError(f"{len(pixels)} images but {len(labels)} labels", where=where)
+        raise DataError(
+            f"{format_count(len(pixels), 'image')} but {format_count(len(labels), 'label')}", where=where
+        )
     pixel_scale = _find_pixel_scale(pixels, scale, where)
     groups = _find_groups(arrays, keys.groups, labels, where)
     masks, surface = _find_objects(arrays, keys, pixels, where)
@@ -252,7 +255,10 @@ def _find_groups(
         return None
     objects = _find_array(arrays, None, names, "groups", where).reshape(-1)
     if len(objects) != len(labels):
-        raise DataError(f"{len(labels)} labels but {len(objects)} groups in {names[0]!r}", where=where)
+        raise DataError(
+            f"{format_count(len(labels), 'label')} but {format_count(len(objects), 'group')} in {names[0]!r}",
+            where=where,
+        )
     return [f"{label}/{name}" for label, name in zip(labels.tolist(), objects.tolist(), strict=True)]
 
 

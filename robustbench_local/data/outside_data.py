@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from robustbench_local.data.class_labels import resolve_classes
+from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.data.collect import ReadOptions
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.subsample import SubsampleMethod, choose_images

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.dataset import format_rows
 from robustbench_local.errors import DataError
 
@@ -36,7 +37,7 @@ def build_box_masks(boxes: NDArray[Any], size: tuple[int, int, int], where: str)
         remedy = "save left, top, right, bottom; put width and height first if they refer to other images"
         raise DataError(what, where=where, remedy=remedy)
     if len(boxes) != count:
-        raise DataError(f"{count} images but {len(boxes)} boxes", where=where)
+        raise DataError(f"{format_count(count, 'image')} but {format_count(len(boxes), 'box')}", where=where)
     stored_size = np.broadcast_to(np.array([width, height], dtype=np.float64), (count, 2))
     reference_size = boxes[:, :2].astype(np.float64) if boxes.shape[1] == max(_COLUMN_COUNTS) else stored_size
     edges = boxes[:, -4:].astype(np.float64)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.evaluation.evaluate import ArrayLike, EvaluationResult, evaluate
 from robustbench_local.evaluation.model_argument import join_data
 
@@ -27,7 +28,9 @@ class AdversarialExamples(NamedTuple):
     def __repr__(self) -> str:
         shape = "x".join(str(size) for size in self.images.shape[1:])
         count = int(self.success.sum())
-        return f"AdversarialExamples({len(self.images)} images of {shape}, {count} with success)"
+        return (
+            f"AdversarialExamples({format_count(len(self.images), 'image')} of {shape}, {count} with success)"
+        )
 
 
 def attack(

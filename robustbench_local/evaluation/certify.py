@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,11 +12,12 @@ from torch import nn
 from robustbench_local.certification import make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier
+from robustbench_local.cluster_statistics import Groups, estimate_image_share
 from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.evaluate import ArrayLike, build_outcome_table, run_job
+from robustbench_local.evaluation.evaluate import ArrayLike, build_outcome_table, estimate_rows, run_job
 from robustbench_local.evaluation.grid.card_lookup import find_certificate_cards
 from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.make_job import make_job
@@ -29,7 +30,7 @@ from robustbench_local.evaluation.options import (
 )
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.extensions.code_permission import permit_code
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse_norm
 
@@ -58,16 +59,18 @@ class CertificationResult:
     yes or no."""
     notes: tuple[str, ...] = ()
     """Notes on the model, the data and the certificate for a reader of the results."""
+    groups: Groups = field(default_factory=dict, repr=False)
+    """Group of each image, which intervals are over; empty if the images are independent."""
 
     @property
     def certified_accuracy(self) -> Estimate:
         """Share of all images that are correctly classified and certified in the whole ball."""
-        return compute_clopper_pearson(self.counts.certified, self.counts.n)
+        return estimate_rows(self.outcomes, self.outcomes["certified"].eq(True), self.groups)  # None: no
 
     @property
     def accuracy(self) -> Estimate:
         """Clean accuracy of the certified classifier; abstentions count as wrong."""
-        return compute_clopper_pearson(self.counts.clean_correct, self.counts.n)
+        return estimate_rows(self.outcomes, self.outcomes["clean_correct"], self.groups)
 
     def compute_certified_accuracy(self, radius: float) -> Estimate:
         """Return the share of all images that are correctly classified and certified within a radius.
@@ -84,7 +87,7 @@ class CertificationResult:
         if radius <= self.threat.eps:
             certified = self.outcomes["certified"].tolist()
             reached = [known or bool(proven) for known, proven in zip(reached, certified, strict=True)]
-        return compute_clopper_pearson(sum(reached), self.counts.n)
+        return estimate_image_share(dict(zip(self.outcomes["image"], reached, strict=True)), self.groups)
 
     def __repr__(self) -> str:
         what = f"{self.certificate!r}, {self.threat.name}, concerns={self.concerns!r}"
@@ -171,7 +174,8 @@ def certify(
     batches, heard, _ = run_job(job, options)
     rows = [row for batch in batches for row in batch.outcomes]
     notes = (*classifier.notes, *fitted.notes, method.describe_caveats(), *heard)
-    return _build_result(method, method.get_concern(classifier), threat, rows, notes)
+    result = _build_result(method, method.get_concern(classifier), threat, rows, notes)
+    return replace(result, groups=fitted.group_by_image)
 
 
 def _build_result(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.classifier import Classifier
+from robustbench_local.cluster_statistics import Groups, estimate_image_share
 from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import ConfigError, DataError
@@ -73,6 +74,8 @@ class EvaluationResult:
     """Notes on the model, the data and the attack for a reader of the results."""
     view_predictions: pd.DataFrame = field(default_factory=lambda: _build_view_table(()))
     """Stickers and patches: one row for each sign (``position`` in ``read_outcomes``), condition and view."""
+    groups: Groups = field(default_factory=dict, repr=False)
+    """Group of each image, which intervals are over; empty if the images are independent."""
     adaptation: AdaptationRecord | None = None
     """What the attack found in the model and which steps it composed; None if it does not adapt."""
     diagnostics: tuple[DiagnosticResult, ...] = ()
@@ -87,17 +90,21 @@ class EvaluationResult:
     @property
     def clean_accuracy(self) -> Estimate:
         """Share of all images that are correctly classified without an attack."""
-        return compute_clopper_pearson(self.counts.clean_correct, self.counts.n)
+        rows = self.outcomes
+        return estimate_rows(rows, rows["clean_correct"], self.groups)
 
     @property
     def robust_accuracy(self) -> Estimate:
         """Share of all images, clean mistakes included, that are correctly classified under the attack."""
-        return compute_clopper_pearson(self.counts.robust, self.counts.n)
+        rows = self.outcomes
+        robust = rows["clean_correct"] & ~rows["broken"] & (rows["status"] != "error")
+        return estimate_rows(rows, robust, self.groups)
 
     @property
     def attack_success(self) -> Estimate:
         """Share of the clean-correct images on which the attack succeeded."""
-        return compute_clopper_pearson(self.counts.broken, self.counts.clean_correct)
+        rows = self.outcomes[self.outcomes["clean_correct"]]
+        return estimate_rows(rows, rows["broken"], self.groups)
 
     @property
     def sticker_success(self) -> Estimate:
@@ -256,7 +263,19 @@ def evaluate(
         *method.list_warnings(threat),
         *heard,
     )
-    return _build_result(method, threat, batches, surrogate, notes, adaptation, found)
+    result = _build_result(method, threat, batches, surrogate, notes, adaptation, found)
+    return replace(result, groups=fitted.group_by_image)
+
+
+def estimate_rows(rows: pd.DataFrame, marks: pd.Series[bool], groups: Groups) -> Estimate:
+    """Estimate the share of rows that are marked, over their groups if there are any.
+
+    Args:
+        rows: Outcomes, one row per image.
+        marks: Whether each of them counts.
+        groups: Group of each image; empty if the images are independent.
+    """
+    return estimate_image_share(dict(zip(rows["image"], marks.astype(bool).tolist(), strict=True)), groups)
 
 
 def run_job(job: Job, options: Options) -> tuple[list[OutcomeBatch], list[str], AdaptationRecord | None]:

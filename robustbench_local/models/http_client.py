@@ -14,6 +14,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.pass_counter import record_finished_pass
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, UnreachableError
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 from robustbench_local.models.http_deadline import Deadline
@@ -84,7 +85,7 @@ class EndpointClient:
                 pause = _FIRST_PAUSE_SECONDS * 2**attempt
         kind = ModelTimeoutError if is_timeout else UnreachableError
         raise kind(
-            f"the service does not answer, in {self._options.retries + 1} tries: {problem}",
+            f"the service does not answer, in {format_count(self._options.retries + 1, 'try')}: {problem}",
             where=self.display_url,
             remedy="check it, then run the same command again",
         )

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.endpoint_options import EndpointOptions
 from robustbench_local.models.http_client import EndpointClient
@@ -94,7 +95,7 @@ class Endpoint:
             array = array[None]  # a single image may be answered without a list around it
         if array.ndim == 0 or len(array) != count:
             raise ModelError(
-                f"{self._key!r} of the answer has the shape {array.shape} for {count} images",
+                f"{self._key!r} of the answer has the shape {array.shape} for {format_count(count, 'image')}",
                 where=self._client.display_url,
             )
         return array.astype(np.int64 if ndim == 1 else np.float32)

@@ -14,6 +14,7 @@ from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY
 from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.classifier.preprocessing import parse_normalization
 from robustbench_local.config.file_lookup import find_file
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ModelError
 from robustbench_local.models.endpoint_options import EndpointOptions
 from robustbench_local.models.weight_files import WeightsFile, read_weights
@@ -151,7 +152,11 @@ def build_with_weights(
     fit = fit_weights(weights, network, _find_head(network, default))
     classes = fit.num_classes or default
     if request.num_classes not in (None, classes):
-        layer = f"its last layer has {classes} outputs" if fit.head else f"it fits a network of {classes}"
+        layer = (
+            f"its last layer has {format_count(classes, 'output')}"
+            if fit.head
+            else f"it fits a network of {classes}"
+        )
         raise ModelError(
             f"{layer}, but num_classes is {request.num_classes}{f' ({fit.head})' if fit.head else ''}",
             where=weights.path.name,

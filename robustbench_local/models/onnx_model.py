@@ -17,6 +17,7 @@ from torch import Tensor
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.config.file_lookup import find_file
 from robustbench_local.config.user_files import read_user_file
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, format_install_command
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 from robustbench_local.models.model_files import read_file
@@ -138,7 +139,8 @@ def load_onnx(file: str, request: ModelRequest) -> LoadedModel:
     notes = ["run by onnxruntime on the CPU"]
     if model.fixed_batch_size is not None:
         notes.append(
-            f"takes exactly {model.fixed_batch_size} images at a time: batches are padded with copies"
+            f"takes exactly {format_count(model.fixed_batch_size, 'image')} at a time: batches are "
+            "padded with copies"
         )
     return LoadedModel(
         model=model,  # type: ignore[arg-type]  # arrays and named outputs are handled like tensors

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 from robustbench_local.reports.analysis.gates import GateReport
 from robustbench_local.reports.page import render
-from robustbench_local.reports.sections.report_data import read_report_data
+from robustbench_local.reports.sections.report_data import ReportData, read_report_data
 from robustbench_local.reports.sections.section import JsonDict
 from robustbench_local.reports.writers.csv_files import (
+    format_classes_csv,
+    format_confusions_csv,
     format_outcomes_csv,
     format_results_csv,
     format_sticker_views_csv,
@@ -47,8 +49,9 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
     """Write the report of a run, finished or not: one HTML file, and its siblings beside it.
 
-    The siblings are results.json, results.csv, outcomes.csv, report.md, the PNG files in figures/ and, where
-    signs were evaluated over views, sticker_views.csv. The same run always gives the same bytes.
+    The siblings are results.json, results.csv, outcomes.csv, report.md, the PNG files in figures/, where
+    several classes were attacked classes.csv and confusions.csv, and where signs were evaluated over views
+    sticker_views.csv. The same run always gives the same bytes.
 
     Args:
         run_dir: The run directory; it is only read.
@@ -78,6 +81,7 @@ def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
         "results.json": format_json(results),
         "results.csv": format_results_csv(content.evidence),
         "outcomes.csv": outcomes,
+        **(_format_class_files(content) if content.has_section("classes") else {}),
         **({} if sticker_views is None else {"sticker_views.csv": sticker_views}),
         "report.md": render_markdown(content, list(figures)),
         **figures,
@@ -90,6 +94,13 @@ def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
         write_atomically(page.parent / name, text)
     write_atomically(page, render(content))
     return WrittenReport(page, results, content.gate_report)
+
+
+def _format_class_files(content: ReportData) -> dict[str, str]:
+    return {
+        "classes.csv": format_classes_csv(content.evidence),
+        "confusions.csv": format_confusions_csv(content.evidence),
+    }
 
 
 def _resolve_page_path(out: Path) -> Path:

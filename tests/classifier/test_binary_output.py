@@ -135,7 +135,7 @@ def test_one_score_outside_ends_the_look():
             lambda: Classifier(nn.Sequential(linear(), nn.Flatten(0)), num_classes=2)(IMAGES),
             "one value an image",
         ),
-        (lambda: Classifier(linear(), num_classes=3)(IMAGES), "has 1 outputs.*output: sigmoid"),
+        (lambda: Classifier(linear(), num_classes=3)(IMAGES), "has 1 output.*output: sigmoid"),
         (lambda: Classifier(linear(), num_classes=3, output="logit"), "stands for 2 classes"),
         (
             lambda: Classifier(two_columns(), num_classes=2, output="logit")(IMAGES),

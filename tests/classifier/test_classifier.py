@@ -192,7 +192,7 @@ class TestMeter:
         classifier = Classifier(linear(), num_classes=3)
         with classifier.count_passes(2, limit=1):
             classifier.compute_gradient(images(2), lambda z: z.sum(1))
-            with pytest.raises(InvariantError, match="limit of 1 queries"):
+            with pytest.raises(InvariantError, match="limit of 1 query"):
                 classifier.compute_gradient(images(2), lambda z: z.sum(1))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.data.class_labels import fit_labels, resolve_classes
+from robustbench_local.config.class_lookup import resolve_classes
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset, as_dataset, build_class_names
 from robustbench_local.errors import ConfigError, DataError
 

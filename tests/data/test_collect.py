@@ -96,7 +96,7 @@ def test_grey_alone_stays_grey_unless_it_is_wanted_in_colour():
 
 def test_grey_among_colours_has_to_be_declared():
     mixed = [*colours(2), build_pixels(6, 5, 1, seed=9)]
-    with pytest.raises(DataError, match=r"1 of 3 images are gray .* the first: 2\.png.*gray_to_rgb: true"):
+    with pytest.raises(DataError, match=r"1 of 3 images is gray .* the first: 2\.png.*gray_to_rgb: true"):
         collect_dataset(make(mixed), range(3), ReadOptions())
     assert collect_dataset(make(mixed), range(3), ReadOptions(gray_to_rgb=True)).images.shape == (3, 3, 6, 5)
     assert collect_dataset(make(colours(2)), range(2), ReadOptions(gray_to_rgb=True)).notes == ()

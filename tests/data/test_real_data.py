@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robustbench_local.data.class_labels import fit_labels, resolve_classes
+from robustbench_local.config.class_lookup import resolve_classes
+from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.errors import DataError
 

@@ -40,7 +40,7 @@ def test_a_box_smaller_than_a_pixel_keeps_the_nearest_one():
     [
         ([[1, 2, 5]], r"boxes must be numbers \(N, 4\) or \(N, 6\), got int64 \(1, 3\)\. Save left"),
         ([["1", "2", "5", "4"]], "boxes must be numbers"),
-        ([[1, 2, 5, 4]] * 2, "1 images but 2 boxes"),
+        ([[1, 2, 5, 4]] * 2, "1 image but 2 boxes"),
         (
             [[5, 2, 1, 4]],
             r"row 0: a box has no area or extends beyond its image: \[5.0, 2.0, 1.0, 4.0\] in 8 by 6",

@@ -121,7 +121,12 @@ def _list_keys(results: dict) -> set[str]:
     for cell in results["cells"]:
         for name in ("counts", "distance", "severity"):
             keys |= {f"cells[].{name}.{key}" for key in cell.get(name) or {}}
+    for table in results["classes"]:
+        keys |= {f"classes[].confusion.{key}" for key in table["confusion"]}
+    rows = [row for table in results["classes"] for row in table["classes"]]
     lists = {
+        "classes[].classes": rows,
+        "classes[].classes[].attacks": [attack for row in rows for attack in row["attacks"]],
         "gates.verdicts": results["gates"]["verdicts"],
         "diagnostics.results": results["diagnostics"]["results"],
     }
@@ -130,7 +135,13 @@ def _list_keys(results: dict) -> set[str]:
 
 def test_every_column_and_every_public_name_is_there():
     page = run_files.write_outcomes_page()
-    assert all(f"`{name}`" in page for name in (*run_files.OUTCOME_COLUMNS, *run_files.VIEW_CSV_COLUMNS))
+    columns = (
+        *run_files.OUTCOME_COLUMNS,
+        *run_files.VIEW_CSV_COLUMNS,
+        *run_files.CLASS_COLUMNS,
+        *run_files.CONFUSION_COLUMNS,
+    )
+    assert all(f"`{name}`" in page for name in columns)
     python = python_api.write_python_page()
     assert all(name == "__version__" or f"robustbench_local.{name}" in python for name in rbl.__all__)
 

@@ -138,7 +138,7 @@ def test_a_network_that_fails_is_asked_through_its_last_layer(data):
         (np.zeros((2, 3, 8, 8), dtype=np.int64), [0, 1], "must be float32"),
         (np.zeros((2, 8, 8, 3)), [0, 1], "permute"),
         (np.zeros((2, 3, 8, 8)), [0.5, 1.0], "labels must be class indices"),
-        (np.zeros((2, 3, 8, 8)), [0], "2 images, 1 labels"),
+        (np.zeros((2, 3, 8, 8)), [0], "2 images, 1 label"),
         (np.zeros((2, 3, 8, 8)), [0, 9], "label 9|9"),
     ],
 )

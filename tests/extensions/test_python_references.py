@@ -302,7 +302,7 @@ DATA = {
     "exits": ("raise SystemExit(3)", "raised SystemExit"),
     "returns one": ("return torch.zeros(2, 3, 8, 8)", "returned a Tensor, not a Dataset or a pair"),
     "returns bytes": ("return torch.full((2, 3, 8, 8), 200.0), [0, 1]", "look like 0..255"),
-    "returns labels": ("return torch.zeros(2, 3, 8, 8), [0]", "2 images, 1 labels"),
+    "returns labels": ("return torch.zeros(2, 3, 8, 8), [0]", "2 images, 1 label"),
 }
 
 

@@ -118,7 +118,7 @@ def test_f38_to_f41_together_are_counted(folder):
 def test_f42_grey_among_colours(folder):
     save_picture(folder / "cat" / "0.png", mode="L")
     source = f"folder:{folder}"
-    complaint(DataError, 3, r"1 of 6 images are gray", r"cat/0\.png", "gray_to_rgb: true", source=source)
+    complaint(DataError, 3, r"1 of 6 images is gray", r"cat/0\.png", "gray_to_rgb: true", source=source)
     data = load_dataset(source, gray_to_rgb=True)
     assert torch.equal(data.images[0, 0], data.images[0, 1])
     assert "1 image: gray, repeated to RGB" in data.notes

@@ -66,7 +66,7 @@ def dripping(request):
 def test_a_service_that_drips_runs_out_of_time(dripping):
     endpoint = {"timeout": 0.4, "retries": 0}
     classifier = load_classifier(dripping.url, num_classes=3, endpoint=endpoint)
-    with pytest.raises(ModelTimeoutError, match=r"does not answer, in 1 tries: timed out"):
+    with pytest.raises(ModelTimeoutError, match=r"does not answer, in 1 try: timed out"):
         classifier(torch.rand(2, 3, 4, 4))
 
 

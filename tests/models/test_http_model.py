@@ -62,7 +62,7 @@ def test_a_busy_service_is_asked_again_and_not_for_ever(service: SampleService):
 
 def test_a_slow_or_absent_service_is_given_up(service: SampleService):
     service.delay = 0.5
-    with pytest.raises(UnreachableError, match="in 1 tries: timed out"):
+    with pytest.raises(UnreachableError, match="in 1 try: timed out"):
         service.load(endpoint={"timeout": 0.1, "retries": 0})(IMAGES)
     nowhere = service.url.replace("/predict", "")
     service.server.socket.close()
@@ -83,7 +83,7 @@ def test_a_slow_or_absent_service_is_given_up(service: SampleService):
         ((200, b'{"scores": "high"}', {}), ModelError, "holds 'high', not numbers"),
         ((200, b'{"scores": [[1], [2, 3]]}', {}), ModelError, "not numbers"),
         ((200, b'{"scores": [[1, 2, 3]]}', {}), ModelError, r"has the shape \(1, 3\) for 5 images"),
-        ((200, b'{"scores": [[1],[1],[1],[1],[1]]}', {}), ModelError, "has 1 outputs, but 3 classes"),
+        ((200, b'{"scores": [[1],[1],[1],[1],[1]]}', {}), ModelError, "has 1 output, but 3 classes"),
     ],
 )
 def test_an_answer_that_is_none_is_one_clear_line(

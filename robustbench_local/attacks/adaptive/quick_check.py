@@ -15,6 +15,7 @@ from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
 from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import build_objective
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ModelError
 from robustbench_local.threats.lp_ball import compute_steepest_step
 
@@ -98,7 +99,9 @@ def _check_slopes(inputs: AttackInputs) -> tuple[str, ...]:
     is_wrong = ~((change - predicted).abs() <= MAX_SLOPE_ERROR * predicted)  # NaN and zero slopes are wrong
     doubts = []
     if bool(is_wrong.any()):
-        doubts.append(f"the slope along the gradient is wrong on {int(is_wrong.sum())} images")
+        doubts.append(
+            f"the slope along the gradient is wrong on {format_count(int(is_wrong.sum()), 'image')}"
+        )
     if bool((torch.softmax(logits, dim=1).amax(dim=1) == 1).any()):
         doubts.append("the softmax is saturated")
     with torch.no_grad():

@@ -15,6 +15,7 @@ from robustbench_local.attacks.core.objective import build_objective
 from robustbench_local.attacks.core.search import PointEvaluation, Search
 from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
 from robustbench_local.classifier import Access, Classifier
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream, sample_uniform_at
 from robustbench_local.threats.lp_ball import project_to_box, reshape_for_broadcast
@@ -88,8 +89,9 @@ class SPSA(EngineAttack):
         reach = self.steps * self.step_size
         if threat.norm != "Linf" or 2 * reach >= threat.eps:
             return []
+        steps = f"{format_count(self.steps, 'step')} of {self.step_size:.4g}"
         return [
-            f"SPSA's {self.steps} steps of {self.step_size:.4g} do not go half the way to {threat.eps:.4g}"
+            f"SPSA's {steps} {choose_form(self.steps, 'does', 'do')} not go half the way to {threat.eps:.4g}"
         ]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.subsample import choose_images
 from robustbench_local.defenses.recipes.base import Recipe
@@ -122,7 +123,9 @@ def _count_steps(training: Dataset, recipe: Recipe) -> int:
     steps = len(training) // recipe.batch_size
     if steps == 0:
         raise DataError(
-            f"{len(training)} images are fewer than a batch of {recipe.batch_size}",
+            f"{format_count(len(training), 'image')} {choose_form(len(training), 'is', 'are')} "
+            "fewer than a batch "
+            f"of {recipe.batch_size}",
             where=training.name,
             remedy="lower batch_size",
         )

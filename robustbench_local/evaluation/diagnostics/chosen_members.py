@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustbench_local.attacks.adaptive.findings import ModelFindings, PartFinding
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.diagnostic import (
     TOO_SMALL_REASON,
@@ -46,7 +47,8 @@ class ChosenMembers(Diagnostic):
             status="warn",
             sentence=f"The model is an ensemble that chooses among its {len(members)} networks "
             f"({', '.join(names)}), each of which gives its label on at least {agreement:.0%} of "
-            f"{found.images} images: gradients see only the chosen one, and attacks that follow them may be "
+            f"{format_count(found.images, 'image')}: gradients see only the chosen one, and "
+            "attacks that follow them may be "
             "too weak.",
             value=float(len(names)),
             limit=0.0,

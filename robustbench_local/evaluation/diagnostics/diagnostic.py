@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.store.diagnostic_records import (
     TOO_SMALL_REASON,
@@ -81,7 +82,7 @@ def build_unread(reason: str) -> Reading:
 
 def format_images(count: int, n: int) -> str:
     """Format ``3 of 16 images``, and ``all 16 images`` where none is missing."""
-    images = f"{n:,} image{'' if n == 1 else 's'}"
+    images = format_count(n, "image")
     return f"all {images}" if count == n > 1 else f"{count:,} of {images}"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.diagnostic import (
     TOO_SMALL_REASON,
@@ -103,7 +104,10 @@ class InputForm(Diagnostic):
         if chance > MAX_CHANCE:
             return Reading(
                 status="ok",
-                sentence=f"No other form of {n:,} images, such as reversed channels, is classified better.",
+                sentence=(
+                    f"No other form of {format_count(n, 'image')}, such as reversed channels, "
+                    "is classified better."
+                ),
                 value=chance,
                 limit=MAX_CHANCE,
                 n=n,

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ModelTimeoutError, StorageError
 from robustbench_local.evaluation.execution.model_diagnosis import diagnose_plan
 from robustbench_local.evaluation.execution.model_notes import save_model_notes
@@ -108,13 +109,17 @@ class _CellRunner:
         except StorageError:
             raise
         except ModelTimeoutError as overdue:
-            progress = f"{self.counts.n} of {self.cell.record.images} images done"
+            progress = f"{self.counts.n} of {format_count(self.cell.record.images, 'image')} done"
             self._finish_cell("timeout", f"{progress}: {format_error_line(overdue)}")
         except Exception as failure:  # noqa: BLE001 - a cell's failure is a result, not the run's end
             self._finish_cell("error", format_error_line(failure))
         else:
             errors = self.counts.errors
-            problem = f"{errors} of {self.counts.n} images could not be evaluated" if errors else None
+            problem = (
+                f"{errors} of {format_count(self.counts.n, 'image')} could not be evaluated"
+                if errors
+                else None
+            )
             self._warn_about_gradients()
             self._finish_cell("partial" if errors else "done", problem)
 
@@ -129,13 +134,15 @@ class _CellRunner:
         if counts.nonfinite_gradients:
             self._add_warning(
                 f"{self._format_cell()}: gradients had NaN or infinite entries on "
-                f"{counts.nonfinite_gradients} of {counts.n} images; these entries were removed where "
+                f"{counts.nonfinite_gradients} of {format_count(counts.n, 'image')}; these entries "
+                "were removed where "
                 "they arise"
             )
         if counts.missing_gradients:
             self._add_warning(
                 f"{self._format_cell()}: gradients were zero or not confirmed on "
-                f"{counts.missing_gradients} of {counts.n} images; add a margin loss or a black-box attack"
+                f"{counts.missing_gradients} of {format_count(counts.n, 'image')}; add a margin "
+                "loss or a black-box attack"
             )
 
     def _run_job(self) -> None:
@@ -220,7 +227,7 @@ class _CellRunner:
 
     def _abort_hung_model(self, why: str) -> None:
         """Record the cell as timed out and exit the process where that is allowed; runs in another thread."""
-        progress = f"{self.counts.n} of {self.cell.record.images} images done"
+        progress = f"{self.counts.n} of {format_count(self.cell.record.images, 'image')} done"
         self._finish_cell("timeout", f"{progress}: {self.cell.subject}: {why}, and it cannot be interrupted")
         if self.exit_process is not None:
             self.exit_process()

@@ -54,6 +54,13 @@ class DataEntry(StrictModel):
     """Name of the array of bounding boxes, which may stand in for masks; by default ``box`` or ``boxes``."""
     groups_key: str | None = None
     """Name of the array that says which physical object an image shows; by default ``track`` or ``group``."""
+    groups: str | None = None
+    """Which images show the same object: ``folder`` for the folders inside the class folders, a CSV file with
+    the columns ``image`` and ``group``, or ``none`` for independent images. Intervals, comparisons and gates
+    are over groups. By default the source says it."""
+    group_pattern: str | None = None
+    """Regular expression; what it matches in an image's id names the group within its class. Training keeps
+    all images of a group on one side of the split."""
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """The value that means white, where the data type does not say it, such as 255 for int64."""
 
@@ -70,6 +77,3 @@ class TrainingEntry(DataEntry):
     """Share of each class that is held out for validation where there is no validation split."""
     val_limit: Annotated[int, Field(ge=1)] = 1000
     """Largest number of images of a validation split."""
-    group_pattern: str | None = None
-    """Regular expression; what it matches in an image's id names the physical object. All images of an
-    object stay on one side of the split."""

@@ -19,7 +19,13 @@ from pydantic import (
 from robustbench_local.classifier.abstention import parse_abstention
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Precision
 from robustbench_local.config.display_names import check_display_name
-from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound, TrustPolicy
+from robustbench_local.config.gate_choices import (
+    CLASS_METRICS,
+    GateLevel,
+    GateMetric,
+    IntervalBound,
+    TrustPolicy,
+)
 from robustbench_local.config.strict_yaml import StrictModel, parse_yaml, read_yaml, validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.data_entries import DataEntry, Size, TrainingEntry
@@ -205,6 +211,8 @@ class GateEntry(StrictModel):
     """Id of the model; by default every model must pass."""
     defense: str | None = None
     """Name of the defense; by default every defense must pass."""
+    true_class: str | int | None = None
+    """Judge only the images of this class: its name, the beginning of its name, or its index."""
     min: Limit | None = None
     """Smallest allowed value."""
     max: Limit | None = None
@@ -234,6 +242,8 @@ class GateEntry(StrictModel):
             raise ValueError("a gate needs either min or max")
         if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
             raise ValueError("a gate needs a threat such as linf-8, or an attack")
+        if self.true_class is not None and self.metric not in CLASS_METRICS:
+            raise ValueError(f"a gate on {self.metric} takes no true_class")
         if (self.metric == "resubmission_success") != (self.tries is not None):
             raise ValueError("resubmission_success needs tries, and no other metric takes it")
         if self.metric == "resubmission_success" and self.max is None:

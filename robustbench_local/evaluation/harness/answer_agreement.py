@@ -16,6 +16,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.state_guard import RandomStates, seed_everything
 from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.classifier.wrapper import find_innermost
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ModelError
 
 MAX_COMPARED_IMAGES = 4
@@ -74,7 +75,8 @@ class AgreementCounts:
             )
         if _has_too_many_disagreements(self.disagreements, self.compared):
             raise ModelError(
-                f"remembers: after the attack it answers {self.disagreements} of {self.compared} images "
+                f"remembers: after the attack it answers {self.disagreements} of "
+                f"{format_count(self.compared, 'image')} "
                 "otherwise than a fresh copy",
                 where=name,
                 remedy="let its forward keep nothing: an attack on what remembers says nothing",

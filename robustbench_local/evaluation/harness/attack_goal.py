@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.config.cards import CardThreat
-from robustbench_local.data.class_labels import resolve_classes
+from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.subsample import choose_images
 from robustbench_local.threats.threat_model import ThreatModel, is_target

@@ -13,6 +13,7 @@ import torch
 
 from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.classifier.stochastic import with_attack_seed
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import InvariantError, ModelError, ModelTimeoutError, UnreachableError
 from robustbench_local.evaluation.harness.job import (
     AttackFailedError,
@@ -192,7 +193,7 @@ class _BatchQueue:
         half = (at_once + 1) // 2
         if half == at_once:
             return False
-        self.notify(f"{why} with {at_once} images: going on with {half} at a time")
+        self.notify(f"{why} with {format_count(at_once, 'image')}: going on with {half} at a time")
         self.batch_size = half
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -208,7 +209,7 @@ class _BatchQueue:
 
 
 def _format_image_count(positions: list[int]) -> str:
-    return "one image" if len(positions) == 1 else f"{len(positions)} images"
+    return "one image" if len(positions) == 1 else format_count(len(positions), "image")
 
 
 def _build_model_error(work: Job, loss: WorkerLostError, more: str = "") -> ModelError:

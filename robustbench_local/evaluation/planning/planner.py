@@ -13,8 +13,10 @@ import torch
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.classifier.wrapper import find_innermost
 from robustbench_local.config.cards import Card
+from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.look_alikes import UNDECLARED_HINT
 from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.cells import build_cells
@@ -38,10 +40,13 @@ from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubje
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
 from robustbench_local.extensions.code_permission import permit_code
+from robustbench_local.store.image_groups import GROUPS_KEY
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
 VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
+_GROUP_KEYS = ("groups", "group_pattern", "groups_key")
+"""Keys of the data that decide intervals only."""
 
 
 def make_plan(
@@ -107,6 +112,7 @@ def _build_plan(
         data = load()
     loader = ModelLoader(options=options, device=device, base_folder=base_folder, data=data)
     models, subjects = _load_subjects(grid, defenses, loader)
+    _check_gate_classes(grid, subjects)
     identity = _build_identity(
         grid, data, {str(subject): subject for subject in (*models.values(), *subjects)}, cards
     )
@@ -174,6 +180,15 @@ def _load_subjects(
     return models, subjects
 
 
+def _check_gate_classes(grid: Grid, subjects: Sequence[EvaluationSubject]) -> None:
+    """Refuse a gate on a class that a model does not have, before the first attack."""
+    for gate in grid.gates:
+        concerned = (subject for subject in subjects if gate.model in {None, subject.id})
+        if gate.true_class is not None:
+            for subject in concerned:
+                resolve_classes([gate.true_class], subject.data.class_names)
+
+
 def load_data(grid: Grid, base: Path) -> Dataset:
     """Load the images of the grid."""
     entry = grid.data
@@ -202,6 +217,7 @@ def _build_identity(
     for model in content["models"]:
         if model["endpoint"]:
             model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
+    content["data"] = {key: value for key, value in content["data"].items() if key not in _GROUP_KEYS}
     flat = dict(_flatten_content({key: content[key] for key in VERDICT_KEYS}))
     flat["data digest"] = data.compute_digest()
     for name, subject in subjects.items():
@@ -257,7 +273,10 @@ def _build_description(
             "notes": list(data.notes),
             "drawn": grid.data.source == "signs",
             "digest": data.compute_digest(),
+            "groups": len(set(data.group_by_image.values())) or None,
+            "undeclared_groups": next((note for note in data.notes if note.endswith(UNDECLARED_HINT)), None),
         },
+        GROUPS_KEY: data.group_by_image,
         "models": [subject.description for subject in subjects],
         "gates": [gate.model_dump(mode="json") for gate in grid.gates],
         "severity": resolve_severity(grid, subjects),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robustbench_local.data.class_labels import resolve_classes
+from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.evaluation.planning.plan import EvaluationSubject

@@ -9,6 +9,7 @@ from typing import Any
 
 from robustbench_local.config.cards import Card, ClassEntry
 from robustbench_local.config.display_names import MAX_DISPLAY_NAME_CHARACTERS
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.number_parser import format_radius
 
 MAX_LABEL_CHARACTERS = 90
@@ -188,7 +189,7 @@ def _format_goal(card: Card, class_names: Sequence[str]) -> str:
 def _format_classes(word: str, classes: Iterable[ClassEntry], class_names: Sequence[str]) -> str:
     named = list(classes)
     if len(named) != 1:
-        return f"{word} {len(named)} classes" if named else f"{word} any class"
+        return f"{word} {format_count(len(named), 'class')}" if named else f"{word} any class"
     [entry] = named
     if isinstance(entry, int):
         known = class_names[entry] if 0 <= entry < len(class_names) else str(entry)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.split import group_by_pattern, hold_out
+from robustbench_local.data.split import hold_out
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.grid.data_entries import DataEntry
 from robustbench_local.evaluation.harness.outcome import hash_image
@@ -28,7 +29,6 @@ class TrainingDataSpec:
         validation_share: Validation share of each class.
         max_validation_images: Maximum number of validation images.
         test_source: Source of the test images; None: the data's own test split, if any.
-        group_pattern: Regular expression that extracts the identity of the shown object from an image's id.
     """
 
     entry: DataEntry
@@ -36,7 +36,6 @@ class TrainingDataSpec:
     validation_share: float = 0.1
     max_validation_images: int = 1000
     test_source: str | None = None
-    group_pattern: str | None = None
 
 
 def load_training_images(
@@ -59,8 +58,6 @@ def load_training_images(
     """
     entry = spec.entry
     training = _load_entry(entry, seed, base)
-    if spec.group_pattern is not None:
-        training = group_by_pattern(training, spec.group_pattern)
     sources = {"training": f"{entry.source}, {entry.split}"}
     validation = _load_split(entry, spec.validation_source, "val", spec.max_validation_images, seed, base)
     if validation is None:
@@ -103,7 +100,8 @@ def _check_overlap(
     for part, (data, named) in parts.items():
         digests = [] if data is None else hash_images(data)
         shared = sum(mark in known for mark in digests)
-        what = f"{shared} of its {len(digests)} images are {before} images too"
+        verb, noun = choose_form(shared, "is a", "are"), choose_form(shared, "image", "images")
+        what = f"{shared} of its {format_count(len(digests), 'image')} {verb} {before} {noun} too"
         if shared and named is not None:
             remedy = f"name other {part} images, or none"
             raise DataError(what, where=f"{part} images {sources[part]}", remedy=remedy)
@@ -119,7 +117,9 @@ def _copy_class_names(data: Dataset, named: Dataset) -> Dataset:
         data.has_class_names and data.class_names != named.class_names
     ):
         raise DataError(
-            f"its {data.num_classes} classes are not the {named.num_classes} of {named.name}",
+            f"its {format_count(data.num_classes, 'class')} "
+            f"{choose_form(data.num_classes, 'is', 'are')} not the "
+            f"{named.num_classes} of {named.name}",
             where=data.name,
             remedy="use images of the same classes, in the same order",
         )
@@ -131,6 +131,7 @@ def _load_split(
 ) -> Dataset | None:
     """Load validation or test images from their own source or another split; None if there is none."""
     changed: dict[str, Any] = {"split": split, "limit": limit, "source": source or entry.source}
+    changed |= {"groups": None, "group_pattern": None}  # they are about the training images
     split_entry = entry.model_copy(update=changed)
     if source is not None:
         return _load_entry(split_entry, seed, base)

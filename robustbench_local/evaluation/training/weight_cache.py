@@ -16,6 +16,7 @@ import torch
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.config.cards import Card
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes.base import Recipe
@@ -93,7 +94,10 @@ class WeightCache:
         start = self._load_initial_network(entry, loaded_classifier, recipe)
         key = self._compute_key(start, card, recipe, images)
         weights = self.folder / f"{card.base_name}-{key[:16]}.safetensors"
-        what = f"{model} by {card.name}, {recipe.epochs} epochs on {len(images.training):,} images"
+        what = (
+            f"{model} by {card.name}, {format_count(recipe.epochs, 'epoch')} on "
+            f"{format_count(len(images.training), 'image')}"
+        )
         if not weights.exists():
             if self.is_dry_run:
                 return self._add_overlap_note(
@@ -155,7 +159,6 @@ class WeightCache:
             validation_source=entry.val,
             validation_share=entry.val_share,
             max_validation_images=entry.val_limit,
-            group_pattern=entry.group_pattern,
         )
         seed = self.grid.seed if entry.seed is None else entry.seed
         images, sources = load_training_images(wanted, seed=seed, base=self.base)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from robustbench_local.cluster_statistics import estimate_image_share
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 from robustbench_local.store import AUTOATTACK_STAGES
 
 
@@ -55,26 +57,35 @@ def build_adaptive_cells(evidence: Evidence) -> Iterator[AdaptiveCell]:
 
 def _build_cell(cell: CellResult) -> AdaptiveCell:
     description: Mapping[str, Any] = {} if cell.adaptation is None else cell.adaptation.description
-    count, images = Counter(cell.successful_stages.values()), cell.tally.clean_correct
+    count = Counter(cell.successful_stages.values())
     planned = [str(step["label"]) for step in description.get("steps", ())] or list(AUTOATTACK_STAGES)
     names = [*planned, *sorted(set(count) - set(planned))]
-    extra = sum(number for name, number in count.items() if name not in AUTOATTACK_STAGES)
     return AdaptiveCell(
         cell=cell,
         steps=tuple(
             StepResult(
                 name=name,
-                first_successes=compute_clopper_pearson(count[name], images),
+                first_successes=_estimate_share(cell, {name}),
                 is_extra=name not in AUTOATTACK_STAGES,
             )
             for name in names
         ),
-        extra_successes=compute_clopper_pearson(extra, images),
+        extra_successes=_estimate_share(cell, set(count) - set(AUTOATTACK_STAGES)),
         look_images=0 if cell.adaptation is None else cell.adaptation.images,
         look_passes=_count_look_passes(cell),
         attack_passes=(cell.tally.forward_passes, cell.tally.backward_passes),
         reason=_explain_steps(cell, planned, description),
     )
+
+
+def _estimate_share(cell: CellResult, stages: Collection[str]) -> Estimate:
+    """Estimate the share of the correctly classified images on which one of these steps succeeded first."""
+    marks = {
+        image: cell.successful_stages.get(image) in stages
+        for image, verdict in cell.verdicts.items()
+        if verdict.clean_correct
+    }
+    return estimate_image_share(marks, cell.groups)
 
 
 def _count_look_passes(cell: CellResult) -> tuple[int, int]:
@@ -90,7 +101,8 @@ def _explain_steps(cell: CellResult, planned: list[str], description: Mapping[st
     if adaptation.problem:
         return f"Not adapted, so only AutoAttack's stages ran: {adaptation.problem}."
     passes = (
-        f"{adaptation.forward_passes + adaptation.backward_passes:,} passes on {adaptation.images} images"
+        f"{format_count(adaptation.forward_passes + adaptation.backward_passes, 'pass')} on "
+        f"{format_count(adaptation.images, 'image')}"
     )
     if all(name in AUTOATTACK_STAGES for name in planned):
         return f"A look at the model ({passes}) found nothing that misleads AutoAttack: its stages ran alone."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from robustbench_local.counted_nouns import choose_form
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.trust import select_diagnostics
@@ -42,7 +43,7 @@ def describe_partial_overlap(evidence: Evidence) -> Iterator[str]:
 def _format_overlap(worst: WorstCase) -> str:
     common = len(worst.verdicts)
     kept = sum(verdict.robust for verdict in worst.any_attack_verdicts.values())
-    share = f"{kept} of all {len(worst.any_attack_verdicts)} are robust so far"
+    share = f"{kept} of all {len(worst.any_attack_verdicts)} {choose_form(kept, 'is', 'are')} robust so far"
     return (
         f"{isolate_direction(str(worst.subject))} ({format_count(common, 'image')} attacked by all; {share})"
     )
@@ -60,7 +61,8 @@ def describe_breaks_by_other_attacks(evidence: Evidence) -> Iterator[str]:
             f"{isolate_direction(str(worst_case.subject))}"
         )
         why = (
-            f"are misclassified on candidates of {names} inside the same ball, and under none of the "
+            f"{choose_form(len(worst_case.other_breaking_attacks), 'is', 'are')} misclassified on "
+            f"candidates of {names} inside the same ball, and under none of the "
             f"attacks themselves"
         )
         text = f"Counted as not robust under {worst_case.threat}: {what} {why}."

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.robustness_curves import (
@@ -22,7 +23,7 @@ from robustbench_local.reports.formatting.text import (
     isolate_direction,
     join_in_sentence,
 )
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 
 CURVE_STEPS_PER_MARK = 8
 """Steps of a curve from one mark to the next, if each image has its own certified radius."""
@@ -87,8 +88,7 @@ class CertifiedCell:
     def points(self) -> tuple[tuple[float, Estimate], ...]:
         """(radius, certified accuracy over all images), by ascending radius; the accuracy never rises."""
         return tuple(
-            (end, compute_clopper_pearson(sum(marks.values()), len(marks)))
-            for end, marks in self.marks_by_radius
+            (end, estimate_image_share(marks, self.cell.groups)) for end, marks in self.marks_by_radius
         )
 
 
@@ -174,12 +174,24 @@ def _build_panel(evidence: Evidence, norm: str, rows: Sequence[CertifiedCell]) -
             continue
         every = CURVE_STEPS_PER_MARK if len(levels) > CURVE_STEPS_PER_MARK else 1
         outlines.append(
-            CurveData(subject=subject, marks_by_radius=levels, mark_interval=every, value_name="certified")
+            CurveData(
+                subject=subject,
+                marks_by_radius=levels,
+                mark_interval=every,
+                value_name="certified",
+                groups=evidence.groups,
+            )
         )
         attacked = _collect_attacked_marks(evidence, subject, norm)
         if attacked and all(row.cell.record.concerns == "model" for row in own):
             outlines.append(
-                CurveData(subject=subject, marks_by_radius=attacked, value_name="under attack", dotted=True)
+                CurveData(
+                    subject=subject,
+                    marks_by_radius=attacked,
+                    value_name="under attack",
+                    dotted=True,
+                    groups=evidence.groups,
+                )
             )
     label = rows[0].cell.family_label + _format_sigma(rows[0])
     return CurvePanel(

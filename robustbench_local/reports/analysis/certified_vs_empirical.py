@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.worst_case import WorstCase
@@ -14,7 +15,7 @@ from robustbench_local.reports.formatting.text import (
     isolate_direction,
     join_in_sentence,
 )
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 
 ACCURACY_BOUNDS_EXPLANATION = (
     "Certified accuracy, and robust accuracy in the worst case over attacks, on the same images. The true "
@@ -133,8 +134,8 @@ def _build_bounds(worst: WorstCase, proofs: Sequence[CellResult]) -> RobustAccur
     images = [image for image in worst.verdicts if all(image in cell.verdicts for cell in proofs)]
     if not (proofs and images):
         return None
-    verified = sum(any(cell.verdicts[image].robust for cell in proofs) for image in images)
-    empirical = sum(worst.verdicts[image].robust for image in images)
+    verified = {image: any(cell.verdicts[image].robust for cell in proofs) for image in images}
+    empirical = {image: worst.verdicts[image].robust for image in images}
     return RobustAccuracyBounds(
         subject=worst.subject,
         threat=worst.threat,
@@ -142,8 +143,8 @@ def _build_bounds(worst: WorstCase, proofs: Sequence[CellResult]) -> RobustAccur
         attacks=worst.attacks,
         certificate_labels=tuple(cell.label for cell in proofs),
         attack_labels=worst.attack_labels,
-        certified_accuracy=compute_clopper_pearson(verified, len(images)),
-        empirical_accuracy=compute_clopper_pearson(empirical, len(images)),
+        certified_accuracy=estimate_image_share(verified, worst.groups),
+        empirical_accuracy=estimate_image_share(empirical, worst.groups),
     )
 
 

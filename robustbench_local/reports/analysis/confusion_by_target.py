@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
@@ -14,7 +15,7 @@ from robustbench_local.reports.analysis.misclassification_severity import (
 )
 from robustbench_local.reports.analysis.pairwise import describe_success_comparisons
 from robustbench_local.reports.analysis.per_target import find_goal_parts
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 from robustbench_local.store import OutcomeRecord, RunStore
 
 PIXEL_ATTACK_LIMITS = (
@@ -123,7 +124,7 @@ def _build_matrix(store: RunStore, evidence: Evidence, cells: Sequence[CellResul
         rows=tuple(rows),
         excluded_count=first.excluded,
         severity_rule=costs.rule if costs else "",
-        comparisons=tuple(describe_success_comparisons(reached)),
+        comparisons=tuple(describe_success_comparisons(reached, evidence.groups)),
     )
 
 
@@ -185,7 +186,7 @@ def _build_row(
         nonfinite_count=broken - hits.total(),
         other_class_count=elsewhere,
         robust_count=len(correct) - broken - elsewhere,
-        attack_success=compute_clopper_pearson(broken, len(correct)),
+        attack_success=estimate_image_share({row.image: row.broken for row in correct}, cell.groups),
         problem=None if cell.is_done else f"{cell.reported_status}: {cell.problem or 'no result'}",
         severity=compute_severity(costs, readings) if costs and readings else None,
     )

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate, compute_clopper_pearson, round_figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,23 +105,24 @@ def _select_common_images(cells: Sequence[CellResult]) -> list[str]:
 
 def _compute_clean_accuracy(cells: Sequence[CellResult], images: Sequence[str]) -> Estimate:
     met = [cell.verdicts for cell in cells if cell.is_done]
-    correct = sum(all(one[image].clean_correct for one in met) for image in images)
-    return compute_clopper_pearson(correct, len(images))
+    marks = {image: all(one[image].clean_correct for one in met) for image in images}
+    return estimate_image_share(marks, cells[0].groups)
 
 
 def _build_entry(cell: CellResult, images: Sequence[str]) -> HeatMapEntry:
     """Build accuracy over these images, or over the cell's own if there are no common images."""
     share = cell.robust_accuracy
     if cell.is_done and images:
-        share = compute_clopper_pearson(sum(cell.verdicts[image].robust for image in images), len(images))
+        share = estimate_image_share({image: cell.verdicts[image].robust for image in images}, cell.groups)
     return HeatMapEntry(estimate=share, status_text=format_status(cell), reason=cell.problem or "")
 
 
 def _compute_mean_entry(squares: Sequence[HeatMapEntry]) -> HeatMapEntry:
     """Compute the mean of shares over the same images.
 
-    Its interval is that of one share of as many images with this value. A mean of several shares varies less
-    between samples than one share, so the interval is conservative.
+    Its interval is that of one share of as many images with this value; over groups of images, the mean of
+    the shares' own intervals. A mean of several shares varies less between samples than one share, so the
+    interval is conservative.
     """
     known = [square.estimate for square in squares if square.estimate.is_known]
     if not known:
@@ -130,11 +132,18 @@ def _compute_mean_entry(squares: Sequence[HeatMapEntry]) -> HeatMapEntry:
     value = math.fsum(estimate.value for estimate in known) / len(known)
     count = min(estimate.n for estimate in known)
     hits = round(value * count, 6)
-    low, high = (
-        compute_clopper_pearson(math.floor(hits), count).low,
-        compute_clopper_pearson(math.ceil(hits), count).high,
-    )
+    groups = min(estimate.groups for estimate in known)
+    if groups:
+        low, high = (
+            round_figure(math.fsum(ends) / len(known))
+            for ends in zip(*((estimate.low, estimate.high) for estimate in known), strict=True)
+        )
+    else:
+        low = compute_clopper_pearson(math.floor(hits), count).low
+        high = compute_clopper_pearson(math.ceil(hits), count).high
     reason = f"mean of {len(known)} of {len(squares)}" if len(known) < len(squares) else ""
     return HeatMapEntry(
-        estimate=Estimate(value=value, low=low, high=high, n=count), status_text="", reason=reason
+        estimate=Estimate(value=value, low=low, high=high, n=count, groups=groups),
+        status_text="",
+        reason=reason,
     )

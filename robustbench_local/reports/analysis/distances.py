@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from robustbench_local.cluster_statistics import Groups, compute_image_quartiles, estimate_image_share
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import (
     CellResult,
@@ -15,7 +16,7 @@ from robustbench_local.reports.analysis.evidence import (
 )
 from robustbench_local.reports.analysis.family_labels import build_family_labels
 from robustbench_local.reports.analysis.robustness_curves import CurveData, CurvePanel, build_common_curves
-from robustbench_local.statistics import Estimate, Quartiles, compute_clopper_pearson, compute_quartiles
+from robustbench_local.statistics import Estimate, Quartiles, compute_quartiles
 
 CURVE_STEPS = 32
 """Number of radii of a curve above 0, up to eps."""
@@ -48,6 +49,8 @@ class AttackDistances:
 
     radii: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> distance of the adversarial example, as in ``CellResult``."""
+    groups: Groups = field(default_factory=dict, repr=False)
+    """Group of each image; empty if the images are independent."""
 
     @property
     def is_nearest(self) -> bool:
@@ -89,6 +92,7 @@ class DistanceGroup:
                     (step, _mark_robust_images(step, one.radii)) for step in _compute_radii(self.threat.eps)
                 ],
                 mark_interval=_STEPS_PER_MARK,
+                groups=one.groups,
             )
             for one in shown
         ]
@@ -114,7 +118,7 @@ def measures_distance(cell: CellResult) -> bool:
 
 def compute_attack_distances(cell: CellResult) -> AttackDistances:
     """Compute the distances of the attack of a done cell."""
-    return _build_attack_distances(cell.subject, cell.record.attack, cell.label, cell.radii, cell.record.eps)
+    return _build_attack_distances(cell, cell.record.attack, cell.label, cell.radii)
 
 
 def compute_nearest_radii(cells: Sequence[CellResult]) -> dict[str, float]:
@@ -137,40 +141,40 @@ def compute_nearest_quartiles(cells: Sequence[CellResult]) -> Quartiles:
         for cell in cells
         for image in cell.radii
     }
-    whole, met = compute_radius_quartiles(all_radii.values()), compute_radius_quartiles(common.values())
+    groups = cells[0].groups
+    whole, met = compute_radius_quartiles(all_radii, groups), compute_radius_quartiles(common, groups)
     if all(image in common or not radius for image, radius in all_radii.items()):
         return whole
     if not met.is_known:
         return replace(whole, low=0.0)
-    half = [
-        compute_radius_quartiles(radii, level=0.975).high for radii in (common.values(), all_radii.values())
-    ]
+    half = [compute_radius_quartiles(radii, groups, level=0.975).high for radii in (common, all_radii)]
     stated = min(met, whole, key=lambda quartiles: quartiles.median)
     return replace(stated, low=min(met.low, whole.low), high=min(half))
 
 
-def compute_radius_quartiles(radii: Collection[float], *, level: float = 0.95) -> Quartiles:
+def compute_radius_quartiles(radii: Mapping[str, float], groups: Groups, *, level: float = 0.95) -> Quartiles:
     """Compute quartiles of the distance over the correctly classified images."""
-    return compute_quartiles([radius for radius in radii if radius > 0], level)
+    return compute_image_quartiles(
+        {image: radius for image, radius in radii.items() if radius > 0}, groups, level
+    )
 
 
-def compute_accuracy_curve(radii: Collection[float], eps: float) -> tuple[tuple[float, Estimate], ...]:
+def compute_accuracy_curve(
+    radii: Mapping[str, float], eps: float, groups: Groups
+) -> tuple[tuple[float, Estimate], ...]:
     """Compute robust accuracy at radii from 0 to eps; an image is robust below its own radius.
 
     Args:
         radii: One per image: 0 if it is misclassified clean, infinite without success.
         eps: The largest radius, above 0.
+        groups: Group of each image; empty if the images are independent.
     """
     steps = _compute_radii(eps)
-    return tuple((step, _estimate_robust_share(step, radii)) for step in steps)
+    return tuple((step, estimate_image_share(_mark_robust_images(step, radii), groups)) for step in steps)
 
 
 def _compute_radii(eps: float) -> list[float]:
     return [eps * step / CURVE_STEPS for step in range(CURVE_STEPS + 1)]
-
-
-def _estimate_robust_share(step: float, radii: Collection[float]) -> Estimate:
-    return compute_clopper_pearson(sum(_is_robust_at(step, radius) for radius in radii), len(radii))
 
 
 def _mark_robust_images(step: float, radii: Mapping[str, float]) -> dict[str, bool]:
@@ -210,21 +214,23 @@ def _compute_model_distances(cells: Sequence[CellResult], labels: Mapping[str, s
     ]
     return [
         *compared,
-        _build_attack_distances(cells[0].subject, None, NEAREST_LABEL, nearest, cells[0].record.eps),
+        _build_attack_distances(cells[0], None, NEAREST_LABEL, nearest),
     ]
 
 
 def _build_attack_distances(
-    subject: EvaluatedModel, attack: str | None, label: str, radii: Mapping[str, float], eps: float
+    cell: CellResult, attack: str | None, label: str, radii: Mapping[str, float]
 ) -> AttackDistances:
+    """Build the distances of one attack, or the nearest over several, of which ``cell`` is one."""
     return AttackDistances(
-        subject=subject,
+        subject=cell.subject,
         attack=attack,
         label=label,
-        quartiles=compute_radius_quartiles(radii.values()),
+        quartiles=compute_radius_quartiles(radii, cell.groups),
         unbroken_count=sum(math.isinf(radius) for radius in radii.values()),
-        points=compute_accuracy_curve(radii.values(), eps),
+        points=compute_accuracy_curve(radii, cell.record.eps, cell.groups),
         radii=radii,
+        groups=cell.groups,
     )
 
 

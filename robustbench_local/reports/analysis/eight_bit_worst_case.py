@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from robustbench_local.cluster_statistics import Groups, estimate_image_share
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import (
     CellResult,
@@ -14,7 +15,7 @@ from robustbench_local.reports.analysis.evidence import (
     ImageVerdict,
     Threat,
 )
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 
 MAX_EIGHT_BIT_GAP_SHARE = 0.01
 """Difference between attack success in floating point and in 8 bits above which a warning appears (V4)."""
@@ -68,7 +69,14 @@ def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
         if worst.threat.norm in {"Linf", "L2", "L1", "L0"}:
             marks = _collect_marks(_select_cells_inside(evidence.cells, worst.subject, worst.threat))
             cases.append(
-                _build_case(worst.subject, worst.threat, worst.attack_labels, worst.stated_verdicts, marks)
+                _build_case(
+                    worst.subject,
+                    worst.threat,
+                    worst.attack_labels,
+                    worst.stated_verdicts,
+                    marks,
+                    worst.groups,
+                )
             )
     return tuple(cases)
 
@@ -95,6 +103,7 @@ def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
             attacks,
             verdicts,
             _collect_marks(cells),
+            evidence.groups,
             targeted=cells[0].targeted,
         )
         cases.append(case)
@@ -139,6 +148,7 @@ def _build_case(
     attacks: tuple[str, ...],
     verdicts: Mapping[str, ImageVerdict],
     marks: _SuccessMarks,
+    groups: Groups,
     *,
     targeted: bool = False,
 ) -> EightBitCase:
@@ -147,17 +157,20 @@ def _build_case(
     undecided = {image for image, seen in broken.items() if True not in seen and False not in seen}
     decided = {image: verdict for image, verdict in verdicts.items() if image not in undecided}
     beaten = {image for image, seen in broken.items() if True in seen}
-    correct = sum(verdict.clean_correct for verdict in decided.values())
-    held = sum(
-        verdict.robust or (verdict.broken and image not in beaten) for image, verdict in decided.items()
-    )
+    correct = {image: verdict for image, verdict in decided.items() if verdict.clean_correct}
+    held = {
+        image: verdict.robust or (verdict.broken and image not in beaten)
+        for image, verdict in decided.items()
+    }
     return EightBitCase(
         subject=subject,
         threat=threat,
         attacks=attacks,
         targeted=targeted,
-        robust_accuracy=compute_clopper_pearson(held, len(decided)),
-        attack_success=compute_clopper_pearson(len(beaten), correct),
-        float_success=compute_clopper_pearson(sum(verdict.broken for verdict in decided.values()), correct),
+        robust_accuracy=estimate_image_share(held, groups),
+        attack_success=estimate_image_share({image: image in beaten for image in correct}, groups),
+        float_success=estimate_image_share(
+            {image: verdict.broken for image, verdict in correct.items()}, groups
+        ),
         undecided_count=len(undecided),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations, starmap
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from robustbench_local.cluster_statistics import Groups, compare_images, estimate_image_share
 from robustbench_local.reports.analysis.sticker_views import (
     SignResult,
     compute_attack_success,
@@ -18,7 +20,6 @@ from robustbench_local.statistics import (
     Estimate,
     adjust_by_holm,
     compute_clopper_pearson,
-    compute_mcnemar,
 )
 from robustbench_local.store import AdaptationRecord, CellRecord, EventRecord, OutcomeCounts
 from robustbench_local.store.diagnostic_records import DiagnosticsRecord
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from robustbench_local.reports.analysis.worst_case import WorstCase
 
 ReportedStatus = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
+
+
+class ImagePrediction(NamedTuple):
+    """The true class of an image and the class that is predicted in the end."""
+
+    final: int | None
+    """Predicted class of the verified candidate; of the clean image where there is none. None if the output
+    is not finite."""
+    label: int
+    """True class."""
 
 
 class ImageVerdict(NamedTuple):
@@ -125,8 +136,8 @@ class CellResult:
     such image. Only images with a successful attack, whatever the status."""
     certified_radii: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> certified radius, whatever the status. Images without a certificate are missing."""
-    final_predictions: Mapping[str, tuple[int | None, int]] = field(default_factory=dict, repr=False)
-    """Image id -> (final prediction, label) of images correctly classified clean; empty unless done."""
+    predictions: Mapping[str, ImagePrediction] = field(default_factory=dict, repr=False)
+    """Image id -> final prediction and label; empty unless done."""
     successful_stages: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Image id -> the stage of an ensemble that succeeded; only images whose stage is known."""
     adaptation: AdaptationRecord | None = field(default=None, repr=False)
@@ -142,6 +153,8 @@ class CellResult:
     """Image id -> whether the attack succeeds with the draw fixed; only images for which it was tried."""
     signs: tuple[SignResult, ...] = field(default=(), repr=False)
     """Results of each sign, if the cell is evaluated over views."""
+    groups: Groups = field(default_factory=dict, repr=False)
+    """Group of each image of the data; empty if the images are independent."""
 
     @property
     def subject(self) -> EvaluatedModel:
@@ -234,30 +247,67 @@ class CellResult:
         """Whether every image has a verdict that counts."""
         return self.reported_status == "done"
 
+    def select_class(self, label: int) -> CellResult:
+        """Return the cell's verdicts and distances on the images of one class alone; counts stay."""
+        images = {image for image, prediction in self.predictions.items() if prediction.label == label}
+        return replace(
+            self,
+            verdicts={image: verdict for image, verdict in self.verdicts.items() if image in images},
+            radii={image: radius for image, radius in self.radii.items() if image in images},
+        )
+
+    @cached_property
+    def final_predictions(self) -> Mapping[str, ImagePrediction]:
+        """Image id -> final prediction and label of images correctly classified clean; empty unless done."""
+        return {
+            image: prediction
+            for image, prediction in self.predictions.items()
+            if image in self.verdicts and self.verdicts[image].clean_correct
+        }
+
     @property
     def clean_accuracy(self) -> Estimate:
         """Share of all the cell's images that are classified correctly without attack."""
-        return self._estimate_share(self.tally.clean_correct, self.tally.n)
+        return self._estimate_share(
+            self.tally.clean_correct, self.tally.n, lambda _, verdict: verdict.clean_correct
+        )
 
     @property
     def robust_accuracy(self) -> Estimate:
         """Share of all the cell's images that stay correctly classified under attack (V5)."""
-        return self._estimate_share(self.tally.robust, self.tally.n, attacked=True)
+        return self._estimate_share(
+            self.tally.robust, self.tally.n, lambda _, verdict: verdict.robust, attacked=True
+        )
 
     @property
     def attack_success(self) -> Estimate:
         """Share of the correctly classified images with a successful attack (V5)."""
-        return self._estimate_share(self.tally.broken, self.tally.clean_correct, attacked=True)
+        return self._estimate_share(
+            self.tally.broken,
+            self.tally.clean_correct,
+            lambda _, verdict: verdict.broken if verdict.clean_correct else None,
+            attacked=True,
+        )
 
     @property
     def attack_success_8bit(self) -> Estimate:
         """Attack success after the candidates are rounded to 8 bits (V4)."""
-        return self._estimate_share(self.tally.broken_8bit, self.tally.clean_correct, attacked=True)
+        return self._estimate_share(
+            self.tally.broken_8bit,
+            self.tally.clean_correct,
+            lambda image, verdict: bool(self.success_8bit.get(image)) if verdict.clean_correct else None,
+            attacked=True,
+        )
 
     @property
     def certified_accuracy(self) -> Estimate:
         """Share of all the cell's images that are certified at the radius of the ball."""
-        return self._estimate_share(self.tally.certified, self.tally.n, attacked=False)
+        return self._estimate_share(
+            self.tally.certified,
+            self.tally.n,
+            lambda image, _: self.certified_radii.get(image, -1.0) >= self.record.eps,
+            attacked=False,
+        )
 
     @property
     def sticker_success(self) -> Estimate:
@@ -269,12 +319,31 @@ class CellResult:
     def sticker_success_over_signs(self) -> Estimate:
         """The same share, with an interval that covers further signs instead of further views."""
         counted = (sign for sign in self.signs if sign.is_counted and self.is_done)
-        return estimate_success_over_signs(counted, "sticker", self.record.targets)
+        return estimate_success_over_signs(counted, "sticker", self.record.targets, self.groups)
 
-    def _estimate_share(self, k: int, n: int, *, attacked: bool | None = None) -> Estimate:
-        """Estimate a share of a done cell; unknown if it applies to attacks or to certificates alone."""
+    def _estimate_share(
+        self,
+        k: int,
+        n: int,
+        judge: Callable[[str, ImageVerdict], bool | None],
+        *,
+        attacked: bool | None = None,
+    ) -> Estimate:
+        """Estimate a share of a done cell; unknown if it applies to attacks or to certificates alone.
+
+        Args:
+            k: Images that count.
+            n: All images.
+            judge: Whether an image counts, or None if it is not one of the ``n``; for images in groups.
+            attacked: Whether the share applies to attacks or to certificates; None: to both.
+        """
         meant = attacked is None or attacked != self.is_certificate
-        return compute_clopper_pearson(k, n) if self.is_done and meant else compute_clopper_pearson(0, 0)
+        if not (self.is_done and meant):
+            return compute_clopper_pearson(0, 0)
+        if not self.groups:
+            return compute_clopper_pearson(k, n)
+        judged = ((image, judge(image, verdict)) for image, verdict in self.verdicts.items())
+        return estimate_image_share({image: mark for image, mark in judged if mark is not None}, self.groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +402,11 @@ class Evidence:
     """Diagnostics that asked the models; without results in older runs."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Results of ``compute_once``; a changed copy starts without any."""
+
+    @property
+    def groups(self) -> Groups:
+        """Group of each image; empty if the images are independent."""
+        return self.cells[0].groups if self.cells else {}
 
     @property
     def subjects(self) -> tuple[EvaluatedModel, ...]:
@@ -436,8 +510,7 @@ def _compare_worst_cases(pairs: Sequence[tuple[WorstCase, WorstCase]]) -> list[M
 
 
 def _test_pair(first: WorstCase, second: WorstCase) -> Comparison:
-    images = [image for image in first.verdicts if image in second.verdicts]
-    return compute_mcnemar(
-        [first.verdicts[image].robust for image in images],
-        [second.verdicts[image].robust for image in images],
+    robust_on_first, robust_on_second = (
+        {image: verdict.robust for image, verdict in worst.verdicts.items()} for worst in (first, second)
     )
+    return compare_images(robust_on_first, robust_on_second, first.groups)

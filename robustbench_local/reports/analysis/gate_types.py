@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound, TrustPolicy
+from robustbench_local.config.gate_choices import (
+    CLASS_METRICS,
+    GateLevel,
+    GateMetric,
+    IntervalBound,
+    TrustPolicy,
+)
 from robustbench_local.errors import ConfigError, InvariantError
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.formatting.text import format_percent, format_radius, join_in_sentence
@@ -34,6 +40,7 @@ class Gate:
         attack: An attack's card or name: that attack alone.
         model: Only this model; None: every model, each for itself.
         defense: Only this defense, ``none`` for models without one; None: all.
+        true_class: Only the images of this class, by name or index; None: all images.
         min: Least value that passes: a share in [0, 1], or a distance.
         max: Largest value that passes.
         tries: How often the attacker may submit each adversarial example; for ``resubmission_success``.
@@ -51,6 +58,7 @@ class Gate:
     attack: str | None = None
     model: str | None = None
     defense: str | None = None
+    true_class: str | int | None = None
     min: float | None = None
     max: float | None = None
     tries: int | None = None
@@ -73,6 +81,8 @@ class Gate:
             raise ConfigError(f"a distance is 0 or more, got {self.limit}", where="gates")
         if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
             raise ConfigError(f"a gate on {self.metric} needs a threat or an attack", where="gates")
+        if self.true_class is not None and self.metric not in CLASS_METRICS:
+            raise ConfigError(f"a gate on {self.metric} takes no true_class", where="gates")
         if (self.metric == "resubmission_success") != (self.tries is not None):
             raise ConfigError("resubmission_success needs tries, and no other metric takes it", where="gates")
         if self.tries is not None and (not 1 <= self.tries <= MAX_TRIES or self.max is None):
@@ -123,8 +133,10 @@ class Gate:
         """
         sign = "\N{GREATER-THAN OR EQUAL TO}" if self.min is not None else "\N{LESS-THAN OR EQUAL TO}"
         what = self.threat or attack_label or self.attack
-        what = f"{what}, {self.tries:,} tries" if self.tries is not None else what
-        where = f" ({what})" if what else ""
+        tries = "" if self.tries is None else f"{self.tries:,} tries"
+        images = "" if self.true_class is None else f"images of {self.true_class}"
+        details = ", ".join(filter(None, [what, tries, images]))
+        where = f" ({details})" if details else ""
         basis = "the estimate" if self.bound == "estimate" else f"the {self.bound} bound"
         limit = format_radius(self.limit) if self.metric == "median_distance" else format_percent(self.limit)
         return f"{self.metric.replace('_', ' ')}{where} {sign} {limit} on {basis}"

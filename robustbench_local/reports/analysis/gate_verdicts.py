@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from robustbench_local.cluster_statistics import estimate_image_share
+from robustbench_local.reports.analysis.class_results import estimate_worst_class, group_by_class
 from robustbench_local.reports.analysis.distances import compute_nearest_quartiles, compute_radius_quartiles
 from robustbench_local.reports.analysis.doubt_finders import Doubt, select_doubts
 from robustbench_local.reports.analysis.doubt_recount import AssumedOutcome, assume_outcome
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Threat
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
 from robustbench_local.reports.analysis.resubmission import estimate_success, find_worst_counts
 from robustbench_local.reports.analysis.sticker_controls import find_control_problems
@@ -39,8 +41,8 @@ def judge_subject(
     gate: Gate,
     subject: EvaluatedModel,
     cells: Sequence[CellResult],
-    doubts: Sequence[Doubt] = (),
-    all_cells: Sequence[CellResult] = (),
+    doubts: Sequence[Doubt],
+    evidence: Evidence,
 ) -> list[GateVerdict]:
     """Judge one subject by one gate.
 
@@ -49,8 +51,8 @@ def judge_subject(
         subject: The model and defense.
         cells: The subject's cells that the gate concerns, at least one.
         doubts: Doubts of the run. A ruling that depends on images in doubt is ``inconclusive``.
-        all_cells: All cells of the run. Their successes inside the ball of a threat model count under it;
-            a gate that names an attack judges that attack alone.
+        evidence: The run. Successes of its other cells inside the ball of a threat model count under it; a
+            gate that names an attack judges that attack alone.
 
     Returns:
         One verdict for each value that the gate compares with its limit.
@@ -62,12 +64,12 @@ def judge_subject(
             if gate.attack
             else "",
         )
-        for group, judge in _group_cells(gate, cells, all_cells)
+        for group, judge in _group_cells(gate, cells, evidence)
     ]
 
 
 def _group_cells(
-    gate: Gate, cells: Sequence[CellResult], others: Sequence[CellResult]
+    gate: Gate, cells: Sequence[CellResult], evidence: Evidence
 ) -> list[tuple[list[CellResult], _JudgeGate]]:
     """Group the cells of each verdict, with the function that judges them."""
     if gate.metric == "clean_accuracy":
@@ -84,7 +86,9 @@ def _group_cells(
     attacks = _judge_resubmission if gate.metric == "resubmission_success" else _judge_attacks
     together = _group_alike([cell for cell in cells if cell.is_in_worst_case], lambda cell: cell.threat)
     alone = [[cell] for cell in cells if not cell.is_in_worst_case]
-    judge = partial(attacks, other_cells=() if gate.attack else others)
+    if gate.metric == "worst_class_robust_accuracy":
+        return [(group, partial(_judge_worst_class, evidence=evidence)) for group in [*together, *alone]]
+    judge = partial(attacks, other_cells=() if gate.attack else evidence.cells)
     return [(group, judge) for group in [*together, *alone]]
 
 
@@ -189,6 +193,20 @@ def _judge_attacks(
     return replace(verdict, reason=f"{verdict.reason}; {met}, {unbroken} are robust so far")
 
 
+def _judge_worst_class(
+    gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult], evidence: Evidence
+) -> GateVerdict:
+    """Judge the class of lowest robust accuracy, with an interval that accounts for its choice."""
+    worst = compute_worst_case(cells, () if gate.attack else evidence.cells)
+    labels = group_by_class(worst, cells)
+    estimate = estimate_worst_class(worst, cells)
+    classes = format_count(len(labels), "class")
+    named = len(evidence.get_class_names(subject.model))
+    among = f"{classes} with images, of {named:,}" if len(labels) < named else classes
+    text = f"{format_estimate(estimate)}, corrected for its choice among {among}"
+    return _build_verdict(gate, subject, estimate, worst.missing_attack_labels, text=text)
+
+
 def _judge_resubmission(
     gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult], other_cells: Sequence[CellResult] = ()
 ) -> GateVerdict:
@@ -217,8 +235,8 @@ def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[Cel
     """Judge the share of images that any certificate proves; further ones can only raise it."""
     done = [cell for cell in cells if cell.is_done]
     images = [image for image in (done[0].verdicts if done else ()) if all(image in c.verdicts for c in done)]
-    proven = sum(any(cell.verdicts[image].robust for cell in done) for image in images)
-    estimate = compute_clopper_pearson(proven, len(images))
+    marks = {image: any(cell.verdicts[image].robust for cell in done) for image in images}
+    estimate = estimate_image_share(marks, cells[0].groups)
     value_text = format_estimate(estimate) + (
         ", for its majority vote under noise" if cells[0].record.concerns != "model" else ""
     )
@@ -255,7 +273,7 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
 def _judge_distance(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
     """Judge the median of the nearest distances over attacks under one threat model."""
     done, record = [cell for cell in cells if cell.is_done], cells[0].record
-    quartiles = compute_nearest_quartiles(done) if done else compute_radius_quartiles(())
+    quartiles = compute_nearest_quartiles(done) if done else compute_radius_quartiles({}, {})
     known = Estimate(value=quartiles.median, low=quartiles.low, high=quartiles.high, n=quartiles.n)
     ends = [
         format_distance(record.norm, end, max_radius=record.eps)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.errors import did_you_mean
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
 from robustbench_local.reports.analysis.distances import measures_distance
@@ -112,7 +113,10 @@ def _judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list
             )
         ]
     subjects = dict.fromkeys(cell.subject for cell in cells)
-    own = {subject: [cell for cell in cells if cell.subject == subject] for subject in subjects}
+    own = {
+        subject: _select_gate_images(gate, evidence, [cell for cell in cells if cell.subject == subject])
+        for subject in subjects
+    }
     return [
         note_unchecked(
             apply_distrust(
@@ -122,8 +126,16 @@ def _judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list
             is_unchecked=_rests_on_unchecked_gradients(evidence, subject, own[subject]),
         )
         for subject in subjects
-        for verdict in judge_subject(gate, subject, own[subject], doubts, evidence.cells)
+        for verdict in judge_subject(gate, subject, own[subject], doubts, evidence)
     ]
+
+
+def _select_gate_images(gate: Gate, evidence: Evidence, cells: Sequence[CellResult]) -> list[CellResult]:
+    """Return a subject's cells on the images of the gate's class; on all images if it names none."""
+    if gate.true_class is None:
+        return list(cells)
+    (label,) = resolve_classes([gate.true_class], evidence.get_class_names(cells[0].record.model))
+    return [cell.select_class(label) for cell in cells]
 
 
 def _require_draws(verdict: GateVerdict, evidence: Evidence, cells: Sequence[CellResult]) -> GateVerdict:

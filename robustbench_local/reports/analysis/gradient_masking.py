@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.reports.analysis.attempts import Attempt, index_attempts
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 
 MIN_EXCESS_IMAGES = 3
 MIN_EXCESS_SHARE = 0.01
@@ -86,16 +87,15 @@ def _build_evidence(white: Sequence[Attempt], black: Sequence[Attempt]) -> Maski
         attempt.broken_images for attempt in white
     )
     successes = {attempt.name: unbroken & attempt.broken_images for attempt in black}
-    count = len(_merge_images(successes.values()))
-    images = len(
-        _merge_images(attempt.evaluated_images for attempt in strongest)
-        & _merge_images(attempt.evaluated_images for attempt in black)
+    missed = _merge_images(successes.values())
+    images = _merge_images(attempt.evaluated_images for attempt in strongest) & _merge_images(
+        attempt.evaluated_images for attempt in black
     )
     return MaskingEvidence(
         subject=white[0].cell.subject,
         threat=white[0].cell.threat,
         transferred=black[0].cell.has_external_candidates,
-        attacks=tuple(attack for attack, missed in successes.items() if missed),
-        missed_share=compute_clopper_pearson(count, images),
+        attacks=tuple(attack for attack, found in successes.items() if found),
+        missed_share=estimate_image_share({image: image in missed for image in images}, white[0].cell.groups),
         misled_attempts=tuple(white),
     )

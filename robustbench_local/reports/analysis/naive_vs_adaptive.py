@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robustbench_local.cluster_statistics import compare_images, estimate_image_share
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
@@ -12,10 +13,10 @@ from robustbench_local.reports.analysis.trust import format_mark, select_cell_di
 from robustbench_local.reports.formatting.text import (
     format_count,
     format_estimate,
-    format_p_value,
+    format_test,
     isolate_direction,
 )
-from robustbench_local.statistics import Comparison, compute_clopper_pearson, compute_mcnemar
+from robustbench_local.statistics import Comparison, compute_clopper_pearson
 
 NAIVE_VS_ADAPTIVE_EXPLANATION = (
     "Robust accuracy over all images; for a targeted attack, the share that is classified correctly and "
@@ -100,11 +101,12 @@ def _compare_verdicts(naive: CellResult, adaptive: CellResult | None) -> Compari
     if adaptive is None or not (naive.is_done and adaptive.is_done):
         return None
     images = [image for image in naive.verdicts if image in adaptive.verdicts]
-    return compute_mcnemar(_list_robust(naive, images), _list_robust(adaptive, images)) if images else None
+    marks = (_mark_robust(naive, images), _mark_robust(adaptive, images))
+    return compare_images(*marks, naive.groups) if images else None
 
 
-def _list_robust(cell: CellResult, images: Sequence[str]) -> list[bool]:
-    return [cell.verdicts[image].robust for image in images]
+def _mark_robust(cell: CellResult, images: Sequence[str]) -> dict[str, bool]:
+    return {image: cell.verdicts[image].robust for image in images}
 
 
 def _build_entry(evidence: Evidence, cell: CellResult | None, images: Sequence[str]) -> HeatMapEntry:
@@ -115,7 +117,7 @@ def _build_entry(evidence: Evidence, cell: CellResult | None, images: Sequence[s
         )
     mark = format_mark(select_cell_distrust(evidence, cell))
     if cell.is_done and images:
-        share = compute_clopper_pearson(sum(_list_robust(cell, images)), len(images))
+        share = estimate_image_share(_mark_robust(cell, images), cell.groups)
         return HeatMapEntry(estimate=share, status_text=format_status(cell), mark=mark)
     return HeatMapEntry(
         estimate=cell.robust_accuracy,
@@ -126,7 +128,7 @@ def _build_entry(evidence: Evidence, cell: CellResult | None, images: Sequence[s
 
 
 def _describe_comparison(test: Comparison) -> str:
-    basis = f"same {format_count(test.n, 'image')}, exact McNemar {format_p_value(test.p_value)}"
+    basis = f"same {format_count(test.n, 'image')}, {format_test(test)}"
     if not test.is_significant():
         return f"The difference is not significant ({basis}); the adaptive number counts."
     if test.only_second > test.only_first:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
+from robustbench_local.cluster_statistics import Groups, compare_images
+from robustbench_local.counted_nouns import choose_form
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -12,19 +14,22 @@ from robustbench_local.reports.formatting.text import (
     format_test,
     isolate_direction,
 )
-from robustbench_local.statistics import Comparison, adjust_by_holm, compute_mcnemar
+from robustbench_local.statistics import Comparison, adjust_by_holm
 
 SuccessByImage = Mapping[str, bool]
 """Image id -> whether the attack succeeded, over the images that are classified correctly clean."""
 
 
-def describe_success_comparisons(successes: Mapping[EvaluatedModel, SuccessByImage]) -> list[str]:
+def describe_success_comparisons(
+    successes: Mapping[EvaluatedModel, SuccessByImage], groups: Groups
+) -> list[str]:
     """Compare the model of lowest attack success with each other model, one sentence each.
 
     The p-values are adjusted for all pairs of models: which one is lowest is known only from the data.
 
     Args:
         successes: Attack success by image against each model; models without images are omitted.
+        groups: Group of each image; empty if the images are independent.
     """
     met = {subject: marks for subject, marks in successes.items() if marks}
     if len(met) < 2:
@@ -35,21 +40,11 @@ def describe_success_comparisons(successes: Mapping[EvaluatedModel, SuccessByIma
     best = min(shares, key=lambda subject: shares[subject])
     others = [subject for subject in shares if subject != best]
     pairs = list(combinations([best, *others], 2))  # the pairs of the best come first
-    tests = adjust_by_holm([_test_pair(*pair, successes) for pair in pairs])
+    tests = adjust_by_holm([compare_images(successes[one], successes[other], groups) for one, other in pairs])
     return [
         _describe_comparison(best, other, successes, test)
         for other, test in zip(others, tests[: len(others)], strict=True)
     ]
-
-
-def _test_pair(
-    first: EvaluatedModel, second: EvaluatedModel, successes: Mapping[EvaluatedModel, SuccessByImage]
-) -> Comparison:
-    """Test whether the attack succeeds more often on one of two models, on their common images."""
-    images = [image for image in successes[first] if image in successes[second]]
-    return compute_mcnemar(
-        [successes[first][image] for image in images], [successes[second][image] for image in images]
-    )
 
 
 def _describe_comparison(
@@ -78,7 +73,9 @@ def describe_tie(first: str, second: str, test: Comparison) -> str:
     """Describe two models whose difference is not significant, or cannot be with so few images."""
     if test.has_enough_images():
         return f"No significant difference between {first} and {second}"
-    return f"{format_count(test.n, 'image')} are too few to compare {first} and {second}"
+    sample = format_count(test.groups, "group") if test.groups else format_count(test.n, "image")
+    verb = choose_form(test.groups or test.n, "is", "are")
+    return f"{sample} {verb} too few to compare {first} and {second}"
 
 
 def _compute_share(marks: Sequence[bool]) -> float:

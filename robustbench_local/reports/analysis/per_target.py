@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from robustbench_local.cluster_statistics import Groups, estimate_image_share
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
@@ -163,7 +164,7 @@ def _build_table(evidence: Evidence, cells: Sequence[CellResult]) -> GoalTable:
             for each, found in zip(tried, best, strict=True)
         ),
         severity_rule=costs.rule if costs else "",
-        comparisons=tuple(describe_success_comparisons(reached)),
+        comparisons=tuple(describe_success_comparisons(reached, evidence.groups)),
     )
 
 
@@ -174,7 +175,9 @@ def _build_entry(cells: Sequence[CellResult], targets: tuple[int, ...]) -> GoalE
         return GoalEntry(
             estimate=compute_clopper_pearson(0, 0), status_text="not run", reason=NOT_IN_GRID_REASON
         )
-    return _count_outcomes(list(_collect_outcomes([cell]).values()), format_status(cell), cell.problem or "")
+    return _count_outcomes(
+        _collect_outcomes([cell]), cell.groups, word=format_status(cell), reason=cell.problem or ""
+    )
 
 
 def _collect_best_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalOutcome]]:
@@ -184,7 +187,7 @@ def _collect_best_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalO
 def _build_best_entry(cells: Sequence[CellResult], outcomes: Mapping[str, list[_GoalOutcome]]) -> GoalEntry:
     missing = [cell.label for cell in cells if not cell.is_done]
     reason = f"without {join_in_sentence(missing)}" if missing else ""
-    return _count_outcomes(list(outcomes.values()), "unknown", reason)
+    return _count_outcomes(outcomes, cells[0].groups if cells else {}, word="unknown", reason=reason)
 
 
 def _collect_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalOutcome]]:
@@ -197,16 +200,21 @@ def _collect_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalOutcom
     }
 
 
-def _count_outcomes(images: Sequence[list[_GoalOutcome]], word: str, reason: str) -> GoalEntry:
+def _count_outcomes(
+    outcomes: Mapping[str, list[_GoalOutcome]], groups: Groups, *, word: str, reason: str
+) -> GoalEntry:
     """Count images by outcome of the attacks."""
-    hits = sum(any(broken for broken, _ in ends) for ends in images)
-    robust_count = sum(all(prediction == label for _, (prediction, label) in ends) for ends in images)
+    marks = {image: any(broken for broken, _ in ends) for image, ends in outcomes.items()}
+    hits = sum(marks.values())
+    robust_count = sum(
+        all(prediction == label for _, (prediction, label) in ends) for ends in outcomes.values()
+    )
     return GoalEntry(
-        estimate=compute_clopper_pearson(hits, len(images)),
+        estimate=estimate_image_share(marks, groups),
         status_text=word,
         reason=reason,
         success_count=hits,
-        other_class_count=len(images) - hits - robust_count,
+        other_class_count=len(outcomes) - hits - robust_count,
         robust_count=robust_count,
     )
 

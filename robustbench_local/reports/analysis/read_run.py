@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from statistics import median
 
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.reports.analysis.evidence import (
     CellResult,
     Evidence,
+    ImagePrediction,
     ImageVerdict,
     QueryStats,
     ReportedStatus,
@@ -28,6 +30,7 @@ from robustbench_local.store import (
 )
 from robustbench_local.store.adaptations import read_adaptation
 from robustbench_local.store.diagnostic_records import DIAGNOSTICS_KEY, DiagnosticsRecord
+from robustbench_local.store.image_groups import read_groups
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
 _ENVIRONMENT_KEYS = (
@@ -54,7 +57,7 @@ _DATA_KEYS: tuple[str, ...] = (
     "label_map",
     "labels_per_class",
 )
-_DATA_KEYS += ("drawn", "quarantined", "notes", "digest")
+_DATA_KEYS += ("drawn", "quarantined", "notes", "digest", "groups", "undeclared_groups")
 _MODEL_KEYS: tuple[str, ...] = (
     "id",
     "name",
@@ -85,7 +88,8 @@ def read_evidence(store: RunStore) -> Evidence:
     """
     meta = {key: redact_private_data(store.read_meta(key)) for key in _META_KEYS}
     labels = RunLabels.from_metadata(meta[LABELS_KEY])
-    cells = tuple(_read_cell(store, record, labels) for record in store.read_cells())
+    groups = read_groups(store)
+    cells = tuple(_read_cell(store, record, labels, groups) for record in store.read_cells())
     environment = redact_private_data(store.read_meta("environment") or {})
     diagnostics = redact_private_data(store.read_meta(DIAGNOSTICS_KEY))
     return Evidence(
@@ -111,9 +115,13 @@ def read_evidence(store: RunStore) -> Evidence:
     )
 
 
-def _read_cell(store: RunStore, record: CellRecord, labels: RunLabels) -> CellResult:
+def _read_cell(
+    store: RunStore, record: CellRecord, labels: RunLabels, groups: Mapping[str, str]
+) -> CellResult:
     outcomes = store.read_outcomes(record.key)
-    result = build_cell_result(_redact_record(record), outcomes, read_signs(store, record, outcomes), labels)
+    result = build_cell_result(
+        _redact_record(record), outcomes, read_signs(store, record, outcomes), labels, groups
+    )
     adaptation = read_adaptation(store, record.key)
     return result if adaptation is None else replace(result, adaptation=_redact_adaptation(adaptation))
 
@@ -123,8 +131,9 @@ def build_cell_result(
     outcomes: Sequence[OutcomeRecord],
     signs: tuple[SignResult, ...] = (),
     labels: RunLabels | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> CellResult:
-    """Count a cell's outcomes and decide on its status."""
+    """Count a cell's outcomes and decide on its status; ``groups`` are those of the images, if any."""
     counts = count_outcomes(outcomes)
     standing, problem = _find_status(record, counts)
     done = standing == "done"
@@ -141,7 +150,7 @@ def build_cell_result(
         radii={row.image: _compute_radius(row, record) for row in outcomes} if measured else {},
         success_8bit={row.image: row.broken_8bit for row in outcomes if row.broken},
         success_norms={row.image: _collect_norms(row) for row in outcomes if row.broken},
-        final_predictions=_collect_predictions(outcomes) if done else {},
+        predictions=_collect_predictions(outcomes) if done else {},
         certified_radii={
             row.image: _compute_certified_radius(row, record)
             for row in outcomes
@@ -161,15 +170,17 @@ def build_cell_result(
             row.image: row.broken_fixed_draw for row in outcomes if done and row.broken_fixed_draw is not None
         },
         signs=signs,
+        groups=groups or {},
     )
 
 
-def _collect_predictions(outcomes: Sequence[OutcomeRecord]) -> dict[str, tuple[int | None, int]]:
+def _collect_predictions(outcomes: Sequence[OutcomeRecord]) -> dict[str, ImagePrediction]:
     """Collect final predictions and labels; a rejected image does as little harm as a correct one."""
     return {
-        row.image: (row.label if row.abstained else row.adversarial_prediction, row.label)
+        row.image: ImagePrediction(
+            row.label if row.abstained and row.clean_correct else row.adversarial_prediction, row.label
+        )
         for row in outcomes
-        if row.clean_correct
     }
 
 
@@ -190,14 +201,19 @@ def _find_status(record: CellRecord, counts: OutcomeCounts) -> tuple[ReportedSta
     if record.status == "pending":
         return "not run", record.error
     if record.status == "running":
-        return "partial", f"stopped after {counts.n} of {record.images} images"
+        return "partial", f"stopped after {counts.n} of {format_count(record.images, 'image')}"
     if record.status != "done":
         return record.status, record.error
     if counts.n != record.images:
-        return "partial", f"only {counts.n} of {record.images} outcomes are stored"
+        stored = f"{format_count(record.images, 'outcome')} {choose_form(counts.n, 'is', 'are')} stored"
+        return "partial", f"only {counts.n} of {stored}"
     if counts.rejected and counts.rejected == counts.clean_correct:
-        return "void", f"all {counts.rejected} candidates of the attack violated the threat model"
+        return "void", f"{_format_all(counts.rejected)} violated the threat model"
     return "done", None
+
+
+def _format_all(candidates: int) -> str:
+    return "its only candidate" if candidates == 1 else f"all {format_count(candidates, 'candidate')}"
 
 
 def _build_verdict(row: OutcomeRecord) -> ImageVerdict:

@@ -7,13 +7,14 @@ not because an attack with an image limit was run on other images.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
+from robustbench_local.cluster_statistics import Groups, estimate_image_share
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, ImageVerdict
 from robustbench_local.reports.formatting.text import get_attack_family
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 
 ImageMarks = Mapping[str, bool]
 """Image id -> whether it is robust or certified."""
@@ -64,6 +65,8 @@ class CurveData:
     """As in ``RobustnessCurve``."""
     dotted: bool = False
     """As in ``RobustnessCurve``."""
+    groups: Groups = field(default_factory=dict, repr=False)
+    """Group of each image; empty if the images are independent."""
 
     @property
     def common_images(self) -> list[str]:
@@ -76,7 +79,10 @@ class CurveData:
         ordered = sorted(self.marks_by_radius, key=lambda level: level[0])
         return RobustnessCurve(
             subject=self.subject,
-            points=tuple((eps, _estimate_share(marks, images)) for eps, marks in ordered),
+            points=tuple(
+                (eps, estimate_image_share({image: marks[image] for image in images}, self.groups))
+                for eps, marks in ordered
+            ),
             mark_interval=self.mark_interval,
             value_name=self.value_name,
             dotted=self.dotted,
@@ -176,7 +182,9 @@ def _build_panel(
     for subject in evidence.subjects:
         verdicts = read(evidence, subject, norm)
         if len({eps for eps, _ in verdicts}) >= 2:
-            outlines.append(CurveData(subject=subject, marks_by_radius=collect_marks(verdicts)))
+            outlines.append(
+                CurveData(subject=subject, marks_by_radius=collect_marks(verdicts), groups=evidence.groups)
+            )
     return CurvePanel(norm=norm, attack=attack, curves=build_common_curves(outlines))
 
 
@@ -216,7 +224,3 @@ def _collect_family_verdicts(
 def _covers_all_classes(norm: str, wanted: str, sources: Sequence[int]) -> bool:
     """Return whether verdicts belong on the curve: of the wanted norm, and over all classes."""
     return norm == wanted and not sources
-
-
-def _estimate_share(marks: ImageMarks, images: Sequence[str]) -> Estimate:
-    return compute_clopper_pearson(sum(marks[image] for image in images), len(images))

@@ -24,6 +24,7 @@ from robustbench_local.reports.formatting.text import (
     format_cells,
     format_count,
     format_interval,
+    format_sample,
     isolate_direction,
 )
 
@@ -133,6 +134,12 @@ def _find_quarantined_files(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(level="warning", text=text)
 
 
+def _find_undeclared_groups(evidence: Evidence) -> Iterator[Finding]:
+    note = evidence.data.get("undeclared_groups")
+    if note:
+        yield Finding(level="warning", text=f"Images that may not be independent: {note}.")
+
+
 def _find_rejected_candidates(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.attack_cells if cell.is_done and cell.tally.rejected]
     if cells:
@@ -198,7 +205,8 @@ def _find_ineffective_attacks(evidence: Evidence) -> Iterator[Finding]:
     ]
     if cells:
         where = format_cells_with_facts(
-            cells, lambda cell: f"{format_interval(cell.attack_success)}, n = {cell.attack_success.n}"
+            cells,
+            lambda cell: f"{format_interval(cell.attack_success)}, {format_sample(cell.attack_success)}",
         )
         text = (
             f"Attacks without any success: {where}. The perturbation budget is small, or the attack does "
@@ -252,6 +260,7 @@ _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     sticker_warnings.find_sticker_problems,
     sticker_warnings.find_few_signs,
     _find_quarantined_files,
+    _find_undeclared_groups,
     _find_rejected_candidates,
     _find_misdirected_proofs,
     _find_nonfinite_logits,

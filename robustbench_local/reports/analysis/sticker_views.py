@@ -5,11 +5,12 @@ The functions import numpy when they compute: a run without stickers does not ne
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from robustbench_local.cluster_statistics import estimate_clustered_share
+from robustbench_local.cluster_statistics import Groups, estimate_clustered_share
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store import (
@@ -136,15 +137,21 @@ def compute_attack_success(signs: Iterable[SignResult], condition: str, targets:
 
 
 def estimate_success_over_signs(
-    signs: Iterable[SignResult], condition: str, targets: Collection[int]
+    signs: Iterable[SignResult], condition: str, targets: Collection[int], groups: Groups
 ) -> Estimate:
     """Compute the same share with an interval that covers further signs, of which these are a sample.
 
     Views of one sign are alike; the interval of `compute_attack_success` covers further views of these signs
-    only.
+    only. Photographs of one sign, a group of the data, count as one sign.
     """
-    marks = [sign_views.mark_successes(condition, targets) for sign_views in _iterate_views(signs, condition)]
-    return estimate_clustered_share([int(array.sum()) for array in marks], [len(array) for array in marks])
+    successes: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for sign in signs:
+        for sign_views in _iterate_views([sign], condition):
+            marks = sign_views.mark_successes(condition, targets)
+            successes[groups.get(sign.image, sign.image)] += int(marks.sum())
+            sizes[groups.get(sign.image, sign.image)] += len(marks)
+    return estimate_clustered_share([successes[group] for group in sizes], list(sizes.values()))
 
 
 def compute_misread_rate(signs: Iterable[SignResult], condition: str) -> Estimate:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from robustbench_local.cluster_statistics import (
+    Groups,
+    Marks,
+    build_share_estimator,
+    estimate_image_share,
+)
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, ImageVerdict, Threat
-from robustbench_local.statistics import Estimate, compute_clopper_pearson, estimate_partial_share
+from robustbench_local.statistics import Estimate, estimate_partial_share
 
 _Counts = tuple[int, int]
 
@@ -41,6 +47,8 @@ class WorstCase:
     """Image id -> label of an attack outside ``attacks`` that succeeded inside the same ball, over the images
     on which none of ``attacks`` succeeded: a transfer, a targeted attack, one of a smaller radius, or an
     unfinished one. These images count as broken."""
+    groups: Groups = field(default_factory=dict, repr=False)
+    """Group of each image; empty if the images are independent."""
 
     @property
     def is_complete(self) -> bool:
@@ -65,21 +73,25 @@ class WorstCase:
     @property
     def clean_accuracy(self) -> Estimate:
         """Share of the images of ``stated_verdicts`` that are classified correctly clean."""
-        marks = [verdict.clean_correct for verdict in self.stated_verdicts.values()]
-        return compute_clopper_pearson(sum(marks), len(marks))
+        marks = {image: verdict.clean_correct for image, verdict in self.stated_verdicts.items()}
+        return estimate_image_share(marks, self.groups)
 
     @property
     def robust_accuracy(self) -> Estimate:
         """Share of the images of ``stated_verdicts`` that are robust; the interval uses all images."""
-        return self._estimate_share(_count_robust(self.verdicts), _count_robust(self.any_attack_verdicts))
+        return self.estimate_robust_accuracy()
 
     @property
     def attack_success(self) -> Estimate:
         """Share of the correctly classified images on which at least one attack succeeded."""
-        common, every = _count_unbroken(self.verdicts), _count_unbroken(self.any_attack_verdicts)
         if not self.left_out_count:
-            return compute_clopper_pearson(common[1] - common[0], common[1])
-        unbroken_share = estimate_partial_share(common, every)
+            marks = {image: verdict.broken for image, verdict in _select_correct(self.verdicts)}
+            return estimate_image_share(marks, self.groups)
+        unbroken, every = (
+            {image: not verdict.broken for image, verdict in _select_correct(verdicts)}
+            for verdicts in (self.verdicts, self.any_attack_verdicts)
+        )
+        unbroken_share = self._estimate_share(unbroken, every, 0.95)
         return replace(
             unbroken_share,
             value=1 - unbroken_share.value,
@@ -87,10 +99,30 @@ class WorstCase:
             high=1 - unbroken_share.low,
         )
 
-    def _estimate_share(self, common: _Counts, every: _Counts) -> Estimate:
-        return (
-            estimate_partial_share(common, every) if self.left_out_count else compute_clopper_pearson(*common)
+    def estimate_robust_accuracy(self, level: float = 0.95) -> Estimate:
+        """Estimate robust accuracy with an interval at another level."""
+        return self._estimate_share(
+            _mark_robust(self.verdicts), _mark_robust(self.any_attack_verdicts), level
         )
+
+    def select_images(self, images: Collection[str]) -> WorstCase:
+        """Return the worst case on these images alone, such as those of one class."""
+        return replace(
+            self,
+            verdicts={image: verdict for image, verdict in self.verdicts.items() if image in images},
+            any_attack_verdicts={
+                image: verdict for image, verdict in self.any_attack_verdicts.items() if image in images
+            },
+            other_breaking_attacks={
+                image: attack for image, attack in self.other_breaking_attacks.items() if image in images
+            },
+        )
+
+    def _estimate_share(self, common: Marks, every: Marks, level: float) -> Estimate:
+        share = build_share_estimator(common, self.groups)
+        if not self.left_out_count:
+            return share(level)
+        return estimate_partial_share(share, build_share_estimator(every, self.groups), level)
 
 
 def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellResult] = ()) -> WorstCase:
@@ -122,6 +154,7 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
             for image, attack in elsewhere.items()
             if image in all_verdicts and not any(_is_broken(cell, image) for cell in done)
         },
+        groups=cells[0].groups,
     )
 
 
@@ -184,6 +217,10 @@ def _count_robust(verdicts: Mapping[str, ImageVerdict]) -> _Counts:
     return sum(verdict.robust for verdict in verdicts.values()), len(verdicts)
 
 
-def _count_unbroken(verdicts: Mapping[str, ImageVerdict]) -> _Counts:
-    correct = [verdict for verdict in verdicts.values() if verdict.clean_correct]
-    return sum(not verdict.broken for verdict in correct), len(correct)
+def _mark_robust(verdicts: Mapping[str, ImageVerdict]) -> dict[str, bool]:
+    return {image: verdict.robust for image, verdict in verdicts.items()}
+
+
+def _select_correct(verdicts: Mapping[str, ImageVerdict]) -> list[tuple[str, ImageVerdict]]:
+    """Select the images that are correctly classified clean."""
+    return [(image, verdict) for image, verdict in verdicts.items() if verdict.clean_correct]

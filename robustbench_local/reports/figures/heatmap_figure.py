@@ -18,6 +18,7 @@ from robustbench_local.reports.formatting.fonts import select_drawable_text
 from robustbench_local.reports.formatting.text import (
     format_interval,
     format_percent,
+    format_sample,
 )
 from robustbench_local.statistics import Estimate
 
@@ -81,4 +82,4 @@ def _format_interval_and_n(estimate: Estimate, clean: Estimate | None = None) ->
     if not estimate.is_known:
         return format_interval(estimate)
     own = f"\nclean {format_percent(clean.value)}" if clean else ""
-    return f"{format_interval(estimate)}\nn = {estimate.n:,}{own}"
+    return f"{format_interval(estimate)}\n{format_sample(estimate)}{own}"

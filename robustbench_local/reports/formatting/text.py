@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local import number_parser
+from robustbench_local.counted_nouns import format_count as format_count  # noqa: PLC0414 - for the rest of reports
 from robustbench_local.statistics import Comparison, Estimate
 from robustbench_local.store import SurfaceRecord
 
@@ -48,10 +49,17 @@ def format_interval(estimate: Estimate) -> str:
 
 
 def format_estimate(estimate: Estimate) -> str:
-    """Format value, interval and n: ``54.2% (49.8-58.6%, n = 500)``."""
+    """Format value, interval and n: ``54.2% (49.8-58.6%, n = 500)``, or ``n = 500 images in 40 groups``."""
     if not estimate.is_known:
         return MISSING_TEXT
-    return f"{format_percent(estimate.value)} ({format_interval(estimate)}, n = {estimate.n})"
+    return f"{format_percent(estimate.value)} ({format_interval(estimate)}, {format_sample(estimate)})"
+
+
+def format_sample(estimate: Estimate) -> str:
+    """Format the denominator: ``n = 500``, or ``n = 500 images in 40 groups``."""
+    if not estimate.groups:
+        return f"n = {estimate.n:,}"
+    return f"n = {format_count(estimate.n, 'image')} in {format_count(estimate.groups, 'group')}"
 
 
 def format_radius(eps: float) -> str:
@@ -158,11 +166,6 @@ def isolate_direction(text: str) -> str:
     return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}" if turns else text
 
 
-def format_count(number: int, noun: str, plural: str | None = None) -> str:
-    """Format a number with its noun: ``1 image``, ``12,000 images``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def join_in_sentence(parts: Sequence[str]) -> str:
     """Join parts as in a sentence: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
@@ -196,10 +199,15 @@ def format_p_value(value: float) -> str:
 
 def format_test(test: Comparison) -> str:
     """Format the p-value of a paired test, and the adjusted one where it is one of several tests."""
-    exact = f"exact McNemar {format_p_value(test.p_value)}"
+    exact = f"{_format_test_name(test)} {format_p_value(test.p_value)}"
     if test.adjusted_p_value is None or test.family_size == 1:
         return exact
     return f"{exact}, {format_p_value(test.adjusted_p_value)} adjusted for {test.family_size} pairs (Holm)"
+
+
+def _format_test_name(test: Comparison) -> str:
+    """Format the name of the test; over groups, McNemar's test is one of flipped signs."""
+    return f"sign-flip test over {format_count(test.groups, 'group')}" if test.groups else "exact McNemar"
 
 
 def _format_degrees(angle: float) -> str:

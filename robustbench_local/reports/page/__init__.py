@@ -38,6 +38,7 @@ from robustbench_local.reports.formatting.text import (
     format_percent,
     format_radius,
     format_ratio,
+    format_sample,
 )
 from robustbench_local.reports.page import charts
 from robustbench_local.reports.page.tries_chart import build_tries_charts
@@ -84,6 +85,7 @@ def _create_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Enviro
         "position": format_position,
         "radius": format_radius,
         "ratio": format_ratio,
+        "sample": format_sample,
         "size": format_size,
         "with_noun": format_count,
         "yaml": format_yaml,

@@ -11,6 +11,7 @@ from robustbench_local.reports.sections.accuracy_bounds_section import ACCURACY_
 from robustbench_local.reports.sections.adaptive_steps_section import ADAPTIVE_STEPS
 from robustbench_local.reports.sections.attacker_knowledge_section import ATTACKER_KNOWLEDGE
 from robustbench_local.reports.sections.certified_section import CERTIFIED
+from robustbench_local.reports.sections.classes_section import CLASSES
 from robustbench_local.reports.sections.corruptions_section import CORRUPTIONS
 from robustbench_local.reports.sections.curves_section import CURVES
 from robustbench_local.reports.sections.distances_section import DISTANCES
@@ -32,6 +33,7 @@ SECTIONS: tuple[Section[Any], ...] = (
     TRUST,
     HEATMAP,
     EIGHT_BIT,
+    CLASSES,
     CURVES,
     NAIVE_VS_ADAPTIVE,
     ADAPTIVE_STEPS,

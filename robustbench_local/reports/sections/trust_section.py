@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.reports.analysis.checklist import SOURCE, ChecklistLine, build_checklist
 from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.trust import select_diagnostics
@@ -132,7 +133,8 @@ def format_diagnostics_cost(record: DiagnosticsRecord) -> str:
     if not record.results:
         return ""
     return (
-        f"The questions to the models took {record.passes:,} passes, {format_percent(record.passes_share)} "
+        f"The questions to the models took {format_count(record.passes, 'pass')}, "
+        f"{format_percent(record.passes_share)} "
         f"of the {record.planned_passes:,} that the attacks may take (limit 10%)."
     )
 

@@ -177,7 +177,7 @@ def _describe_method(rows: Sequence[WorstCase]) -> str:
     if numbers == {1}:
         return f"under a single attack ({rows[0].attack_labels[0]})"
     if any(row.left_out_count and row.stated_verdicts is row.any_attack_verdicts for row in rows):
-        return f"worst case over up to {max(numbers)} attacks an image"
+        return f"worst case over up to {format_count(max(numbers), 'attack')} an image"
     over = f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(max(numbers))
     return f"worst case over {over} attacks"
 

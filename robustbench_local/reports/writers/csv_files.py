@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from robustbench_local.reports.analysis.class_results import ClassTable, build_class_tables
 from robustbench_local.reports.analysis.distances import compute_attack_distances, measures_distance
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
@@ -47,6 +48,33 @@ VIEW_CSV_COLUMNS = (
     "prediction_name",
 )
 """Columns of sticker_views.csv: the cell, the sign and one view of it."""
+CLASS_COLUMNS = (
+    "model",
+    "defense",
+    "threat",
+    "attack",
+    "class",
+    "class_name",
+    "n",
+    *(f"{share}{end}" for share in ("clean_accuracy", "robust_accuracy") for end in ("", "_low", "_high")),
+    "groups",
+)
+"""Columns of classes.csv: one class under one attack, or in the worst case over attacks."""
+CONFUSION_COLUMNS = (
+    "model",
+    "defense",
+    "threat",
+    "attack",
+    "class",
+    "class_name",
+    "predicted_class",
+    "predicted_class_name",
+    "count",
+    "n",
+)
+"""Columns of confusions.csv: one entry of the confusion matrix under the strongest attack."""
+WORST_CASE_NAME = "worst case"
+"""Name in the column ``attack`` of the worst case over attacks."""
 _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 """Prefixes that make a spreadsheet read text as a formula (F71)."""
 
@@ -65,6 +93,16 @@ def format_outcomes_csv(store: RunStore, evidence: Evidence) -> str:
 def format_sticker_views_csv(store: RunStore, evidence: Evidence) -> str:
     """Format one row per view of a sign with or without sticker; no rows if no cell is about views."""
     return _format_csv(_iterate_view_rows(store, evidence), columns=VIEW_CSV_COLUMNS)
+
+
+def format_classes_csv(evidence: Evidence) -> str:
+    """Format one row per model, threat model, attack and class; the worst case over attacks comes first."""
+    return _format_csv(_iterate_class_rows(evidence), columns=CLASS_COLUMNS)
+
+
+def format_confusions_csv(evidence: Evidence) -> str:
+    """Format one row per true and predicted class under the strongest attack of each threat model."""
+    return _format_csv(_iterate_confusion_rows(evidence), columns=CONFUSION_COLUMNS)
 
 
 def load_outcomes_frame(store: RunStore) -> pd.DataFrame:
@@ -88,6 +126,46 @@ def iterate_outcome_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[s
                 for name in ("label", "clean_prediction", "adversarial_prediction")
             }
             yield about | row | names
+
+
+def _iterate_class_rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
+    for table in build_class_tables(evidence):
+        names = [WORST_CASE_NAME, *(cell.record.attack for cell in table.attacks)]
+        for row in table.rows:
+            shares = [row.robust_accuracy, *row.attack_accuracies]
+            for name, share in zip(names, shares, strict=True):
+                yield {
+                    **_identify_class(table, name, row.label, row.name),
+                    "n": share.n,
+                    **_build_share_columns("clean_accuracy", row.clean_accuracy),
+                    **_build_share_columns("robust_accuracy", share),
+                    "groups": share.groups or None,
+                }
+
+
+def _iterate_confusion_rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
+    for table in build_class_tables(evidence):
+        matrix = table.matrix
+        names, sizes = dict(matrix.classes), matrix.class_sizes
+        for (label, final), count in matrix.counts.items():
+            yield {
+                **_identify_class(table, matrix.attack, label, names[label]),
+                "predicted_class": final,
+                "predicted_class_name": names[final],
+                "count": count,
+                "n": sizes[label],
+            }
+
+
+def _identify_class(table: ClassTable, attack: str, label: int, name: str) -> dict[str, Any]:
+    return {
+        "model": table.subject.model,
+        "defense": table.subject.defense,
+        "threat": table.threat.name,
+        "attack": attack,
+        "class": label,
+        "class_name": name,
+    }
 
 
 def _iterate_view_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]]:

@@ -58,7 +58,7 @@ def test_other_classes_are_refused(archives):
 
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_named_images_that_are_trained_on_are_refused(archives, part):
-    message = rf"{part} images npz:plain.npz, \w+: [1-4] of its 4 images are training.* images too"
+    message = rf"{part} images npz:plain.npz, \w+: [1-4] of its 4 images (are|is a) training.* images? too"
     with pytest.raises(DataError, match=message):
         _load(archives, "npz:plain.npz", **{f"{part}_source": "npz:plain.npz"}, validation_share=0.5)
 
@@ -78,6 +78,6 @@ def test_splits_of_one_set_may_share_images_and_it_is_said(archives):
     assert len(images.test) == 4
     assert sources == {
         "training": "npz:twice.npz, train",
-        "validation": "npz:twice.npz, val (1 of its 6 images are training images too)",
+        "validation": "npz:twice.npz, val (1 of its 6 images is a training image too)",
         "test": "npz:twice.npz, test (2 of its 4 images are training or validation images too)",
     }

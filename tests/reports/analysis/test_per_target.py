@@ -139,7 +139,7 @@ def test_parts_of_a_goal_have_no_matrix_and_no_part_in_the_answer(content):
 
 def test_what_was_not_carried_through_is_a_word_and_the_union_says_what_it_lacks(content):
     cells = [
-        replace(cell, reported_status="error", problem="it broke", final_predictions={}, verdicts={})
+        replace(cell, reported_status="error", problem="it broke", predictions={}, verdicts={})
         if cell.record.targets == (3,)
         else cell
         for cell in content.evidence.cells
@@ -185,7 +185,7 @@ def test_every_form_of_the_report_has_the_table(run, tmp_path):
 def test_models_are_compared_on_the_images_that_both_read_rightly():
     plain = {f"i{index}": index < 9 for index in range(10)}
     trained = {f"i{index}": index == 0 for index in range(10)} | {"more": True}
-    (told,) = describe_success_comparisons({PLAIN: plain, TRAINED: trained})
+    (told,) = describe_success_comparisons({PLAIN: plain, TRAINED: trained}, {})
     assert told.startswith("Attack success is lower on trained than on plain: 10.0")
     assert "80.0 points less; 8 images only on plain, 0 only on trained" in told
     assert "same 10 images, exact McNemar p = 0.008" in told
@@ -193,14 +193,14 @@ def test_models_are_compared_on_the_images_that_both_read_rightly():
 
 def test_without_significance_models_tie_and_a_model_alone_is_compared_with_nothing():
     one, other = ({str(place): place < hits for place in range(6)} for hits in (1, 0))
-    (told,) = describe_success_comparisons({PLAIN: one, TRAINED: other})
+    (told,) = describe_success_comparisons({PLAIN: one, TRAINED: other}, {})
     assert told.startswith(
         "No significant difference between trained and plain: "
         "the goal was reached on 0 images only on trained, 1 only"
     )
     (few,) = describe_success_comparisons(
-        {PLAIN: dict.fromkeys("abcde", True), TRAINED: dict.fromkeys("abcde", False)}
+        {PLAIN: dict.fromkeys("abcde", True), TRAINED: dict.fromkeys("abcde", False)}, {}
     )
     assert few.startswith("5 images are too few to compare trained and plain: "), "p is at least 0.06"
-    assert describe_success_comparisons({PLAIN: one}) == []
-    assert describe_success_comparisons({PLAIN: one, TRAINED: {}}) == []
+    assert describe_success_comparisons({PLAIN: one}, {}) == []
+    assert describe_success_comparisons({PLAIN: one, TRAINED: {}}, {}) == []

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from sample_run import SampleRun, build_run
 
+from robustbench_local.reports.analysis.evidence import ImagePrediction
 from robustbench_local.reports.analysis.rejections import build_rejections, find_undeclared_rejections
 from robustbench_local.reports.sections.rejections_section import REJECTIONS
 from robustbench_local.reports.sections.report_data import read_report_data
@@ -49,11 +50,11 @@ def test_an_undeclared_rejecting_output_is_named(plain, hits, is_named):
         cell for cell in plain.attack_cells if cell.is_done and not cell.targeted and cell.tally.broken > 4
     )
     broken = [image for image, verdict in cell.verdicts.items() if verdict.broken][:4]
-    predictions = {image: (16 if place < hits else 1, 0) for place, image in enumerate(broken)}
+    predictions = {image: ImagePrediction(16 if place < hits else 1, 0) for place, image in enumerate(broken)}
     verdicts = {image: cell.verdicts[image] for image in broken}
     models = [{**about, "num_classes": 17} for about in plain.models]
     evidence = replace(
-        plain, cells=(replace(cell, final_predictions=predictions, verdicts=verdicts),), models=models
+        plain, cells=(replace(cell, predictions=predictions, verdicts=verdicts),), models=models
     )
     findings = list(find_undeclared_rejections(evidence))
     assert bool(findings) == is_named

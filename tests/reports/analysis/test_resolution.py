@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from robustbench_local.reports.analysis.resolution import compute_resolution, list_resolutions
+from robustbench_local.reports.analysis.resolution import (
+    compute_class_resolution,
+    compute_group_resolution,
+    compute_resolution,
+    list_resolutions,
+)
 from robustbench_local.statistics import adjust_by_holm, compute_mcnemar
 
 
@@ -44,3 +49,25 @@ def test_the_smallest_and_the_largest_number_are_listed():
     assert [row.images for row in list_resolutions([50, 16, 0, 32, 16], 2)] == [16, 50]
     assert [row.images for row in list_resolutions([16, 16], 2)] == [16]
     assert list_resolutions([0], 2) == []
+
+
+def test_single_classes_say_less_than_all_together():
+    assert compute_class_resolution([50, 0]) is None
+    resolution = compute_class_resolution([12, 3, 0, 5])
+    assert (resolution.classes, resolution.fewest_images, resolution.most_images) == (3, 3, 12)
+    # the exact interval of 1 of 3 is 0.8% to 90.6%
+    assert str(resolution) == (
+        "3 classes of 3 to 12 images: the interval of one class reaches up to 45 points to each side"
+    )
+    assert str(compute_class_resolution([1, 1])).startswith("2 classes of 1 image: ")
+
+
+def test_images_in_groups_say_what_likeness_leaves():
+    resolution = compute_group_resolution(600, 40, 2)
+    assert str(resolution) == (
+        "600 images in 40 groups: 95% intervals are over groups and reach up to 4 points to each side if "
+        "images of a group are independent, 16 if they are alike; two models differ significantly at 6 "
+        "groups to 0 or more"
+    )
+    assert str(compute_group_resolution(50, 5, 2)).endswith("; too few groups to compare 2 models")
+    assert str(compute_group_resolution(50, 5, 1)).endswith("if they are alike")

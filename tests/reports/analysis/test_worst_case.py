@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -65,7 +66,9 @@ def test_images_that_are_misclassified_or_raise_need_no_other_attack_either():
 def test_one_unbroken_image_that_not_all_attacks_met_leaves_the_share_to_the_common_ones():
     worst = compute_worst_case([make_cell("hhb" + "bbbh"), make_cell("hbb", AUTOATTACK_NAME)])
     assert (worst.left_out_count, len(worst.verdicts), len(worst.any_attack_verdicts)) == (4, 3, 7)
-    assert worst.robust_accuracy == estimate_partial_share((1, 3), (2, 7))
+    assert worst.robust_accuracy == estimate_partial_share(
+        partial(compute_clopper_pearson, 1, 3), partial(compute_clopper_pearson, 2, 7)
+    )
     assert worst.robust_accuracy.n == 7  # 2 of 7 are unbroken at most, and 1 of 3 would be more
     assert worst.clean_accuracy.n == 7
 
