@@ -9,6 +9,7 @@ from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
 from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.engine_attack import EngineAttack
+from robustbench_local.attacks.core.expectation import count_confirmation_passes
 from robustbench_local.attacks.core.objective import LossName, check_counts, check_loss, check_loss_defined
 from robustbench_local.classifier import Classifier
 from robustbench_local.threats.threat_model import ThreatModel
@@ -58,9 +59,9 @@ class APGD(EngineAttack):
             )
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Return the passes of all steps of all restarts, and of each path's last point."""
-        paths = self.restarts * self.draws
-        return (paths * (self.steps + 1), paths * self.steps) if threat.eps else (0, 0)
+        """Return the passes of all steps of all restarts, of each path's last point and of judging draws."""
+        paths, judging = self.restarts * self.draws, self.restarts * count_confirmation_passes(self.draws)
+        return (paths * (self.steps + 1) + judging, paths * self.steps) if threat.eps else (0, 0)
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Attack.check_support`; also refuses a loss that is undefined for the goal."""

@@ -144,9 +144,14 @@ def _get_verdicts(items: ActiveSet) -> DrawVerdicts:
     return verdicts
 
 
-def count_confirmation_passes(search: Search[Any], eot_samples: int) -> int:
-    """Return the maximum passes of an item that judge its points again; 0 for a model that repeats itself."""
+def count_confirmation_passes(eot_samples: int, blind_steps: int = 0) -> int:
+    """Return the maximum passes of an item that judge its points again; 0 for a model that repeats itself.
+
+    Args:
+        eot_samples: Passes averaged per evaluation.
+        blind_steps: Steps of a search without gradients, whose best points are evaluated again.
+    """
     if eot_samples == 1:
         return 0
-    refreshes = eot_samples * (1 + search.steps // STEPS_BETWEEN_REFRESHES)
-    return (MAX_REFUTATIONS + 2) * CONFIRMATION_DRAWS + refreshes
+    refreshes = 1 + blind_steps // STEPS_BETWEEN_REFRESHES if blind_steps else 0
+    return (MAX_REFUTATIONS + 2) * CONFIRMATION_DRAWS + refreshes * eot_samples

@@ -94,8 +94,23 @@ class Ensemble(EngineAttack):
         """Return the cost of an image that survives all stages, with ten or more classes."""
         return self.estimate_stages(self.build_stages(threat, num_classes=10), threat)
 
-    def estimate_stages(self, stages: Sequence[Stage], threat: ThreatModel) -> tuple[int, int]:
-        """Return the maximum forward and backward passes of an image in these stages."""
+    def estimate_cost_on(self, classifier: Classifier, threat: ThreatModel) -> tuple[int, int]:
+        """See :meth:`Attack.estimate_cost_on`; a stochastic wrapper's successes need no further draws."""
+        averages_itself = averages_draws(classifier)
+        return self.estimate_stages(
+            self.build_stages(threat, num_classes=10), threat, judges_draws=not averages_itself
+        )
+
+    def estimate_stages(
+        self, stages: Sequence[Stage], threat: ThreatModel, *, judges_draws: bool = True
+    ) -> tuple[int, int]:
+        """Return the maximum forward and backward passes of an image in these stages.
+
+        Args:
+            stages: The stages.
+            threat: Budget and goal.
+            judges_draws: Whether further draws confirm successes where an evaluation averages over several.
+        """
         if threat.eps == 0:
             return (0, 0)
         forward = backward = 0
@@ -106,9 +121,11 @@ class Ensemble(EngineAttack):
             search = stage.build_search(threat)  # type: ignore[misc]  # a stage is a search or an attack
             steps, forward_steps = search.steps, search.steps + 1 + search.lookahead_budget
             paths = stage.restarts * max(1, min(stage.targets, len(threat.targets) or stage.targets))
-            draws = stage.draws or self.eot_samples
+            draws, blind_steps = stage.draws or self.eot_samples, 0 if stage.uses_gradients else steps
             forward_steps += (stage.forward_factor - 1) * steps
-            forward += paths * (forward_steps * draws + count_confirmation_passes(search, draws))
+            forward += paths * (
+                forward_steps * draws + judges_draws * count_confirmation_passes(draws, blind_steps)
+            )
             backward += paths * steps * draws * stage.uses_gradients
         ranking_draws = max((stage.draws or self.eot_samples for stage in stages if stage.targets), default=0)
         return forward + ranking_draws, backward
