@@ -178,7 +178,7 @@ class _BatchQueue:
         if self.hangs >= (MAX_HANGS if self.has_succeeded else MAX_HANGS_BEFORE_SUCCESS):
             raise _build_model_error(self.job, loss, f", {self.hangs} times in this cell") from None
         self.notify(f"{loss.description}, at work on {_format_image_count(positions)}: its process was ended")
-        alone = 0 if self.has_succeeded or len(positions) < 2 else MAX_HANGS_BEFORE_SUCCESS - 1
+        alone = 0 if self.has_succeeded else MAX_HANGS_BEFORE_SUCCESS - 1
         size = math.isqrt(len(positions)) if len(positions) > MAX_SINGLE_IMAGE_RETRIES else 1
         first, rest = positions[:alone], positions[alone:]
         return (
@@ -202,7 +202,7 @@ class _BatchQueue:
 
     def _requeue_pieces(self, positions: list[int], size: int, rest: list[list[int]] | None = None) -> bool:
         """Requeue the images in pieces; return False if there is just one image."""
-        if len(positions) < 2 and not rest:
+        if len(positions) < 2:
             return False
         self.queue = [*split_positions(positions, size), *(rest or []), *self.queue]
         return True

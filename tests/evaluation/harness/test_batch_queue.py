@@ -239,6 +239,20 @@ def test_out_of_memory_halves_the_batches_for_the_rest_of_the_cell(play):
     assert (scene.errors, scene.problem) == ([], None)
 
 
+def test_what_is_halved_is_what_was_in_memory(play, monkeypatch):
+    """Fewer images than a batch, and signs of which each brings several views."""
+
+    def fail(positions):
+        return torch.OutOfMemoryError("out of memory") if len(positions) > 1 else None
+
+    scene = play(fail, count=3, size=8)
+    assert scene.asked == [[0, 1, 2], [0, 1], [0], [1], [2]]
+    assert scene.notes[0] == "out of memory with 3 images: going on with 2 at a time"
+    monkeypatch.setattr(AttackJob, "images_per_position", 4)
+    scene = play(fail, count=2, size=16)
+    assert scene.notes[0] == "out of memory with 8 images: going on with 4 at a time"
+
+
 def test_a_single_image_that_does_not_fit_is_an_error(play):
     scene = play(on(lambda: torch.OutOfMemoryError("CUDA out of memory"), 3), count=4, size=1, done={0})
     assert (scene.errors, scene.asked) == ([3], [[1], [2], [3]])
@@ -269,6 +283,7 @@ def test_a_process_that_ends_is_confined_and_a_single_image_tried_twice(play):
         "it died, at work on 4 images: trying again",
         "made/2: linear: it died. Run it by itself",
     ]
+    assert play(on(lost(), 2), count=3, size=3).asked == [[0, 1, 2], [0, 1], [2], [2]]
     assert play(on(lost(), 0), size=1).notes[0] == "it died, at work on one image: trying again"
 
 
@@ -342,6 +357,11 @@ def test_a_hang_after_a_success_tries_few_images_singly(play, count, pieces):
     scene = play(lambda _: HANG() if next(left, None) else None, count=count, size=20, done={0})
     assert [len(positions) for positions in scene.asked[1:]] == pieces
     assert scene.errors == []
+
+
+def test_two_images_that_hang_before_any_success_are_tried_one_by_one(play):
+    scene = play(on(HANG, 0), count=3, size=2)
+    assert (scene.asked, scene.errors) == ([[0, 1], [0], [1], [2]], [0])
 
 
 def test_a_single_image_that_hangs_is_an_error_at_once(play):

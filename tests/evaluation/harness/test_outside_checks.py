@@ -161,6 +161,23 @@ def test_changed_calls_are_put_back(network, change):
         pass
 
 
+def test_a_changed_forward_of_the_class_is_put_back_and_weights_are_named_first():
+    class Own(nn.Linear):
+        def forward(self, images):
+            return super().forward(images)
+
+    own = Own.forward
+    layers = nn.Sequential(nn.Flatten(), Own(12, 3))
+
+    def change():
+        Own.forward = lambda self, images: images
+        layers[1].weight.data += 1
+
+    with pytest.raises(ConfigError, match="changed the model's weights"), keep(Outside(), layers):
+        change()
+    assert Own.forward is own
+
+
 def test_a_hook_that_is_taken_away_is_put_back(network):
     hook = network.register_forward_hook(lambda *_: None)
     with pytest.raises(ConfigError, match="forward or hooks"), keep(Outside(), network):
