@@ -29,7 +29,7 @@ def test_how_many_may_disagree(count, disagreeing, agrees):
     if agrees:
         readings.check_agreement("it")
         return
-    with pytest.raises(ModelError, match=f"answers {disagreeing} of {count} images otherwise") as caught:
+    with pytest.raises(ModelError, match=f"answers {disagreeing} of {count} images? otherwise") as caught:
         readings.check_agreement("it")
     assert caught.value.exit_code == 3
 
