@@ -47,7 +47,7 @@ def estimate_resubmission(
     Beyond the number of draws the lower end is that of as many submissions as draws. The upper end follows
     from concavity in N: each further submission adds at most what the last one did, which images with exactly
     one success measure. An interval covers the mean over the images' population. In simulations of 30 to 500
-    images, with 20 to 100 draws and N from 1 to 1000, it covers in at least 94% of the cases
+    images, with 20 to 100 draws and N from 1 to 1000, it covers in at least 93% of the cases
     (tests/test_resubmission_statistics.py).
 
     Args:
