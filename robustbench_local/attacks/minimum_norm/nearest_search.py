@@ -122,14 +122,15 @@ def compute_search_radius(front: ActiveSet, threat: ThreatModel) -> Tensor:
     return (_SEARCH_RADIUS_SHARE * compute_norms(farthest, threat.norm)).clamp_min(threat.eps)
 
 
-def split_steps(steps: int, max_paths: int) -> tuple[int, ...]:
+def split_steps(steps: int, max_paths: int, min_steps: int = _MIN_PATH_STEPS) -> tuple[int, ...]:
     """Return the number of steps of each path; few steps give fewer paths.
 
     Args:
         steps: Steps of all paths together, at least 1.
         max_paths: Maximum number of paths, at least 1.
+        min_steps: Minimum number of steps of each path where there are several.
     """
-    paths = max(1, min(max_paths, steps // _MIN_PATH_STEPS))
+    paths = max(1, min(max_paths, steps // min_steps))
     return tuple((steps + paths - 1 - path) // paths for path in range(paths))
 
 

@@ -18,9 +18,9 @@ from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
 WHOLE = ThreatModel(norm="L0", eps=64)
-SHORT = SigmaZero(steps=30)
-MEASURED_PIXELS = 3.25
-"""Mean number of changed pixels of 12 images of the network below, with 60 steps."""
+SHORT = SigmaZero(steps=60)
+MEASURED_PIXELS = 3.17
+"""Mean number of changed pixels of 12 images of the network below, with 120 steps."""
 
 
 @cache
@@ -68,7 +68,7 @@ def test_it_depends_neither_on_the_batch_nor_on_its_order(targets):
     if targets:
         sample = sample.select_images((sample.labels != 1).nonzero().flatten())
     threat = ThreatModel(norm="L0", eps=6, targets=targets)
-    for attack in (SHORT, SigmaZeroBall(steps=30)):
+    for attack in (SHORT, SigmaZeroBall(steps=60)):
         candidates = sample.attack(attack, threat)
         success = sample.find_adversarial(candidates, threat)
         assert count_changed(sample, candidates).max() <= 6
@@ -89,13 +89,13 @@ def test_in_a_ball_it_finds_what_the_minimum_allows_with_fewer_passes():
     least = count_changed(sample, sample.attack(SHORT, WHOLE))
     threat = ThreatModel(norm="L0", eps=4)
     passes = []
-    for attack in (SHORT, SigmaZeroBall(steps=30)):
+    for attack in (SHORT, SigmaZeroBall(steps=60)):
         with sample.classifier.count_passes(24) as counter:
             candidates = sample.attack(attack, threat)
         passes.append(int(counter.forward_passes.sum()))
         assert torch.equal(sample.find_adversarial(candidates, threat), least <= 4)
         assert passes[-1] <= 24 * attack.estimate_cost(threat)[0]
-    assert passes[1] < 0.7 * passes[0]
+    assert passes[1] < 0.9 * passes[0]
 
 
 def test_two_pixels_by_trying_all_of_them():
@@ -139,6 +139,11 @@ def test_wrong_numbers_and_other_norms_are_refused_in_one_line():
         SigmaZero().check_support(ThreatModel(norm="L1", eps=1), small().classifier)
 
 
+def test_few_steps_are_one_path():
+    costs = [SigmaZero(steps=steps).estimate_cost(WHOLE) for steps in (199, 200)]
+    assert costs == [(199 + 25 + 4, 199 + 25), (200 + 2 * 13 + 6, 200 + 2 * 13)]
+
+
 @pytest.mark.slow
 def test_it_is_as_strong_as_it_was(monkeypatch):
     """Mean number of pixels on a shipped network: a weaker search is seen."""
@@ -147,7 +152,7 @@ def test_it_is_as_strong_as_it_was(monkeypatch):
     threat = ThreatModel(norm="L0", eps=1024)
 
     def measure() -> float:
-        candidates = sample.attack(SigmaZero(steps=60), threat)
+        candidates = sample.attack(SigmaZero(steps=120), threat)
         assert sample.find_adversarial(candidates, threat).all()
         return float(count_changed(sample, candidates).mean())
 
