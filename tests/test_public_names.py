@@ -58,6 +58,7 @@ print(json.dumps([first == again, sorted(set(listed) ^ set(dir(rbl))), first]))
 """
 
 
+@pytest.mark.slow
 def test_a_name_means_the_same_before_and_after_the_first_import():
     rooms = sorted(module.name for module in pkgutil.iter_modules(rbl.__path__))
     names = [*rooms, *rbl.__all__]

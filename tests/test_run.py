@@ -83,7 +83,7 @@ def test_a_run_holds_every_cell_and_every_image(ran):
     assert json.loads(json.dumps(run.results, allow_nan=False))["schema"] == 1
 
 
-@pytest.mark.parametrize("after", [1, 4, 9])
+@pytest.mark.parametrize("after", [1, *(pytest.param(after, marks=pytest.mark.slow) for after in (4, 9))])
 def test_an_interrupted_run_goes_on_to_the_same_outcomes(ran, after):
     whole = Run("whole")
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.abstention import AbstainDeclaration, parse_abstention
+from robustbench_local.classifier.abstention_declaration import AbstainDeclaration, parse_abstention
 from robustbench_local.classifier.argument_checks import (
     check_classes,
     check_finite_weights,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_local.classifier.abstention import Abstention
+from robustbench_local.classifier.abstention_declaration import Abstention
 from robustbench_local.classifier.binary_output import LogitRangeCheck
 from robustbench_local.classifier.evaluation_mode import EvaluationMode
 from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory

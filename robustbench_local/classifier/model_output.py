@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustbench_local.classifier.abstention import (
-    Abstention,
     append_rejection_by_score,
     append_rejection_of_nan,
     move_rejecting_output,
 )
+from robustbench_local.classifier.abstention_declaration import Abstention
 from robustbench_local.classifier.binary_output import (
     OUTPUT_KINDS,
     expand_to_two_logits,

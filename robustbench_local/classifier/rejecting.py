@@ -8,7 +8,8 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
-from robustbench_local.classifier.abstention import Abstention, merge_rejection
+from robustbench_local.classifier.abstention import merge_rejection
+from robustbench_local.classifier.abstention_declaration import Abstention
 from robustbench_local.classifier.pass_account import PassAccount
 
 

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local.classifier import Access, Classifier
-from robustbench_local.classifier.abstention import AbstainDeclaration, Abstention, parse_abstention
+from robustbench_local.classifier.abstention_declaration import (
+    AbstainDeclaration,
+    Abstention,
+    parse_abstention,
+)
 from robustbench_local.classifier.binary_output import parse_output_key
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError, did_you_mean

@@ -59,6 +59,7 @@ def attacked(sample: Sample, attack: Attack, threat: ThreatModel, rows: list[int
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "norm", "bound"),
     [
@@ -178,6 +179,7 @@ def test_only_candidates_within_eps_count_and_the_rest_are_originals(small: Samp
     assert torch.equal(sample.attack(attack, ThreatModel(norm="L2", eps=0)), sample.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", BOTH, ids=repr)
 def test_results_do_not_depend_on_batch_order_or_company(small: Sample, attack: Attack):
     threat, order = ANYWHERE["L2"], list(range(12))

@@ -76,6 +76,7 @@ def test_di_fgsm_gives_torchattacks_images_where_it_draws_the_same(small: Sample
     assert_same_images(small, small.attack(AlwaysSeven(probability=1.0), THREAT), theirs, THREAT)
 
 
+@pytest.mark.slow
 def test_vmi_fgsm_has_torchattacks_strength_and_direction(small: Sample, torchattacks: ModuleType):
     theirs, ours = peer(torchattacks, "VMIFGSM", small, N=20), small.attack(VMIFGSM(), THREAT)
     assert int((small.find_adversarial(theirs, THREAT) ^ small.find_adversarial(ours, THREAT)).sum()) <= 3

@@ -47,7 +47,6 @@ def passes(attack: Attack, model: Classifier, threat: ThreatModel = THREAT) -> t
         ("pgd", {"steps": 20, "early_stop": False}, 21, 20),
         ("pgd", {"steps": 5, "restarts": 3}, 18, 15),
         ("apgd", {}, 101, 100),
-        ("apgd", {"steps": 10, "draws": 4}, 44, 40),
         ("apgd-t", {"steps": 10}, 1 + 9 * 11, 9 * 10),
         ("square", {"queries": 200}, 200, 0),
     ],
@@ -56,6 +55,13 @@ def test_a_survivor_costs_exactly(name: str, parameters: dict[str, object], forw
     attack = make_attack(name, parameters)
     assert passes(attack, SURE) == ([forward] * 3, [backward] * 3)
     assert attack.estimate_cost(THREAT) == (forward, backward)
+
+
+def test_an_average_over_draws_confirms_its_candidates_within_the_estimate():
+    """Fifty fresh draws judge the best and the last point of a path; the estimate counts refuted ones too."""
+    attack = make_attack("apgd", {"steps": 10, "draws": 4})
+    assert passes(attack, SURE) == ([44 + 2 * 50] * 3, [40] * 3)
+    assert attack.estimate_cost(THREAT) == (44 + 6 * 50, 40)
 
 
 @pytest.mark.parametrize(

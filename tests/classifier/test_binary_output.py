@@ -191,6 +191,7 @@ def logit(): return Net("logit")
 """
 
 
+@pytest.mark.slow
 def test_a_grid_gives_one_output_and_two_the_same_verdicts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(CODE)

@@ -163,6 +163,7 @@ def list_assignments() -> list[tuple[str, str, str]]:
     return [entry for entry in assigned if entry[1] != "self"]
 
 
+@pytest.mark.slow
 def test_nothing_outside_assigns_an_attribute_of_a_classifier():
     """Neither to something that is called a classifier, nor to an attribute that only classifiers have."""
     noisy = Noisy(build_classifier())

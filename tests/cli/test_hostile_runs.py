@@ -98,7 +98,14 @@ def test_only_the_damaged_cell_is_computed_again(place, rbl):
     assert out.count("started ") == 1
 
 
-@pytest.mark.parametrize("how", ["exchanged", "black", "missing"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "exchanged",
+        pytest.param("black", marks=pytest.mark.slow),
+        pytest.param("missing", marks=pytest.mark.slow),
+    ],
+)
 def test_images_that_are_not_those_that_were_found_are_not_shown(place, rbl, how):
     one, other = sorted(Path("out/adversarial").rglob("*.safetensors"))
     content = one.read_bytes()

@@ -43,27 +43,35 @@ def _list_imports(*arguments, **how):
     return _run(*arguments, **how)[1]
 
 
+LIGHT_COMMANDS = [
+    ["--help"],
+    ["run", "--help"],
+    ["list", "attacks", "--threat", "linf", "--kind", "white-box"],
+    ["show", "pgd50-linf-8"],
+]
+MORE_LIGHT_COMMANDS = [
+    *(
+        [name, "--help"]
+        for name in ("report", "gate", "init", "train", "list", "show", "doctor", "attack-score")
+    ),
+    ["--version"],
+    ["list", "certificates", "--json"],
+    ["list", "defenses"],
+    ["list", "models"],
+    ["list", "data"],
+    ["list", "examples"],
+    ["show", "trades-linf-8", "--json"],
+    ["show", "zoo:signs-plain"],
+    ["--show-completion", "bash"],
+]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"],
-        *(
-            [name, "--help"]
-            for name in ("run", "report", "gate", "init", "train", "list", "show", "doctor", "attack-score")
-        ),
-        ["--version"],
-        ["list", "attacks", "--threat", "linf", "--kind", "white-box"],
-        ["list", "certificates", "--json"],
-        ["list", "defenses"],
-        ["list", "models"],
-        ["list", "data"],
-        ["list", "examples"],
-        ["show", "pgd50-linf-8"],
-        ["show", "trades-linf-8", "--json"],
-        ["show", "zoo:signs-plain"],
-        ["--show-completion", "bash"],
+        *(pytest.param(words, id=" ".join(words)) for words in LIGHT_COMMANDS),
+        *(pytest.param(words, id=" ".join(words), marks=pytest.mark.slow) for words in MORE_LIGHT_COMMANDS),
     ],
-    ids=" ".join,
 )
 def test_help_lists_and_pages_import_no_library_that_computes(arguments):
     assert _list_imports(*arguments, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1") & HEAVY == set()
@@ -78,6 +86,7 @@ def test_a_wrong_name_is_told_without_torch():
     assert _list_imports("show", "pgd50", code=2) & HEAVY == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["list", "attacks"], ["list", "examples"], ["init"]], ids=" ".join)
 def test_lists_and_init_do_not_build_the_schema_of_grids(arguments, tmp_path):
     assert "robustbench_local.evaluation.grid.schema" not in _list_imports(*arguments, cwd=tmp_path)
@@ -97,6 +106,7 @@ def test_a_gate_whose_intervals_are_stored_imports_no_library_that_computes(tmp_
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_report_imports_neither_torch_nor_pandas(tmp_path):
     run = build_run(tmp_path / "run", SampleRun(gates=GATES))
     libraries = _list_imports("report", run, "--out", tmp_path / "page")

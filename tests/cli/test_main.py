@@ -249,6 +249,7 @@ def test_defenses_are_listed_with_what_they_do_to_a_model(rbl):
     )
 
 
+@pytest.mark.slow
 def test_certificates_are_listed_planned_run_and_shown(workplace, rbl):
     assert "certify-smoothing-l2-0.5" in rbl("list", "certificates")[1]
     text = (workplace / "grid.yaml").read_text()
@@ -289,6 +290,7 @@ def test_version_and_help(rbl):
         assert "Usage" in out
 
 
+@pytest.mark.slow
 def test_a_grid_is_confined_to_a_pair_of_classes_which_the_plan_names(workplace, rbl):
     goal = ("--source-class", "3", "--target-class", "8", "--target-class", "9")
     code, out, _ = rbl("run", "grid.yaml", "--dry-run", *goal)

@@ -124,6 +124,7 @@ def test_figures_on_some_images_are_on_all_classes_and_on_the_same_for_every_mod
     assert [one.ids for one in first] == [one.ids for one in second]
 
 
+@pytest.mark.slow
 def test_weights_that_changed_after_their_card_are_refused(place, capsys):
     _train("standard", "--set", "epochs=1")
     with (place / "net.safetensors").open("ab") as file:
@@ -137,6 +138,7 @@ def test_weights_that_changed_after_their_card_are_refused(place, capsys):
     assert "not the" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_weights_and_fits_the_head(place):
     assert (
         _train("standard", "--model", "zoo:signs-plain", "--set", "epochs=1", "--set", "learning_rate=1e-9")

@@ -63,6 +63,7 @@ def test_a_changed_neighbour_refuses_the_old_figures_by_name(files: Path) -> Non
     assert run_command(["run", "grid.yaml", "--out", "out", "--allow-code"]) == 2
 
 
+@pytest.mark.slow
 def test_another_version_of_what_computes_refuses_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
     run()
     monkeypatch.setattr(torch, "__version__", "9.9.1")
@@ -70,6 +71,7 @@ def test_another_version_of_what_computes_refuses_them_too(monkeypatch: pytest.M
         run()
 
 
+@pytest.mark.slow
 def test_a_changed_surrogate_refuses_them(files: Path) -> None:
     other = {"id": "own", "source": "python:own.py:Net", "num_classes": 10}
     (files / "own.py").write_text(NET)
@@ -87,6 +89,7 @@ def test_only_libraries_whose_attacks_run_are_named() -> None:
     assert found.keys() == {"version of torch", "version of torchattacks", "version of pyautoattack"}
 
 
+@pytest.mark.slow
 def test_a_model_that_could_not_be_used_may_be_mended(files: Path) -> None:
     other = {"id": "own", "source": "python:own.py:Net", "num_classes": 10}
     (files / "own.py").write_text("raise RuntimeError('not yet')\n")
@@ -113,6 +116,7 @@ def test_a_recipe_on_code_trains_and_is_found_until_the_code_changes(files: Path
     assert len(list((files / "cache").glob("*.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_the_network_with_the_classes_that_the_grid_says(files: Path) -> None:
     change(files / "mynet.py", "def __init__(self):", "def __init__(self, num_classes=4):")
     change(files / "mynet.py", "nn.Linear(784, 10)", "nn.Linear(784, num_classes)")
@@ -129,6 +133,7 @@ def test_code_that_is_not_allowed_is_refused_before_anything_is_trained(files: P
     assert not (files / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_of_code_needs_to_be_allowed_as_well(files: Path) -> None:
     (files / "teacher.py").write_text(NET)
     taught = {**SHORT, "card": "distillation-t20", "teacher": "python:teacher.py:Net"}
@@ -146,6 +151,7 @@ def test_a_teacher_of_code_needs_to_be_allowed_as_well(files: Path) -> None:
     assert first.digest != other.digest
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_not_resumed_by_other_code(files: Path) -> None:
     longer = {**TRAINED, "defenses": [{**SHORT, "epochs": 2}]}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import robustbench_local as rbl
 from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError
@@ -17,6 +19,7 @@ gates: []
 """
 
 
+@pytest.mark.slow
 def test_only_the_models_that_are_named_get_an_attack_or_a_certificate(workplace):
     read = {"where": "test", "error": ConfigError}
     text = (workplace / "grid.yaml").read_text(encoding="utf-8")

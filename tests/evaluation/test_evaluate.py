@@ -141,6 +141,7 @@ def test_a_black_box_is_refused_by_a_white_box_attack(data):
         rbl.evaluate(classifier, data, attack="fgsm-linf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="copies of a process need Linux")
 def test_with_a_time_limit_a_model_that_ends_its_process_ends_no_other(linear, data):
     parent, cursed = os.getpid(), data.images[5]

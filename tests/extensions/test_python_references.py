@@ -65,6 +65,7 @@ def test_a_grid_of_files_runs_and_only_with_leave(tmp_path, monkeypatch):
     assert rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", options=OPTIONS).outcomes.equals(before)
 
 
+@pytest.mark.slow
 def test_a_module_that_an_attack_imports_is_part_of_the_identity(workplace, tmp_path):
     (tmp_path / "helper.py").write_text("FACTOR = 1.0\n")
     name = write_attack(
@@ -76,6 +77,7 @@ def test_a_module_that_an_attack_imports_is_part_of_the_identity(workplace, tmp_
         rbl.run_grid(workplace(name), out="run", options=OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_card_of_the_users_names_a_method_from_outside(workplace, tmp_path):
     name = write_attack(tmp_path / "own.py", "return (images + threat.eps * self.strength).clamp(0, 1)")
     card = {
@@ -203,6 +205,7 @@ def test_an_attack_that_fails_at_work_is_an_error_of_its_cell(fault, workplace, 
     assert fgsm["status"] == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cost", "message"),
     [
@@ -218,6 +221,7 @@ def test_what_fails_while_the_run_is_planned_is_one_line(cost, message, workplac
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cost", "message"),
     [
@@ -233,6 +237,7 @@ def test_a_cost_that_is_none_is_one_line(cost, message, workplace, tmp_path):
         rbl.run_grid(workplace(name), out="run", options=OPTIONS)
 
 
+@pytest.mark.slow
 def test_parameters_that_cannot_be_written_down_are_one_line(workplace, tmp_path):
     name = write_attack(tmp_path / "own.py", perturb="return images\n    held: object = object()")
     with pytest.raises(ConfigError, match="not plain values"):
@@ -281,6 +286,7 @@ def test_a_claim_that_attacks_contradict_is_reported(workplace, tmp_path):
     assert run.evaluate_gates().violations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("returned", "message"),
     [

@@ -230,7 +230,7 @@ def test_f10_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
     save_file(state, tmp_path / "bad.safetensors")
     with pytest.raises(ModelError) as caught:
         load(tmp_path / "bad.safetensors")
-    refused(caught, 3, "5.weight", "1 of 156800")
+    refused(caught, 3, "5.weight", "1 of 156,800")
 
 
 def test_f11_keys_that_do_not_fit_are_listed(tmp_path: Path) -> None:

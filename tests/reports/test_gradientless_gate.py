@@ -84,6 +84,7 @@ def ruled(folder, more=""):
     return run.evaluate_gates(), robust, (folder / f"out{len(more)}" / "report.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_without_a_black_box_nothing_is_decided_and_the_report_says_why(folder):
     gate, robust, report = ruled(folder)
     assert robust["plain"] < 0.5 <= robust["opaque"]

@@ -56,6 +56,7 @@ def test_figures_exist_and_open(sample):
             assert "Software" not in picture.info
 
 
+@pytest.mark.slow
 def test_rendering_twice_gives_the_same_bytes(sample, tmp_path):
     again = write_report(sample.run_dir, tmp_path / "report.html")
     first = {path.relative_to(sample.page_path.parent): path for path in _report_files(sample.page_path)}

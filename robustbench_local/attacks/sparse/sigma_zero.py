@@ -110,7 +110,9 @@ class SigmaZero(MinimumNormAttack):
 class SigmaZeroBall(SigmaZero):
     """Sigma-zero for a fixed number of pixels: an image leaves at its first success within them.
 
-    Arguments, errors and source as for :class:`SigmaZero`.
+    Arguments and errors as for :class:`SigmaZero`.
+
+    Source: Cina et al. 2024, arXiv:2402.01879, algorithm 1.
     """
 
     measure: ClassVar[Measure] = "ball"

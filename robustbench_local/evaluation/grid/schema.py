@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from robustbench_local.classifier.abstention import parse_abstention
+from robustbench_local.classifier.abstention_declaration import parse_abstention
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Precision
 from robustbench_local.config.display_names import check_display_name
 from robustbench_local.config.gate_choices import (

@@ -118,7 +118,10 @@ def test_behind_what_hides_the_gradient_exactly_the_robust_images_are_left(fault
 
 @pytest.mark.parametrize(
     ("fault", "count"),
-    [("none", 5), pytest.param("zero backward", 30, marks=pytest.mark.slow)],
+    [
+        pytest.param("none", 5, marks=pytest.mark.slow),
+        pytest.param("zero backward", 30, marks=pytest.mark.slow),
+    ],
 )
 def test_neither_batches_nor_order_nor_workers_change_a_verdict(fault, count):
     sample, _ = build_sample(fault, count=count)

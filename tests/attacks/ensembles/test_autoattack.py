@@ -223,6 +223,7 @@ def test_constant_logits_and_many_classes_are_no_trouble(classes: int):
         assert (compute_norms(candidates - sample.images, "Linf") <= LINF.eps + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_each_image_is_credited_to_the_stage_that_found_its_candidate(small: Sample):
     with small.classifier.count_passes(len(small.images)) as meter:
         found = small.attack(ATTACK, EASY)

@@ -18,6 +18,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.harness import verify
 from robustbench_local.randomness import RandomStream
+from robustbench_local.threats import lp_ball
 from robustbench_local.threats.threat_model import ThreatModel
 
 METHODS = pytest.mark.parametrize("certificate", [IBP(), CROWN()], ids=repr)
@@ -81,7 +82,7 @@ def test_images_are_normalised_in_float32_before_a_network_of_float64(certificat
     mean, std = torch.tensor(0.4), torch.tensor(0.3)
     threat = ThreatModel(norm="Linf", eps=167772 * 2.0**-24 - 1e-6)  # so that float32 reaches the very end
     pixels = 0.3 + 0.5 * samples.draw_images(300, (1,)).flatten()
-    ends = pixels.double() - (threat.eps + verify.LINF_SLACK)
+    ends = pixels.double() - (threat.eps + lp_ball.LINF_SLACK)
     inside = torch.where(ends.float() < ends, ends.float().nextafter(torch.tensor(1.0)), ends.float())
     exact, rounded = (ends - mean.double()) / std.double(), ((inside - mean) / std).double()
     chosen = (rounded < exact - 1e-9).nonzero().flatten()[:5].tolist()

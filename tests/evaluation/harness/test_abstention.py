@@ -13,8 +13,8 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.abstention import (
     append_rejection_by_score,
     merge_rejection,
-    parse_abstention,
 )
+from robustbench_local.classifier.abstention_declaration import parse_abstention
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.evaluation.harness.attack_job import AttackJob

@@ -296,6 +296,7 @@ def test_a_label_moved_elsewhere_is_counted_apart(linear, data):
     assert count_outcomes(rows).moved_elsewhere > 0
 
 
+@pytest.mark.slow
 def test_every_broken_image_names_the_stage_that_broke_it(linear, data):
     """With gradients that vanish, what AutoAttack still breaks is Square's, and the outcomes say so."""
     few = data.select_images(torch.arange(12))

@@ -189,6 +189,7 @@ with WorkerPool(job, 2, prepare_models=nullcontext) as pool:
 """
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_killed_run():
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(ORPHANS)], stdout=subprocess.PIPE, text=True

@@ -179,6 +179,7 @@ print(call_isolated(work, timeout=60), call_isolated(work, timeout=60, threads=1
 """
 
 
+@pytest.mark.slow
 @needs_fork
 def test_threads_work_in_a_child_after_they_worked_here():
     command = [sys.executable, "-c", THREADS]

@@ -125,6 +125,7 @@ class Stopping(ProgressListener):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_certificate_is_resumed_image_by_image(run, workplace, monkeypatch):
     monkeypatch.setattr("robustbench_local.evaluation.harness.certificate_job.CHUNK_PIXELS", 3 * 70 * 28 * 28)
     with pytest.raises(KeyboardInterrupt):

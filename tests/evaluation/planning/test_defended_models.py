@@ -101,6 +101,7 @@ def test_passes_are_those_of_every_draw(run):
     assert clean[0] == clean[1] == clean[2]
 
 
+@pytest.mark.slow
 def test_the_same_grid_again_is_complete_and_the_resolved_one_means_the_same(run):
     before, file = run.outcomes, run.directory.parent / "grid.yaml"
     again = rbl.run_grid(file, out=run.directory, options=rbl.Options(batch_size=3))

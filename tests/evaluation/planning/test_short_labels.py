@@ -161,6 +161,7 @@ def test_names_are_labels_and_change_neither_keys_nor_identity(workplace):
     assert set(plain.labels.attacks.values()) >= {"FGSM", "FGSM (non-adaptive)"}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_another_name_and_shows_it(workplace):
     run_grid(write_grid(workplace), out="out", options=Options(device="cpu"))
     counts = CountsCells()

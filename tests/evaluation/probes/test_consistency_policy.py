@@ -85,7 +85,14 @@ def test_allowed_it_runs_at_the_declared_batch_size_and_says_so():
     assert "batches of exactly 5" in note
 
 
-@pytest.mark.parametrize("kind", ["attribute", "global", "closure", "counter", "class counter"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "attribute",
+        "counter",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("global", "closure", "class counter")),
+    ],
+)
 def test_what_remembers_is_broken_as_often_as_what_does_not(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "REMEMBERED_ANSWERS", [])
     honest = rbl.evaluate(Classifier(models.Network(), num_classes=5), data(), **ATTACK)

@@ -80,6 +80,7 @@ def test_fine_tuning_starts_from_the_models_own_weights():
     assert all((one[name] - other[name]).abs().max() < 1e-6 for name in one)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_where_it_was(cache):
     whole = prepare_run(_grid())[0].subjects[1].digest
     for file in cache.iterdir():
@@ -145,6 +146,7 @@ def test_images_of_their_own_need_no_note(workplace):
     assert not any("trained it" in line for line in plan.warnings)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_was_replaced_teaches_another_student(cache, workplace):
     taught = {"card": "distillation-t20", **SHORT, "epochs": 1, "teacher": "checkpoint:t.safetensors"}
     digests = []
