@@ -132,6 +132,24 @@ def test_a_model_that_draws_by_itself_is_asked_again_and_again(data):
     assert sum(row.successful_draws for row in rows) > 0
 
 
+def test_the_estimate_of_passes_has_the_draws_of_the_model_and_of_a_defense(data):
+    def estimate(classifier):
+        attack = make_attack("fgsm")
+        job = AttackJob(key="k", classifier=classifier, data=data, threat=BALL, seed=SEED, attack=attack)
+        return [passes / len(data) for passes in job.max_passes]
+
+    still = estimate(Classifier(Threshold(), num_classes=2))
+    assert estimate(own_coin()) == [still[0] + 20, still[1]]
+    two = Coin(Classifier(Threshold(), num_classes=2), draws=2, verdict_draws=3)
+    fgsm = make_attack("fgsm").estimate_cost(BALL)
+    finishing = [
+        passes - more - 5 * (place == 0) for place, (passes, more) in enumerate(zip(still, fgsm, strict=True))
+    ]
+    attacked = [sum(passes) for passes in zip(fgsm, finishing, strict=True)]
+    # each query is two draws and each verdict three; with the draw fixed each is one
+    assert estimate(two) == [2 * attacked[0] + attacked[0] + 3 + 5 * 3, 2 * attacked[1] + attacked[1]]
+
+
 def test_its_draws_belong_to_the_image(data):
     def count(rows):
         classifier = own_coin()
