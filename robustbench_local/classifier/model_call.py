@@ -19,6 +19,12 @@ from robustbench_local.classifier.preprocessing import Preprocessing
 from robustbench_local.classifier.state_guard import ProcessSettings, RandomStates
 from robustbench_local.errors import ModelError, RobustbenchError
 
+SINGLE_ANSWERS_NOTE = (
+    "each verdict is one answer, so that robust accuracy may be too high, where an attack fails by bad luck, "
+    "or too low, where one answer is wrong by chance"
+)
+"""Why the figures of a model are doubtful, and in which direction, if its random answers are not declared."""
+
 
 class ModelCall:
     """Calls a model on images and tolerates careless forward methods.
@@ -122,7 +128,10 @@ class ModelCall:
         """Check the first answer only; checking each one would make every step wait for the device."""
         self._is_checked = True
         if not before.is_same_as(RandomStates.from_process()):
-            note("draws random numbers in its forward: its predictions may change from call to call")
+            note(
+                "draws random numbers in its forward: its predictions may change from call to call; "
+                f"{SINGLE_ANSWERS_NOTE}"
+            )
         values = logits.detach()
         in_range = ((values >= 0) & (values <= 1)).all()
         if self._access != "labels" and bool(in_range & ((values.sum(dim=1) - 1).abs() <= 1e-5).all()):

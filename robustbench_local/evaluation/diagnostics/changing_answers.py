@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustbench_local.attacks.adaptive.findings import MAX_ROUNDING_DIFFERENCE
+from robustbench_local.classifier.model_call import SINGLE_ANSWERS_NOTE
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.diagnostic import (
     Diagnostic,
@@ -19,7 +20,7 @@ _DECLARED = (
 
 
 class ChangingAnswers(Diagnostic):
-    """Random answers that no defense declares: an attack then follows a single draw."""
+    """Random answers that no defense declares: attacks follow, and verdicts are, single draws."""
 
     id = "D4"
     name = "same answer to the same image"
@@ -52,8 +53,8 @@ class ChangingAnswers(Diagnostic):
         return Reading(
             status="fail",
             sentence="The model answers at random: the same image gets outputs that differ by "
-            f"{format_figure(found.max_difference)} of their length from one call to the next{changed}, so "
-            "that an attack may fail by bad luck alone.",
+            f"{format_figure(found.max_difference)} of their length from one call to the next{changed}; "
+            f"{SINGLE_ANSWERS_NOTE}.",
             value=found.max_difference,
             limit=MAX_ROUNDING_DIFFERENCE,
             n=n,

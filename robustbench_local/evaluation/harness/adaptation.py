@@ -36,11 +36,6 @@ MAX_CANDIDATE_FACTOR = 4
 """Images that are classified to fill the sample, as a multiple of its size."""
 
 
-def needs_adaptation(job: Job) -> bool:
-    """Check whether the job's attack adapts to the model."""
-    return isinstance(job, AttackJob) and job.attack.adapts
-
-
 def adapt_job(
     job: Job,
     *,

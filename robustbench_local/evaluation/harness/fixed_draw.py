@@ -13,6 +13,11 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import PassCounter
 from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.errors import ModelError
+from robustbench_local.evaluation.harness.outside_checks import (
+    check_candidates,
+    keep_model_unchanged,
+    keep_process_unchanged,
+)
 from robustbench_local.evaluation.harness.verify import predict, verify
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
@@ -46,6 +51,9 @@ def attack_fixed_draw(
     Returns:
         For each image whether this draw misclassifies it, clean or attacked, and the counters of all passes.
         Nothing if the model raises meanwhile.
+
+    Raises:
+        ConfigError: If the attack changes the model, or returns something else than a tensor.
     """
     counters: list[PassCounter] = []
     if not isinstance(classifier, RandomizedClassifier):
@@ -58,7 +66,16 @@ def attack_fixed_draw(
             with classifier.count_passes(len(images), attack.queries) as counter:
                 counters.append(counter)
                 attacked = classifier.accept_only(images, labels)
-                candidates = attack.perturb(attacked, images.clone(), labels.clone(), threat, stream, masks)
+                with (
+                    keep_model_unchanged(attack, classifier),
+                    keep_process_unchanged(attack, classifier.add_note),
+                ):
+                    # copies: what an attack writes into its arguments must not reach the verification
+                    own_masks = None if masks is None else masks.clone()
+                    returned = attack.perturb(
+                        attacked, images.clone(), labels.clone(), threat, stream, own_masks
+                    )
+                candidates = check_candidates(attack, returned)
             with classifier.open_fresh_copy() as judge, judge.count_passes(len(images)) as counter:
                 counters.append(counter)
                 verified = verify(judge, images, labels, candidates, threat, masks=masks, stream=stream)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Access
+from robustbench_local.classifier.model_call import SINGLE_ANSWERS_NOTE
 from robustbench_local.evaluation.probes.answer_differences import (
     SAME_SHAPE_TOLERANCE,
     has_difference,
@@ -122,7 +123,7 @@ class ConsistencyFindings:
         self.notes.append(
             "answers differ from call to call by random numbers that no seed repeats "
             f"({self._format_difference(first, second)}): whether they depend on the other images of a batch "
-            "is not known"
+            f"is not known; {SINGLE_ANSWERS_NOTE}"
         )
 
     def _format_difference(self, first: Tensor, second: Tensor) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.classifier.hidden_state import GENERATOR_DIGEST_PREFIX
+from robustbench_local.classifier.model_call import SINGLE_ANSWERS_NOTE
 from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.evaluation.probes.answer_differences import (
@@ -162,7 +163,7 @@ def _query_alone(questions: ModelQueries, pair: Tensor) -> Tensor:
         findings.may_be_random = findings.has_own_generator = True
         findings.notes.append(
             f"draws random numbers from a generator of its own ({format_names(generators)}): its predictions "
-            "change from call to call"
+            f"change from call to call; {SINGLE_ANSWERS_NOTE}"
         )
     elif has_difference(first, again, findings.tolerance):
         _explain_change(questions, pair[:1], first, again, changed)

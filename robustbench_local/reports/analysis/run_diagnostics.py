@@ -84,7 +84,10 @@ def check_averaging(
                 f"Only {labels} average over the model's random draws; other attacks follow single ones."
             )
         else:
-            sentence = "No attack averages over the model's random draws, so each follows a single one."
+            sentence = (
+                "No attack averages over the model's random draws: each follows a single one, and "
+                "may fail by bad luck."
+            )
         yield build_diagnostic(
             "D21",
             name,

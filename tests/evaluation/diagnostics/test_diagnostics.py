@@ -153,7 +153,9 @@ def test_a_layer_that_stays_in_training_mode():
 )
 def test_random_answers(difference, status):
     findings = change(randomness={"max_difference": difference, "changed_labels": 2})
-    assert check(ChangingAnswers(), make_model(findings=findings)).status == status
+    reading = check(ChangingAnswers(), make_model(findings=findings))
+    assert reading.status == status
+    assert ("too high" in reading.sentence, "too low" in reading.sentence) == (status == "fail",) * 2
 
 
 def test_probabilities_are_a_warning():

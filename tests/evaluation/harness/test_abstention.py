@@ -18,6 +18,7 @@ from robustbench_local.classifier.abstention_declaration import parse_abstention
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.evaluation.harness.attack_job import AttackJob
+from robustbench_local.evaluation.harness.verify import verify
 from robustbench_local.threats.threat_model import ThreatModel
 
 EPS = 0.15
@@ -199,3 +200,21 @@ def test_an_undeclared_rejecting_output_is_named(data):
     with pytest.raises(ModelError) as caught:
         classifier(data.images)
     assert "abstain: last" in str(caught.value)
+
+
+def test_a_success_whose_8_bit_image_is_rejected_does_not_succeed_in_8_bits():
+    class Fussy(nn.Module):
+        """Rejects 8-bit images, and answers class 1 to all others."""
+
+        def forward(self, images):
+            steps = 255 * images.flatten(1)
+            is_rounded = ((steps - steps.round()).abs() < 1e-3).all(dim=1).float()
+            return torch.stack([torch.zeros(len(images)), torch.ones(len(images)), 2 * is_rounded], dim=1)
+
+    classifier = Classifier(Fussy(), num_classes=2, abstain="last")
+    originals = torch.full((2, 1, 1, 2), 100 / 255)
+    candidates = originals + torch.tensor([0.3, 0.4]).view(2, 1, 1, 1) / 255
+    with classifier.evaluation_mode():
+        verified = verify(classifier, originals, torch.zeros(2, dtype=torch.int64), candidates, BALL)
+    assert verified.broken.tolist() == [True, True]
+    assert verified.broken_8bit == (False, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.errors import ModelError, UnreachableError
+from robustbench_local.evaluation.harness import adaptation
 from robustbench_local.evaluation.harness.adaptation import (
     MAX_BLACK_BOX_SAMPLE_IMAGES,
     MAX_SAMPLE_IMAGES,
@@ -19,6 +21,7 @@ from robustbench_local.evaluation.harness.adaptation import (
 )
 from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
+from robustbench_local.evaluation.harness.job import Job
 from robustbench_local.threats.threat_model import ThreatModel
 
 THREAT = ThreatModel(norm="Linf", eps=0.02)
@@ -102,9 +105,24 @@ def test_a_stored_adaptation_is_used_as_it_is(linear, data):
     assert job.attack == Adapted(steps=3)
 
 
+class _Unlike(Job):
+    """A job without an attack."""
+
+    max_passes = (0, 0)
+    queried_model = None
+
+    def build_queue(self, batch_size, done_positions):
+        raise NotImplementedError
+
+    def run(self, positions):
+        raise NotImplementedError
+
+
 def test_other_attacks_are_not_adapted_and_store_nothing(linear, data):
     job = build_job(linear, data, PGD(steps=2))
     assert adapt(job) == (job, None, [])
+    bare = _Unlike(key="cell", classifier=linear, data=data, threat=THREAT, seed=1)
+    assert adapt(bare) == (bare, None, [])
 
 
 @pytest.mark.parametrize("isolated", [True, False])
@@ -169,6 +187,21 @@ def test_the_time_limit_of_the_cell_ends_the_look(linear, data, isolated):
     assert "time is over" in record.problem
     assert len(notes) == 1
     assert "not adapted" in notes[0]
+
+
+@pytest.mark.parametrize(("cell_timeout", "deadline"), [(8.0, 1004.0), (None, None)])
+def test_the_look_may_take_half_of_the_cells_time(linear, data, monkeypatch, cell_timeout, deadline):
+    limits = []
+
+    def watch(*given):
+        limits.append(given[:2])
+        return nullcontext()
+
+    monkeypatch.setattr(adaptation, "Watchdog", watch)
+    monkeypatch.setattr(adaptation.time, "monotonic", lambda: 1000.0)
+    settings = IsolationSettings(isolated=False, timeout=7.0, cell_timeout=cell_timeout)
+    adapt_job(build_job(linear, data, Adapting()), batch_size=16, isolation=settings)
+    assert limits == [(7.0, deadline)]
 
 
 def test_steps_beyond_the_plan_are_announced(linear, data):

@@ -12,7 +12,11 @@ from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.harness.answer_agreement import (
     AgreementCounts,
+    _compute_logit_ranges,
+    _compute_margins,
+    _find_differing,
     compare_batch_sizes,
+    compare_clean_answers,
     compare_with_fresh_copy,
 )
 from robustbench_local.evaluation.harness.verify import predict
@@ -47,7 +51,92 @@ def test_how_many_may_disagree_in_a_batch_of_another_size(count, disagreeing, ag
 
 
 def test_sums():
-    assert AgreementCounts(4, 1, 4, 0) + AgreementCounts(3, 2, 1, 1) == AgreementCounts(7, 3, 5, 1)
+    first, second = AgreementCounts(4, 1, 4, 0, 9, 5), AgreementCounts(3, 2, 1, 1, 2, 3)
+    assert first + second == AgreementCounts(7, 3, 5, 1, 11, 8)
+
+
+@pytest.mark.parametrize(
+    ("count", "disagreeing", "agrees"),
+    [(0, 0, True), (1, 0, True), (1, 1, False), (4, 1, True), (4, 2, False), (40, 1, True), (40, 2, False)],
+)
+def test_how_many_clean_images_may_be_answered_otherwise_after_the_attack(count, disagreeing, agrees):
+    readings = AgreementCounts(repeated=count, repeated_disagreements=disagreeing)
+    if agrees:
+        readings.check_agreement("it")
+        return
+    with pytest.raises(ModelError, match=f"{disagreeing} of {count} clean images") as caught:
+        readings.check_agreement("it")
+    assert caught.value.where == "it"
+
+
+CALLS: list[tuple[int, bool]] = []
+
+
+def remember_calls(self, images):
+    """Answer otherwise from the second call on, which is counted outside of the model."""
+    CALLS.append((len(images), torch.is_grad_enabled()))
+    answers = self.layers(images)
+    return answers.roll(1, 1) if len(CALLS) > self.calls else answers
+
+
+@pytest.mark.parametrize(
+    ("consistency", "count"),
+    [
+        (Consistency(is_random=False), 4),
+        (Consistency(is_random=True), 0),
+        (Consistency(is_random=False, is_unrepeatable=True), 0),
+        (Consistency(is_random=False, inconsistency_note="allowed"), 0),
+    ],
+)
+@pytest.mark.parametrize("is_changed", [True, False])
+def test_clean_answers_are_compared_after_the_attack(consistency, count, is_changed):
+    CALLS.clear()
+    network = models.make_variant(forward=remember_calls)
+    network.calls = 1 if is_changed else 10
+    classifier = Classifier(network, num_classes=5).configure(consistency=consistency)
+    with classifier.evaluation_mode():
+        margins = predict(classifier, IMAGES, LABELS).margin
+        found = compare_clean_answers(classifier, IMAGES, LABELS, margins)
+        assert compare_clean_answers(classifier, IMAGES[:0], LABELS[:0], margins[:0]) == AgreementCounts()
+    disagreeing = count if is_changed else 0
+    assert found == AgreementCounts(repeated=count, repeated_disagreements=disagreeing)
+    assert CALLS[1:2] == [(4, False)] * (count > 0)
+
+
+def test_neither_a_service_nor_a_randomized_classifier_is_asked_for_clean_answers_again():
+    same = Consistency(is_random=False)
+    service = Classifier(models.make_variant().forward, num_classes=5, access="scores")
+    noisy = Noisy(Classifier(models.make_variant(), num_classes=5), draws=2, verdict_draws=2)
+    for classifier in (service.configure(consistency=same), noisy.configure(consistency=same)):
+        with classifier.evaluation_mode():
+            found = compare_clean_answers(classifier, IMAGES, LABELS, torch.zeros(12))
+        assert found == AgreementCounts()
+
+
+@pytest.mark.parametrize(("gap", "disagreeing"), [(0.9e-2, 0), (1.1e-2, 4)])
+def test_clean_answers_may_differ_by_the_models_rounding(gap, disagreeing):
+    classifier = Classifier(models.Network(), num_classes=5)
+    classifier.configure(consistency=Consistency(is_random=False, tolerance=1e-2))
+    with classifier.evaluation_mode():
+        margins, answers = predict(classifier, IMAGES, LABELS).margin, classifier(IMAGES)
+        margins += gap * (answers.amax(1) - answers.amin(1))
+        found = compare_clean_answers(classifier, IMAGES, LABELS, margins)
+    assert found == AgreementCounts(repeated=4, repeated_disagreements=disagreeing)
+
+
+def test_a_margin_is_a_number_where_every_logit_is():
+    answers = torch.tensor([[1.0, 3.0], [torch.inf, 1.0], [torch.nan, torch.nan]])
+    margins = _compute_margins(answers, torch.tensor([1, 1, 1]))
+    assert margins[0] == 2
+    assert margins.isnan().tolist() == [False, True, True]
+    assert _compute_logit_ranges(torch.tensor([[1.0, 3.0], [2.0, 2.0]])).tolist() == pytest.approx([2, 1e-12])
+
+
+def test_a_difference_has_to_exceed_rounding():
+    numbers = torch.tensor([1.0, 1.0, torch.nan, torch.nan, 1.0])
+    expected = torch.tensor([0.5, 0.5, torch.nan, 0.5, torch.nan])
+    tolerance = torch.tensor([0.5, 0.4, 1.0, 1.0, 1.0])
+    assert _find_differing(numbers, expected, tolerance).tolist() == [False, True, False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +158,11 @@ def test_batches_of_the_sizes_at_work_are_compared(odd, disagreeing):
 
 @pytest.mark.parametrize(
     "consistency",
-    [Consistency(is_unrepeatable=True), Consistency(is_random=True), Consistency(inconsistency_note="m")],
+    [
+        Consistency(is_random=False, is_unrepeatable=True),
+        Consistency(is_random=True),
+        Consistency(is_random=False, inconsistency_note="m"),
+    ],
 )
 def test_sizes_are_not_compared_where_answers_are_random_or_marked(consistency):
     classifier = Classifier(models.make_variant(), num_classes=5)

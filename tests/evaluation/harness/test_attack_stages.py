@@ -220,7 +220,7 @@ def test_the_search_on_successes_gets_the_queries_that_are_left(linear, data, mo
 
     monkeypatch.setattr(attack_job, "finish_successes", finish)
     run(make_job(linear, data, ask, queries=limit), [3, 1])
-    noisy = Noisy(linear, draws=4, verdict_draws=4)
+    noisy = Noisy(linear, draws=4, verdict_draws=6)
     run(make_job(noisy, data, ask, queries=limit), [3, 1])
     surrogate = Classifier(linear.module, num_classes=4, name="surrogate")
     run(make_job(linear, data, ask, queries=limit, surrogate=surrogate), [3, 1])
@@ -232,6 +232,66 @@ def test_the_search_on_successes_gets_the_queries_that_are_left(linear, data, mo
     assert torch.equal(told[0].images, data.images[[3, 1]])
     assert torch.equal(told[0].labels, data.labels[[3, 1]])
     assert told[0].masks is None
+
+
+@pytest.mark.parametrize("region", ["image", "mask"])
+def test_the_search_on_successes_is_bound_by_masks_in_their_region_alone(linear, data, monkeypatch, region):
+    masks, told = torch.ones(60, 1, 4, 4, dtype=torch.bool), []
+
+    def finish(attacked, verified, verify_rows):
+        told.append(attacked.masks)
+        return verified
+
+    monkeypatch.setattr(attack_job, "finish_successes", finish)
+    run(make_job(linear, replace(data, masks=masks), threat=replace(LINF, region=region)), [3, 1])
+    assert (told[0] is None) == (region == "image")
+    assert told[0] is None or torch.equal(told[0], masks[:2])
+
+
+class Pooled(Noisy):
+    answers_with_one_draw = False
+
+
+def test_the_draw_is_fixed_where_users_get_one_and_the_attack_asks_this_classifier(linear, data):
+    surrogate = Classifier(linear.module, num_classes=4, name="surrogate")
+    noisy, pooled = Noisy(linear, draws=2, verdict_draws=3), Pooled(linear, draws=2, verdict_draws=3)
+    for job, is_fixed in (
+        (make_job(noisy, data), True),
+        (make_job(pooled, data), False),
+        (make_job(linear, data), False),
+        (make_job(noisy, data, surrogate=surrogate), False),
+    ):
+        assert job.fixes_draw is is_fixed
+        if job.surrogate is None:
+            (row,) = run(job, [3]).outcomes
+            assert (row.broken_fixed_draw is not None) is is_fixed
+
+
+def test_gradients_and_stages_are_those_of_the_attack_alone(linear, data):
+    """The draw is fixed later on, with counters of its own."""
+
+    def take_gradients(classifier, images, labels, masks, stream):
+        with torch.enable_grad():
+            classifier.compute_gradient(images, lambda logits: logits[:, 0])
+        classifier.record_stage(torch.tensor([0]), "fixed" if classifier.has_fixed_draw else "first")
+        return (1 - images).clamp(0, 1)
+
+    noisy = Noisy(linear, draws=2, verdict_draws=3)
+    batch = run(make_job(noisy, data, take_gradients, threat=replace(LINF, eps=1)), [3])
+    assert (batch.outcomes[0].broken, batch.outcomes[0].stage) == (True, "first")
+    assert batch.outcomes[0].gradient_steps == 1
+    assert batch.outcomes[0].backward_passes >= 2 + 1
+
+
+def test_what_is_compared_after_the_attack_is_what_was_verified(linear, data):
+    linear.configure(consistency=Consistency(is_random=False))
+
+    def leave(classifier, images, labels, masks, stream):
+        return 1 - images
+
+    batch = run(make_job(linear, data, leave), [3, 1])
+    assert [row.status for row in batch.outcomes] == ["rejected", "rejected"]
+    assert (batch.agreement.compared, batch.agreement.disagreements) == (2, 0)
 
 
 def test_an_image_whose_attack_raises_keeps_what_is_known_of_it(linear, data, monkeypatch):
@@ -272,7 +332,9 @@ def test_advice_about_the_shape_is_replaced_where_the_clean_image_raised_nothing
     assert "clean image raises nothing" in str(replaced)
     assert (replaced.what, replaced.where) == ("raised", "it")
     assert str(replaced.__cause__) == "inside"
-    for same in (make_model_error(cause=False), ValueError("other")):
+    other = ValueError("other")
+    other.__cause__ = KeyError("inside")
+    for same in (make_model_error(cause=False), ValueError("other"), other):
         assert replace_remedy(same) is same
 
     def fail(*given):

@@ -12,9 +12,19 @@ from robustbench_local.classifier.consistency import Consistency
 from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.harness.attack_job import AttackJob
-from robustbench_local.evaluation.harness.model_draws import choose_draw_count, count_model_draws
-from robustbench_local.evaluation.harness.verify import verify
-from robustbench_local.randomness import RandomStream
+from robustbench_local.evaluation.harness.model_draws import (
+    choose_draw_count,
+    count_model_draws,
+    may_answer_at_random,
+)
+from robustbench_local.evaluation.harness.verify import (
+    count_successful_draws,
+    predict,
+    predict_in_shuffled_batches,
+    read_draws,
+    verify,
+)
+from robustbench_local.randomness import RandomStream, derive_seed
 from robustbench_local.threats.threat_model import ThreatModel
 
 BALL = ThreatModel(norm="Linf", eps=0.1)
@@ -122,6 +132,24 @@ def test_a_model_that_draws_by_itself_is_asked_again_and_again(data):
     assert sum(row.successful_draws for row in rows) > 0
 
 
+def test_the_estimate_of_passes_has_the_draws_of_the_model_and_of_a_defense(data):
+    def estimate(classifier):
+        attack = make_attack("fgsm")
+        job = AttackJob(key="k", classifier=classifier, data=data, threat=BALL, seed=SEED, attack=attack)
+        return [passes / len(data) for passes in job.max_passes]
+
+    still = estimate(Classifier(Threshold(), num_classes=2))
+    assert estimate(own_coin()) == [still[0] + 20, still[1]]
+    two = Coin(Classifier(Threshold(), num_classes=2), draws=2, verdict_draws=3)
+    fgsm = make_attack("fgsm").estimate_cost(BALL)
+    finishing = [
+        passes - more - 5 * (place == 0) for place, (passes, more) in enumerate(zip(still, fgsm, strict=True))
+    ]
+    attacked = [sum(passes) for passes in zip(fgsm, finishing, strict=True)]
+    # each query is two draws and each verdict three; with the draw fixed each is one
+    assert estimate(two) == [2 * attacked[0] + attacked[0] + 3 + 5 * 3, 2 * attacked[1] + attacked[1]]
+
+
 def test_its_draws_belong_to_the_image(data):
     def count(rows):
         classifier = own_coin()
@@ -153,3 +181,136 @@ def test_a_targeted_success_is_a_draw_of_the_target(data):
         verified = verify(classifier, data.images[:3], data.labels[:3], data.images[:3], target)
         drawn = count_model_draws(classifier, verified, data.labels[:3], target, stream, 40)
     assert ((drawn.successful_draws > 2) & (drawn.successful_draws < 20)).all()
+
+
+class Watched(nn.Module):
+    """Notes what it is asked with, and answers by chance; if it is weak, it raises on the first image."""
+
+    def __init__(self, is_weak=False, width=2):
+        super().__init__()
+        self.is_weak, self.width, self.calls = is_weak, width, []
+
+    def forward(self, images):
+        self.calls.append((round(float(images.mean()), 2), torch.initial_seed(), torch.is_grad_enabled()))
+        if self.is_weak and self.calls[-1][0] < 0.2 and len(self.calls) > 2:
+            raise ValueError("tired")
+        last = (torch.rand(len(images)) < 0.5).float()
+        answers = torch.zeros(len(images), self.width)
+        answers[:, 0], answers[:, -1] = 0.5, last
+        return answers
+
+
+def count_watched(watched, data, count=6, labels=None, **declared):
+    """Count draws of the first two images, which are verified as nothing but themselves."""
+    stream = RandomStream(SEED, data.ids[:2], "any")
+    images, own = data.images[:2], data.labels[:2] if labels is None else labels
+    still = Classifier(Threshold(), num_classes=2)
+    classifier = Classifier(watched, num_classes=2, **declared)
+    with still.evaluation_mode(), classifier.evaluation_mode():
+        verified = verify(still, images, own, images, BALL)
+        watched.calls.clear()
+        drawn = count_model_draws(classifier, verified, own, BALL, stream, count)
+    return verified, drawn
+
+
+def test_each_draw_has_the_seed_of_its_image_and_records_no_gradient(data):
+    watched = Watched()
+    state = torch.get_rng_state()
+    verified, drawn = count_watched(watched, data)
+    assert torch.equal(torch.get_rng_state(), state)
+    seeds = [derive_seed(SEED, image, "resubmission", draw) % 2**32 for image in "ab" for draw in range(6)]
+    assert [seed for _, seed, _ in watched.calls] == seeds
+    assert [mean for mean, *_ in watched.calls] == [0.1] * 6 + [0.25] * 6
+    assert not any(records for *_, records in watched.calls)
+    assert drawn.draws.tolist() == [6, 6]
+    assert (verified.draws.tolist(), verified.successful_draws.tolist()) == ([0, 0], [0, 0])
+    assert 0 < int(drawn.successful_draws.sum()) < 12
+
+
+def test_an_image_on_which_the_model_raises_meanwhile_has_no_draws(data):
+    _, drawn = count_watched(Watched(is_weak=True), data)
+    assert drawn.draws.tolist() == [0, 6]
+    assert drawn.successful_draws.tolist()[0] == 0
+    assert drawn.successful_draws.tolist()[1] > 0
+
+
+def test_a_draw_that_is_rejected_is_no_success(data):
+    _, drawn = count_watched(Watched(width=3), data, abstain="last")
+    assert drawn.draws.tolist() == [6, 6]
+    assert drawn.successful_draws.tolist() == [0, 0]
+    wrong = torch.ones(2, dtype=torch.int64)  # the other answer is class 0, which is accepted
+    _, drawn = count_watched(Watched(width=3), data, labels=wrong, abstain="last")
+    assert 0 < int(drawn.successful_draws.sum()) < 12
+
+
+def test_a_declared_random_defense_needs_no_further_draws():
+    drawing = Consistency(draws_numbers=True)
+    coin = Coin(Classifier(Threshold(), num_classes=2), draws=2, verdict_draws=3)
+    assert may_answer_at_random(own_coin())
+    assert not may_answer_at_random(coin.configure(consistency=drawing))
+    assert not may_answer_at_random(Classifier(Threshold(), num_classes=2))
+
+
+def test_a_verdict_keeps_what_each_draw_predicts(data):
+    classifier = Coin(Classifier(Threshold(), num_classes=2), draws=2, verdict_draws=7)
+    stream = RandomStream(SEED, data.ids, "any")
+    with classifier.evaluation_mode():
+        found = predict(classifier, data.images, data.labels, stream=stream)
+    assert found.draw_predictions.shape == found.draw_correct.shape == (6, 7)
+    assert torch.equal(found.draw_correct, found.draw_predictions == data.labels[:, None])
+    assert not bool(found.draw_correct.all())
+    with classifier.evaluation_mode():
+        verified = verify(classifier, data.images, data.labels, data.images, BALL, stream=stream)
+    assert verified.draws.tolist() == [7] * 6
+    assert verified.successful_draws.tolist() == (~found.draw_correct).sum(dim=1).tolist()
+
+
+def test_draws_are_read_by_image_and_rejection_as_it_is_asked_for():
+    """Three draws of two images: the class, the other one, and rejection."""
+    samples = torch.eye(3)[torch.tensor([[0, 1], [1, 1], [2, 2]])]
+    labels = torch.tensor([0, 1])
+    may_reject = Classifier(Threshold(), num_classes=2, abstain="last")
+    for allows, rejected_is_correct in ((True, True), (False, False)):
+        predictions, correct = read_draws(samples, labels, may_reject, allows_rejection=allows)
+        assert predictions.tolist() == [[0, 1, 2], [1, 1, 2]]
+        assert correct.tolist() == [[True, False, rejected_is_correct], [True, True, rejected_is_correct]]
+    without = Classifier(Threshold(), num_classes=3)
+    assert read_draws(samples, labels, without, allows_rejection=True)[1].tolist() == [
+        [True, False, False],
+        [True, True, False],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("targets", "may_reject", "expected"),
+    [
+        ((), True, [4, 4]),  # all but the correct answer and the rejection
+        ((), False, [5, 5]),
+        ((2,), True, [2, 2]),
+        ((3,), True, [1, 1]),  # class 3 is the rejection: only the answer that is not finite counts
+        ((3,), False, [2, 2]),
+    ],
+)
+def test_a_draw_succeeds_by_the_goal_and_where_it_is_not_finite(targets, may_reject, expected):
+    """The label, a tie with it, two other classes (one of them is class 3 or the rejection), no number."""
+    predictions = torch.tensor([[0, 0, 1, 2, 3, -1], [1, 1, 0, 2, 3, -1]])
+    correct = torch.tensor([[True, False, False, False, may_reject, False]]).repeat(2, 1)
+    classifier = Classifier(Threshold(), num_classes=3 if may_reject else 4)
+    if may_reject:
+        classifier = Classifier(Threshold(), num_classes=3, abstain="last")
+    threat = ThreatModel(norm="Linf", eps=0.1, targets=targets)
+    found = count_successful_draws(predictions, correct, torch.tensor([0, 1]), threat, classifier)
+    assert found.tolist() == expected
+
+
+def test_one_image_that_is_rejected_is_as_good_as_correct_under_attack():
+    class Rejecting(nn.Module):
+        def forward(self, images):
+            return torch.tensor([[0.0, 1.0, 2.0]]).repeat(len(images), 1)
+
+    classifier = Classifier(Rejecting(), num_classes=2, abstain="last")
+    images, labels = torch.rand(1, 1, 1, 2), torch.tensor([0])
+    for allows in (True, False):
+        found = predict_in_shuffled_batches(classifier, images, labels, allows_rejection=allows)
+        assert found.correct.tolist() == [allows]
+        assert found.rejected.tolist() == [True]

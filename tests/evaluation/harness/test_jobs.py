@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, replace
 
 import pytest
@@ -23,6 +24,7 @@ from robustbench_local.evaluation.harness.attack_job import AttackJob, compute_g
 from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.certificate_job import CHUNK_PIXELS, CertificateJob
 from robustbench_local.evaluation.harness.job import (
+    AttackFailedError,
     OutcomeBatch,
     format_error_line,
     merge_batches,
@@ -238,6 +240,14 @@ def test_errors_are_one_line_of_limited_length():
     assert len(format_error_line(ValueError("x" * 1000))) == 300
 
 
+def test_a_failed_attack_reaches_another_process_with_its_outcome(data):
+    outcome = build_error_outcome("cell", 3, data.select_images([3]), "number 3")
+    error = AttackFailedError(outcome, ValueError("broken"))
+    received = pickle.loads(pickle.dumps(error))
+    assert received.outcome == error.outcome
+    assert str(received.cause) == "broken"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claiming(Certificate):
     """Proves what a test says, at a price."""
@@ -272,6 +282,8 @@ def test_a_kill_costs_a_certificate_few_images(linear, data, forward, backward, 
     certificate = Claiming(forward=forward, backward=backward)
     job = CertificateJob(key="k", classifier=linear, data=data, threat=LINF, seed=1, certificate=certificate)
     assert len(job.build_queue(40, set())[0]) == size
+    alone = replace(job, data=data.select_images([0]))
+    assert alone.build_queue(40, set()) == [[0]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +330,17 @@ def test_a_certificate_runs_on_images_and_is_compared_with_the_prediction(linear
     assert [row.backward_passes for row in batch.outcomes] == [0, 1, 0]
     assert {row.seconds for row in batch.outcomes} == {2.0}
     assert torch.equal(batch.candidates, data.images[[4, 10, 7]])
+
+
+def test_a_certificate_that_asks_another_classifier_is_not_compared_with_this_one(linear, data):
+    other = Classifier(linear.module, num_classes=4, name="other")
+
+    class Elsewhere(Proving):
+        def get_base_classifier(self, classifier):
+            return other
+
+    batch = run_certificate(linear, data, Elsewhere(), [4, 10])
+    assert [row.forward_passes for row in batch.outcomes] == [0, 2]
 
 
 def test_what_a_certificate_changes_is_put_back(linear, data):

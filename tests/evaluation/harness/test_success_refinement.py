@@ -16,8 +16,9 @@ from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square.square import Square
 from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.errors import InvariantError
+from robustbench_local.errors import InvariantError, UnreachableError
 from robustbench_local.evaluation.harness import attack_job as cell
 from robustbench_local.evaluation.harness import success_refinement
 from robustbench_local.evaluation.harness.attack_job import AttackJob
@@ -414,10 +415,23 @@ class Finishing(FinishingSearch):
 
 
 def finish(
-    monkeypatch, curved, photographs, verified, moves, *, attack=None, threat=LINF, left=None, blind=False
+    monkeypatch,
+    curved,
+    photographs,
+    verified,
+    moves,
+    *,
+    attack=None,
+    threat=LINF,
+    left=None,
+    blind=False,
+    masks=None,
+    search=Finishing,
+    add_note=lambda _: None,
+    add_pass_counter=lambda _: None,
 ):
     Finishing.calls, Finishing.moves = [], list(moves)
-    monkeypatch.setattr(success_refinement, "FinishingSearch", Finishing)
+    monkeypatch.setattr(success_refinement, "FinishingSearch", search)
     count, asked = len(verified.broken), []
     data = photographs.select_images(range(count))
     attacked = AttackedImages(
@@ -427,11 +441,11 @@ def finish(
         queries_left=left,
         images=data.images,
         labels=data.labels,
-        masks=None,
+        masks=masks,
         threat=threat,
         stream=RandomStream(1, data.ids, "any"),
-        add_note=lambda _: None,
-        add_pass_counter=lambda _: None,
+        add_note=add_note,
+        add_pass_counter=add_pass_counter,
     )
 
     def verify_rows(rows, candidates):
@@ -495,3 +509,110 @@ def test_a_search_spends_the_queries_that_are_left_and_looks_as_the_attack_did(
     assert calls == [([1, 2], [True, True], [8, 9], 1, True, photographs.ids[1:3])]
     _, calls, _ = finish(monkeypatch, curved, photographs, verified, [1.0], attack=Averaging())
     assert calls[0][3] == 3
+
+
+def test_only_what_moved_is_verified_and_only_what_stays_fragile_is_searched_again(
+    monkeypatch, curved, photographs
+):
+    """All three fail in 8 bits and are fragile; the first moves by one value, the second only at last."""
+    verified = make_result([True] * 3, [False] * 3, [True] * 3)
+    first, again = torch.zeros(3, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    first[0, 0, 1, 0] = again[0, 0, 0, 1] = 1.0
+    _, calls, asked = finish(monkeypatch, curved, photographs, verified, [first, again])
+    assert [call[:2] for call in calls] == [([0, 1, 2], [True] * 3), ([1, 2], [False] * 2)]
+    assert asked == [([0, 1], 2)]
+
+
+def test_a_mask_without_a_choice_of_levels_is_searched_for_the_margin_alone(monkeypatch, curved, photographs):
+    verified = make_result([True] * 3, [False] * 3, [False, False, True])
+    masks = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
+    masks[1] = True
+    masked = replace(LINF, region="mask")
+    _, calls, _ = finish(monkeypatch, curved, photographs, verified, [1.0], threat=masked, masks=masks)
+    assert [call[:2] for call in calls] == [([1, 2], [True, False])]
+
+
+class FailingOnRow(Finishing):
+    """Raises on an image, and moves all others."""
+
+    row: ClassVar[int] = 3
+    error: ClassVar[Exception] = ValueError("not today")
+
+    def finish_candidates(self, originals, labels, candidates, stream, *, rows, **more):
+        self.calls.append(rows.tolist())
+        if self.row in rows.tolist():
+            raise self.error
+        return candidates + 1
+
+
+def test_an_image_on_which_the_model_raises_is_found_by_halves(monkeypatch, curved, photographs):
+    verified, notes = make_result([True] * 5, [False] * 5, [False] * 5), []
+    found, calls, asked = finish(
+        monkeypatch, curved, photographs, verified, [], search=FailingOnRow, add_note=notes.append
+    )
+    assert calls == [[0, 1, 2, 3, 4], [0, 1], [2, 3, 4], [2], [3, 4], [3], [4]]
+    assert [rows for rows, _ in asked] == [[0, 1], [2], [4]]
+    assert found.broken_8bit == (True, True, True, False, True)
+    assert notes == ["raised while a success was searched on in 8 bits: not today"]
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), UnreachableError("gone")])
+def test_memory_and_an_unreachable_service_are_no_fault_of_an_image(
+    monkeypatch, curved, photographs, count, error
+):
+    monkeypatch.setattr(FailingOnRow, "row", 0)
+    monkeypatch.setattr(FailingOnRow, "error", error)
+    verified = make_result([True] * count, [False] * count, [False] * count)
+    with pytest.raises(type(error)):
+        finish(monkeypatch, curved, photographs, verified, [], search=FailingOnRow)
+    assert Finishing.calls == [list(range(count))]
+
+
+class Noisy(RandomizedClassifier):
+    identity = "noisy"
+
+    def sample(self, images, numbers):
+        return self.inner(images)
+
+
+@pytest.mark.parametrize(("draws", "verdict_draws", "eot_samples"), [(2, 1, 1), (5, 5, 1), (1, 5, 3)])
+def test_a_model_that_averages_by_itself_is_not_averaged_again(
+    monkeypatch, curved, photographs, draws, verdict_draws, eot_samples
+):
+    noisy = Noisy(curved, draws=draws, verdict_draws=verdict_draws)
+    verified = make_result([True], [False], [False])
+    _, calls, _ = finish(monkeypatch, noisy, photographs, verified, [1.0], attack=Averaging())
+    assert calls[0][3] == eot_samples
+
+
+def test_a_transformation_leaves_nothing_to_search_on():
+    verified = make_result([True], [False], [True])
+    rows = find_unfinished_rows(verified, ThreatModel(norm="spatial", eps=10), "ball")
+    assert (rows.tolist(), rows.dtype) == ([], torch.int64)
+
+
+def test_a_search_gets_the_images_of_its_rows_and_its_passes_are_counted(monkeypatch, curved, photographs):
+    seen, counters = [], []
+
+    class Looking(Finishing):
+        def finish_candidates(self, originals, labels, candidates, stream, *, rows, masks, **more):
+            seen.append((originals, labels, masks, self.access, self.clear_margin_share))
+            self.classifier(originals, rows)
+            return candidates
+
+    masks = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
+    masks[1], masks[2, 0, 0] = True, True
+    masked = replace(LINF, region="mask")
+    verified = make_result([True] * 3, [True, False, False], [False] * 3)
+    with curved.evaluation_mode():
+        finish(
+            monkeypatch, curved, photographs, verified, [], threat=masked, masks=masks, search=Looking,
+            add_pass_counter=counters.append,
+        )  # fmt: skip
+    ((originals, labels, given, access, share),) = seen
+    assert torch.equal(originals, photographs.images[1:3])
+    assert torch.equal(labels, photographs.labels[1:3])
+    assert torch.equal(given, masks[1:3])
+    assert (access, share) == ("gradients", CLEAR_MARGIN_SHARE)
+    assert [counter.forward_passes.tolist() for counter in counters] == [[0, 1, 1]]

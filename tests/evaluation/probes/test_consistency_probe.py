@@ -139,6 +139,7 @@ def test_random_numbers_are_no_dependence():
     assert unseeded.is_nondeterministic
     assert "generator of its own (source)" in own.notes[0]
     assert "no seed repeats" in unseeded.notes[0]
+    assert all("too high" in found.notes[0] and "too low" in found.notes[0] for found in (own, unseeded))
 
 
 def test_a_random_model_is_still_judged_for_company():
