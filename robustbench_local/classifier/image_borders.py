@@ -6,7 +6,8 @@ many of photographs; that of ``minimum`` and ``maximum`` is a half. A millionth 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -179,6 +180,15 @@ class BorderProbe:
             exact = logits_of(images.detach())
         inside = logits_of(move_inside(images, self.inset))
         return apply_straight_through(lambda _: exact, inside)
+
+    @contextmanager
+    def use_exact_gradients(self) -> Iterator[None]:
+        """Take gradients at the images themselves, as the model gives them, while the context is open."""
+        before, self.masked = self.masked, False
+        try:
+            yield
+        finally:
+            self.masked = before
 
     def _probe_borders(
         self, logits_of: Callable[[Tensor], Tensor], images: Tensor, first: bool

@@ -12,12 +12,19 @@ from torch import Tensor
 
 from robustbench_local.attacks.adaptive.findings import ModelFindings
 from robustbench_local.attacks.adaptive.fixed_draws import preserve_randomness
+from robustbench_local.attacks.adaptive.gradient_checks import (
+    JITTER,
+    compute_margin_gradient,
+    compute_median_cosine,
+)
 from robustbench_local.attacks.adaptive.local_slopes import has_identity_slope
 from robustbench_local.attacks.adaptive.module_records import ModuleRecord, record_modules
+from robustbench_local.attacks.adaptive.operator_scan import scan_operators
 from robustbench_local.bpda import is_straight_through
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.autograd_graph import walk_graph
 from robustbench_local.classifier.wrapper import find_innermost
+from robustbench_local.randomness import RandomStream
 
 MIN_SURROGATE_COSINE = 0.95
 """Smallest cosine between a model's gradient and the one through surrogates of its operators from which on
@@ -35,15 +42,17 @@ def has_own_surrogates(classifier: Classifier, findings: ModelFindings, images: 
         images: (N, C, H, W) in [0, 1].
 
     Returns:
-        True if its gradient is the one through surrogates of its operators, or if every layer where the
-        gradient goes wrong lies in one that has the gradient of the identity by its own doing.
+        True if its gradient is the one through surrogates of its operators, beside the images as well, or if
+        every layer where the gradient goes wrong lies in one that has the gradient of the identity by its own
+        doing.
     """
     cosine = findings.gradients.surrogate_cosine
     if cosine is not None and cosine >= MIN_SURROGATE_COSINE:
-        if findings.operators:
-            return True
         agreement = findings.gradients.cosine
-        if agreement is not None and agreement < MIN_SURROGATE_COSINE and _goes_straight(classifier, images):
+        is_contradicted = agreement is not None and agreement < MIN_SURROGATE_COSINE
+        if findings.operators:
+            return not is_contradicted or _follows_surrogates_nearby(classifier, images)
+        if is_contradicted and _goes_straight(classifier, images):
             return True
     faults = [layer for layer in findings.layers if layer.kind != "saturated"]
     waiting = {layer.path for layer in faults if not layer.is_declared_identity}
@@ -57,10 +66,34 @@ def has_own_surrogates(classifier: Classifier, findings: ModelFindings, images: 
 
 
 def _goes_straight(classifier: Classifier, images: Tensor) -> bool:
-    """Return whether a gradient goes straight through a function by this package's own helper."""
-    with preserve_randomness(), torch.enable_grad():
+    """Return whether the model lets a gradient go straight through a function by this package's own helper.
+
+    The classifier itself uses it where gradients vanish at pixels of exactly 0 or 1: that declares nothing.
+    """
+    outer, inner = classifier.border_probe, find_innermost(classifier).border_probe
+    exact = outer.use_exact_gradients(), inner.use_exact_gradients()
+    with preserve_randomness(), torch.enable_grad(), exact[0], exact[1]:
         answer = classifier(images[:PROBED_IMAGES].detach().clone().requires_grad_())
     return any(is_straight_through(node) for node in walk_graph(answer))
+
+
+def _follows_surrogates_nearby(classifier: Classifier, images: Tensor) -> bool:
+    """Return whether the gradient is the one through surrogates a fraction of a pixel level away as well.
+
+    A model may be smooth on the 8-bit grid, where images lie, and without a useful gradient beside it, where
+    attacks go.
+    """
+    core, images = find_innermost(classifier), images[:PROBED_IMAGES]
+    stream = RandomStream(0, tuple(str(row) for row in range(len(images))), "surrogates")
+    noise = stream.sample_uniform(images.shape[1:], draw="jitter", device=images.device)
+    points = (images + JITTER * (2 * noise - 1)).clamp(0, 1)
+    with preserve_randomness(), torch.no_grad():
+        labels = core(points).argmax(dim=1)
+    scan = scan_operators(core, points, labels, stream)
+    if scan.gradient is None:
+        return True
+    own = compute_margin_gradient(core, points, labels, stream)
+    return compute_median_cosine(own, scan.gradient) >= MIN_SURROGATE_COSINE
 
 
 def _contains_module(outer: str, path: str) -> bool:

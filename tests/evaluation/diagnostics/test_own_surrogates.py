@@ -59,6 +59,53 @@ def test_a_gradient_like_the_one_through_surrogates(cosine, expected):
     assert not has_own_surrogates(make_classifier(True), no_operators, make_images((0.2,)))
 
 
+class Rippled(nn.Module):
+    """Its clamp makes gradients vanish at 0 and 1; it declares nothing unless it goes straight itself."""
+
+    def __init__(self, declares: bool) -> None:
+        super().__init__()
+        self.declares = declares
+
+    def forward(self, images):
+        images = images.clamp(0, 1)
+        return apply_straight_through(torch.sin, images) if self.declares else torch.sin(images)
+
+
+@pytest.mark.parametrize("declares", [True, False])
+def test_gradients_taken_inside_the_borders_declare_nothing(declares):
+    classifier = Classifier(nn.Sequential(Rippled(declares), nn.Flatten(), nn.Linear(16, 2)), num_classes=2)
+    classifier.border_probe.set_result(masked=True)
+    gradients = replace(SOUND.gradients, surrogate_cosine=1.0, cosine=MIN_SURROGATE_COSINE - 0.01)
+    findings = replace(SOUND, gradients=gradients)
+    assert has_own_surrogates(classifier, findings, make_images((0.2,))) == declares
+    assert classifier.border_probe.masked
+
+
+class OnGrid(nn.Module):
+    """Rounds beside the 8-bit grid; the gradient is that of the identity there too, or else a wave."""
+
+    def __init__(self, is_honest: bool) -> None:
+        super().__init__()
+        self.is_honest = is_honest
+
+    def forward(self, images):
+        wave = images if self.is_honest else torch.sin(1e4 * images)
+        off_grid = (images - (images * 255).round() / 255).abs() > 1e-4
+        rounded = (images * 15).round() / 15 + (wave - wave.detach())
+        return torch.where(off_grid, rounded, images)
+
+
+@pytest.mark.parametrize("is_honest", [True, False])
+def test_a_surrogate_holds_beside_the_grid_of_pixels(is_honest):
+    rounding = OperatorFinding(path="0", operator="round", count=1)
+    torch.manual_seed(0)
+    network = nn.Sequential(OnGrid(is_honest), nn.Flatten(), nn.Linear(16, 2))
+    gradients = replace(SOUND.gradients, surrogate_cosine=1.0, cosine=0.0)
+    findings = replace(SOUND, operators=(rounding,), gradients=gradients)
+    images = make_images((51 / 255, 102 / 255))
+    assert has_own_surrogates(Classifier(network, num_classes=2), findings, images) == is_honest
+
+
 def test_nothing_is_left_behind():
     classifier = make_classifier(True)
     state = torch.get_rng_state()
