@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.evaluation.harness import adaptation
 from robustbench_local.evaluation.harness.adaptation import (
@@ -280,3 +282,24 @@ def test_a_model_of_scores_alone_is_looked_at_with_all_of_few_images(linear, dat
     scores = Classifier(linear.module, num_classes=4, access="scores")
     _, record, _ = adapt(build_job(scores, data, Adapting()))
     assert (record.images, len(CALLS[0])) == (54, 54)
+
+
+class Drawing(RandomizedClassifier):
+    identity = "drawing"
+    streams: ClassVar[list] = []
+
+    def sample(self, images, numbers):
+        verdict = self._verdict_stream
+        self.streams.append(None if verdict is None else (verdict.seed, verdict.ids))
+        return self.inner(images)
+
+
+def test_a_random_defense_is_asked_for_verdicts_to_choose_the_sample(linear, data):
+    Drawing.streams.clear()
+    job = build_job(Drawing(linear, draws=2, verdict_draws=3), data, Adapting())
+    _, record, _ = adapt(job)
+    # six images and one more for the first, which is misclassified; then one query of the sample
+    assert (record.images, record.forward_passes) == (6, 7 * 3 + 6 * 2)
+    chosen = [stream for stream in Drawing.streams if stream is not None]
+    assert chosen[0] == (1, data.ids[:6])
+    assert chosen[-1] == (1, data.ids[6:7])
