@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 
 from robustbench_local.attacks.pgd import PGD
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.evaluation.harness import adaptation
 from robustbench_local.evaluation.harness.adaptation import (
@@ -232,3 +235,71 @@ def test_at_most_four_times_the_sample_is_classified_to_find_it(linear, data, ri
         assert adapted is job
         assert record.problem == "none of the first images is classified correctly"
         assert [record.problem in note for note in notes] == [True]
+
+
+SEEN: list[tuple[object, object, bool]] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looking(Adapting):
+    """Notes what it is given, takes one gradient, and may change the model."""
+
+    tampers: bool = False
+
+    def adapt(self, classifier, images, labels, threat, stream, masks=None):
+        SEEN.append((masks, classifier.settings.batch_size, classifier.module.training))
+        classifier.compute_gradient(images, lambda logits: logits[:, 0])
+        if self.tampers:
+            classifier.module.weight.data.neg_()
+        return super().adapt(classifier, images, labels, threat, stream, masks) if not self.tampers else self
+
+
+def test_the_look_has_masks_batches_and_a_model_in_evaluation_mode_and_its_passes_are_counted(linear, data):
+    SEEN.clear()
+    masks = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5
+    linear.module.train()
+    _, record, _ = adapt(build_job(linear, replace(data, masks=masks), Looking()))
+    ((given, batch_size, is_training),) = SEEN
+    assert torch.equal(given, masks[1:7])  # the first image is misclassified
+    assert (batch_size, is_training) == (16, False)
+    assert (record.images, record.backward_passes) == (6, 6)
+    _, bare, _ = adapt(build_job(linear, data, Looking()))
+    assert SEEN[1][0] is None
+    assert bare.backward_passes == 6
+
+
+def test_a_model_that_the_look_changes_is_put_back_and_the_attack_stays_unadapted(linear, data):
+    before = linear.module.weight.clone()
+    job = build_job(linear, data, Looking(tampers=True))
+    same, record, _ = adapt(job)
+    assert same is job
+    assert "changed the model's weights" in record.problem
+    assert torch.equal(linear.module.weight, before)
+
+
+def test_a_model_of_scores_alone_is_looked_at_with_all_of_few_images(linear, data):
+    CALLS.clear()
+    scores = Classifier(linear.module, num_classes=4, access="scores")
+    _, record, _ = adapt(build_job(scores, data, Adapting()))
+    assert (record.images, len(CALLS[0])) == (54, 54)
+
+
+class Drawing(RandomizedClassifier):
+    identity = "drawing"
+    streams: ClassVar[list] = []
+
+    def sample(self, images, numbers):
+        verdict = self._verdict_stream
+        self.streams.append(None if verdict is None else (verdict.seed, verdict.ids))
+        return self.inner(images)
+
+
+def test_a_random_defense_is_asked_for_verdicts_to_choose_the_sample(linear, data):
+    Drawing.streams.clear()
+    job = build_job(Drawing(linear, draws=2, verdict_draws=3), data, Adapting())
+    _, record, _ = adapt(job)
+    # six images and one more for the first, which is misclassified; then one query of the sample
+    assert (record.images, record.forward_passes) == (6, 7 * 3 + 6 * 2)
+    chosen = [stream for stream in Drawing.streams if stream is not None]
+    assert chosen[0] == (1, data.ids[:6])
+    assert chosen[-1] == (1, data.ids[6:7])

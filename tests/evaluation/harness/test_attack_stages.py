@@ -348,3 +348,27 @@ def test_advice_about_the_shape_is_replaced_where_the_clean_image_raised_nothing
         with pytest.raises(AttackFailedError) as caught:
             run(job, [3])
         assert ("input_size" not in caught.value.outcome.error) is is_replaced
+
+
+def test_after_the_attack_the_attacked_model_is_asked_and_not_its_copy(linear, data):
+    class Tiring(torch.nn.Module):
+        """Answers otherwise after four calls."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner, self.calls = linear.module, 0
+
+        def forward(self, images):
+            self.calls += 1
+            return self.inner(images).roll(int(self.calls > 4), 1)
+
+    def ask(classifier, images, labels, masks, stream):
+        for _ in range(5):
+            classifier(images)
+        return images
+
+    tiring = Classifier(Tiring(), num_classes=4, name="tiring")
+    tiring.configure(consistency=Consistency(is_random=False))
+    agreement = run(make_job(tiring, data, ask), [3, 1]).agreement
+    assert (agreement.compared, agreement.disagreements) == (2, 2)
+    assert agreement.repeated_disagreements == 0

@@ -209,15 +209,15 @@ def count_watched(watched, data, count=6, labels=None, **declared):
     with still.evaluation_mode(), classifier.evaluation_mode():
         verified = verify(still, images, own, images, BALL)
         watched.calls.clear()
+        state = torch.get_rng_state()
         drawn = count_model_draws(classifier, verified, own, BALL, stream, count)
+        assert torch.equal(torch.get_rng_state(), state)
     return verified, drawn
 
 
 def test_each_draw_has_the_seed_of_its_image_and_records_no_gradient(data):
     watched = Watched()
-    state = torch.get_rng_state()
     verified, drawn = count_watched(watched, data)
-    assert torch.equal(torch.get_rng_state(), state)
     seeds = [derive_seed(SEED, image, "resubmission", draw) % 2**32 for image in "ab" for draw in range(6)]
     assert [seed for _, seed, _ in watched.calls] == seeds
     assert [mean for mean, *_ in watched.calls] == [0.1] * 6 + [0.25] * 6
@@ -261,6 +261,9 @@ def test_a_verdict_keeps_what_each_draw_predicts(data):
     assert not bool(found.draw_correct.all())
     with classifier.evaluation_mode():
         verified = verify(classifier, data.images, data.labels, data.images, BALL, stream=stream)
+        still = predict(Classifier(Threshold(), num_classes=2), data.images, data.labels)
+    assert (still.draw_predictions.shape, still.draw_predictions.dtype) == ((6, 0), torch.int64)
+    assert (still.draw_correct.shape, still.draw_correct.dtype) == ((6, 0), torch.bool)
     assert verified.draws.tolist() == [7] * 6
     assert verified.successful_draws.tolist() == (~found.draw_correct).sum(dim=1).tolist()
 

@@ -115,7 +115,7 @@ def test_a_draw_misclassifies_an_image_clean_or_attacked(script, targets, broken
 def test_what_the_attack_writes_into_its_arguments_stays_with_it():
     def overwrite(classifier, images, labels, masks):
         moved = images + 0.2
-        images.fill_(0.9)
+        images.fill_(0.0)
         labels.fill_(1)
         masks.fill_(True)
         return moved

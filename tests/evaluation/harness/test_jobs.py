@@ -243,6 +243,7 @@ def test_errors_are_one_line_of_limited_length():
 def test_a_failed_attack_reaches_another_process_with_its_outcome(data):
     outcome = build_error_outcome("cell", 3, data.select_images([3]), "number 3")
     error = AttackFailedError(outcome, ValueError("broken"))
+    assert error.args == (outcome, error.cause)
     received = pickle.loads(pickle.dumps(error))
     assert received.outcome == error.outcome
     assert str(received.cause) == "broken"
@@ -284,6 +285,7 @@ def test_a_kill_costs_a_certificate_few_images(linear, data, forward, backward, 
     assert len(job.build_queue(40, set())[0]) == size
     alone = replace(job, data=data.select_images([0]))
     assert alone.build_queue(40, set()) == [[0]]
+    assert alone.is_divisible
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,16 +27,23 @@ from viewing_samples import (
 )
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.cli.progress import format_cell_result
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.grid.schema import Grid
+from robustbench_local.evaluation.harness import sticker_job
+from robustbench_local.evaluation.harness.job import AttackFailedError
+from robustbench_local.evaluation.harness.outcome import hash_image
 from robustbench_local.evaluation.harness.sticker_job import list_controls
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.run import run_grid
 from robustbench_local.store import RunStore, count_outcomes
 from robustbench_local.store.records import MIN_CLEAN_SHARE
+from robustbench_local.threats.physical.printability import compute_non_printability, compute_total_variation
+from robustbench_local.threats.physical.relighting import remove_lighting
+from robustbench_local.threats.physical.sticker_mask import build_surface_masks
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -344,3 +351,104 @@ def test_keys_that_do_not_go_together_are_refused(tmp_path, entry, message):
     models = [*GRID["models"], {"id": "robust", "source": "zoo:signs-pgd-at"}]
     with pytest.raises(ConfigError, match=message):
         run_grid({**GRID, "models": models, "attacks": [entry]}, out=tmp_path / "run")
+
+
+def run_alone(job, positions):
+    with job.classifier.evaluation_mode():
+        return job.run(positions)
+
+
+def test_changes_are_measured_on_the_flat_sign(batch):
+    data = make_signs()
+    for row in batch.outcomes:
+        flat = batch.candidates[row.position]
+        change = (flat - data.images[row.position]).double().abs()
+        assert row.l1 == pytest.approx(float(change.sum()))
+        assert row.linf == pytest.approx(float(change.max()))
+        assert row.adversarial_hash == hash_image(flat)
+        assert row.original_hash != row.adversarial_hash
+
+
+def test_the_first_class_is_a_class_that_an_attacker_may_want(classifier):
+    signs = make_signs(1)
+    blue = replace(signs, images=signs.images.flip(1), labels=torch.tensor([BLUE]))
+    wanted = replace(STICKER, eps=0.9, targets=(RED,))
+    job = make_sticker_job(classifier, data=blue, attack=PaintingAttack(views=0), threat=wanted)
+    (row,) = run_alone(job, [0]).outcomes
+    assert (row.adversarial_prediction, row.broken) == (RED, True)
+
+
+class Spoiling(PaintingAttack):
+    """Leaves the sign as it is, and spoils the model."""
+
+    def perturb(self, classifier, images, labels, threat, stream, masks=None):
+        classifier.module.is_spoiled = True
+        return images
+
+
+def test_views_are_predicted_by_a_copy_that_saw_no_attack():
+    class Spoilt(ColourNetwork):
+        is_spoiled = False
+
+        def forward(self, images):
+            answers = super().forward(images)
+            return answers.roll(1, 1) if self.is_spoiled else answers
+
+    classifier = Classifier(Spoilt(), num_classes=3, name="spoilt")
+    job = make_sticker_job(classifier, data=make_signs(1), attack=Spoiling(views=0), threat=STICKER)
+    found = run_alone(job, [0])
+    assert set(find_view_predictions(found, 0, "sticker").predictions) == {RED}
+    assert found.outcomes[0].broken is False
+
+
+class Drawing(RandomizedClassifier):
+    identity = "drawing"
+
+    def sample(self, images, numbers):
+        return self.inner(images)
+
+
+def test_a_sign_that_is_misread_costs_the_draws_of_a_verdict(classifier):
+    wrong = replace(make_signs(1), labels=torch.tensor([BLUE]))
+    job = make_sticker_job(Drawing(classifier, draws=2, verdict_draws=5), data=wrong)
+    (row,) = run_alone(job, [0]).outcomes
+    assert (row.status, row.forward_passes) == ("clean-wrong", 5)
+
+
+def test_an_attack_that_raises_has_its_own_time(classifier, monkeypatch):
+    clock = iter([100.0, 102.5])
+    monkeypatch.setattr(sticker_job.time, "perf_counter", lambda: next(clock))
+    job = make_sticker_job(classifier, attack=RaisingAttack(views=4))
+    with pytest.raises(AttackFailedError) as caught:
+        run_alone(job, [1])
+    assert caught.value.outcome.seconds == 2.5
+
+
+class Asking(PaintingAttack):
+    """Takes one gradient for each sticker that it makes."""
+
+    def perturb(self, classifier, images, labels, threat, stream, masks=None):
+        classifier.compute_gradient(images, lambda logits: logits[:, 0])
+        return super().perturb(classifier, images, labels, threat, stream, masks)
+
+
+def test_passes_are_those_of_the_attack_its_controls_and_all_views(classifier):
+    job = make_sticker_job(classifier, data=make_signs(1), attack=Asking(views=0))
+    (row,) = run_alone(job, [0]).outcomes
+    made = 1 + len(list_controls(job.attack, job.threat))
+    views = (made + 2) * TEST_VIEWS + 2 * 60
+    assert row.backward_passes == made
+    assert row.forward_passes == made + views + 2  # the clean sign and the flat one
+
+
+def test_ink_is_measured_where_the_sticker_is(batch):
+    data = make_signs()
+    surfaces = build_surface_masks(data.images, data.masks)
+    worn = (batch.candidates != data.images).any(dim=1, keepdim=True)
+    printed = remove_lighting(batch.candidates, data.images, surfaces)
+    for name, measure in (
+        ("total_variation", compute_total_variation),
+        ("non_printability", compute_non_printability),
+    ):
+        for position, value in enumerate(measure(printed, worn).tolist()):
+            assert float(batch.report_images[position][name]) == pytest.approx(value)

@@ -137,13 +137,14 @@ def test_a_worker_gets_its_share_of_the_batch_and_no_tiny_one(office, linear, da
     assert [child.requests[0].batch_size for child in office.children] == [each] * 3
 
 
-def test_a_single_worker_keeps_the_batch_and_the_threads(office, linear, data):
+def test_a_single_worker_keeps_the_batch_and_the_threads(office, linear, data, monkeypatch):
+    monkeypatch.setattr(worker_pool.torch, "get_num_threads", lambda: 3)
     with open_pool(office, linear, data, workers=1, isolated=True) as pool:
         batch = pool.run([3, 4], 64)
         assert (pool.size, pool.isolated) == (1, True)
     (child,) = office.children
     assert child.requests == [_Request([3, 4], 64), "stop"]
-    assert child.threads == torch.get_num_threads()
+    assert child.threads == 3
     assert {row.seconds for row in batch.outcomes} == {6.0}
 
 
@@ -420,3 +421,62 @@ def test_a_model_that_cannot_be_made_ready_fails_every_request(linear, data):
 
 def test_a_worker_whose_line_is_dead_ends_without_a_word(linear, data):
     assert len(serve(Told(linear, data), Line(_Request([1], 5)))) == 1
+
+
+@pytest.mark.parametrize(("deadline", "is_over"), [(5.0, False), (4.9, True), (None, False)])
+def test_work_in_this_process_is_watched_until_the_time_of_the_cell_is_over(
+    linear, data, monkeypatch, deadline, is_over
+):
+    given = []
+
+    def watch(*limits):
+        given.append(limits)
+        return nullcontext()
+
+    def abort(reason):
+        raise AssertionError(reason)
+
+    monkeypatch.setattr(worker_pool, "Watchdog", watch)
+    monkeypatch.setattr(worker_pool.time, "monotonic", lambda: 5.0)
+    pool = WorkerPool(
+        make_job(linear, data), 1, prepare_models=nullcontext, timeout=2.0, deadline=deadline,
+        abort_hung_model=abort,
+    )  # fmt: skip
+    with linear.evaluation_mode(), pool:
+        if is_over:
+            with pytest.raises(ModelTimeoutError, match="time is over"):
+                pool.run([1], 8)
+            assert given == []
+            return
+        assert [row.position for row in pool.run([1], 8).outcomes] == [1]
+    assert given == [(2.0, deadline, abort)]
+
+
+def test_each_worker_publishes_both_counts_in_a_place_of_its_own(linear, data, monkeypatch):
+    counts = []
+
+    def make_child(serve, threads):
+        counts.append(serve.args[2])
+
+    monkeypatch.setattr(worker_pool, "ChildProcess", make_child)
+    pool = WorkerPool(make_job(linear, data), 3, prepare_models=nullcontext)
+    for index in range(3):
+        pool._start_worker(index)
+        counts[index][0], counts[index][1] = 10 + index, 20 + index
+    assert list(pool._pass_counts) == [10, 20, 11, 21, 12, 22]
+
+
+def test_the_thread_that_publishes_counts_does_not_keep_a_worker_alive(linear, data, monkeypatch):
+    made = []
+
+    class Thread:
+        def __init__(self, **given):
+            made.append(given)
+
+        def start(self):
+            made.append("started")
+
+    monkeypatch.setattr(worker_pool.threading, "Thread", Thread)
+    serve(Told(linear, data), Line("stop"))
+    assert made[0]["daemon"] is True
+    assert made[1:] == ["started"]
