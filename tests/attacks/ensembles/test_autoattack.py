@@ -112,9 +112,10 @@ def test_rand_averages_its_gradients_over_draws(small: Sample):
     sample = small.select_images(torch.arange(2))
     threat = ThreatModel(norm="Linf", eps=1e-4)
     forward, backward = spent(sample, AutoAttack(version="rand"), threat)
-    assert forward.tolist() == [2 * 101 * 20] * 2
+    # fifty fresh draws judge the best and the last point of each path; the estimate counts refuted ones too
+    assert forward.tolist() == [2 * (101 * 20 + 2 * 50)] * 2
     assert backward.tolist() == [2 * 100 * 20] * 2
-    assert AutoAttack(version="rand").estimate_cost(threat) == (2 * 101 * 20, 2 * 100 * 20)
+    assert AutoAttack(version="rand").estimate_cost(threat) == (2 * (101 * 20 + 6 * 50), 2 * 100 * 20)
 
 
 @pytest.mark.slow

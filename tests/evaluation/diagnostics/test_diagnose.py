@@ -139,4 +139,6 @@ def _assert_sound(classifier: Classifier, images: torch.Tensor, labels: torch.Te
         ids=tuple(map(str, range(len(images)))), budget=PassBudget(limit=9_000), seed=0,
     )  # fmt: skip
     results = diagnose_model(model, [ThreatModel(norm="Linf", eps=eps)])
-    assert {one.status for one in results} <= {"ok"}, [one.sentence for one in results if one.status != "ok"]
+    alarms = [one.sentence for one in results if one.status not in ("ok", "not run")]
+    assert alarms == []
+    assert {one.id for one in results if one.status == "not run"} == {"D29"}, "the probe of a run asks it"
