@@ -145,6 +145,7 @@ def untrained(shift: float) -> Sample:
     return Sample(build_classifier(lambda pictures: layers(pictures) + shift, 10), images, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "norm"), [(DeepFool(), "L2"), (DeepFool(), "Linf"), (DDN(), "L2")])
 def test_no_success_is_lost_where_two_logits_are_the_same_float(attack: MinimumNormAttack, norm: str):
     threat = ThreatModel(norm=norm, eps=FAR[norm])

@@ -178,7 +178,9 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "compiled" else kind for kind in CHANGES]
+)
 def test_what_changes_the_answers_changes_the_identity(kind: str) -> None:
     one, other = CHANGES[kind]
     assert digest(one()) == digest(one())

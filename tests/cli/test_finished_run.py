@@ -177,6 +177,7 @@ def test_what_is_not_done_or_damaged_is_planned(finished, rbl):
     assert not _is_planned(rbl)
 
 
+@pytest.mark.slow
 def test_a_run_whose_files_change_meanwhile_is_not_remembered(workplace, rbl, monkeypatch):
     execute = grid_run.execute_run
 

@@ -92,6 +92,7 @@ def test_lists_and_init_do_not_build_the_schema_of_grids(arguments, tmp_path):
     assert "robustbench_local.evaluation.grid.schema" not in _list_imports(*arguments, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_gate_whose_intervals_are_stored_imports_no_library_that_computes(tmp_path):
     run = build_run(tmp_path / "run", SampleRun(gates=GATES))
     before, libraries = _run("gate", run)

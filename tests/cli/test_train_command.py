@@ -47,6 +47,7 @@ def _train(*words, out="net.safetensors"):
     return run_command(["train", *words, *USUAL, "--out", out])
 
 
+@pytest.mark.slow
 def test_weights_come_with_all_that_a_grid_needs(place):
     assert _train("standard", "--set", "epochs=3") == 0
     card = yaml.safe_load((place / "net.yaml").read_text())

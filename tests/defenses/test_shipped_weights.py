@@ -89,6 +89,7 @@ def test_accuracy_is_what_the_card_says(name, data):
     assert abs(_under_pgd(module, data, parse_eps(pgd["eps"])) - pgd["accuracy"]) < 0.2
 
 
+@pytest.mark.slow
 def test_the_defended_model_meets_its_promise_and_the_plain_one_breaks(data):
     plain, defended = (load_classifier(f"zoo:{name}").as_module() for name in ("signs-plain", "signs-pgd-at"))
     assert _accuracy(plain, data.images, data.labels) >= 0.95

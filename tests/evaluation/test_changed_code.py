@@ -102,6 +102,7 @@ def test_a_model_that_could_not_be_used_may_be_mended(files: Path) -> None:
         run(grid)
 
 
+@pytest.mark.slow
 def test_a_recipe_on_code_trains_and_is_found_until_the_code_changes(files: Path) -> None:
     lines: list[str] = []
     first = prepare_run(TRAINED, options=Options(allow_code=True), report=lines.append)[0].subjects[0]

@@ -26,6 +26,7 @@ def grid(workplace, changes=ATTACKS):
     return parse_yaml(text, **read) | parse_yaml(changes, **read)
 
 
+@pytest.mark.slow
 def test_candidates_cross_from_each_surrogate_to_the_other_models(workplace):
     run = rbl.run_grid(grid(workplace), out="runs/transfer", options=rbl.Options(batch_size=16))
     assert run.is_complete

@@ -98,6 +98,7 @@ def test_a_card_of_the_users_names_a_method_from_outside(workplace, tmp_path):
     assert run.outcomes["linf"].max() == pytest.approx(4 / 255, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_attack_has_no_success_by_its_own_word(workplace, tmp_path):
     name = write_attack(tmp_path / "own.py", "return 1 - images")
     outcomes = rbl.run_grid(workplace(name), out="run", options=OPTIONS).outcomes
@@ -324,6 +325,7 @@ def test_data_that_cannot_be_used_are_one_line(fault, tmp_path, monkeypatch):
         rbl.load_dataset("python:own.py:make")
 
 
+@pytest.mark.slow
 def test_a_wrapper_that_makes_no_classifier_is_an_error_of_its_cells(workplace, tmp_path):
     text = (
         "import robustbench_local as rbl\nclass Own(rbl.Wrapper):\n    def wrap(self, classifier): return 3\n"

@@ -60,6 +60,7 @@ def test_an_onnx_model_runs_black_box_cards_and_skips_white_box_ones(folder: Pat
     assert run.is_complete
 
 
+@pytest.mark.slow
 def test_a_service_that_goes_away_ends_the_cell_and_the_same_command_goes_on(
     folder: Path, service: SampleService
 ):

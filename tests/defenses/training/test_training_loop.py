@@ -92,6 +92,7 @@ def test_the_kept_epoch_is_the_best_on_validation():
     assert _accuracy(network, VALIDATION.images, VALIDATION.labels) == trained.best.clean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [PLAIN, ADVERSARIAL], ids=["standard", "pgd-at"])
 def test_an_interrupted_training_ends_with_the_same_weights(recipe, tmp_path):
     whole = train(_network(), recipe, TRAINING, VALIDATION, seed=3)

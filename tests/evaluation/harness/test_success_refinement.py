@@ -161,6 +161,7 @@ def test_no_verdict_changes_and_what_needs_nothing_is_untouched(
     assert new.broken_8bit >= old.broken_8bit + (old.broken_8bit < 0.9 * old.broken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [PGD(steps=8), Square(queries=60)], ids=repr)
 def test_neither_batches_nor_workers_change_what_is_found(curved, photographs, attack):
     def found(rows):

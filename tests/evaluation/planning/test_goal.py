@@ -110,6 +110,7 @@ class TestConfine:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_confined_run_attacks_only_these_images_and_counts_only_these_targets(workplace):
     counts = np.bincount(np.load("digits.npz")["y"], minlength=10)
     source, target = (int(label) for label in counts.argsort()[::-1][:2])

@@ -36,6 +36,7 @@ def _grid(**changes):
     return {**GRID, **changes}
 
 
+@pytest.mark.slow
 def test_a_recipe_is_trained_once_and_attacked_like_any_model(cache, monkeypatch):
     lines = []
     plan, _ = prepare_run(_grid(), report=lines.append)
