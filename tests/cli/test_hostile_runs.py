@@ -20,6 +20,8 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.run_directory import find_run_directory
 from robustbench_local.evaluation.grid.schema import load_grid
 
+pytestmark = pytest.mark.slow
+
 RUN = ("run", "grid.yaml", "--out", "out", "--device", "cpu", "--workers", "1")
 
 
@@ -252,7 +254,6 @@ def make():
 """
 
 
-@pytest.mark.slow
 def test_every_line_of_json_is_json_whatever_a_model_prints(place):
     Path("net.py").write_text(NOISY)
     text = Path("grid.yaml").read_text().replace("checkpoint:first.safetensors", "python:net.py:make")
@@ -268,7 +269,6 @@ def test_every_line_of_json_is_json_whatever_a_model_prints(place):
         assert word in ended.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
 def test_a_closed_terminal_is_an_interrupt(place):
     text = Path("grid.yaml").read_text().replace("card: fgsm-linf-8", "card: pgd50-linf-8, steps: 5000")

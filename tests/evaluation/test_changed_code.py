@@ -15,6 +15,8 @@ from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning import environment
 from robustbench_local.run import prepare_run, run_grid
 
+pytestmark = pytest.mark.slow
+
 NET = """
 from torch import nn
 class Net(nn.Module):
@@ -63,7 +65,6 @@ def test_a_changed_neighbour_refuses_the_old_figures_by_name(files: Path) -> Non
     assert run_command(["run", "grid.yaml", "--out", "out", "--allow-code"]) == 2
 
 
-@pytest.mark.slow
 def test_another_version_of_what_computes_refuses_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
     run()
     monkeypatch.setattr(torch, "__version__", "9.9.1")
@@ -71,7 +72,6 @@ def test_another_version_of_what_computes_refuses_them_too(monkeypatch: pytest.M
         run()
 
 
-@pytest.mark.slow
 def test_a_changed_surrogate_refuses_them(files: Path) -> None:
     other = {"id": "own", "source": "python:own.py:Net", "num_classes": 10}
     (files / "own.py").write_text(NET)
@@ -89,7 +89,6 @@ def test_only_libraries_whose_attacks_run_are_named() -> None:
     assert found.keys() == {"version of torch", "version of torchattacks", "version of pyautoattack"}
 
 
-@pytest.mark.slow
 def test_a_model_that_could_not_be_used_may_be_mended(files: Path) -> None:
     other = {"id": "own", "source": "python:own.py:Net", "num_classes": 10}
     (files / "own.py").write_text("raise RuntimeError('not yet')\n")
@@ -102,7 +101,6 @@ def test_a_model_that_could_not_be_used_may_be_mended(files: Path) -> None:
         run(grid)
 
 
-@pytest.mark.slow
 def test_a_recipe_on_code_trains_and_is_found_until_the_code_changes(files: Path) -> None:
     lines: list[str] = []
     first = prepare_run(TRAINED, options=Options(allow_code=True), report=lines.append)[0].subjects[0]
@@ -117,7 +115,6 @@ def test_a_recipe_on_code_trains_and_is_found_until_the_code_changes(files: Path
     assert len(list((files / "cache").glob("*.safetensors"))) == 2
 
 
-@pytest.mark.slow
 def test_a_recipe_trains_the_network_with_the_classes_that_the_grid_says(files: Path) -> None:
     change(files / "mynet.py", "def __init__(self):", "def __init__(self, num_classes=4):")
     change(files / "mynet.py", "nn.Linear(784, 10)", "nn.Linear(784, num_classes)")
@@ -134,7 +131,6 @@ def test_code_that_is_not_allowed_is_refused_before_anything_is_trained(files: P
     assert not (files / "cache").exists()
 
 
-@pytest.mark.slow
 def test_a_teacher_of_code_needs_to_be_allowed_as_well(files: Path) -> None:
     (files / "teacher.py").write_text(NET)
     taught = {**SHORT, "card": "distillation-t20", "teacher": "python:teacher.py:Net"}
@@ -152,7 +148,6 @@ def test_a_teacher_of_code_needs_to_be_allowed_as_well(files: Path) -> None:
     assert first.digest != other.digest
 
 
-@pytest.mark.slow
 def test_an_interrupted_training_is_not_resumed_by_other_code(files: Path) -> None:
     longer = {**TRAINED, "defenses": [{**SHORT, "epochs": 2}]}
 

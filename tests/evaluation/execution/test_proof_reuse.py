@@ -20,6 +20,8 @@ from robustbench_local.run import Run, run_grid
 from robustbench_local.store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
 
+pytestmark = pytest.mark.slow
+
 EPS, TINY, LARGER = "1/8500", "1/17000", "1/4250"  # 0.03, 0.015 and 0.06 of 255
 GRID = {
     "schema": 1,

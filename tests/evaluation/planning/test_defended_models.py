@@ -22,6 +22,8 @@ from robustbench_local.store.records import count_outcomes
 from robustbench_local.store.run_store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
 
+pytestmark = pytest.mark.slow
+
 BASE = """
 schema: 1
 name: defended
@@ -101,7 +103,6 @@ def test_passes_are_those_of_every_draw(run):
     assert clean[0] == clean[1] == clean[2]
 
 
-@pytest.mark.slow
 def test_the_same_grid_again_is_complete_and_the_resolved_one_means_the_same(run):
     before, file = run.outcomes, run.directory.parent / "grid.yaml"
     again = rbl.run_grid(file, out=run.directory, options=rbl.Options(batch_size=3))
@@ -194,7 +195,6 @@ def test_a_card_of_ones_own_is_found_beside_the_grid_file(workplace):
     assert {cell.record.defense for cell in plan.cells} == {"mine-2"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes", "attack", "eps"),
     [

@@ -15,6 +15,8 @@ from robustbench_local.models.networks.network_registry import find_architecture
 from robustbench_local.models.weight_files import read_weights
 from robustbench_local.run import prepare_run, run_grid
 
+pytestmark = pytest.mark.slow
+
 SHORT = {"epochs": 2, "batch_size": 8, "warmup_epochs": 0}
 GRID = {
     "data": {"source": "npz:digits.npz"},
@@ -36,7 +38,6 @@ def _grid(**changes):
     return {**GRID, **changes}
 
 
-@pytest.mark.slow
 def test_a_recipe_is_trained_once_and_attacked_like_any_model(cache, monkeypatch):
     lines = []
     plan, _ = prepare_run(_grid(), report=lines.append)
@@ -56,7 +57,6 @@ def test_a_recipe_is_trained_once_and_attacked_like_any_model(cache, monkeypatch
     assert {cell["defense"] for cell in run.results["cells"]} == {"none", trained.defense}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -81,7 +81,6 @@ def test_fine_tuning_starts_from_the_models_own_weights():
     assert all((one[name] - other[name]).abs().max() < 1e-6 for name in one)
 
 
-@pytest.mark.slow
 def test_an_interrupted_training_goes_on_where_it_was(cache):
     whole = prepare_run(_grid())[0].subjects[1].digest
     for file in cache.iterdir():
@@ -147,7 +146,6 @@ def test_images_of_their_own_need_no_note(workplace):
     assert not any("trained it" in line for line in plan.warnings)
 
 
-@pytest.mark.slow
 def test_a_teacher_that_was_replaced_teaches_another_student(cache, workplace):
     taught = {"card": "distillation-t20", **SHORT, "epochs": 1, "teacher": "checkpoint:t.safetensors"}
     digests = []
