@@ -63,3 +63,18 @@ def parse_abstention(declared: AbstainDeclaration | None) -> Abstention | None:
         f"cannot read abstain: {declared!r}",
         remedy="write last, the index of the rejecting output, nan, or {output: ENTRY, threshold: 0.5}",
     )
+
+
+def check_rejecting_index(abstention: Abstention | None, num_classes: int, name: str) -> None:
+    """Refuse a rejecting output beyond the outputs of a model with one more output than classes.
+
+    Raises:
+        ConfigError: If the model has no such output.
+    """
+    if abstention is not None and abstention.kind == "class" and abstention.index > num_classes:
+        raise ConfigError(
+            f"abstain: {abstention.index} is no output of a model with {num_classes} classes and one output "
+            "that rejects",
+            where=name,
+            remedy=f"write last, or an index of 0 to {num_classes}",
+        )

@@ -12,7 +12,11 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.abstention_declaration import AbstainDeclaration, parse_abstention
+from robustbench_local.classifier.abstention_declaration import (
+    AbstainDeclaration,
+    check_rejecting_index,
+    parse_abstention,
+)
 from robustbench_local.classifier.argument_checks import (
     check_classes,
     check_finite_weights,
@@ -102,6 +106,7 @@ class Classifier(RejectingClassifier):
         classes = check_classes(num_classes, class_names, name)
         self.num_classes: Final = classes[0]
         self.class_names: Final = classes[1]
+        check_rejecting_index(self.abstention, self.num_classes, name)
         self.access: Final = resolve_access(access, self.module is not None, name)
         normalization = parse_normalization(normalize, channels)
         self.input_size: Final = None if input_size is None else (int(input_size[0]), int(input_size[1]))

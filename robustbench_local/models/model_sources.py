@@ -110,13 +110,14 @@ def load_classifier(
             f"there is no weights file with an entry {entry!r}", where=name, remedy="leave entry out"
         )
     loaded.check_normalization(normalize)
+    names, rejecting_name = _split_rejecting_name(loaded, abstention)
     classifier = Classifier(
         loaded.model,
         num_classes=2 if head else loaded.num_classes - extra,
         normalize=loaded.normalize if normalize is None else normalize,
         input_size=input_size or loaded.input_size,
         channels=loaded.channels,
-        class_names=class_names or _drop_rejecting_name(loaded, abstention),
+        class_names=class_names or names,
         access=access,
         output=output,
         abstain=abstention,
@@ -126,18 +127,27 @@ def load_classifier(
     )
     for note in loaded.notes:
         classifier.add_note(note)
+    if rejecting_name is not None:
+        # a class of the data here would protect every image that is classified as it
+        classifier.add_note(
+            f"its output {rejecting_name!r} counts as rejecting an image, as abstain says; if that is a "
+            "class of the data, leave abstain out"
+        )
     if loaded.is_unnormalized and normalize is None:
         classifier.add_note("no normalization declared: images are passed on in [0, 1]")
     classifier.check_finite_weights()
     return classifier
 
 
-def _drop_rejecting_name(loaded: LoadedModel, abstention: Abstention | None) -> list[str] | None:
-    """Return the source's class names without that of the rejecting output."""
+def _split_rejecting_name(
+    loaded: LoadedModel, abstention: Abstention | None
+) -> tuple[list[str] | None, str | None]:
+    """Return the source's class names without that of the rejecting output, and that name."""
     names = None if loaded.class_names is None else list(loaded.class_names)
     if names and abstention and abstention.extra_outputs and len(names) == loaded.num_classes:
-        del names[abstention.index]
-    return names
+        index = abstention.index if abstention.index < len(names) else -1  # the classifier refuses others
+        return names, names.pop(index)
+    return names, None
 
 
 def _parse_output_kind(output: str | int | None, num_classes: int | None) -> str | None:

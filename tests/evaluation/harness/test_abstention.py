@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import robustbench_local as rbl
 from robustbench_local.attacks import make_attack
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.abstention import (
@@ -200,6 +201,22 @@ def test_an_undeclared_rejecting_output_is_named(data):
     with pytest.raises(ModelError) as caught:
         classifier(data.images)
     assert "abstain: last" in str(caught.value)
+
+
+def test_a_rejecting_output_beyond_the_last_is_refused():
+    Classifier(Detector(1.0), num_classes=2, abstain=2)
+    with pytest.raises(ConfigError, match="abstain: 3 is no output of a model with 2 classes"):
+        Classifier(Detector(1.0), num_classes=2, abstain=3)
+    with pytest.raises(ConfigError, match="Write last, or an index of 0 to 42"):
+        rbl.load_classifier("zoo:signs-plain", abstain=99)
+
+
+def test_a_named_class_that_rejects_is_named_in_a_note():
+    """A class of the data would protect every image that is classified as it."""
+    classifier = rbl.load_classifier("zoo:signs-plain", abstain="last")
+    assert classifier.num_classes == len(classifier.class_names) == 42
+    assert any("'End of no passing by vehicles" in note and "rejecting" in note for note in classifier.notes)
+    assert not any("reject" in note for note in rbl.load_classifier("zoo:signs-plain").notes)
 
 
 def test_a_success_whose_8_bit_image_is_rejected_does_not_succeed_in_8_bits():
