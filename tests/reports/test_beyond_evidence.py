@@ -11,7 +11,8 @@ from sample_transfers import CORRUPTION_NAMES, MODELS, SEVERITIES, TRANSFER_SAMP
 
 from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
 from robustbench_local.reports.analysis.distances import CURVE_STEPS, build_distance_groups
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_masking import find_gradient_masking
 from robustbench_local.reports.analysis.heatmap import build_heatmap
 from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases, read_evidence

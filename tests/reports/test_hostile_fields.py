@@ -88,7 +88,7 @@ def test_no_field_reaches_markdown_raw(
         content = read_report_data(store)
     text = render_markdown(content, [f"figures/{HOSTILE}.png"])
     if words != "those that are free":  # which no run has, but whoever writes a sentence should not know that
-        monkeypatch.setattr("robustbench_local.reports.analysis.evidence.format_budget", lambda *_: HOSTILE)
+        monkeypatch.setattr("robustbench_local.reports.analysis.threat.format_budget", lambda *_: HOSTILE)
         text = render_markdown(content, ["figures/robust-accuracy.png"])
     assert text.count("&lt;img src=x onerror=alert(1)&gt;") > 50
     for line in text.splitlines():

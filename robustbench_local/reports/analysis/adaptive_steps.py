@@ -9,8 +9,9 @@ from typing import Any
 
 from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.counted_nouns import format_count
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import AUTOATTACK_STAGES
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.distances import measures_distance
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.trust import list_diagnostics
 from robustbench_local.reports.formatting.text import format_count, isolate_direction, join_in_sentence
 

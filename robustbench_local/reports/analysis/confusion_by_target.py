@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from robustbench_local.cluster_statistics import estimate_image_share
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.cell_result import CellResult
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
     compute_severity,
@@ -15,6 +17,7 @@ from robustbench_local.reports.analysis.misclassification_severity import (
 )
 from robustbench_local.reports.analysis.pairwise import describe_success_comparisons
 from robustbench_local.reports.analysis.per_target import find_goal_parts
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import OutcomeRecord, RunStore
 

@@ -13,7 +13,8 @@ from robustbench_local.reports.analysis.disagreements import (
     find_disagreements,
 )
 from robustbench_local.reports.analysis.doubt import Doubt
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.store.diagnostic_records import DiagnosticResult
 
 

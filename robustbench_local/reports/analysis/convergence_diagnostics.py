@@ -9,8 +9,10 @@ from itertools import permutations
 from robustbench_local.reports.analysis.attempts import Attempt, index_attempts
 from robustbench_local.reports.analysis.diagnostic_text import build_diagnostic, format_part
 from robustbench_local.reports.analysis.disagreements import find_differing_parameters
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_masking import MIN_EXCESS_IMAGES, MIN_EXCESS_SHARE
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.formatting.text import isolate_direction
 from robustbench_local.store.diagnostic_records import DiagnosticResult
 

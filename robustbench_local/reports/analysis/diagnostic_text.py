@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.formatting.text import format_count
 from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticStatus
 

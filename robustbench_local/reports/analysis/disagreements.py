@@ -19,8 +19,10 @@ from robustbench_local.reports.analysis.attempts import (
 )
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.doubt import Doubt
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_masking import exceeds_chance, find_gradient_masking
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.formatting.text import (
     format_count,
     format_percent,

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from robustbench_local.cluster_statistics import Groups, compute_image_quartiles, estimate_image_share
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
-from robustbench_local.reports.analysis.evidence import (
-    CellResult,
-    EvaluatedModel,
-    Evidence,
-    Threat,
-)
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.family_labels import build_family_labels
 from robustbench_local.reports.analysis.robustness_curves import CurveData, CurvePanel, build_common_curves
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.statistics import Estimate, Quartiles, compute_quartiles
 
 CURVE_STEPS = 32

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Literal
 
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.doubt_finders import Doubt
-from robustbench_local.reports.analysis.evidence import CellResult, ImageVerdict
+from robustbench_local.reports.analysis.image_verdict import ImageVerdict
 from robustbench_local.reports.analysis.sticker_views import SignResult
 
 AssumedOutcome = Literal["broken", "robust"]

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from robustbench_local.cluster_statistics import Groups, estimate_image_share
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
-from robustbench_local.reports.analysis.evidence import (
-    CellResult,
-    EvaluatedModel,
-    Evidence,
-    ImageVerdict,
-    Threat,
-)
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.image_verdict import ImageVerdict
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.statistics import Estimate
 
 MAX_EIGHT_BIT_GAP_SHARE = 0.01

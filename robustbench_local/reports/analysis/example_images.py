@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.cell_result import CellResult
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.per_target import find_goal_parts
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.store import OutcomeRecord, RunStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from robustbench_local.reports.analysis.evidence import CellResult
+from robustbench_local.reports.analysis.cell_result import CellResult
 
 
 def build_family_labels(cells: Iterable[CellResult]) -> dict[str, str]:

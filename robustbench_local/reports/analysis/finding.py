@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from robustbench_local.reports.analysis.evidence import CellResult
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.formatting.text import format_cells, isolate_direction
 
 FindingLevel = Literal["void", "untrusted", "incomplete", "warning", "note"]

@@ -15,7 +15,7 @@ from robustbench_local.config.gate_choices import (
     TrustPolicy,
 )
 from robustbench_local.errors import ConfigError, InvariantError
-from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.formatting.text import format_percent, format_radius, join_in_sentence
 from robustbench_local.resubmission_statistics import MAX_TRIES
 from robustbench_local.statistics import Estimate

@@ -8,14 +8,17 @@ from dataclasses import replace
 from functools import partial
 
 from robustbench_local.cluster_statistics import estimate_image_share
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.class_results import estimate_worst_class, group_by_class
 from robustbench_local.reports.analysis.distances import compute_nearest_quartiles, compute_radius_quartiles
 from robustbench_local.reports.analysis.doubt_finders import Doubt, select_doubts
 from robustbench_local.reports.analysis.doubt_recount import AssumedOutcome, assume_outcome
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
 from robustbench_local.reports.analysis.resubmission import estimate_success, find_worst_counts
 from robustbench_local.reports.analysis.sticker_controls import find_control_problems
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE, format_mark
 from robustbench_local.reports.analysis.worst_case import (
     WorstCase,

@@ -9,10 +9,12 @@ from typing import Any
 
 from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.errors import did_you_mean
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
 from robustbench_local.reports.analysis.distances import measures_distance
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gate_intervals import encode_intervals, read_intervals
 from robustbench_local.reports.analysis.gate_types import Gate, GateReport, GateVerdict
 from robustbench_local.reports.analysis.gate_verdicts import (

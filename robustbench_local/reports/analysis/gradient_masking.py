@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.reports.analysis.attempts import Attempt, index_attempts
 from robustbench_local.reports.analysis.compute_once import collect_once
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.statistics import Estimate
 
 MIN_EXCESS_IMAGES = 3

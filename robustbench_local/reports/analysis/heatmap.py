@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from robustbench_local.reports.analysis.evidence import (
-    CellResult,
-    EvaluatedModel,
-    Evidence,
-    Threat,
-)
+from robustbench_local.reports.analysis.cell_result import CellResult
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.family_labels import build_family_labels
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust, select_distrust
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.statistics import Estimate, compute_clopper_pearson

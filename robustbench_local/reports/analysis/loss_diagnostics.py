@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from robustbench_local.reports.analysis.attempts import index_attempts
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.store.diagnostic_records import DiagnosticResult
 
 _SCALE_DIAGNOSTICS = frozenset({"D5", "D18"})

@@ -7,13 +7,15 @@ from dataclasses import replace
 
 from robustbench_local.reports.analysis.attempts import index_attempts
 from robustbench_local.reports.analysis.diagnostic_text import build_diagnostic, build_sentence, format_part
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_masking import (
     MIN_EXCESS_IMAGES,
     MIN_EXCESS_SHARE,
     MaskingEvidence,
     compare_by_knowledge,
 )
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.formatting.text import format_percent, join_in_sentence
 from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticStatus
 

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from robustbench_local.cluster_statistics import Groups, compare_images
 from robustbench_local.counted_nouns import choose_form
-from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.formatting.text import (
     format_count,
     format_percent,

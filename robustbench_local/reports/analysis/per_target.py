@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from robustbench_local.cluster_statistics import Groups, estimate_image_share
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
@@ -16,6 +18,7 @@ from robustbench_local.reports.analysis.misclassification_severity import (
     find_severity_table,
 )
 from robustbench_local.reports.analysis.pairwise import describe_success_comparisons
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import mark_model
 from robustbench_local.reports.formatting.text import join_in_sentence
 from robustbench_local.statistics import compute_clopper_pearson

@@ -9,14 +9,9 @@ from itertools import groupby
 from statistics import median
 
 from robustbench_local.counted_nouns import choose_form, format_count
-from robustbench_local.reports.analysis.evidence import (
-    CellResult,
-    Evidence,
-    ImagePrediction,
-    ImageVerdict,
-    QueryStats,
-    ReportedStatus,
-)
+from robustbench_local.reports.analysis.cell_result import CellResult, QueryStats, ReportedStatus
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.image_verdict import ImagePrediction, ImageVerdict
 from robustbench_local.reports.analysis.sticker_views import SignResult, read_signs
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import redact_private_data

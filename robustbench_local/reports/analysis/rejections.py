@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.finding import Finding
 from robustbench_local.reports.formatting.text import isolate_direction
 from robustbench_local.statistics import Estimate, compute_clopper_pearson

@@ -12,7 +12,9 @@ from functools import partial
 
 from robustbench_local.cluster_statistics import Groups, estimate_image_share
 from robustbench_local.reports.analysis.compute_once import collect_once
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, ImageVerdict
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.image_verdict import ImageVerdict
 from robustbench_local.reports.formatting.text import get_attack_family
 from robustbench_local.statistics import Estimate
 

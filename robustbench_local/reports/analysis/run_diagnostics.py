@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
 from robustbench_local.reports.analysis.diagnostic_text import (
     build_diagnostic,
     format_part,
 )
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.formatting.text import (
     format_count,
     format_estimate,

@@ -11,8 +11,9 @@ from robustbench_local.reports.analysis import (
     rejections,
     sticker_warnings,
 )
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.finding import (
     LEVEL_ORDER,
     Finding,

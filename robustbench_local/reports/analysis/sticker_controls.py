@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from robustbench_local.reports.analysis.evidence import CellResult
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.sticker_views import (
     SignViews,
     compute_attack_success,

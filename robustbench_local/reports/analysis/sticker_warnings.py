@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.cell_result import CellResult
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.finding import Finding, format_cell, format_cells_with_facts
 from robustbench_local.reports.analysis.sticker_results import StickerResult, build_sticker_results
 from robustbench_local.reports.formatting.text import format_count, format_estimate, format_percent

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.cell_result import CellResult
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.per_target import find_goal_parts
 from robustbench_local.reports.analysis.trust import mark_model
 from robustbench_local.reports.formatting.text import (

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.contradiction_diagnostics import check_contradictions
 from robustbench_local.reports.analysis.convergence_diagnostics import check_convergence
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gate_types import Gate
 from robustbench_local.reports.analysis.loss_diagnostics import weigh_losses
 from robustbench_local.reports.analysis.masking_diagnostics import check_masking, compare_noise
@@ -20,6 +22,7 @@ from robustbench_local.reports.analysis.run_diagnostics import (
     check_sample_size,
     check_silent_success,
 )
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.store.diagnostic_records import DiagnosticResult
 
 VOID_WORD = "void"

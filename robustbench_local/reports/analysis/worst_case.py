@@ -11,7 +11,10 @@ from robustbench_local.cluster_statistics import (
     build_share_estimator,
     estimate_image_share,
 )
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, ImageVerdict, Threat
+from robustbench_local.reports.analysis.cell_result import CellResult
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.image_verdict import ImageVerdict
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.statistics import Estimate, estimate_partial_share
 
 _Counts = tuple[int, int]

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.robustness_curves import CurvePanel
 from robustbench_local.reports.figures.layout import (
     LINE_COLOUR,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.resubmission import ResubmissionCurve, group_by_attack
 from robustbench_local.reports.figures.curves_figure import MODEL_COLOURS, MODEL_MARKERS
 from robustbench_local.reports.figures.layout import LINE_COLOUR

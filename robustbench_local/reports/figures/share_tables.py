@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from robustbench_local.reports.analysis.corruption_results import CorruptionMap
-from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.per_target import GoalTable
 from robustbench_local.reports.analysis.sticker_results import StickerResult
 from robustbench_local.reports.analysis.transfer_results import TransferMatrix

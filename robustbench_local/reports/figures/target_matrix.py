@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from robustbench_local.reports.analysis.confusion_by_target import TargetMatrix
-from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.figures.layout import (
     LINE_HEIGHT_INCHES,
     TITLE_POINTS,

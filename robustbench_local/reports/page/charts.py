@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.robustness_curves import CurvePanel, RobustnessCurve
 from robustbench_local.reports.formatting.text import (
     format_axis_label,

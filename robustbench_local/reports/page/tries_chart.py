@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.resubmission import ResubmissionCurve, group_by_attack
 from robustbench_local.reports.formatting.text import format_interval, format_percent
 from robustbench_local.reports.page.charts import (

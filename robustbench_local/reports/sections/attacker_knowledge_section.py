@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.cell_result import CellResult
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.formatting.text import (

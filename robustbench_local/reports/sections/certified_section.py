@@ -11,7 +11,8 @@ from robustbench_local.reports.analysis.certified_accuracy import (
     CertifiedGroup,
     build_certified_groups,
 )
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.formatting.text import (
     MISSING_TEXT,

@@ -11,7 +11,9 @@ from robustbench_local.reports.analysis.distances import (
     DistanceGroup,
     build_distance_groups,
 )
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.formatting.text import (
     format_distance,

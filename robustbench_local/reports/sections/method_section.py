@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.cell_result import CellResult
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.method_descriptions import (
     DRAWN_SIGNS_NOTE,
     MethodDescription,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.heatmap import HeatMapEntry
 from robustbench_local.reports.analysis.misclassification_severity import SeveritySummary
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import mark_model
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.formatting.text import MISSING_TEXT, format_estimate, format_percent

@@ -12,7 +12,8 @@ from robustbench_local.reports.analysis.confusion_by_target import (
     TargetRow,
     build_target_matrices,
 )
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.per_target import (
     GOALS_EXPLANATION,
     GoalEntry,

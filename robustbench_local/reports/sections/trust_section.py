@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.reports.analysis.checklist import SOURCE, ChecklistLine, build_checklist
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.trust import select_diagnostics
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.formatting.text import MISSING_TEXT, format_percent

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.certified_vs_empirical import has_blocking_violation
 from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
 from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases
-from robustbench_local.reports.analysis.evidence import (
-    CellResult,
-    EvaluatedModel,
-    Evidence,
-    ModelComparison,
-    Threat,
-)
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.model_comparison import ModelComparison
 from robustbench_local.reports.analysis.pairwise import describe_tie
 from robustbench_local.reports.analysis.run_diagnostics import is_guessing
 from robustbench_local.reports.analysis.sticker_results import (
@@ -26,6 +23,7 @@ from robustbench_local.reports.analysis.targeted_goal import (
     format_goal_classes,
     select_main_goal_cells,
 )
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import mark_model, select_blocks
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.class_results import ClassTable, build_class_tables
 from robustbench_local.reports.analysis.distances import compute_attack_distances, measures_distance
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.resubmission import TABLE_TRIES, build_resubmission_curves
 from robustbench_local.reports.analysis.trust import list_cell_distrust

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.certified_accuracy import CertifiedCell
 from robustbench_local.reports.analysis.distances import compute_attack_distances, measures_distance
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
 from robustbench_local.reports.analysis.eight_bit_worst_case import EightBitCase, find_eight_bit_cases
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import GateReport, GateVerdict, judge_evidence
 from robustbench_local.reports.analysis.misclassification_severity import (
     compute_severity,
@@ -20,6 +22,7 @@ from robustbench_local.reports.analysis.misclassification_severity import (
 )
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.run_warnings import list_findings
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust, select_distrust
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import redact_private_data

@@ -8,7 +8,7 @@ import pytest
 
 from robustbench_local.reports.analysis import doubt_finders
 from robustbench_local.reports.analysis.doubt_finders import Doubt, doubt_answers, find_doubts
-from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.page import render
 from robustbench_local.reports.sections.report_data import read_report_data

@@ -12,7 +12,7 @@ from test_report_page import HtmlReader
 
 from robustbench_local.cli.result_tables import build_results_table
 from robustbench_local.reports import write_report
-from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.analysis.naive_vs_adaptive import build_naive_vs_adaptive
 from robustbench_local.reports.sections.heatmap_section import HEATMAP

@@ -16,7 +16,7 @@ from sample_run import (
 )
 
 from robustbench_local.reports import write_report
-from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.pairwise import describe_success_comparisons
 from robustbench_local.reports.analysis.per_target import (
     ALL_TARGETS_LABEL,

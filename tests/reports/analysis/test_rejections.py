@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sample_run import SampleRun, build_run
 
-from robustbench_local.reports.analysis.evidence import ImagePrediction
+from robustbench_local.reports.analysis.image_verdict import ImagePrediction
 from robustbench_local.reports.analysis.rejections import build_rejections, find_undeclared_rejections
 from robustbench_local.reports.sections.rejections_section import REJECTIONS
 from robustbench_local.reports.sections.report_data import read_report_data

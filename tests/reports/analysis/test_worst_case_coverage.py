@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, ImageVerdict, Threat
+from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
+from robustbench_local.reports.analysis.image_verdict import ImageVerdict
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.worst_case import WorstCase
 
 HELD, BROKEN = ImageVerdict(True, False, True), ImageVerdict(True, True, False)
