@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -13,6 +14,7 @@ from robustbench_local.errors import ModelTimeoutError, StorageError
 from robustbench_local.evaluation.execution.model_diagnosis import diagnose_plan
 from robustbench_local.evaluation.execution.model_notes import save_model_notes
 from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
+from robustbench_local.evaluation.execution.pilot import choose_pilot_positions
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
 from robustbench_local.evaluation.harness.adaptation import adapt_job
@@ -26,6 +28,10 @@ from robustbench_local.store.run_store import RunStore
 
 MAX_PASSES_WITHOUT_WORKERS = 200
 """Maximum number of passes of a cell that runs without worker processes."""
+ENDED_STATUSES = frozenset({"done", "partial", "skipped"})
+"""Statuses of cells that are not run again; errors and timeouts are tried again."""
+MIN_CELL_SECONDS = 0.001
+"""Time limit of a cell whose time is used up by its first images; 0 would be no limit."""
 
 
 def execute_plan(
@@ -45,20 +51,45 @@ def execute_plan(
     Raises:
         StorageError: If writing fails; committed outcomes are kept and the same command resumes.
     """
-    known = _match_stored_cells(plan, store)
+    known = match_stored_cells(plan, store)
     diagnosis = diagnose_plan(plan, store, known)
     if diagnosis is not None:
         listener.on_diagnosis_end(diagnosis)
+    if store.resumed:
+        report_known_cells(plan, store, known, listener)
+    runners = []
     for cell in sort_certificates_first(plan.cells) if plan.skip_verified else plan.cells:
         before = known[cell.record.key]
-        if before.status in {"done", "partial", "skipped"}:
+        if before.status in ENDED_STATUSES:
             continue
-        runner = _CellRunner(plan, store, listener, cell, before.key)
-        runner.exit_process = exit_process
-        runner.run()
+        runners.append(CellRunner(plan, store, listener, cell, before.key))
+        runners[-1].exit_process = exit_process
+    if sum([runner.run_pilot() for runner in runners]):
+        listener.on_pilot_end()
+    for runner in runners:
+        if not runner.has_ended:
+            runner.run()
 
 
-def _match_stored_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
+def report_known_cells(
+    plan: Plan, store: RunStore, known: dict[str, CellRecord], listener: ProgressListener
+) -> None:
+    """Report to the listener the cells that an earlier call of the run began or ended.
+
+    Args:
+        plan: The plan.
+        store: The store, open.
+        known: The stored record of every cell, by its key in the plan.
+        listener: Receives them.
+    """
+    for cell in plan.cells:
+        record = known[cell.record.key]
+        counts = count_outcomes(store.read_outcomes(record.key))
+        if counts.n or record.status in ENDED_STATUSES:
+            listener.on_cell_known(cell, record.status, counts)
+
+
+def match_stored_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
     """Return the stored record of every cell of the plan, by its key in the plan; new cells are added.
 
     While a model cannot be used, the keys of its cells are unknown. Stored cells of a run that could use the
@@ -66,7 +97,7 @@ def _match_stored_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
     """
     stored, settled = store.read_cells(), {}
     for cell in plan.cells:
-        same_cells = [record for record in stored if _identify_cell(record) == _identify_cell(cell.record)]
+        same_cells = [record for record in stored if identify_cell(record) == identify_cell(cell.record)]
         known = [record for record in same_cells if cell.problem or record.key == cell.record.key]
         for record in same_cells if not known else ():
             if UNKNOWN_IDENTITY in record.identity.values():
@@ -77,17 +108,28 @@ def _match_stored_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
     return settled
 
 
-def _identify_cell(record: CellRecord) -> tuple[str, ...]:
+def identify_cell(record: CellRecord) -> tuple[str, ...]:
+    """Return what identifies a cell within a run, also while the identity of its model is unknown."""
     return record.model, record.defense, record.attack
 
 
-class _CellRunner:
-    """Runs one cell and writes its outcomes to the store."""
+class CellRunner:
+    """Runs one cell and writes its outcomes to the store.
+
+    Args:
+        plan: The plan.
+        store: The store, open for writing.
+        listener: Receives progress events.
+        cell: The cell.
+        key: Its key in the store.
+    """
 
     def __init__(
         self, plan: Plan, store: RunStore, listener: ProgressListener, cell: CellSpec, key: str
     ) -> None:
         self.exit_process: Callable[[], None] | None = None
+        self.has_started = self.has_ended = False
+        self._spent_seconds = 0.0
         self.plan, self.store, self.listener, self.cell, self.key = plan, store, listener, cell, key
         rows = store.read_outcomes(self.key)
         self.done_positions = {row.position for row in rows}
@@ -95,33 +137,63 @@ class _CellRunner:
 
     def run(self) -> None:
         """Run the cell to its end and save its status in the store."""
+        if self.can_start() and self.run_positions():
+            self.finish_run()
+
+    def run_pilot(self) -> bool:
+        """Run the cell's pilot, and return whether it has one; a cell that fails in it ends.
+
+        A cell of which images are done has none: they tell as much. Nor has an attack that skips images which
+        a certificate proves robust, because the certificate runs first.
+        """
+        if self.counts.n or self.cell.problem is not None or self.cell.skip_reason:
+            return False
+        if self.plan.skip_verified and not self.cell.is_certificate:
+            return False
+        job = self.cell.make_job()
+        if not choose_pilot_positions(job, self.plan.batch_size or 1):
+            return False
+        self.run_positions(choose_pilot_positions(job, self.plan.batch_size or self._find_batch_size()))
+        return True
+
+    def can_start(self) -> bool:
+        """Return whether the cell can run; one that cannot ends here, with its reason."""
         if self.cell.problem is not None:
             overdue = isinstance(self.cell.problem, ModelTimeoutError)
-            self._finish_cell("timeout" if overdue else "error", format_error_line(self.cell.problem))
-            return
+            self.finish_cell("timeout" if overdue else "error", format_error_line(self.cell.problem))
+            return False
         if self.cell.skip_reason:
-            self._finish_cell("skipped", self.cell.skip_reason)
-            return
-        self.store.set_status(self.key, "running")
+            self.finish_cell("skipped", self.cell.skip_reason)
+            return False
+        return True
+
+    def run_positions(self, positions: Collection[int] | None = None) -> bool:
+        """Run the cell on some of its positions, or on all that are left; return whether it did not fail."""
+        if not self.has_started:
+            self.has_started = True
+            self.store.set_status(self.key, "running")
         self.listener.on_cell_start(self.cell, self.counts)
         try:
-            self._run_job()
+            self._run_job(positions)
         except StorageError:
             raise
         except ModelTimeoutError as overdue:
             progress = f"{self.counts.n} of {format_count(self.cell.record.images, 'image')} done"
-            self._finish_cell("timeout", f"{progress}: {format_error_line(overdue)}")
+            self.finish_cell("timeout", f"{progress}: {format_error_line(overdue)}")
         except Exception as failure:  # noqa: BLE001 - a cell's failure is a result, not the run's end
-            self._finish_cell("error", format_error_line(failure))
+            self.finish_cell("error", format_error_line(failure))
         else:
-            errors = self.counts.errors
-            problem = (
-                f"{errors} of {format_count(self.counts.n, 'image')} could not be evaluated"
-                if errors
-                else None
-            )
-            self._warn_about_gradients()
-            self._finish_cell("partial" if errors else "done", problem)
+            return True
+        return False
+
+    def finish_run(self) -> None:
+        """End a cell that has run on all its images."""
+        errors = self.counts.errors
+        problem = (
+            f"{errors} of {format_count(self.counts.n, 'image')} could not be evaluated" if errors else None
+        )
+        self._warn_about_gradients()
+        self.finish_cell("partial" if errors else "done", problem)
 
     def _format_cell(self) -> str:
         record, labels = self.cell.record, self.plan.labels
@@ -145,7 +217,8 @@ class _CellRunner:
                 "loss or a black-box attack"
             )
 
-    def _run_job(self) -> None:
+    def _run_job(self, positions: Collection[int] | None) -> None:
+        started, limit = time.monotonic(), self.plan.cell_timeout
         job = self.cell.make_job()
         if self.plan.skip_verified:
             job = job.skip_proven_images(find_proven_images(self.cell, self.plan.cells, self.store))
@@ -153,13 +226,14 @@ class _CellRunner:
         isolation = IsolationSettings(
             isolated=True,
             timeout=self.plan.timeout,
-            cell_timeout=self.plan.cell_timeout,
+            cell_timeout=limit and max(limit - self._spent_seconds, MIN_CELL_SECONDS),
             abort_hung_model=self._abort_hung_model,
         )
         batches = run_batches(
             self._adapt_job(job, size, isolation),
             batch_size=size,
             done_positions=frozenset(self.done_positions),
+            selected_positions=positions,
             notify=self._add_warning,
             workers=self._count_workers(),
             isolation=isolation,
@@ -171,6 +245,7 @@ class _CellRunner:
             self.done_positions.update(row.position for row in fresh)
             self.counts += count_outcomes(fresh)
             self.listener.on_batch_end(self.cell, self.counts)
+        self._spent_seconds += time.monotonic() - started
 
     def _adapt_job(self, job: Job, batch_size: int, isolation: IsolationSettings) -> Job:
         """Adapt the cell's attack to its model, or use the stored adaptation; stored before any outcome."""
@@ -228,14 +303,16 @@ class _CellRunner:
     def _abort_hung_model(self, why: str) -> None:
         """Record the cell as timed out and exit the process where that is allowed; runs in another thread."""
         progress = f"{self.counts.n} of {format_count(self.cell.record.images, 'image')} done"
-        self._finish_cell("timeout", f"{progress}: {self.cell.subject}: {why}, and it cannot be interrupted")
+        self.finish_cell("timeout", f"{progress}: {self.cell.subject}: {why}, and it cannot be interrupted")
         if self.exit_process is not None:
             self.exit_process()
 
-    def _finish_cell(self, status: CellStatus, error: str | None) -> None:
+    def finish_cell(self, status: CellStatus, error: str | None) -> None:
+        """Save the status of the cell, with a reason in one line, and tell the listener."""
+        self.has_ended = True
         save_model_notes(self.store, [self.cell.subject, self.cell.queried_subject])
         self.store.set_status(self.key, status, error)
-        if error and status != "skipped":  # a skipped cell's own record says why
+        if error and status != "skipped":  # the cell's own record says why
             self._add_event("error" if status == "error" else "warning", error)
         self.listener.on_cell_end(self.cell, status, self.counts, error)
 

@@ -16,8 +16,21 @@ class ProgressListener:
     def on_diagnosis_end(self, diagnosis: DiagnosticsRecord) -> None:
         """Called when the diagnostics that ask the models are done, before the first attack."""
 
+    def on_cell_known(self, cell: CellSpec, status: CellStatus, counts: OutcomeCounts) -> None:
+        """Called before the first cell, for each cell that an earlier call of the same run began or ended."""
+
+    def on_pilot_end(self) -> None:
+        """Called when the first images of all large cells are done; not called if no cell is large."""
+
     def on_cell_start(self, cell: CellSpec, counts: OutcomeCounts) -> None:
-        """Called when a cell starts, or resumes with ``done`` images after an interruption."""
+        """Called when work on a cell begins, or goes on after other cells or an interruption.
+
+        After its first images (the pilot), or a part of them, a cell may wait while others are worked on.
+
+        Args:
+            cell: The cell.
+            counts: Counts over its images that are done already.
+        """
 
     def on_batch_end(self, cell: CellSpec, counts: OutcomeCounts) -> None:
         """Called when a batch of a cell is verified and committed."""

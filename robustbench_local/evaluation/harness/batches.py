@@ -60,16 +60,19 @@ def run_batches(
     *,
     batch_size: int,
     done_positions: Collection[int] = (),
+    selected_positions: Collection[int] | None = None,
     notify: Notifier = lambda _: None,
     workers: int = 1,
     isolation: IsolationSettings = IsolationSettings(),
 ) -> Iterator[OutcomeBatch]:
-    """Run a cell on the images that are not done yet.
+    """Run a cell on the images that are not done yet, or on some of them.
 
     Args:
         job: The work of the cell.
         batch_size: Images per pass; no influence on verdicts. Halved permanently when memory runs out.
         done_positions: Positions that need no work.
+        selected_positions: The positions to work on now; None: all. Of an attack that draws for a whole
+            batch, the fixed groups that they belong to.
         notify: Receives notes of halved batches and isolated failures.
         workers: Number of processes that may share the images; no influence on verdicts.
         isolation: The process in which the work runs, and its time limits.
@@ -94,7 +97,9 @@ def run_batches(
         abort_hung_model=isolation.abort_hung_model,
     )
     with pool:
-        yield from _BatchQueue(job, pool, batch_size, done_positions, notify).run()
+        queue = _BatchQueue(job, pool, batch_size, done_positions, notify)
+        queue.select_positions(selected_positions)
+        yield from queue.run()
 
 
 class _BatchQueue:
@@ -104,10 +109,18 @@ class _BatchQueue:
         self, work: Job, pool: WorkerPool, batch_size: int, done: Collection[int], notify: Notifier
     ) -> None:
         self.job, self.worker_pool, self.batch_size, self.notify = work, pool, batch_size, notify
-        self.queue = work.build_queue(batch_size * pool.size, set(done))
+        self.done = set(done)
+        self.queue = work.build_queue(batch_size * pool.size, self.done)
         self.has_succeeded = bool(done)
         self.hangs = self.process_ends = 0
         self.last_lost_positions: list[int] = []  # the positions that a process was lost on the last time
+
+    def select_positions(self, selected: Collection[int] | None) -> None:
+        """Keep only the batches of some positions; None keeps all."""
+        if selected is None:
+            return
+        rest = set(range(self.job.image_count)).difference(selected)
+        self.queue = self.job.build_queue(self.batch_size * self.worker_pool.size, self.done | rest)
 
     def run(self) -> Iterator[OutcomeBatch]:
         """Yield the batches, each once its failures are known to be caused by its images."""

@@ -273,6 +273,8 @@ def test_group_attacks_get_fixed_groups_whatever_the_batch_size(linear, data, ba
     ]
     resumed = outcomes(job, batch_size=batch_size, done_positions=set(range(16)))
     assert [row.adversarial_hash for row in resumed] == [row.adversarial_hash for row in reference[16:]]
+    chosen = outcomes(job, batch_size=batch_size, selected_positions=[18])  # with the rest of its group
+    assert [row.adversarial_hash for row in chosen] == [row.adversarial_hash for row in reference[16:32]]
 
 
 def test_targets_leave_out_images_that_already_show_one(data):

@@ -137,6 +137,12 @@ def test_where_nothing_fails_the_batches_are_those_of_the_queue(play):
     assert scene.asked_before == [1, 2]  # what is done is kept at once
 
 
+def test_only_chosen_images_that_are_not_done_are_run(play):
+    scene = play(lambda _: None, count=10, done={1, 9}, selected_positions=[0, 1, 4, 7, 8])
+    assert scene.asked == [[0, 4, 7, 8]]
+    assert play(lambda _: None, count=10, selected_positions=[]).asked == []
+
+
 def test_batches_wait_for_the_first_success(play):
     assert play(lambda _: None, correct=lambda position: position == 5, size=2).asked_before == [3, 3, 3, 4]
     assert play(lambda _: None, correct=lambda _: False, size=4).asked_before == [2, 2]
