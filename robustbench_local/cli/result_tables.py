@@ -17,7 +17,14 @@ from robustbench_local.statistics import Estimate
 from robustbench_local.store.diagnostic_records import STATUS_ORDER
 
 _ISOLATES = dict.fromkeys(map(ord, "\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}"))
-_RULING_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+_STATUS_COLOURS = {
+    "pass": "green",
+    "fail": "red",
+    "warn": "yellow",
+    "inconclusive": "yellow",
+    "waived": "magenta",
+    "skipped": "dim",
+}
 
 
 def build_results_table(results: dict[str, Any]) -> Table:
@@ -157,13 +164,11 @@ def _format_mark(row: dict[str, Any]) -> Text:
     return escape_text("" if row["trustworthy"] else f", {row['mark']}", "red")
 
 
-def print_gates(verdict: GateReport, console: Console) -> None:
-    """Print one line per violated certificate, then one per gate."""
-    styles = [_RULING_COLOURS["fail"]] * len(verdict.violations) + [
-        _RULING_COLOURS[gate_verdict.ruling] for gate_verdict in verdict.verdicts
-    ]
-    for style, line in zip(styles or ["dim"], verdict.summary_lines, strict=True):
-        print_line(console, line, style=style)
+def print_gates(report: GateReport, console: Console) -> None:
+    """Print one line per violated certificate and gate, what explains each, and how many came to what."""
+    for line in report.lines:
+        style = "dim" if line.status is None else _STATUS_COLOURS[line.status]
+        print_line(console, line.text, style=style)
 
 
 def print_trust(results: dict[str, Any], console: Console) -> None:

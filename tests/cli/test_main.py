@@ -75,7 +75,7 @@ def test_run_shows_plan_progress_table_gates_and_report(finished):
     assert "6 cells" in out
     assert "done PGD-50, 4 steps, 2 restarts, eps 16/255 on second" in out
     assert "worst case, linf-8" in out
-    assert "pass: first" in out
+    assert "PASS  first  " in out
     assert (folder / "out" / "report.html").stat().st_size > 10_000
     for name in ("results.json", "results.csv", "outcomes.csv", "report.md"):
         assert (folder / "out" / name).exists()
@@ -265,7 +265,7 @@ def test_certificates_are_listed_planned_run_and_shown(workplace, rbl):
     assert code == 0
     assert "% certified" in out
     assert "its majority vote under noise" in out
-    assert "pass: first: certified accuracy (l2-0.25)" in out
+    assert "PASS  first  certified_accuracy[l2-0.25] = " in out
 
 
 def test_init_writes_a_grid_that_loads_and_overwrites_nothing(workplace, rbl):

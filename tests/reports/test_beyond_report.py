@@ -168,9 +168,9 @@ def test_gates_on_other_families_and_on_names_that_are_not_there(transfer_sample
             transfer_sample_content.evidence, [{"metric": "robust_accuracy", **gate}]
         ).summary_lines
 
-    assert [line[:6] for line in lines(threat="fog-3", min=0.5)] == ["fail: ", "pass: "]
-    assert lines(threat="spatial-30", min=0.5, **HARDENED)[0].startswith("pass")
-    assert "did you mean fog-3?" in lines(threat="frog-3", min=0.5)[0]
+    assert [line[:6] for line in lines(threat="fog-3", min=0.5)] == ["FAIL  ", "PASS  ", "1 pass"]
+    assert lines(threat="spatial-30", min=0.5, **HARDENED)[0].startswith("PASS")
+    assert "did you mean fog-3?" in lines(threat="frog-3", min=0.5)[1]
     by_threat = judge_evidence(
         transfer_sample_content.evidence,
         [{"metric": "attack_success", "threat": "linf-8", "max": 1.0, **HARDENED}],

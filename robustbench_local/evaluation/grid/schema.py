@@ -11,30 +11,19 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
 from robustbench_local.classifier.abstention_declaration import parse_abstention
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Precision
 from robustbench_local.config.display_names import check_display_name
-from robustbench_local.config.gate_choices import (
-    CLASS_METRICS,
-    GateLevel,
-    GateMetric,
-    IntervalBound,
-    TrustPolicy,
-)
+from robustbench_local.config.gate_entry import GateEntry, check_gate_ids
 from robustbench_local.config.strict_yaml import StrictModel, parse_yaml, read_yaml, validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.data_entries import DataEntry, Size, TrainingEntry
 from robustbench_local.evaluation.grid.declarations import Declarations
 from robustbench_local.evaluation.grid.example_grids import read_example
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
-from robustbench_local.number_parser import parse_number
-from robustbench_local.resubmission_statistics import MAX_TRIES
-from robustbench_local.threats.threat_model import FAMILY_NAMES
 
 MAX_NAME_LENGTH = 100
 """Longest id of a model or name of a grid: they become file names."""
@@ -185,72 +174,7 @@ class AttackEntry(StrictModel):
         return self.model_dump(include=set(AttackEntry.model_fields))
 
 
-def _parse_limit(value: Any) -> Any:
-    """Parse a distance, which may be written as a fraction, like a radius."""
-    try:
-        return None if value is None else parse_number(value)
-    except ValueError:
-        raise ValueError('cannot read the limit: write a number or a fraction such as "8/255"') from None
-
-
-Limit = Annotated[float, BeforeValidator(_parse_limit), Field(ge=0)]
 Cost = Annotated[float, Field(ge=0, le=1)]
-
-
-class GateEntry(StrictModel):
-    """A limit on a result: a metric, a threat model or an attack, and ``min`` or ``max``."""
-
-    metric: GateMetric = "robust_accuracy"
-    """What is judged."""
-    threat: str | None = None
-    """Short name of a threat model, such as ``linf-8``, ``l2-0.5``, ``fog-3`` or ``sticker-10``: the gate
-    judges the worst case over its attacks."""
-    attack: str | None = None
-    """Name of one attack as the report shows it: the gate judges this attack alone."""
-    model: str | None = None
-    """Id of the model; by default every model must pass."""
-    defense: str | None = None
-    """Name of the defense; by default every defense must pass."""
-    true_class: str | int | None = None
-    """Judge only the images of this class: its name, the beginning of its name, or its index."""
-    min: Limit | None = None
-    """Smallest allowed value."""
-    max: Limit | None = None
-    """Largest allowed value."""
-    tries: Annotated[int, Field(ge=1, le=MAX_TRIES)] | None = None
-    """For ``resubmission_success``: how often the attacker may submit each adversarial example, at most
-    1000."""
-    on: IntervalBound | None = None
-    """Which end of the 95% interval must keep the limit; by default ``lower`` for ``min`` and ``upper``
-    for ``max``."""
-    level: GateLevel = "error"
-    """``error`` gives exit code 1 if the gate fails; ``warn`` only prints a line."""
-    trust: TrustPolicy = "require"
-    """``require``: the gate is inconclusive if a diagnostic finds the number not trustworthy; ``ignore``:
-    it may pass all the same, and its verdict says so."""
-
-    @field_validator("min", "max")
-    @classmethod
-    def _check_share_limit(cls, limit: float | None, info: ValidationInfo) -> float | None:
-        if limit is not None and limit > 1 and info.data.get("metric") != "median_distance":
-            raise ValueError(f"a limit is a share between 0 and 1, got {limit:g}")
-        return limit
-
-    @model_validator(mode="after")
-    def _check_gate(self) -> GateEntry:
-        if (self.min is None) == (self.max is None):
-            raise ValueError("a gate needs either min or max")
-        if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
-            raise ValueError("a gate needs a threat such as linf-8, or an attack")
-        if self.true_class is not None and self.metric not in CLASS_METRICS:
-            raise ValueError(f"a gate on {self.metric} takes no true_class")
-        if (self.metric == "resubmission_success") != (self.tries is not None):
-            raise ValueError("resubmission_success needs tries, and no other metric takes it")
-        if self.metric == "resubmission_success" and self.max is None:
-            raise ValueError("resubmission_success is limited by max")
-        if self.threat is not None and self.threat.split("-")[0] not in FAMILY_NAMES:
-            raise ValueError(f"a threat is written like linf-8, l2-0.5 or fog-3, got {self.threat!r}")
-        return self
 
 
 class Grid(StrictModel):
@@ -311,6 +235,7 @@ class Grid(StrictModel):
         for gate in self.gates:
             if gate.model is not None and gate.model not in ids:
                 raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
+        check_gate_ids(self.gates)
         for name in self.declared.clean_accuracy if self.declared else ():
             if name not in ids:
                 raise ValueError(f"declared names the model {name!r}; {did_you_mean(name, ids)}")

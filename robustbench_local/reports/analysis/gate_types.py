@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from robustbench_local.config.gate_choices import (
@@ -14,19 +14,24 @@ from robustbench_local.config.gate_choices import (
     IntervalBound,
     TrustPolicy,
 )
-from robustbench_local.errors import ConfigError, InvariantError
+from robustbench_local.errors import ConfigError
+from robustbench_local.paired_difference import PairedDifference
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
-from robustbench_local.reports.formatting.text import format_percent, format_radius, join_in_sentence
+from robustbench_local.reports.analysis.gate_waivers import Waiver
+from robustbench_local.reports.formatting.text import (
+    format_estimate,
+    format_percent,
+    format_radius,
+    join_in_sentence,
+)
 from robustbench_local.resubmission_statistics import MAX_TRIES
 from robustbench_local.statistics import Estimate
 
-Ruling = Literal["pass", "fail", "inconclusive"]
-
-EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 4
-EXIT_BLOCKED = InvariantError.exit_code
-"""Exit code of a violated certificate: the numbers of the run are unreliable, whatever the gates."""
-
-
+Ruling = Literal["pass", "fail", "inconclusive", "skipped"]
+"""The result of a comparison with a limit; ``skipped``: there is nothing to compare, nor need there be."""
+GateStatus = Literal["pass", "fail", "warn", "inconclusive", "waived", "skipped"]
+"""What a gate comes to: its ruling, or for a failure ``warn`` (it only warns) or ``waived`` (somebody accepts
+it)."""
 _CHOICES = (("metric", GateMetric), ("on", IntervalBound), ("level", GateLevel), ("trust", TrustPolicy))
 
 
@@ -35,6 +40,7 @@ class Gate:
     """One limit of the grid file.
 
     Args:
+        id: Name of the gate in waivers and CI reports; empty: `derived_id`.
         metric: The limited quantity.
         threat: Threat name, e.g. ``linf-8``: the worst case over its untargeted attacks.
         attack: An attack's card or name: that attack alone.
@@ -43,6 +49,7 @@ class Gate:
         true_class: Only the images of this class, by name or index; None: all images.
         min: Least value that passes: a share in [0, 1], or a distance.
         max: Largest value that passes.
+        max_drop: Largest drop against a baseline that passes, a share in [0, 1].
         tries: How often the attacker may submit each adversarial example; for ``resubmission_success``.
         on: Which end of the 95% interval, or the estimate itself, must keep the limit.
         level: ``error`` gates decide the exit code, ``warn`` gates only print.
@@ -53,6 +60,7 @@ class Gate:
         ConfigError: If it has no limit, or two, or a value out of range.
     """
 
+    id: str = ""
     metric: GateMetric = "robust_accuracy"
     threat: str | None = None
     attack: str | None = None
@@ -61,6 +69,7 @@ class Gate:
     true_class: str | int | None = None
     min: float | None = None
     max: float | None = None
+    max_drop: float | None = None
     tries: int | None = None
     on: IntervalBound | None = None
     level: GateLevel = "error"
@@ -73,7 +82,7 @@ class Gate:
                 raise ConfigError(
                     f"{key} must be one of {', '.join(get_args(choices))}, got {value!r}", where="gates"
                 )
-        if (self.min is None) == (self.max is None):
+        if sum(limit is not None for limit in (self.min, self.max, self.max_drop)) != 1:
             raise ConfigError("a gate needs either min or max", where="gates")
         if self.metric != "median_distance" and not 0 <= self.limit <= 1:
             raise ConfigError(f"a limit is a share between 0 and 1, got {self.limit}", where="gates")
@@ -107,7 +116,21 @@ class Gate:
     @property
     def limit(self) -> float:
         """The limit."""
-        return float(self.min if self.min is not None else self.max if self.max is not None else math.nan)
+        given = [limit for limit in (self.min, self.max, self.max_drop) if limit is not None]
+        return float(given[0]) if given else math.nan
+
+    @property
+    def derived_id(self) -> str:
+        """A name made of what the gate limits, such as ``robust_accuracy[linf-8]``; not always unique."""
+        details = [self.threat, self.attack, self.true_class, self.tries and f"{self.tries} tries"]
+        inside = ", ".join(str(detail) for detail in details if detail is not None)
+        name = f"{self.metric}[{inside}]" if inside else self.metric
+        return f"{name} drop" if self.max_drop is not None else name
+
+    @property
+    def is_drop(self) -> bool:
+        """Whether it limits the drop against a baseline."""
+        return self.max_drop is not None
 
     @property
     def bound(self) -> IntervalBound:
@@ -139,7 +162,10 @@ class Gate:
         where = f" ({details})" if details else ""
         basis = "the estimate" if self.bound == "estimate" else f"the {self.bound} bound"
         limit = format_radius(self.limit) if self.metric == "median_distance" else format_percent(self.limit)
-        return f"{self.metric.replace('_', ' ')}{where} {sign} {limit} on {basis}"
+        name = self.metric.replace("_", " ")
+        if self.is_drop:
+            name, limit = f"drop of {name}", f"{100 * self.limit:.4g} points"
+        return f"{name}{where} {sign} {limit} on {basis}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +185,10 @@ class GateVerdict:
     """The reason in one line."""
     attack_label: str = ""
     """Label in tables of the attack that the gate names; empty if it names none."""
+    drop: PairedDifference | None = None
+    """For a gate on a drop: the baseline's share less that of the run, over the same images."""
+    waiver: Waiver | None = None
+    """The waiver that covers the failure, if any."""
 
     @property
     def limit_text(self) -> str:
@@ -166,40 +196,31 @@ class GateVerdict:
         return self.gate.describe_limit(self.attack_label)
 
     @property
-    def summary_line(self) -> str:
-        """The verdict in one line, for the terminal."""
-        who = str(self.subject) if self.subject else (self.gate.model or "no model")
-        warning = ", a warning only" if self.gate.level == "warn" and self.ruling != "pass" else ""
-        return f"{self.ruling}: {who}: {self.limit_text}: {self.reason}{warning}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateReport:
-    """All verdicts of a run."""
-
-    verdicts: tuple[GateVerdict, ...]
-    """In the order of the gates, then of the models."""
-    violations: tuple[str, ...] = ()
-    """Certificates contradicted by attacks (diagnostic D25), one line each; no number is reliable then."""
-    unread_reason: str = ""
-    """The reason why the gates are unknown; empty if they are known."""
+    def status(self) -> GateStatus:
+        """What the gate comes to."""
+        if self.ruling != "fail":
+            return self.ruling
+        if self.waiver is not None:
+            return "waived"
+        return "warn" if self.gate.level == "warn" else "fail"
 
     @property
-    def exit_code(self) -> int:
-        """The exit code: 70 if a certificate is violated, 1 if a gate fails, 4 if one is undecided, or 0.
+    def explanation(self) -> str:
+        """The reason without the value that its line shows; empty if it says no more than that."""
+        rest = self.reason.removeprefix(format_estimate(self.estimate)).lstrip(" ,;:")
+        covered = f"waived: {self.waiver.terms}" if self.waiver else ""
+        return "; ".join(filter(None, [covered, rest]))
 
-        Unread gates are undecided. Gates of level ``warn`` do not count.
-        """
-        if self.violations:
-            return EXIT_BLOCKED
-        if self.unread_reason:
-            return EXIT_INCONCLUSIVE
-        rulings = {verdict.ruling for verdict in self.verdicts if verdict.gate.level == "error"}
-        return EXIT_FAILED if "fail" in rulings else EXIT_INCONCLUSIVE if "inconclusive" in rulings else 0
 
-    @property
-    def summary_lines(self) -> list[str]:
-        """One line per verdict; one line that says so if there is no gate."""
-        judged = [verdict.summary_line for verdict in self.verdicts]
-        blocked = [f"blocked: certificate violated: {line}" for line in self.violations]
-        return [*blocked, *judged] or [self.unread_reason or "the grid file has no gates"]
+def assign_gate_ids(gates: Sequence[Gate]) -> list[Gate]:
+    """Return the gates with a unique id each: their own, or a derived one with a number if it is taken."""
+    taken = {gate.id for gate in gates if gate.id}
+    named: list[Gate] = []
+    for gate in gates:
+        gate_id, number = gate.id or gate.derived_id, 1
+        while not gate.id and gate_id in taken:
+            number += 1
+            gate_id = f"{gate.derived_id} #{number}"
+        taken.add(gate_id)
+        named.append(replace(gate, id=gate_id))
+    return named

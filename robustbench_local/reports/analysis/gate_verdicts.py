@@ -15,6 +15,7 @@ from robustbench_local.reports.analysis.doubt_finders import Doubt, select_doubt
 from robustbench_local.reports.analysis.doubt_recount import AssumedOutcome, assume_outcome
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.gate_errors import judge_despite_errors
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
 from robustbench_local.reports.analysis.resubmission import estimate_success, find_worst_counts
 from robustbench_local.reports.analysis.sticker_controls import find_control_problems
@@ -62,7 +63,9 @@ def judge_subject(
     """
     return [
         replace(
-            _judge_with_doubts(group, doubts, partial(judge, gate, subject)),
+            judge_despite_errors(
+                group, partial(judge_with_doubts, doubts=doubts, judge=partial(judge, gate, subject))
+            ),
             attack_label=join_in_sentence(list(dict.fromkeys(cell.label for cell in group)))
             if gate.attack
             else "",
@@ -105,13 +108,18 @@ def _get_certificate_key(cell: CellResult) -> tuple[Threat, str]:
     return cell.threat, cell.record.concerns
 
 
-def _judge_with_doubts(
+def judge_with_doubts(
     cells: Sequence[CellResult], doubts: Sequence[Doubt], judge: _JudgeCells
 ) -> GateVerdict:
     """Return the measured verdict, unless images in doubt could change it.
 
     The images in doubt are judged again as if every attack had succeeded; if the outputs themselves are in
     doubt, also as if none had. If a ruling differs, the verdict is inconclusive.
+
+    Args:
+        cells: The cells of one subject.
+        doubts: Doubts of the run.
+        judge: Judges these cells, as measured or with an assumed outcome.
     """
     measured = judge(cells)
     concerning = select_doubts(doubts, cells)
@@ -176,7 +184,7 @@ def note_unchecked(verdict: GateVerdict, *, is_unchecked: bool) -> GateVerdict:
 def _judge_clean(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
     done = [compute_worst_case([cell]).clean_accuracy for cell in cells if cell.is_done]
     estimate = max(done, key=lambda share: share.n, default=compute_clopper_pearson(0, 0))
-    return _build_verdict(gate, subject, estimate, missing=() if done else ("every cell",))
+    return build_verdict(gate, subject, estimate, missing=() if done else ("every cell",))
 
 
 def _judge_attacks(
@@ -185,7 +193,7 @@ def _judge_attacks(
     """Judge robust accuracy or attack success in the worst case over these attacks."""
     worst = compute_worst_case(cells, other_cells)
     estimate = _ESTIMATE_BY_METRIC[gate.metric](worst)
-    verdict = _build_verdict(gate, subject, estimate, missing=worst.missing_attack_labels)
+    verdict = build_verdict(gate, subject, estimate, missing=worst.missing_attack_labels)
     if not worst.left_out_count:
         return verdict
     unbroken = sum(one.robust for one in worst.any_attack_verdicts.values())
@@ -207,7 +215,7 @@ def _judge_worst_class(
     named = len(evidence.get_class_names(subject.model))
     among = f"{classes} with images, of {named:,}" if len(labels) < named else classes
     text = f"{format_estimate(estimate)}, corrected for its choice among {among}"
-    return _build_verdict(gate, subject, estimate, worst.missing_attack_labels, text=text)
+    return build_verdict(gate, subject, estimate, worst.missing_attack_labels, text=text)
 
 
 def _judge_resubmission(
@@ -223,7 +231,7 @@ def _judge_resubmission(
         text = (
             f"between {format_interval(point.success)} in {point.tries:,} submissions (n = {len(counts):,})"
         )
-    verdict = _build_verdict(gate, subject, point.success, missing, text=text)
+    verdict = build_verdict(gate, subject, point.success, missing, text=text)
     if verdict.ruling == "fail" or not (unknown or (point.is_bound and gate.bound == "estimate")):
         return verdict
     reason = (
@@ -266,7 +274,7 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
         return GateVerdict(
             gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=value_text
         )
-    verdict = _build_verdict(gate, subject, estimate, () if cell.is_done else (cell.label,), text=value_text)
+    verdict = build_verdict(gate, subject, estimate, () if cell.is_done else (cell.label,), text=value_text)
     against = find_control_problems(cell, is_low=gate.max is not None) if verdict.ruling == "pass" else []
     if not against:
         return verdict
@@ -285,10 +293,10 @@ def _judge_distance(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellRes
     between = f"{ends[1]} to {ends[2]}, " if quartiles.low < quartiles.high else ""
     value_text = f"{ends[0]} ({between}n = {quartiles.n})"
     missing = [cell.label for cell in cells if not cell.is_done]
-    return _build_verdict(gate, subject, known, missing, text=value_text, max_radius=record.eps)
+    return build_verdict(gate, subject, known, missing, text=value_text, max_radius=record.eps)
 
 
-def _build_verdict(
+def build_verdict(
     gate: Gate,
     subject: EvaluatedModel,
     estimate: Estimate,
@@ -298,6 +306,14 @@ def _build_verdict(
     max_radius: float = math.inf,
 ) -> GateVerdict:
     """Compare a value with the limit.
+
+    Args:
+        gate: The limit.
+        subject: The model and defense.
+        estimate: The value with its interval.
+        missing: Labels of attacks that did not finish.
+        text: The value in words; empty: value, interval and n.
+        max_radius: The largest distance that the attacks searched, if the value is a distance.
 
     Further attacks can only lower robust accuracy and distances, and raise attack success. So a limit that is
     already broken stays broken whatever is missing, while a limit that is kept so far is inconclusive.

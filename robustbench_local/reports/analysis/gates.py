@@ -16,7 +16,8 @@ from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gate_intervals import encode_intervals, read_intervals
-from robustbench_local.reports.analysis.gate_types import Gate, GateReport, GateVerdict
+from robustbench_local.reports.analysis.gate_report import GateReport
+from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, assign_gate_ids
 from robustbench_local.reports.analysis.gate_verdicts import (
     apply_distrust,
     judge_subject,
@@ -86,25 +87,41 @@ def store_intervals(store: RunStore) -> None:
 def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
     """Judge the evidence of a run by its gates, or by these; errors as in ``judge_run_dir``."""
     entries = evidence.gates if gates is None else gates
-    read = [Gate.from_entry(entry) for entry in entries]
+    read = assign_gate_ids([Gate.from_entry(entry) for entry in entries])
     if gates is None and not evidence.has_begun:
         return GateReport(verdicts=(), unread_reason=_UNREAD_REASON)
     doubts = find_doubts(evidence)
     return GateReport(
-        verdicts=tuple(verdict for gate in read for verdict in _judge_gate(evidence, gate, doubts)),
+        verdicts=tuple(verdict for gate in read for verdict in judge_gate(evidence, gate, doubts)),
         violations=tuple(
             violation.sentence for violation in find_violations(evidence) if violation.is_blocking
         ),
     )
 
 
-def _judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[GateVerdict]:
+def judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[GateVerdict]:
+    """Judge the models of a run by one gate.
+
+    Args:
+        evidence: The run.
+        gate: The limit.
+        doubts: Doubts of the run.
+
+    Returns:
+        The verdicts, at least one: inconclusive if the gate concerns nothing in the run.
+
+    Raises:
+        ConfigError: If the gate names a class that a model does not have.
+    """
     cells = [cell for cell in evidence.cells if _is_concerned_cell(gate, cell)]
     if not cells:
         reason = "the run has no such result"
         threats = {cell.record.threat for cell in evidence.cells}
+        models = {cell.record.model for cell in evidence.cells}
         if gate.threat is not None and gate.threat not in threats:
             reason = f"{reason}: {did_you_mean(gate.threat, threats)}"
+        elif gate.model is not None and gate.model not in models:
+            reason = f"the run has no model {gate.model!r}: {did_you_mean(gate.model, models)}"
         return [
             GateVerdict(
                 gate=gate,

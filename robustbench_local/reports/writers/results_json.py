@@ -278,8 +278,10 @@ def _encode_comparisons(evidence: Evidence) -> list[JsonDict]:
 
 
 def _encode_gate_verdict(verdict: GateVerdict) -> JsonDict:
+    keys = asdict(verdict.gate)
+    del keys["max_drop"]  # the run's own gates compare with no baseline
     return {
-        **asdict(verdict.gate),
+        **keys,
         "on": verdict.gate.bound,
         "evaluated_model": asdict(verdict.subject) if verdict.subject else None,
         "estimate": _replace_infinity(verdict.estimate.to_json("nothing was measured")),

@@ -48,7 +48,7 @@ def test_without_a_model_each_one_is_judged(content):
         ("signs-pgd-at", "pass"),
     ]
     assert report.exit_code == 1
-    assert report.summary_lines[0].startswith("fail: signs-plain: robust accuracy (linf-8)")
+    assert report.summary_lines[0].startswith("FAIL  signs-plain  robust_accuracy[linf-8] = ")
 
 
 def test_a_failed_gate_outweighs_an_inconclusive_one(content):
@@ -69,7 +69,7 @@ def test_a_missing_attack_leaves_a_kept_limit_open_but_not_a_broken_one(build_ev
     kept = judge_evidence(evidence, [HARDENED | {"min": 0.3}])
     broken = judge_evidence(evidence, [HARDENED | {"min": 0.9}])
     assert (kept.exit_code, broken.exit_code) == (4, 1)
-    assert "autoattack-linf-8" in kept.summary_lines[0]
+    assert "autoattack-linf-8" in kept.summary_lines[1]
 
 
 def test_a_gate_on_cells_that_do_not_exist_is_inconclusive(content):
@@ -77,7 +77,7 @@ def test_a_gate_on_cells_that_do_not_exist_is_inconclusive(content):
         content.evidence, [{"metric": "robust_accuracy", "threat": "linf-99", "min": 0.1}]
     )
     assert report.exit_code == 4
-    assert "no such result" in report.summary_lines[0]
+    assert "no such result" in report.summary_lines[1]
 
 
 def test_a_threat_gate_does_not_see_targeted_goals_but_an_attack_gate_does(content):

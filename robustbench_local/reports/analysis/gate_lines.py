@@ -1,0 +1,85 @@
+"""The verdict of a gate as one line of text, and the parts of that line."""
+
+from __future__ import annotations
+
+import math
+
+from robustbench_local.counted_nouns import format_count
+from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict
+from robustbench_local.reports.formatting.text import format_percent, format_radius
+from robustbench_local.statistics import Estimate
+
+_BASES = {"lower": "lower bound", "estimate": "estimate", "upper": "upper bound"}
+
+
+def format_verdict(verdict: GateVerdict) -> str:
+    """Format a verdict in one line, such as ``FAIL  plain  robust_accuracy[linf-8] = 0.0% [0.0, 20.6] ...``.
+
+    Model, metric and threat model are as in the grid file; value, interval and limit as in the report.
+    """
+    warning = ", warning only" if verdict.gate.level == "warn" and verdict.status in {"inconclusive"} else ""
+    return (
+        f"{verdict.status.upper()}  {format_subject(verdict)}  {format_result(verdict)}, "
+        f"required {format_limit(verdict.gate)}{warning}"
+    )
+
+
+def format_subject(verdict: GateVerdict) -> str:
+    """Format the judged model; the one that the gate names if the run has none that it concerns."""
+    return str(verdict.subject) if verdict.subject else (verdict.gate.model or "no model")
+
+
+def format_metric(verdict: GateVerdict) -> str:
+    """Format what is judged, such as ``robust_accuracy[linf-8]``; an attack by its label in tables."""
+    gate = verdict.gate
+    details = [gate.threat or verdict.attack_label or gate.attack, gate.true_class]
+    details += [f"{format_count(gate.tries, 'try')}" if gate.tries is not None else None]
+    inside = ", ".join(str(detail) for detail in details if detail is not None)
+    name = f"{gate.metric}[{inside}]" if inside else gate.metric
+    return f"{name} drop" if gate.is_drop else name
+
+
+def format_result(verdict: GateVerdict) -> str:
+    """Format what was measured: metric, value, interval and n."""
+    metric = format_metric(verdict)
+    if verdict.gate.is_drop:
+        return f"{metric} {_format_drop(verdict)}"
+    if not verdict.estimate.is_known:
+        return f"{metric} not measured"
+    ends = _format_distances if verdict.gate.metric == "median_distance" else _format_shares
+    return f"{metric} = {ends(verdict.estimate)} {_format_sample(verdict.estimate)}"
+
+
+def format_limit(gate: Gate) -> str:
+    """Format the limit, such as ``>= 20% (lower bound)``."""
+    sign = ">=" if gate.min is not None else "<="
+    if gate.metric == "median_distance":
+        limit = format_radius(gate.limit)
+    else:
+        limit = f"{100 * gate.limit:.4g}" + (" points" if gate.is_drop else "%")
+    return f"{sign} {limit} ({_BASES[gate.bound]})"
+
+
+def _format_shares(estimate: Estimate) -> str:
+    return f"{format_percent(estimate.value)} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def _format_distances(estimate: Estimate) -> str:
+    value, low, high = (
+        "beyond the search" if math.isinf(end) else f"{end:.3g}"
+        for end in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def _format_sample(estimate: Estimate) -> str:
+    groups = f" in {format_count(estimate.groups, 'group')}" if estimate.groups else ""
+    return f"n={estimate.n}{groups}"
+
+
+def _format_drop(verdict: GateVerdict) -> str:
+    drop = verdict.drop
+    if drop is None or not drop.is_known:
+        return "not measured"
+    groups = f" in {format_count(drop.groups, 'group')}" if drop.groups else ""
+    return f"= {100 * drop.value:.1f} points [{100 * drop.low:.1f}, {100 * drop.high:.1f}] n={drop.n}{groups}"
