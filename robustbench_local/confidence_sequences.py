@@ -151,15 +151,31 @@ def compute_anytime_ends(count: int, n: int, population: int | None, level: floa
 
         low = 0.0 if is_kept(0.0) else _find_end(is_kept, share, 0.0)
         return low, 1.0 if is_kept(1.0) else _find_end(is_kept, share, 1.0)
+    lowest, highest = compute_anytime_totals(count, n, population, level)
+    return lowest / population, highest / population
+
+
+@lru_cache(maxsize=65536)
+def compute_anytime_totals(count: int, n: int, population: int, level: float) -> tuple[int, int]:
+    """Compute the numbers of images that count, in a finite population, that are not rejected at one time.
+
+    Args:
+        count: Images seen that count, 0 to ``n``.
+        n: Images seen, at most ``population``.
+        population: Number of all images.
+        level: Confidence, in (0, 1).
+
+    Returns:
+        Lowest and highest number, both among those that ``n`` images leave possible.
+    """
+    limit = -math.log1p(-level)
     # where the observed counts are most probable, the wealth is at most 1
     best = min(max(count * (population + 1) // n if n else population // 2, count), population - (n - count))
 
-    def is_total_kept(total: int) -> bool:
+    def is_kept(total: int) -> bool:
         return compute_log_wealth_without_replacement(count, n, total, population) < limit
 
-    lowest = _find_last_total(is_total_kept, best, count)
-    highest = _find_last_total(is_total_kept, best, population - (n - count))
-    return lowest / population, highest / population
+    return _find_last_total(is_kept, best, count), _find_last_total(is_kept, best, population - (n - count))
 
 
 def compute_log_wealth(count: int, n: int, share: float) -> float:

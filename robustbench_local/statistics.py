@@ -48,6 +48,8 @@ class Estimate:
     """Confidence level: the probability that such an interval contains the true share."""
     groups: int = 0
     """Number of groups of images, such as tracks, that the interval is over; 0: images are independent."""
+    phases: tuple[int, ...] = ()
+    """Images of each phase where later attacks had a random part of the images; empty: all had the same."""
 
     def __str__(self) -> str:
         """Return the share, its interval and its denominator; ``repr`` has every digit."""
