@@ -35,6 +35,7 @@ COMMANDS = {
     "run": "robustbench_local.cli.run_command",
     "report": "robustbench_local.cli.report_command",
     "gate": "robustbench_local.cli.gate_command",
+    "compare": "robustbench_local.cli.compare_command",
     "init": "robustbench_local.cli.init_command",
     "train": "robustbench_local.cli.train_command",
     "list": "robustbench_local.cli.list_command",

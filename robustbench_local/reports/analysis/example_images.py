@@ -123,21 +123,30 @@ def _build_cell_examples(
         (convert_to_rgb(arrays["original"][index]), convert_to_rgb(arrays["adversarial"][index]))
         for _, index in chosen
     ]
-    factor = _choose_amplification(pairs)
+    factor = choose_amplification(pairs)
     examples = (
-        _build_example(evidence, cell, outcomes[position], pair, factor)
+        build_example_image(evidence, cell, outcomes[position], pair, factor)
         for (position, _), pair in zip(chosen, pairs, strict=True)
     )
     return CellExamples(cell=cell, examples=tuple(examples), amplification=factor)
 
 
-def _build_example(
+def build_example_image(
     evidence: Evidence,
     cell: CellResult,
     outcome: OutcomeRecord,
     pair: tuple[FloatImage, FloatImage],
     factor: int,
 ) -> ExampleImage:
+    """Build the example of an image whose clean and adversarial forms, (H, W, 3), were stored.
+
+    Args:
+        evidence: The run; it knows the names of the classes.
+        cell: The attack on the model.
+        outcome: The outcome of the image.
+        pair: The clean and the adversarial image.
+        factor: Amplification of the change.
+    """
     clean, adversarial = pair
     difference = np.clip(_MIDDLE_GREY + factor * (adversarial - clean), 0, 1)
     return ExampleImage(
@@ -152,7 +161,7 @@ def _build_example(
     )
 
 
-def _choose_amplification(pairs: Sequence[tuple[FloatImage, FloatImage]]) -> int:
+def choose_amplification(pairs: Sequence[tuple[FloatImage, FloatImage]]) -> int:
     """Choose the largest round factor that keeps every change within the gray range, within one level."""
     largest = max((float(np.abs(after - before).max()) for before, after in pairs), default=0.0)
     fitting = [factor for factor in _AMPLIFICATION_FACTORS if factor * largest <= _MIDDLE_GREY + 2 / 255]

@@ -16,6 +16,7 @@ from robustbench_local.statistics import Comparison, Estimate
 from robustbench_local.store import SurfaceRecord
 
 EN_DASH = "\N{EN DASH}"
+MINUS_SIGN = "\N{MINUS SIGN}"
 MISSING_TEXT = "\N{EM DASH}"
 MAX_NAMED_CELLS = 6
 """Cells named in one sentence; the table of cells lists all of them."""
@@ -53,6 +54,14 @@ def format_estimate(estimate: Estimate) -> str:
     if not estimate.is_known:
         return MISSING_TEXT
     return f"{format_percent(estimate.value)} ({format_interval(estimate)}, {format_sample(estimate)})"
+
+
+def format_points(difference: float) -> str:
+    """Format a difference of shares in percentage points, with its sign: ``+4.5``, or a dash if unknown."""
+    if math.isnan(difference):
+        return MISSING_TEXT
+    points = f"{100 * difference:+.1f}"
+    return "0.0" if float(points) == 0 else points.replace("-", MINUS_SIGN)
 
 
 def format_sample(estimate: Estimate) -> str:

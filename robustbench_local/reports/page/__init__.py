@@ -36,9 +36,11 @@ from robustbench_local.reports.formatting.text import (
     format_estimate,
     format_interval,
     format_percent,
+    format_points,
     format_radius,
     format_ratio,
     format_sample,
+    redact_private_data,
 )
 from robustbench_local.reports.page import charts
 from robustbench_local.reports.page.tries_chart import build_tries_charts
@@ -56,12 +58,12 @@ def create_environment(parts: Sequence[ShownSection] = ()) -> jinja2.Environment
     Escaping is forced on: ``select_autoescape`` goes by the end of a file's name, and ``.html.j2`` turns it
     off (fault F71). A name that the template misspells is an error, not an empty space.
     """
-    return _create_environment(tuple((part.section.template, part.section.read_template()) for part in parts))
+    return build_environment(tuple((part.section.template, part.section.read_template()) for part in parts))
 
 
 @lru_cache(maxsize=16)
-def _create_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Environment:
-    """Create the environment with these templates, names and texts; it compiles each of them once."""
+def build_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Environment:
+    """Build the environment with these templates, names and texts; it compiles each of them once."""
     sections = jinja2.DictLoader(dict(templates))
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader("robustbench_local.reports", "page"), sections]),
@@ -82,9 +84,11 @@ def _create_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Enviro
         "interval": format_interval,
         "per_image": format_per_image,
         "percent": format_percent,
+        "points": format_points,
         "position": format_position,
         "radius": format_radius,
         "ratio": format_ratio,
+        "redacted": redact_private_data,
         "sample": format_sample,
         "size": format_size,
         "with_noun": format_count,
