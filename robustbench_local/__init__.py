@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from robustbench_local.certification.bound_propagation.ibp import IBP
     from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
     from robustbench_local.classifier import Classifier
+    from robustbench_local.compare import ComparisonReport, compare_runs
     from robustbench_local.data.data_sources import load_dataset
     from robustbench_local.data.dataset import Dataset
     from robustbench_local.defenses.recipes.base import Recipe
@@ -86,6 +87,7 @@ __all__ = [
     "CertificationResult",
     "CertifiedBatch",
     "Classifier",
+    "ComparisonReport",
     "Corruption",
     "Curve",
     "Dataset",
@@ -115,6 +117,7 @@ __all__ = [
     "__version__",
     "attack",
     "certify",
+    "compare_runs",
     "defend",
     "evaluate",
     "load_classifier",
@@ -138,6 +141,7 @@ _MODULE_BY_NAME = {
     "CertificationResult": "evaluation.certify",
     "CertifiedBatch": "certification.base",
     "Classifier": "classifier",
+    "ComparisonReport": "compare",
     "Corruption": "attacks.corruption",
     "Curve": "attacks.minimum_norm.curve",
     "DDN": "attacks.minimum_norm.ddn",
@@ -179,6 +183,7 @@ _MODULE_BY_NAME = {
     "Wrapper": "defenses.wrappers.base",
     "attack": "evaluation.adversarial_examples",
     "certify": "evaluation.certify",
+    "compare_runs": "compare",
     "defend": "defenses.wrappers.wrapper_registry",
     "evaluate": "evaluation.evaluate",
     "load_classifier": "models.model_sources",

@@ -59,7 +59,7 @@ def command(
     The first sentence says whether a run is worse. Exit code 4 if the runs have no result in common.
     """
     from robustbench_local.cli.comparison_output import print_comparison
-    from robustbench_local.cli.terminal_output import echo_line
+    from robustbench_local.cli.terminal_output import echo_line, write_text
     from robustbench_local.reports.comparison_files import (
         format_comparison,
         read_comparison,
@@ -73,7 +73,7 @@ def command(
     if form == "text":
         print_comparison(data)
     elif output is None:
-        print(format_comparison(data, form), end="")  # the file itself, escaped by its form
+        write_text(format_comparison(data, form))
     for path in files:
         echo_line(f"comparison: {path}")
     is_known = any(model.main_row for comparison in data.comparisons for model in comparison.models)

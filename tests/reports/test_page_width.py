@@ -10,6 +10,7 @@ from sample_transfers import TRANSFER_SAMPLE
 from test_long_names import LONG_NAMES_RUN
 
 from robustbench_local.reports import write_report
+from robustbench_local.reports.comparison_files import read_comparison, write_comparison
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,3 +33,15 @@ def test_nothing_sticks_out_and_nothing_is_squeezed(tmp_path, kind):
         assert found["out"] == [], found
         assert found["thin"] == [], found
         assert found["height"] < MAX_HEIGHT_PIXELS, found
+
+
+@pytest.mark.parametrize("kind", ["plain", "long"])
+def test_a_comparison_fits_every_width(tmp_path, kind):
+    run = build_run(tmp_path / ("r" * 200), SampleRun() if kind == "plain" else LONG_NAMES_RUN)
+    first, *_, last = SampleRun().models if kind == "plain" else LONG_NAMES_RUN.models
+    for renamed in ({first: last}, None):
+        (page,) = write_comparison(read_comparison([run, run], renamed), tmp_path / "compare.html")
+        for found in measure_page(page):
+            assert found["page"] <= found["width"], found
+            assert found["out"] == [], found
+            assert found["thin"] == [], found

@@ -23,8 +23,8 @@ class ImageSide:
     """Name of the class that is predicted in the end."""
     attack: str = ""
     """Label of the first attack that succeeded; empty if none did."""
-    cell: str = ""
-    """Key of that attack's cell."""
+    cells: tuple[str, ...] = ()
+    """Keys of the cells of all attacks that succeeded, that one first."""
 
     @property
     def text(self) -> str:
@@ -85,12 +85,13 @@ def list_changed_images(first: ComparedRun, second: ComparedRun, row: ComparedRo
 def _describe_side(run: ComparedRun, model: str, cells: Sequence[CellResult], image: str) -> ImageSide:
     """Describe what became of an image under the attacks of one run."""
     concerned = [cell for cell in cells if image in cell.verdicts]
-    broken = next((cell for cell in concerned if cell.verdicts[image].broken), None)
-    cell = broken or concerned[0]
+    broken = [cell for cell in concerned if cell.verdicts[image].broken]
+    cell = broken[0] if broken else concerned[0]
     prediction = cell.predictions[image]
     name = run.evidence.get_class_name(model, prediction.final)
-    if broken is not None:
-        return ImageSide(outcome="attacked", prediction=name, attack=cell.label, cell=cell.record.key)
+    if broken:
+        keys = tuple(cell.record.key for cell in broken)
+        return ImageSide(outcome="attacked", prediction=name, attack=cell.label, cells=keys)
     if not cell.verdicts[image].clean_correct:
         return ImageSide(outcome="misclassified", prediction=name)
     if cell.is_certificate:

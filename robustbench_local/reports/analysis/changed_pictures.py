@@ -29,6 +29,8 @@ class ChangedPicture:
     """The image."""
     example: ExampleImage
     """Its clean and its adversarial form in the run in which the attack succeeded."""
+    attack_label: str
+    """Label of the attack that the adversarial example is from."""
     amplification: int
     """Factor of the change in the picture of the difference."""
 
@@ -58,21 +60,25 @@ def _build_side(
     images: Sequence[ChangedImage], run: ComparedRun, store: RunStore, limit: int
 ) -> Iterator[ChangedPicture]:
     """Build the pictures of images that were attacked in one run."""
-    wanted = [image for image in images if image.attacked_side.cell]
     cell_by_key = {cell.record.key: cell for cell in run.measured.cells}
-    pairs: dict[str, dict[str, tuple[OutcomeRecord, _Pair]]] = {}
+    stored: dict[str, dict[str, tuple[OutcomeRecord, _Pair]]] = {}
     count = 0
-    for image in wanted:
-        key = image.attacked_side.cell
-        if key not in pairs:
-            pairs[key] = _load_pairs(store, run, cell_by_key[key])
-        stored = pairs[key].get(image.image)
-        if stored is not None and count < limit:
-            count += 1
-            outcome, pair = stored
-            factor = choose_amplification([pair])
-            example = build_example_image(run.evidence, cell_by_key[key], outcome, pair, factor)
-            yield ChangedPicture(changed=image, example=example, amplification=factor)
+    for image in images:
+        for key in image.attacked_side.cells:
+            if key not in stored:
+                stored[key] = _load_pairs(store, run, cell_by_key[key])
+        keys = [key for key in image.attacked_side.cells if image.image in stored[key]]
+        if not keys or count == limit:
+            continue
+        count, key = count + 1, keys[0]
+        outcome, pair = stored[key][image.image]
+        factor = choose_amplification([pair])
+        yield ChangedPicture(
+            changed=image,
+            example=build_example_image(run.evidence, cell_by_key[key], outcome, pair, factor),
+            attack_label=cell_by_key[key].label,
+            amplification=factor,
+        )
 
 
 def _load_pairs(

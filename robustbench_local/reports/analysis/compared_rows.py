@@ -180,19 +180,17 @@ def _compare_worst_case(
 def _list_missing(
     runs: RunPair, cells: PairedCells, threat: Threat, pairs: Sequence[CellPair]
 ) -> Iterator[str]:
-    """List the attacks under a threat model that do not count because one run has no result of them."""
+    """List the attacks under a threat model that only one run finished, so that they do not count."""
     counted = {cell.record.key for pair in pairs for cell in (pair.first, pair.second)}
     for run, alone, paired in (
         (runs.first, cells.only_first, [pair.first for pair in cells.pairs]),
         (runs.second, cells.only_second, [pair.second for pair in cells.pairs]),
     ):
+        finished = {cell.record.key for cell in run.evidence.cells if cell.is_done}
         left_out = [
             cell.label
             for cell in (*alone, *paired)
-            if cell.is_in_worst_case
-            and cell.is_done
-            and cell.threat == threat
-            and cell.record.key not in counted
+            if cell.is_in_worst_case and cell.threat == threat and cell.record.key in finished - counted
         ]
         if left_out:
             yield f"without {join_in_sentence(left_out)}, finished in {run.name} only"

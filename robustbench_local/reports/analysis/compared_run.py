@@ -14,6 +14,9 @@ from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.store import RunStore
 from robustbench_local.store.image_groups import read_groups
 
+MAX_NAME_CHARACTERS = 60
+"""Longest name of a run in sentences and tables."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
@@ -51,7 +54,7 @@ def name_runs(directories: Sequence[Path]) -> list[str]:
     """Name runs by the shortest ends of their paths that tell them apart.
 
     Args:
-        directories: The run directories; equal ones get a number.
+        directories: The run directories; equal ones get a number, and long names lose their middle.
     """
     paths = [directory.resolve() for directory in directories]
     names = [
@@ -65,11 +68,14 @@ def name_runs(directories: Sequence[Path]) -> list[str]:
         )
         for path in paths
     ]
+    names = [_shorten_name(redact_private_data(name)) for name in names]
     repeats = [names[:index].count(name) for index, name in enumerate(names)]
-    return [
-        redact_private_data(f"{name} ({count + 1})" if count else name)
-        for name, count in zip(names, repeats, strict=True)
-    ]
+    return [f"{name} ({count + 1})" if count else name for name, count in zip(names, repeats, strict=True)]
+
+
+def _shorten_name(name: str) -> str:
+    half = MAX_NAME_CHARACTERS // 2
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: half - 3]}...{name[-half:]}"
 
 
 def _is_unique(name: str, depth: int, paths: Sequence[Path]) -> bool:

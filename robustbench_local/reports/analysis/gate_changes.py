@@ -76,7 +76,7 @@ def find_gate_changes(
         second, {(pair.second.model, pair.second.defense): index for index, pair in enumerate(pairs)}
     )
     changes = [
-        GateChange(first=_pick(before, key, place), second=_pick(after, key, place))
+        GateChange(first=_get_verdict(before, key, place), second=_get_verdict(after, key, place))
         for key in dict.fromkeys([*after, *before])
         for place in range(max(len(before.get(key, ())), len(after.get(key, ()))))
     ]
@@ -96,7 +96,7 @@ def _index_verdicts(
     for verdict in run.gate_report.verdicts:
         subject = verdict.subject
         who = (subject.model, subject.defense) if subject else None
-        limit = replace(verdict.gate, model=None, defense=None)
+        limit = replace(verdict.gate, id="", model=None, defense=None)
         if who is None:  # a gate that concerns nothing in the run
             verdicts[limit, verdict.gate.model or ""].append(verdict)
         elif who in index_by_name:
@@ -104,6 +104,8 @@ def _index_verdicts(
     return dict(verdicts)
 
 
-def _pick(verdicts: dict[_GateKey, list[GateVerdict]], key: _GateKey, place: int) -> GateVerdict | None:
+def _get_verdict(
+    verdicts: dict[_GateKey, list[GateVerdict]], key: _GateKey, place: int
+) -> GateVerdict | None:
     found = verdicts.get(key, [])
     return found[place] if place < len(found) else None

@@ -10,7 +10,11 @@ from robustbench_local.reports.page import build_environment, hash_style, protec
 from robustbench_local.reports.sections.comparison import COMPARISON_SECTIONS
 from robustbench_local.reports.sections.comparison.changed_images_section import name_change
 from robustbench_local.reports.sections.comparison.comparison_data import ComparisonData
-from robustbench_local.reports.sections.comparison.comparison_section import list_name_headings, list_names
+from robustbench_local.reports.sections.comparison.comparison_section import (
+    list_name_headings,
+    list_names,
+    list_run_headings,
+)
 from robustbench_local.reports.sections.comparison.cost_section import (
     describe_cost,
     format_multiple,
@@ -49,6 +53,7 @@ def render_comparison_page(data: ComparisonData) -> str:
         list_noted_differences=comparison_answer.list_noted_differences,
         list_name_headings=list_name_headings,
         list_names=list_names,
+        list_run_headings=list_run_headings,
         list_costs=list_costs,
         describe_cost=describe_cost,
         describe_measured=describe_measured,

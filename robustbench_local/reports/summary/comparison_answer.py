@@ -62,7 +62,7 @@ def list_change_sentences(comparison: RunComparison, *, is_single: bool) -> list
         if row.change.verdict in {"worse", "better"} and not any(row is main for main in main_rows)
     ]
     if not any(_find_obstacle(comparison, pair) for pair in comparison.pairs):
-        sentences += [f"Also {_describe_row(comparison, row)}" for row in others]
+        sentences += [_describe_row(comparison, row, lead="Also ") for row in others]
     return [*sentences, *_list_gate_sentences(comparison)]
 
 
@@ -109,15 +109,16 @@ def describe_model_change(comparison: RunComparison, model: ModelChange) -> str:
     if model.main_row is None:
         first, second = _name_sides(comparison, model.subjects)
         return f"Nothing is known of {second} against {first}: the runs have no finished result in common."
-    sentence = _describe_row(comparison, model.main_row)
-    if _is_unchanged(comparison, model):
-        count = format_count(model.main_row.change.second.n, "image")
-        return (
-            f"Nothing changed: {isolate_direction(comparison.candidate.name)} has the weights of "
-            f"{isolate_direction(comparison.baseline.name)}, and the same verdict on each of the {count}. "
-            f"{sentence[:1].upper()}{sentence[1:]}"
-        )
-    return f"{sentence[:1].upper()}{sentence[1:]}"
+    if not _is_unchanged(comparison, model):
+        return _describe_row(comparison, model.main_row)
+    first, second = _name_sides(comparison, model.subjects)
+    change = model.main_row.change
+    marks = f" But: {'; '.join(model.main_row.marks)}." if model.main_row.marks else ""
+    return (
+        f"Nothing changed: {second} has the weights of {first}, and the same verdict on each of the "
+        f"{format_count(change.second.n, 'image')} {_describe_place(model.main_row)} "
+        f"({model.main_row.metric} {format_percent(change.second.value)}).{marks}"
+    )
 
 
 def describe_change(change: ShareChange) -> str:
@@ -130,24 +131,24 @@ def describe_change(change: ShareChange) -> str:
     return f"{shares}: {format_points(change.value)} points, {interval}{test}"
 
 
-def _describe_row(comparison: RunComparison, row: ComparedRow) -> str:
-    """Describe a row in a sentence that starts with a small letter."""
+def _describe_row(comparison: RunComparison, row: ComparedRow, lead: str = "") -> str:
+    """Describe a row in a sentence; ``lead`` stands in front of a difference."""
     first, second = _name_sides(comparison, row.subjects)
     where = _describe_place(row)
     change = row.change
     basis = f"{row.metric} {describe_change(change)}"
     marks = f" But: {'; '.join(row.marks)}." if row.marks else ""
     if change.test is None:
-        return f"{_describe_unpaired(first, second, where, change)} ({basis}).{marks}"
+        return f"{lead}{_describe_unpaired(first, second, where, change)} ({basis}).{marks}"
     counts = (
         f"{change.test.only_first:,} of the same {format_count(change.test.n, 'image')} lost, "
         f"{change.test.only_second:,} won"
     )
     if change.verdict in {"worse", "better"}:
-        return f"{second} is {change.verdict} than {first} {where}: {counts} ({basis}).{marks}"
+        return f"{lead}{second} is {change.verdict} than {first} {where}: {counts} ({basis}).{marks}"
     limit = _describe_resolution(change)
     return (
-        f"no difference between {second} and {first} can be shown {where}: {counts} ({basis}). {limit}{marks}"
+        f"No difference between {second} and {first} can be shown {where}: {counts} ({basis}). {limit}{marks}"
     )
 
 
@@ -155,7 +156,7 @@ def _describe_unpaired(first: str, second: str, where: str, change: ShareChange)
     samples = f"{format_estimate(change.first)} against {format_estimate(change.second)}"
     if change.verdict in {"worse", "better"}:
         return f"{second} is {change.verdict} than {first} {where}, on other images: {samples}"
-    return f"no difference between {second} and {first} can be shown {where}, on other images: {samples}"
+    return f"No difference between {second} and {first} can be shown {where}, on other images: {samples}"
 
 
 def _describe_resolution(change: ShareChange) -> str:

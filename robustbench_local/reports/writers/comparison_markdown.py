@@ -28,7 +28,7 @@ def render_comparison_markdown(data: ComparisonData) -> str:
         cautions = list_cautions(comparison)
         if cautions:
             name = f": {escape_markdown(comparison.candidate.name)}" if data.has_several_runs else ""
-            lines += [f"## Not only the model differs{name}", ""]
+            lines += [f"## What limits this comparison{name}", ""]
             lines += [*(f"- {escape_markdown(line)}" for line in cautions), ""]
     for section in COMPARISON_SECTIONS:
         if section.is_shown(data):

@@ -14,6 +14,7 @@ from robustbench_local.reports.sections.comparison.comparison_section import (
     TextTable,
     encode_subjects,
     format_subjects,
+    list_run_headings,
 )
 from robustbench_local.reports.sections.section import JsonDict
 
@@ -82,10 +83,9 @@ class ChangedImagesSection(ComparisonSection):
         }
 
     def _build_table(self, data: ComparisonData, comparison: RunComparison, model: ModelChange) -> TextTable:
-        names = [comparison.baseline.name, comparison.candidate.name]
         return TextTable(
             title=self.describe_model(data, comparison, model),
-            head=["change", "position", "image", "class", *names],
+            head=["change", "position", "image", "class", *list_run_headings(data)],
             rows=[
                 [
                     name_change(image),

@@ -14,6 +14,9 @@ from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.sections.comparison.comparison_data import ComparisonData
 from robustbench_local.reports.sections.section import JsonDict
 
+MAX_HEADING_CHARACTERS = 24
+"""Longest name of a run that heads a column; longer ones are called baseline and this run there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
@@ -93,7 +96,11 @@ def format_subjects(subjects: SubjectPair) -> str:
 def list_run_headings(data: ComparisonData) -> list[str]:
     """List the headings of the columns of the baseline and of the run that is compared with it."""
     first = data.comparisons[0]
-    return [first.baseline.name, "this run" if data.has_several_runs else first.candidate.name]
+    names = [first.baseline.name, "this run" if data.has_several_runs else first.candidate.name]
+    return [
+        name if len(name) <= MAX_HEADING_CHARACTERS else word
+        for name, word in zip(names, ("baseline", "this run"), strict=True)
+    ]
 
 
 def encode_subjects(subjects: SubjectPair) -> dict[str, Any]:
