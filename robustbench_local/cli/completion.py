@@ -41,6 +41,13 @@ def complete_examples(incomplete: str) -> list[str]:
     return _select_matching(list_examples(), incomplete)
 
 
+def complete_policies(incomplete: str) -> list[str]:
+    """Complete the ready-made policies."""
+    from robustbench_local.config.gate_policy import list_policies  # noqa: PLC0415
+
+    return _select_matching(list_policies(), incomplete)
+
+
 def complete_threats(incomplete: str) -> list[str]:
     """Complete the families of threat models."""
     from robustbench_local.threats.threat_model import NORMS  # noqa: PLC0415

@@ -179,6 +179,23 @@ def parse_yaml(text: str, *, where: str, error: type[UsageError]) -> dict[str, A
     return content
 
 
+def find_item_lines(text: str, key: str) -> tuple[int, ...]:
+    """Find the line of each item of a list at the top of a YAML file, for messages that point there.
+
+    Args:
+        text: YAML that `parse_yaml` accepts.
+        key: Key of the list.
+
+    Returns:
+        Lines, from 1, in the order of the items; none if there is no such list.
+    """
+    root = yaml.compose(text, Loader=_StrictLoader)
+    for key_node, value_node in root.value if isinstance(root, yaml.MappingNode) else ():
+        if key_node.value == key and isinstance(value_node, yaml.SequenceNode):
+            return tuple(item.start_mark.line + 1 for item in value_node.value)
+    return ()
+
+
 def _check_depth(text: str, where: str, error: type[UsageError]) -> None:
     """Refuse deeply nested brackets before parsing, whose time grows with the square of the depth.
 

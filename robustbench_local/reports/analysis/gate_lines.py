@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from robustbench_local.counted_nouns import format_count
-from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict
+from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, format_points, format_split
 from robustbench_local.reports.formatting.text import format_percent, format_radius
 from robustbench_local.statistics import Estimate
 
@@ -26,7 +26,8 @@ def format_verdict(verdict: GateVerdict) -> str:
 
 def format_subject(verdict: GateVerdict) -> str:
     """Format the judged model; the one that the gate names if the run has none that it concerns."""
-    return str(verdict.subject) if verdict.subject else (verdict.gate.model or "no model")
+    nothing = "every model" if verdict.gate.is_drop else "no model"
+    return str(verdict.subject) if verdict.subject else (verdict.gate.model or nothing)
 
 
 def format_metric(verdict: GateVerdict) -> str:
@@ -56,7 +57,7 @@ def format_limit(gate: Gate) -> str:
     if gate.metric == "median_distance":
         limit = format_radius(gate.limit)
     else:
-        limit = f"{100 * gate.limit:.4g}" + (" points" if gate.is_drop else "%")
+        limit = format_points(gate.limit) if gate.is_drop else f"{100 * gate.limit:.4g}%"
     return f"{sign} {limit} ({_BASES[gate.bound]})"
 
 
@@ -82,4 +83,5 @@ def _format_drop(verdict: GateVerdict) -> str:
     if drop is None or not drop.is_known:
         return "not measured"
     groups = f" in {format_count(drop.groups, 'group')}" if drop.groups else ""
-    return f"= {100 * drop.value:.1f} points [{100 * drop.low:.1f}, {100 * drop.high:.1f}] n={drop.n}{groups}"
+    interval = f"[{100 * drop.low:.1f}, {100 * drop.high:.1f}] n={drop.n}{groups}"
+    return f"= {100 * drop.value:.1f} points {interval} ({format_split(drop)})"

@@ -50,6 +50,8 @@ class GateReport:
     """Certificates contradicted by attacks (diagnostic D25), one line each; no number is reliable then."""
     unread_reason: str = ""
     """The reason why the gates are unknown; empty if they are known."""
+    gate_ids: tuple[str, ...] = ()
+    """Ids of the gates in the order of the file that they stand in."""
     policy: str = ""
     """Name of the policy; empty: the run's own gates."""
     waivers: tuple[JudgedWaiver, ...] = ()

@@ -20,6 +20,7 @@ from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.gate_waivers import Waiver
 from robustbench_local.reports.formatting.text import (
     format_estimate,
+    format_p_value,
     format_percent,
     format_radius,
     join_in_sentence,
@@ -164,7 +165,7 @@ class Gate:
         limit = format_radius(self.limit) if self.metric == "median_distance" else format_percent(self.limit)
         name = self.metric.replace("_", " ")
         if self.is_drop:
-            name, limit = f"drop of {name}", f"{100 * self.limit:.4g} points"
+            name, limit = f"drop of {name}", format_points(self.limit)
         return f"{name}{where} {sign} {limit} on {basis}"
 
 
@@ -207,9 +208,21 @@ class GateVerdict:
     @property
     def explanation(self) -> str:
         """The reason without the value that its line shows; empty if it says no more than that."""
-        rest = self.reason.removeprefix(format_estimate(self.estimate)).lstrip(" ,;:")
+        shown = format_split(self.drop) if self.drop else format_estimate(self.estimate)
+        rest = self.reason.removeprefix(shown).lstrip(" ,;:")
         covered = f"waived: {self.waiver.terms}" if self.waiver else ""
         return "; ".join(filter(None, [covered, rest]))
+
+
+def format_points(share: float) -> str:
+    """Format the limit of a drop: ``2 points``."""
+    number = f"{100 * share:.4g}"
+    return f"{number} point" if number == "1" else f"{number} points"
+
+
+def format_split(drop: PairedDifference) -> str:
+    """Format the images that changed sides: ``12 lost, 3 won, p = 0.035``."""
+    return f"{drop.only_first:,} lost, {drop.only_second:,} won, {format_p_value(drop.p_value)}"
 
 
 def assign_gate_ids(gates: Sequence[Gate]) -> list[Gate]:

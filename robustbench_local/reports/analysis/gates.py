@@ -93,6 +93,7 @@ def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None
     doubts = find_doubts(evidence)
     return GateReport(
         verdicts=tuple(verdict for gate in read for verdict in judge_gate(evidence, gate, doubts)),
+        gate_ids=tuple(gate.id for gate in read),
         violations=tuple(
             violation.sentence for violation in find_violations(evidence) if violation.is_blocking
         ),
@@ -113,7 +114,7 @@ def judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[
     Raises:
         ConfigError: If the gate names a class that a model does not have.
     """
-    cells = [cell for cell in evidence.cells if _is_concerned_cell(gate, cell)]
+    cells = [cell for cell in evidence.cells if is_concerned_cell(gate, cell)]
     if not cells:
         reason = "the run has no such result"
         threats = {cell.record.threat for cell in evidence.cells}
@@ -133,7 +134,7 @@ def judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[
         ]
     subjects = dict.fromkeys(cell.subject for cell in cells)
     own = {
-        subject: _select_gate_images(gate, evidence, [cell for cell in cells if cell.subject == subject])
+        subject: select_gate_images(gate, evidence, [cell for cell in cells if cell.subject == subject])
         for subject in subjects
     }
     return [
@@ -142,14 +143,14 @@ def judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[
                 _require_draws(verdict, evidence, own[subject]),
                 select_gate_distrust(evidence, subject, gate, own[subject]),
             ),
-            is_unchecked=_rests_on_unchecked_gradients(evidence, subject, own[subject]),
+            is_unchecked=rests_on_unchecked_gradients(evidence, subject, own[subject]),
         )
         for subject in subjects
         for verdict in judge_subject(gate, subject, own[subject], doubts, evidence)
     ]
 
 
-def _select_gate_images(gate: Gate, evidence: Evidence, cells: Sequence[CellResult]) -> list[CellResult]:
+def select_gate_images(gate: Gate, evidence: Evidence, cells: Sequence[CellResult]) -> list[CellResult]:
     """Return a subject's cells on the images of the gate's class; on all images if it names none."""
     if gate.true_class is None:
         return list(cells)
@@ -168,7 +169,7 @@ def _require_draws(verdict: GateVerdict, evidence: Evidence, cells: Sequence[Cel
     return replace(verdict, ruling="inconclusive", reason=f"{verdict.reason}, but {reason}")
 
 
-def _rests_on_unchecked_gradients(
+def rests_on_unchecked_gradients(
     evidence: Evidence, subject: EvaluatedModel, cells: Sequence[CellResult]
 ) -> bool:
     """Return whether cells depend on gradients that no diagnostic has looked at."""
@@ -176,7 +177,7 @@ def _rests_on_unchecked_gradients(
     return depend and lacks_gradient_check(evidence, subject)
 
 
-def _is_concerned_cell(gate: Gate, cell: CellResult) -> bool:
+def is_concerned_cell(gate: Gate, cell: CellResult) -> bool:
     """Return whether a gate concerns a cell.
 
     Targeted goals and transfers are only judged when their attack is named, and attacks that know nothing of
