@@ -62,7 +62,9 @@ def pair_outputs(formats: Sequence[str], outputs: Sequence[Path]) -> list[GateOu
         _check_choice(form, FORMS, "--format")
     if len(outputs) > len(wanted):
         raise ConfigError(
-            f"{format_count(len(outputs), 'output')} for {format_count(len(wanted), 'format')}", where="--output", remedy="repeat --format"
+            f"{format_count(len(outputs), 'output')} for {format_count(len(wanted), 'format')}",
+            where="--output",
+            remedy="repeat --format",
         )
     places = [*outputs, *([Path("-")] * (len(wanted) - len(outputs)))]
     for place in places:
