@@ -24,6 +24,7 @@ HOSTILE_CLASS_NAMES = (
     "限速五十", "تحديد السرعة", "🛑 stop", "<img src=x onerror=alert(1)>", "=1+1", "a|b`c`", "@sum", "-2",
     "+3", "\tTab", "$x^2$", "'\"&", "עצור", "[a](javascript:alert(1))", "Keep right", "Roundabout",
 )  # fmt: skip
+HOSTILE_MODELS = ("<script>alert(1)</script>", "=cmd()|`$a$`", "نموذج\u202e", "模型🚦")
 STOP_CLASS = 10
 SPEED_LIMIT_CLASSES = tuple(range(8))
 EPS_8_OF_255 = 8 / 255

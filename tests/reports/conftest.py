@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sample_run import HOSTILE_CLASS_NAMES, SampleRun, build_run
+from sample_run import HOSTILE_CLASS_NAMES, HOSTILE_MODELS, SampleRun, build_run
 from sample_transfers import TRANSFER_SAMPLE
 
 from robustbench_local.reports import write_report
@@ -14,8 +14,6 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.sections.report_data import ReportData, read_report_data
 from robustbench_local.store import RunStore
-
-HOSTILE_MODELS = ("<script>alert(1)</script>", "=cmd()|`$a$`", "نموذج\u202e", "模型🚦")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import HOSTILE_MODELS
-from sample_run import HOSTILE_CLASS_NAMES, SampleRun, build_run
+from sample_run import HOSTILE_CLASS_NAMES, HOSTILE_MODELS, SampleRun, build_run
 
 from robustbench_local.cli.main import run_command
 from robustbench_local.errors import ConfigError, RefusedError
