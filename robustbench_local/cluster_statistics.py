@@ -14,13 +14,12 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
+from robustbench_local.paired_tests import Comparison, compute_mcnemar
 from robustbench_local.statistics import (
-    Comparison,
     Estimate,
     Quartiles,
     ShareEstimator,
     compute_clopper_pearson,
-    compute_mcnemar,
     compute_quartiles,
     round_figure,
 )

@@ -12,13 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robustbench_local.paired_tests import Comparison, adjust_by_holm, compute_mcnemar
 from robustbench_local.statistics import (
-    Comparison,
     Estimate,
-    adjust_by_holm,
     compute_clopper_pearson,
     compute_lower_bounds,
-    compute_mcnemar,
     compute_quartiles,
     compute_wilson,
     compute_worst_case,

@@ -21,11 +21,8 @@ from robustbench_local.store.atomic_files import (
     remove_temporary_files,
     write_atomically,
 )
-from robustbench_local.store.checked_database import CheckedDatabase
-from robustbench_local.store.damage import Damage, build_damage_error
 from robustbench_local.store.database import (
     close_for_writing,
-    convert_database_errors,
     open_for_reading,
     open_for_writing,
 )
@@ -37,7 +34,6 @@ from robustbench_local.store.digests import (
     select_rows,
 )
 from robustbench_local.store.lock import DirectoryLock
-from robustbench_local.store.migrations import UNCHECKED_KEY
 from robustbench_local.store.rebuild import rebuild_without_damage
 from robustbench_local.store.records import (
     CellRecord,
@@ -55,13 +51,14 @@ from robustbench_local.store.run_folder import (
     refuse_foreign_folder,
     refuse_other_run,
 )
+from robustbench_local.store.run_reader import RunReader
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 
-class RunStore:
+class RunStore(RunReader):
     """One run directory: ``run.db``, ``run.yaml`` and ``adversarial/*/*.safetensors``.
 
     Create it with ``create_or_open`` (the one writer) or ``open_readonly`` (any number of readers, at any
@@ -77,13 +74,9 @@ class RunStore:
     """
 
     def __init__(self, directory: Path, connection: sqlite3.Connection, lock: DirectoryLock | None) -> None:
-        self.directory = directory
+        super().__init__(directory, connection)
         self.resumed = False
-        self._connection = connection
         self._lock = lock
-        self._database = CheckedDatabase(connection, directory / DATABASE_NAME)
-        self._mutex = self._database.mutex
-        self._uncommitted_chunks = _arrays.UncommittedChunks()
 
     @classmethod
     def create_or_open(
@@ -174,15 +167,6 @@ class RunStore:
             lock, self._lock = self._lock, None
             lock.release_lock()
 
-    def read_identity(self) -> dict[str, str]:
-        """Return the run's identity."""
-        return dict(self._read("SELECT key, value FROM identity NOT INDEXED ORDER BY key"))
-
-    @property
-    def is_fully_checked(self) -> bool:
-        """True if every row got its digest when it was written; else earlier damage is undetected."""
-        return not self.read_meta(UNCHECKED_KEY, False)
-
     def put_cell(self, cell: CellRecord) -> None:
         """Add a cell, or update its description; an existing cell keeps its status, error and outcomes."""
         row = _rows.cell_to_row(cell)
@@ -222,15 +206,6 @@ class RunStore:
             for table in CELL_TABLES:
                 self._connection.execute(f"DELETE FROM {table} WHERE cell = ?", (key,))  # noqa: S608
             self._connection.execute("DELETE FROM cells WHERE key = ?", (key,))
-
-    def read_cells(self) -> list[CellRecord]:
-        """Return all cells, in the order of the grid."""
-        rows = self._read(_queries.SELECT_CELLS)
-        try:
-            return [_rows.row_to_cell(row) for row in rows]
-        except (ValueError, TypeError, KeyError) as error:
-            damage = Damage("cells", f"a cell cannot be read: {error}")
-            raise build_damage_error([damage], self.directory / DATABASE_NAME) from error
 
     def add_outcomes(
         self,
@@ -280,22 +255,6 @@ class RunStore:
         self._uncommitted_chunks.remove_cell(key)
         return added
 
-    def read_outcomes(self, key: str) -> list[OutcomeRecord]:
-        """Return the committed outcomes of a cell by position; empty if there are none yet."""
-        return [_rows.row_to_outcome(row) for row in self._read(_queries.SELECT_OUTCOMES, key)]
-
-    def read_view_predictions(self, key: str) -> list[ViewPredictionsRecord]:
-        """Return the predictions in the views of a cell, by position; empty if the cell has no views."""
-        return [_rows.row_to_sighting(row) for row in self._read(_queries.SELECT_SIGHTINGS, key)]
-
-    def read_views(self, key: str) -> list[ViewRecord]:
-        """Return the views of a cell's images, by position; empty if the cell has none."""
-        return [_rows.row_to_view(row) for row in self._read(_queries.SELECT_VIEWS, key)]
-
-    def read_done_positions(self, key: str) -> set[int]:
-        """Return the positions of a cell whose outcome is committed."""
-        return {row[0] for row in self._read("SELECT position FROM outcomes WHERE cell = ?", key)}
-
     def add_event(self, event: EventRecord) -> None:
         """Commit an event."""
         new = RowSelection("events", "number > (SELECT ?)", (self._read_last_event_number(),))
@@ -304,11 +263,6 @@ class RunStore:
                 "INSERT INTO events (time, level, message, cell) VALUES (?, ?, ?, ?)",
                 (event.time, event.level, _rows.escape_surrogates(event.message), event.cell),
             )
-
-    def read_events(self) -> list[EventRecord]:
-        """Return all events, oldest first."""
-        rows = self._read(_queries.SELECT_EVENTS)
-        return [EventRecord(**dict(zip(_rows.EVENT_COLUMNS, row, strict=True))) for row in rows]
 
     def set_meta(self, key: str, value: Any) -> None:
         """Store metadata of the run as strict JSON: NaN becomes null, a tuple a list, keys strings."""
@@ -323,11 +277,6 @@ class RunStore:
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 [(key, _rows.to_json(value)) for key, value in values.items()],
             )
-
-    def read_meta(self, key: str, default: Any = None) -> Any:
-        """Return the value last stored under the key, or the default."""
-        rows = self._read("SELECT value FROM meta NOT INDEXED WHERE key = ?", key)
-        return _rows.from_json(rows[0][0]) if rows else default
 
     def save_arrays(self, cell_key: str, chunk: int, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Write a chunk of a cell's arrays; the same chunk written again replaces the first.
@@ -344,35 +293,6 @@ class RunStore:
         digest = _arrays.save_chunk(self.directory, cell_key, chunk, arrays)
         # Committed with the next outcomes; a kill in between leaves an unused file.
         self._uncommitted_chunks.add(cell_key, chunk, digest)
-
-    def load_arrays(self, cell_key: str) -> dict[str, npt.NDArray[np.generic]]:
-        """Return a cell's arrays, (sum of M, ...), chunks in numerical order; empty if there are none.
-
-        Raises:
-            DamagedError: A file is missing or was changed, or an image does not match its outcome.
-        """
-        uncommitted = {chunk: digest for _, chunk, digest in self._uncommitted_chunks.list_chunks(cell_key)}
-        has_all_digests = self.is_fully_checked
-        with self._mutex, convert_database_errors(self.directory / DATABASE_NAME):
-            return _arrays.load_cell_arrays(
-                self.directory,
-                self._connection,
-                cell_key,
-                has_all_digests=has_all_digests,
-                uncommitted=uncommitted,
-            )
-
-    def find_damaged_arrays(self) -> dict[str, str]:
-        """Return the key of each cell with damaged arrays, and the damage in one line."""
-        damages = {}
-        for cell in self.read_cells():
-            try:
-                self.load_arrays(cell.key)
-            except (DamagedError, InvariantError) as error:
-                damages[cell.key] = (
-                    error.what if error.where is None else f"{Path(error.where).name}: {error.what}"
-                )
-        return damages
 
     def _check_or_write_identity(self, resolved: str, identity: Mapping[str, str]) -> None:
         """Check that this is the same run, or write the identity of a new one."""
@@ -400,9 +320,6 @@ class RunStore:
                 "INSERT INTO identity VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 list(identity.items()),
             )
-
-    def _read(self, query: str, *values: Any) -> list[Any]:
-        return self._database.read(query, *values)
 
     def _maintain_cell_digest(
         self, key: str, *selections: RowSelection

@@ -18,8 +18,8 @@ from robustbench_local.config.cards import find_card
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.errors import ConfigError
 from robustbench_local.models.model_sources import load_classifier
+from robustbench_local.paired_tests import compute_mcnemar
 from robustbench_local.randomness import RandomStream
-from robustbench_local.statistics import compute_mcnemar
 from robustbench_local.threats.physical.camera import photograph_scenes
 from robustbench_local.threats.physical.printability import compute_non_printability, compute_total_variation
 from robustbench_local.threats.physical.relighting import relight_colours, remove_lighting

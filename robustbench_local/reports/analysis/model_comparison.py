@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import starmap
 
 from robustbench_local.cluster_statistics import compare_images
+from robustbench_local.paired_tests import Comparison, adjust_by_holm
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.worst_case import WorstCase
-from robustbench_local.statistics import Comparison, adjust_by_holm
 
 
 @dataclass(frozen=True, kw_only=True)

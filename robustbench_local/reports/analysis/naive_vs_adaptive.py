@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustbench_local.cluster_statistics import compare_images, estimate_image_share
+from robustbench_local.paired_tests import Comparison
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
@@ -19,7 +20,7 @@ from robustbench_local.reports.formatting.text import (
     format_test,
     isolate_direction,
 )
-from robustbench_local.statistics import Comparison, compute_clopper_pearson
+from robustbench_local.statistics import compute_clopper_pearson
 
 NAIVE_VS_ADAPTIVE_EXPLANATION = (
     "Robust accuracy over all images; for a targeted attack, the share that is classified correctly and "

@@ -7,6 +7,7 @@ from itertools import combinations
 
 from robustbench_local.cluster_statistics import Groups, compare_images
 from robustbench_local.counted_nouns import choose_form
+from robustbench_local.paired_tests import Comparison, adjust_by_holm
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -14,7 +15,6 @@ from robustbench_local.reports.formatting.text import (
     format_test,
     isolate_direction,
 )
-from robustbench_local.statistics import Comparison, adjust_by_holm
 
 SuccessByImage = Mapping[str, bool]
 """Image id -> whether the attack succeeded, over the images that are classified correctly clean."""

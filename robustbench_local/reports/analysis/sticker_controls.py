@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from robustbench_local.paired_tests import Comparison, compute_mcnemar
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.sticker_views import (
     SignViews,
@@ -16,7 +17,7 @@ from robustbench_local.reports.formatting.text import (
     format_estimate,
     format_p_value,
 )
-from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, compute_mcnemar
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store import MIN_CLEAN_SHARE
 
 MAX_RANDOM_COLOURS_SHARE = 0.05

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from robustbench_local.paired_tests import Comparison
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
@@ -41,7 +42,7 @@ from robustbench_local.reports.formatting.text import (
     format_percent,
     isolate_direction,
 )
-from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, round_figure
+from robustbench_local.statistics import Estimate, compute_clopper_pearson, round_figure
 
 if TYPE_CHECKING:
     from robustbench_local.reports.analysis.sticker_views import BoolArray

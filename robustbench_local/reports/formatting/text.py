@@ -12,7 +12,8 @@ from typing import Any
 
 from robustbench_local import number_parser
 from robustbench_local.counted_nouns import format_count as format_count  # noqa: PLC0414 - for the rest of reports
-from robustbench_local.statistics import Comparison, Estimate
+from robustbench_local.paired_tests import Comparison
+from robustbench_local.statistics import Estimate
 from robustbench_local.store import SurfaceRecord
 
 EN_DASH = "\N{EN DASH}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from robustbench_local.paired_tests import adjust_by_holm, compute_mcnemar
 from robustbench_local.reports.analysis.resolution import (
     compute_class_resolution,
     compute_group_resolution,
     compute_resolution,
     list_resolutions,
 )
-from robustbench_local.statistics import adjust_by_holm, compute_mcnemar
 
 
 @pytest.mark.parametrize("models", [2, 3, 6])
