@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from robustbench_local.mean_intervals import compute_mean_interval, draw_weights
 from robustbench_local.statistics import Estimate, round_figure
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 MAX_TRIES: Final = 1000
 """Largest number of submissions for which a probability is stated."""
-_WEIGHT_DRAWS, _WEIGHT_SEED = 10_000, 20190616
-"""Number and seed of the random weights behind an interval: its ends vary by about 1% of its width."""
+
+_Counts = tuple[int, int]
+"""Successful draws and draws of an image."""
+_Cluster = tuple[_Counts, ...]
+"""The counts of the images of a group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,11 @@ class ResubmissionPoint:
 
 
 def estimate_resubmission(
-    successes: Sequence[int], draws: Sequence[int], tries: Sequence[int], level: float = 0.95
+    successes: Sequence[int],
+    draws: Sequence[int],
+    tries: Sequence[int],
+    level: float = 0.95,
+    groups: Sequence[str] | None = None,
 ) -> tuple[ResubmissionPoint, ...]:
     """Estimate the probability of at least one success in N submissions, as a mean over images.
 
@@ -55,6 +63,8 @@ def estimate_resubmission(
         draws: All draws of each image, at least 1.
         tries: The numbers N, each from 1 to `MAX_TRIES`.
         level: Confidence, in (0, 1).
+        groups: Name of the group of each image, whose intervals cover further groups; None if the images are
+            independent.
 
     Returns:
         One point for each N, in their order; with no images, unknown ones.
@@ -62,50 +72,69 @@ def estimate_resubmission(
     Raises:
         ValueError: If the sequences differ in length, or a count is out of range.
 
-    Source: unbiased estimate: Halmos 1946, doi:10.1214/aoms/1177731020; interval of a mean of values in a
-    known range: Gaffke 2005, in the form of Learned-Miller & Thomas 2019, arXiv:1905.06208, eq. 4.
+    Source: unbiased estimate: Halmos 1946, doi:10.1214/aoms/1177731020; the interval is that of
+    `mean_intervals`.
     """
-    counted = Counter(zip(successes, draws, strict=True))
-    if any(not 0 <= k <= m or m < 1 for k, m in counted):
+    images = list(zip(successes, draws, strict=True))
+    if any(not 0 <= k <= m or m < 1 for k, m in images):
         raise ValueError("successful draws must lie between 0 and all draws, of which there is at least one")
     if any(not 1 <= number <= MAX_TRIES for number in tries):
         raise ValueError(f"a number of submissions lies between 1 and {MAX_TRIES}, got {list(tries)}")
-    if not counted:
+    if not images:
         unknown = Estimate(value=float("nan"), low=0.0, high=1.0, n=0, level=level)
         return tuple(ResubmissionPoint(tries=number, success=unknown, is_bound=False) for number in tries)
-    groups = sorted(counted)
-    weights = _draw_weights([counted[group] for group in groups])
-    return tuple(_estimate_point(groups, counted, weights, number, level) for number in tries)
+    clusters = Counter(_collect_clusters(images, groups))
+    kinds = sorted(clusters)
+    weights = draw_weights([clusters[kind] for kind in kinds])
+    points = (_estimate_point(kinds, clusters, weights, number, level) for number in tries)
+    if groups is None:
+        return tuple(points)
+    count = clusters.total()
+    return tuple(replace(point, success=replace(point.success, groups=count)) for point in points)
+
+
+def _collect_clusters(images: Sequence[_Counts], groups: Sequence[str] | None) -> list[_Cluster]:
+    """Collect the counts of the images of each group; without groups, each image is one of its own."""
+    if groups is None:
+        return [(image,) for image in images]
+    clusters: dict[str, list[_Counts]] = {}
+    for image, group in zip(images, groups, strict=True):
+        clusters.setdefault(group, []).append(image)
+    return [tuple(sorted(members)) for members in clusters.values()]
 
 
 def _estimate_point(
-    groups: Sequence[tuple[int, int]],
-    counted: Counter[tuple[int, int]],
+    kinds: Sequence[_Cluster],
+    counted: Counter[_Cluster],
     weights: FloatArray,
     tries: int,
     level: float,
 ) -> ResubmissionPoint:
-    """Estimate one point from the groups (k, m) of images, their counts and the shared weights."""
+    """Estimate one point from the kinds of clusters, their counts and the shared weights."""
     import numpy as np  # noqa: PLC0415 - readers of a run without random models do not wait for it
 
-    n = sum(counted.values())
-    low_values = np.array([compute_success_share(k, m, min(tries, m)) for k, m in groups])
-    high_values = low_values + [max(tries - m, 0) / m if k == 1 else 0.0 for k, m in groups]
-    largest = max(1.0, *(tries / m for _, m in groups))
-    value = float(low_values @ [counted[group] for group in groups]) / n
-    tail = (1 - level) / 2
-    low = np.quantile(weights[:, :-1] @ low_values, tail)
-    high = np.quantile(weights @ [*high_values, largest], 1 - tail)
+    images = {image for kind in kinds for image in kind}
+    low_values = {(k, m): compute_success_share(k, m, min(tries, m)) for k, m in images}
+    high_values = {(k, m): low_values[k, m] + (max(tries - m, 0) / m if k == 1 else 0.0) for k, m in images}
+    low_totals, high_totals = (
+        np.array([sum(values[image] for image in kind) for kind in kinds])
+        for values in (low_values, high_values)
+    )
+    sizes = [len(kind) for kind in kinds]
+    n = sum(len(kind) * counted[kind] for kind in kinds)
+    value = float(low_totals @ [counted[kind] for kind in kinds]) / n
+    most = max(1.0, *(tries / m for _, m in images))
+    low, high = compute_mean_interval(weights, sizes, low_totals, high_totals, most=most, level=level)
     return ResubmissionPoint(
         tries=tries,
         success=Estimate(
             value=round_figure(value),
-            low=round_figure(min(float(low), value)),
-            high=round_figure(min(max(float(high), value), 1.0)),
+            low=round_figure(min(low, value)),
+            high=round_figure(min(max(high, value), 1.0)),
             n=n,
             level=level,
         ),
-        is_bound=any(tries > m for _, m in groups),
+        is_bound=any(tries > m for _, m in images),
     )
 
 
@@ -121,13 +150,3 @@ def compute_success_share(successes: int, draws: int, tries: int) -> float:
     for drawn in range(tries):
         failing *= max(draws - successes - drawn, 0) / (draws - drawn)
     return 1.0 - failing
-
-
-def _draw_weights(counts: Sequence[int]) -> FloatArray:
-    """Draw random weights of groups of images and, in the last column, of one further image; sums are 1."""
-    import numpy as np  # noqa: PLC0415 - see above
-
-    generator = np.random.RandomState(_WEIGHT_SEED)  # its stream never changes
-    gammas = generator.standard_gamma([*counts, 1], size=(_WEIGHT_DRAWS, len(counts) + 1))
-    weights: FloatArray = gammas / gammas.sum(axis=1, keepdims=True)
-    return weights

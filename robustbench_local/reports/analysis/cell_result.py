@@ -80,6 +80,9 @@ class CellResult:
     classified clean, with draws; empty unless done."""
     fixed_draw_successes: Mapping[str, bool] = field(default_factory=dict, repr=False)
     """Image id -> whether the attack succeeds with the draw fixed; only images for which it was tried."""
+    rejected_images: frozenset[str] = field(default=frozenset(), repr=False)
+    """Ids of the images that the model rejects: clean, or under attack if correctly classified clean; empty
+    unless done."""
     signs: tuple[SignResult, ...] = field(default=(), repr=False)
     """Results of each sign, if the cell is evaluated over views."""
     groups: Groups = field(default_factory=dict, repr=False)

@@ -12,7 +12,7 @@ from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
-    compute_severity,
+    compute_image_severity,
     find_severity_table,
 )
 from robustbench_local.reports.analysis.pairwise import describe_success_comparisons
@@ -180,7 +180,7 @@ def _build_row(
     broken = sum(row.broken for row in correct)
     elsewhere = sum(row.moved_elsewhere or row.status == "error" for row in correct)  # not robust
     costs = find_severity_table(evidence, cell.record.model, cell.record.sources)
-    readings = [(row.adversarial_prediction, row.label) for row in correct]
+    readings = {row.image: (row.adversarial_prediction, row.label) for row in correct}
     return TargetRow(
         subject=cell.subject,
         source_name=source,
@@ -191,5 +191,5 @@ def _build_row(
         robust_count=len(correct) - broken - elsewhere,
         attack_success=estimate_image_share({row.image: row.broken for row in correct}, cell.groups),
         problem=None if cell.is_done else f"{cell.reported_status}: {cell.problem or 'no result'}",
-        severity=compute_severity(costs, readings) if costs and readings else None,
+        severity=compute_image_severity(costs, readings, cell.groups) if costs and readings else None,
     )

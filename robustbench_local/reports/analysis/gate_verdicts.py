@@ -224,7 +224,8 @@ def _judge_resubmission(
     """Judge the success of repeated submissions in the worst case over these attacks."""
     done = [cell for cell in cells if cell.is_done]
     counts, unknown = find_worst_counts(done, find_breaks_inside(cells, other_cells))
-    [point] = estimate_success(counts, [gate.tries or 1])
+    groups = cells[0].groups if cells else {}
+    [point] = estimate_success(counts, [gate.tries or 1], groups)
     missing = [cell.label for cell in cells if not cell.is_done]
     text = f"{format_estimate(point.success)} in {format_count(point.tries, 'submission')}"
     if point.is_bound:

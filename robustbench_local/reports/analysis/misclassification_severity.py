@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from robustbench_local.cluster_statistics import Groups
+from robustbench_local.mean_intervals import estimate_group_mean
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.statistics import Estimate, estimate_bounded_mean
 
@@ -69,7 +71,32 @@ def find_severity_table(evidence: Evidence, model: str, sources: Sequence[int] =
     return SeverityTable(rule=evidence.severity_costs["rule"], severity_by_class=costs)
 
 
-def compute_severity(table: SeverityTable, readings: Iterable[tuple[int | None, int]]) -> SeveritySummary:
+Reading = tuple[int | None, int]
+"""Prediction and label of an image or a view."""
+
+
+def compute_image_severity(
+    table: SeverityTable, readings: Mapping[str, Reading], groups: Groups
+) -> SeveritySummary:
+    """Compute the severity over images, with an interval over their groups if there are any.
+
+    Args:
+        table: Severity of each class.
+        readings: Image id -> prediction and label.
+        groups: Group of each image; empty if the images are independent.
+    """
+    summary = compute_severity(table, readings.values())
+    if not groups:
+        return summary
+    expected = estimate_group_mean(
+        [table.get_severity(*reading) for reading in readings.values()],
+        [groups.get(image, image) for image in readings],
+        most=table.max_severity,
+    )
+    return replace(summary, expected=expected)
+
+
+def compute_severity(table: SeverityTable, readings: Iterable[Reading]) -> SeveritySummary:
     """Compute the expected severity and the worst single outcome.
 
     Args:

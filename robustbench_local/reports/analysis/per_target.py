@@ -14,7 +14,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
-    compute_severity,
+    compute_image_severity,
     find_severity_table,
 )
 from robustbench_local.reports.analysis.pairwise import describe_success_comparisons
@@ -230,7 +230,8 @@ def _compute_worst_case_severity(
     costs = find_severity_table(evidence, record.model, record.sources)
     if costs is None or not outcomes:
         return None
-    readings = ([reading for _, reading in ends] for ends in outcomes.values())
-    return compute_severity(
-        costs, [max(options, key=lambda reading: costs.get_severity(*reading)) for options in readings]
-    )
+    worst = {
+        image: max((reading for _, reading in ends), key=lambda reading: costs.get_severity(*reading))
+        for image, ends in outcomes.items()
+    }
+    return compute_image_severity(costs, worst, cells[0].groups)

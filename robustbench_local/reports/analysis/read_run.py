@@ -164,6 +164,11 @@ def build_cell_result(
         fixed_draw_successes={
             row.image: row.broken_fixed_draw for row in outcomes if done and row.broken_fixed_draw is not None
         },
+        rejected_images=frozenset(
+            row.image
+            for row in outcomes
+            if done and row.abstained and (row.clean_correct or row.status == "clean-wrong")
+        ),
         signs=signs,
         groups=groups or {},
     )

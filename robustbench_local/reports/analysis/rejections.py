@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.finding import Finding
 from robustbench_local.reports.formatting.text import isolate_direction
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 
 MIN_UNDECLARED_COUNT = 3
 """Successes in a class that no image has, from which on it may be a rejecting output."""
@@ -37,13 +38,18 @@ def build_rejections(evidence: Evidence) -> Iterator[RejectionResult]:
     abstaining = {about["id"] for about in evidence.models if about.get("abstain") is not None}
     for cell in evidence.attack_cells:
         if cell.is_done and cell.record.model in abstaining:
-            counts = cell.tally
+            rejected = cell.rejected_images
+            clean = {
+                image: image in rejected and not verdict.clean_correct
+                for image, verdict in cell.verdicts.items()
+            }
+            attacked = {
+                image: image in rejected for image, verdict in cell.verdicts.items() if verdict.clean_correct
+            }
             yield RejectionResult(
                 cell=cell,
-                rejected_clean=compute_clopper_pearson(counts.rejected_clean, counts.n),
-                rejected_adversarial=compute_clopper_pearson(
-                    counts.rejected_adversarial, counts.clean_correct
-                ),
+                rejected_clean=estimate_image_share(clean, cell.groups),
+                rejected_adversarial=estimate_image_share(attacked, cell.groups),
             )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from robustbench_local.cluster_statistics import Groups, estimate_image_share
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.resubmission_statistics import MAX_TRIES, ResubmissionPoint, estimate_resubmission
-from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.statistics import Estimate
 
 CURVE_TRIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, MAX_TRIES)
 """The numbers of submissions of a curve."""
@@ -57,10 +58,15 @@ def build_resubmission_curves(evidence: Evidence) -> Iterator[ResubmissionCurve]
             yield _build_curve(cell)
 
 
-def estimate_success(counts: DrawCounts, tries: Sequence[int]) -> tuple[ResubmissionPoint, ...]:
-    """Estimate the success of N submissions over images with draws."""
-    known = [(k, m) for k, m in counts.values() if m]
-    return estimate_resubmission([k for k, _ in known], [m for _, m in known], tries)
+def estimate_success(
+    counts: DrawCounts, tries: Sequence[int], groups: Groups
+) -> tuple[ResubmissionPoint, ...]:
+    """Estimate the success of N submissions over images with draws, and over their groups if there are any."""
+    known = {image: (k, m) for image, (k, m) in counts.items() if m}
+    names = [groups.get(image, image) for image in known] if groups else None
+    return estimate_resubmission(
+        [k for k, _ in known.values()], [m for _, m in known.values()], tries, groups=names
+    )
 
 
 def find_worst_counts(
@@ -121,13 +127,15 @@ def group_by_attack(curves: Sequence[ResubmissionCurve]) -> list[tuple[str, list
 
 def _build_curve(cell: CellResult) -> ResubmissionCurve:
     known = [draws for _, draws in cell.draw_counts.values() if draws]
-    fixed = cell.fixed_draw_successes
-    robust = sum(cell.verdicts[image].clean_correct and not broken for image, broken in fixed.items())
-    wrong = sum(not verdict.clean_correct for verdict in cell.verdicts.values())
+    fixed = {
+        image: cell.verdicts[image].clean_correct and not broken
+        for image, broken in cell.fixed_draw_successes.items()
+    }
+    wrong = {image: False for image, verdict in cell.verdicts.items() if not verdict.clean_correct}
     return ResubmissionCurve(
         cell=cell,
-        points=estimate_success(cell.draw_counts, CURVE_TRIES),
+        points=estimate_success(cell.draw_counts, CURVE_TRIES, cell.groups),
         draws=min(known),
         unknown_count=cell.tally.clean_correct - len(known),
-        fixed_draw_accuracy=compute_clopper_pearson(robust, len(fixed) + wrong if fixed else 0),
+        fixed_draw_accuracy=estimate_image_share(wrong | fixed if fixed else {}, cell.groups),
     )

@@ -17,7 +17,7 @@ from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import GateReport, GateVerdict, judge_evidence
 from robustbench_local.reports.analysis.misclassification_severity import (
-    compute_severity,
+    compute_image_severity,
     find_severity_table,
 )
 from robustbench_local.reports.analysis.read_run import read_evidence
@@ -213,7 +213,7 @@ def _compute_cell_severity(cell: CellResult, evidence: Evidence) -> JsonDict | N
     """Compute the severity of the predictions of a targeted cell; None without a severity table."""
     table = find_severity_table(evidence, cell.record.model, cell.record.sources)
     return (
-        encode_severity(compute_severity(table, cell.final_predictions.values()))
+        encode_severity(compute_image_severity(table, cell.final_predictions, cell.groups))
         if table and cell.final_predictions
         else None
     )
