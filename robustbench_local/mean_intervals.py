@@ -1,10 +1,10 @@
 """Intervals of the mean of numbers in a known range, over images or over groups of images.
 
-The interval assumes nothing else of the numbers. Its ends are quantiles of the mean under random weights: those
-of what was observed, and that of one further observation at the end of the range.
+The interval assumes nothing else of the numbers. Its ends are quantiles of the mean under random weights of
+the observations and of one further observation at the end of the range.
 
-Source: Gaffke 2005, in the form of Learned-Miller & Thomas 2019, arXiv:1905.06208, eq. 4. Over groups the random
-weights belong to the groups, and the further group is as large as the largest one.
+Source: Gaffke 2005, in the form of Learned-Miller & Thomas 2019, arXiv:1905.06208, eq. 4. Over groups, groups
+have the random weights, and the further group is as large as the largest one.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from robustbench_local.mean_intervals import compute_mean_interval, draw_weights
-from robustbench_local.statistics import Estimate, round_figure
+from robustbench_local.statistics import Estimate, round_figure, widen_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,8 +89,14 @@ def estimate_resubmission(
     points = (_estimate_point(kinds, clusters, weights, number, level) for number in tries)
     if groups is None:
         return tuple(points)
-    count = clusters.total()
-    return tuple(replace(point, success=replace(point.success, groups=count)) for point in points)
+    pooled = estimate_resubmission(successes, draws, tries, level)
+    return tuple(
+        replace(
+            point,
+            success=widen_interval(replace(point.success, groups=clusters.total()), independent.success),
+        )
+        for point, independent in zip(points, pooled, strict=True)
+    )
 
 
 def _collect_clusters(images: Sequence[_Counts], groups: Sequence[str] | None) -> list[_Cluster]:

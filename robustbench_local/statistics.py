@@ -118,6 +118,11 @@ def round_figure(number: float) -> float:
     return float(f"{number:.{FIGURE_DIGITS}g}")
 
 
+def widen_interval(estimate: Estimate, other: Estimate) -> Estimate:
+    """Widen an estimate's interval by that of another: one over groups is never shorter than over images."""
+    return replace(estimate, low=min(estimate.low, other.low), high=max(estimate.high, other.high))
+
+
 def compute_clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     """Compute the exact interval of a share: it covers at least ``level``, whatever the true share.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from robustbench_local.cluster_statistics import Groups
 from robustbench_local.mean_intervals import estimate_group_mean
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.statistics import Estimate, estimate_bounded_mean
+from robustbench_local.statistics import Estimate, estimate_bounded_mean, widen_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def compute_image_severity(
         [groups.get(image, image) for image in readings],
         most=table.max_severity,
     )
-    return replace(summary, expected=expected)
+    return replace(summary, expected=widen_interval(expected, summary.expected))
 
 
 def compute_severity(table: SeverityTable, readings: Iterable[Reading]) -> SeveritySummary:

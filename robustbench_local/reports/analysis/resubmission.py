@@ -61,7 +61,7 @@ def build_resubmission_curves(evidence: Evidence) -> Iterator[ResubmissionCurve]
 def estimate_success(
     counts: DrawCounts, tries: Sequence[int], groups: Groups
 ) -> tuple[ResubmissionPoint, ...]:
-    """Estimate the success of N submissions over images with draws, and over their groups if there are any."""
+    """Estimate the success of N submissions over images with draws; the interval is over their groups."""
     known = {image: (k, m) for image, (k, m) in counts.items() if m}
     names = [groups.get(image, image) for image in known] if groups else None
     return estimate_resubmission(

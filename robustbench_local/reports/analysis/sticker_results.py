@@ -64,8 +64,8 @@ STICKERS_EXPLANATION = (
 """How to read the numbers of this section."""
 SEVERITY_EXPLANATION = (
     "Expected: the mean over the views that count, with a 95% interval that covers further views of these "
-    "signs, not further signs. Worst: the most severe class that any of them is misclassified as, and how many "
-    "are."
+    "signs, not further signs. Worst: the most severe class that any of them is misclassified as, and how "
+    "many are."
 )
 """How to read severities."""
 SIMULATION_LIMITS = (
