@@ -169,6 +169,17 @@ def test_the_share_of_pixels_that_decides_has_two_sides():
     assert has_masked_borders(torch.ones_like, points[..., 100:], DEFAULT_INSET) is None
 
 
+@pytest.mark.parametrize(("change", "expected"), [(0.24, False), (0.26, True)])
+def test_a_jump_is_a_change_by_a_quarter(change: float, expected: bool):
+    points = torch.full((1, 1, 1, 200), 0.5)
+    points[..., :50], points[..., 50:100] = 0.0, 1.0
+
+    def slope_at(images: Tensor) -> Tensor:
+        return torch.where((images == 0) | (images == 1), 1 - change, 1.0)
+
+    assert has_masked_borders(slope_at, points, DEFAULT_INSET) is expected
+
+
 def test_probes_are_always_the_same_and_hold_every_colour_at_every_place():
     probes = build_probes(torch.Size((3, 12, 12)), torch.device("cpu"))
     assert torch.equal(probes, build_probes(torch.Size((3, 12, 12)), torch.device("cpu")))

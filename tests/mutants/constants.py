@@ -32,6 +32,10 @@ AGREEMENT, JOBS, QUEUE = (
 LIMITS, TRUST = "reports/test_report_limits.py", "reports/analysis/test_trust.py"
 
 GRADIENTS = "classifier/test_gradient_limits.py"
+PROBES = "evaluation/probes/test_probe_limits.py"
+ANSWER_DIFFERENCES, GRADIENT_PROBE, PROBE_IMAGES = (
+    f"evaluation/probes/{name}.py" for name in ("answer_differences", "gradient_probe", "probe_images")
+)
 
 CONSTANTS = (
     _make_constant("threats/lp_ball.py", "LINF_SLACK", ("5e-7", "2e-6"), "evaluation/test_verify_limits.py"),
@@ -390,4 +394,41 @@ CONSTANTS = (
     _make_constant("classifier/gradient_repair.py", "MAX_SLOPE_RATIO", ("2.8", "3.2"), GRADIENTS),
     _make_constant("classifier/gradient_repair.py", "ROUNDING_SHARE", ("4e-6", "8e-6"), GRADIENTS),
     _make_constant("classifier/binary_output.py", "MIN_CHECKED_SCORES", ("7", "9"), GRADIENTS),
+    _make_constant(ANSWER_DIFFERENCES, "SAME_SHAPE_TOLERANCE", ("9e-5", "1.1e-4"), PROBES),
+    _make_constant(ANSWER_DIFFERENCES, "ROUNDING_FACTOR", ("9.5", "10.5"), PROBES),
+    _make_constant(ANSWER_DIFFERENCES, "MAX_ROUNDING_SHARE", ("0.095", "0.105"), PROBES),
+    _make_constant(ANSWER_DIFFERENCES, "QUANTIZED_TOLERANCE", ("7 / 256", "9 / 256"), PROBES),
+    _make_constant(ANSWER_DIFFERENCES, "SERVICE_TOLERANCE", ("9e-3", "1.1e-2"), PROBES),
+    _make_constant(ANSWER_DIFFERENCES, "RECORDED_TOLERANCE", ("9e-3", "1.1e-2"), PROBES),
+    _make_constant(GRADIENT_PROBE, "MIN_CHANGE_SHARE", ("0.09", "0.11"), PROBES),
+    _make_constant(GRADIENT_PROBE, "MAX_SHARE_RATIO", ("2.8", "3.2"), PROBES),
+    _make_constant(GRADIENT_PROBE, "MIN_INFORMATIVE_SHARE", ("0.3", "0.7"), PROBES),
+    _make_constant(PROBE_IMAGES, "SIMILAR_DISTANCE", ("7 / 255", "9 / 255"), PROBES),
+    _make_constant(PROBE_IMAGES, "TWIN_SHARE", ("0.03", "0.05"), PROBES),
+    _make_constant("evaluation/probes/batch_composition_checks.py", "LARGE_BATCH_SIZE", ("16", "18"), PROBES),
+    _make_constant("evaluation/probes/query_history_checks.py", "EXTRA_CALLS", ("127", "129"), PROBES),
+    _make_constant(
+        "evaluation/harness/sticker_scene.py",
+        "RANDOM_STICKERS",
+        ("7", "9"),
+        "evaluation/harness/test_sticker_scene.py",
+    ),
+    _make_constant(
+        "classifier/image_borders.py", "MIN_JUMP_SHARE", ("0.23", "0.27"), "classifier/test_image_borders.py"
+    ),
+    _make_constant("store/cross_checks.py", "RADIUS_SLACK_SHARE", ("4e-7", "3e-6"), "store/test_damage.py"),
+    _make_constant(
+        "reports/analysis/disagreements.py",
+        "RADIUS_SLACK_SHARE",
+        ("8e-5", "1.2e-4"),
+        "reports/analysis/test_disagreements.py",
+    ),
+    _make_constant(
+        "reports/analysis/run_warnings.py",
+        "MAX_FRAGILE_SHARE",
+        ("0.009", "0.02"),
+        "reports/analysis/test_worst_case_8bit.py",
+    ),
+    _make_constant("reports/analysis/sticker_warnings.py", "MIN_SIGNS", ("19", "21"), LIMITS),
+    _make_constant("reports/analysis/checklist.py", "MIN_CURVE_POINTS", ("2", "4"), LIMITS),
 )

@@ -7,9 +7,12 @@ from types import SimpleNamespace
 import pytest
 from store_records import make_outcome_record
 
+from robustbench_local.reports.analysis import sticker_warnings
 from robustbench_local.reports.analysis.attempts import Attempt
+from robustbench_local.reports.analysis.checklist import _find_curve
 from robustbench_local.reports.analysis.eight_bit_worst_case import EightBitCase
 from robustbench_local.reports.analysis.gradient_masking import exceeds_chance
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.statistics import compute_clopper_pearson
 
 
@@ -29,6 +32,23 @@ def test_more_than_one_in_a_hundred_lost_to_rounding_is_told(lost, warns):
         float_success=compute_clopper_pearson(500, 1000),
     )  # fmt: skip
     assert case.has_success_drop is warns
+
+
+@pytest.mark.parametrize(("count", "warns"), [(19, True), (20, False), (0, False)])
+def test_fewer_than_twenty_signs_are_few(monkeypatch, count, warns):
+    monkeypatch.setattr(sticker_warnings, "_compute_sign_success", lambda _: [0.5] * count)
+    monkeypatch.setattr(
+        sticker_warnings, "format_cells_with_facts", lambda cells, describe: describe(cells[0])
+    )
+    findings = list(sticker_warnings.find_few_signs(SimpleNamespace(cells=[None])))
+    assert [finding.text.startswith("Few signs") for finding in findings] == [True] * warns
+
+
+@pytest.mark.parametrize(("sizes", "text"), [((1, 2, 2), ""), ((1, 2, 3), "3 budgets of one norm.")])
+def test_three_budgets_of_one_norm_make_a_curve(sizes, text):
+    threats = [Threat(norm="L2", eps=float(size), name=f"l2-{size}") for size in sizes]
+    other = Threat(norm="Linf", eps=9.0, name="linf-9")
+    assert _find_curve(SimpleNamespace(attack_cells=(), threats=[*threats, other])) == text
 
 
 @pytest.mark.parametrize(("queries", "enough"), [(None, False), (999, False), (1000, True)])

@@ -288,6 +288,16 @@ def test_an_attack_at_fault_says_nothing_about_other_radii():
     assert judge_gate(evidence, threat="linf-4", min=0.5).ruling == "pass"
 
 
+@pytest.mark.parametrize(("excess", "found"), [(0.9e-4, 0), (1.1e-4, 1)])
+def test_a_distance_is_larger_from_a_ten_thousandth_on(excess, found):
+    far = attack(
+        "b" * 100, "fmn-linf-16", {"method": "fmn"}, eps=2 * EPS, threat="linf-16", measure="distance"
+    )
+    far = replace(far, radii=dict.fromkeys(far.verdicts, EPS * (1 + excess)))
+    told = reasons(make_evidence(far, attack("b" * 100, PGD_NAME, CE)))
+    assert len([one for one in told if "distances are too large" in one]) == found
+
+
 @pytest.mark.parametrize(("late", "found"), [(5, 0), (6, 1)])
 def test_distances_that_an_attack_inside_a_ball_shows_to_be_too_large(late, found):
     nearest = {"method": "fmn"}
