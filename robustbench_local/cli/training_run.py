@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -17,15 +17,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.cli.terminal_output import print_line
-from robustbench_local.config.cards import find_card
+from robustbench_local.config.cards import Card, find_card
 from robustbench_local.config.strict_yaml import parse_yaml, validate
 from robustbench_local.counted_nouns import format_count
-from robustbench_local.defenses.training.initial_networks import load_initial_network
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.training.initial_networks import InitialNetwork, load_initial_network
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.data_entries import DataEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, send_to_parent
 from robustbench_local.evaluation.training.train_and_save import (
+    TrainingImages,
     apply_settings,
     fit,
     measure_row,
@@ -90,8 +92,14 @@ def train_and_report(
     for part, source in sources.items():
         say.report(f"{part} images: {source}")
 
-    def work(report: Callable[[str], None], on_step: Callable[[int, int], None]) -> None:
-        start = load_initial_network(
+    work = partial(
+        _train_and_save,
+        card=chosen,
+        recipe=recipe,
+        images=images,
+        sources=sources,
+        load_start=partial(
+            load_initial_network,
             model,
             num_classes=images.training.num_classes,
             seed=seed,
@@ -99,37 +107,16 @@ def train_and_report(
             normalize=normalize,
             allow_code=allow_code,
             base_folder=base,
-        )
-        if recipe.fine_tune and not start.origin:
-            raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
-        parts = f"{format_count(len(images.training), 'image')}, {len(images.validation):,} for validation"
-        report(f"training {start.architecture} by {chosen.name} on {parts}, on {torch_device}")
-        common: dict[str, Any] = {"device": torch_device, "report": report}
-        trained = fit(
-            start,
-            recipe,
-            images,
-            seed=seed,
-            checkpoint=checkpoint,
-            on_step=on_step,
-            base=base,
-            allow_code=allow_code,
-            **common,
-        )
-        figures = measure_row(start, recipe, images, autoattack=autoattack, **common)
-        save_training(
-            out,
-            start,
-            trained,
-            card=chosen,
-            recipe=recipe,
-            images=images,
-            sources=sources,
-            scores=figures,
-            seed=seed,
-            command=format_command(context),
-        )
-
+        ),
+        out=out,
+        seed=seed,
+        device=torch_device,
+        autoattack=autoattack,
+        command=format_command(context),
+        checkpoint=checkpoint,
+        base=base,
+        allow_code=allow_code,
+    )
     with say:
         if model.startswith("python:") and can_fork(torch_device):
             _train_in_child(work, say, model)
@@ -137,6 +124,45 @@ def train_and_report(
             work(say.report, say.step)
     say.report(f"wrote {out} with its card and curves; in a grid it is checkpoint:{out}")
     return 0
+
+
+def _train_and_save(
+    report: Callable[[str], None],
+    on_step: Callable[[int, int], None],
+    *,
+    card: Card,
+    recipe: Recipe,
+    images: TrainingImages,
+    sources: Mapping[str, str],
+    load_start: Callable[[], InitialNetwork],
+    out: Path,
+    seed: int,
+    device: torch.device,
+    autoattack: int,
+    command: str,
+    **places: Any,
+) -> None:
+    """Train, measure and write; all that a user's own network may end with it."""
+    start = load_start()
+    if recipe.fine_tune and not start.origin:
+        raise ConfigError(f"{card.name} fine-tunes", where="--weights", remedy="say which weights")
+    parts = f"{format_count(len(images.training), 'image')}, {len(images.validation):,} for validation"
+    report(f"training {start.architecture} by {card.name} on {parts}, on {device}")
+    common: dict[str, Any] = {"device": device, "report": report}
+    trained = fit(start, recipe, images, seed=seed, on_step=on_step, **places, **common)
+    scores = measure_row(start, recipe, images, autoattack=autoattack, **common)
+    save_training(
+        out,
+        start,
+        trained,
+        card=card,
+        recipe=recipe,
+        images=images,
+        sources=sources,
+        scores=scores,
+        seed=seed,
+        command=command,
+    )
 
 
 def _train_in_child(

@@ -208,14 +208,13 @@ def evaluate(
     if options.device is not None:
         classifier.to(options.device)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
-    threat_keys = {
-        "norm": norm,
-        "eps": eps,
-        "targets": _list_classes(targets),
-        "sources": _list_classes(sources),
-        "transformation": transformation,
-    }
-    overrides = {key: value for key, value in threat_keys.items() if value not in (None, ())}
+    overrides = _list_overrides(
+        norm=norm,
+        eps=eps,
+        targets=_list_classes(targets),
+        sources=_list_classes(sources),
+        transformation=transformation,
+    )
     folders = [Path(folder) for folder in options.cards]
     arguments = [*signature(evaluate).parameters, *EVALUATION_OPTIONS]
     with permit_code(options.allow_code):
@@ -229,13 +228,7 @@ def evaluate(
     if not len(goal.positions):
         raise DataError("no image is of a source class and outside the targets", where=fitted.name)
     for model in (classifier, *([] if surrogate is None else [surrogate])):
-        check_consistency(
-            model,
-            fitted.images,
-            allowed=options.allow_batch_dependence,
-            batch_size=options.batch_size,
-            timeout=options.timeout,
-        )
+        _check_model(model, fitted, options)
     key = {"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)}
     job = make_job(
         method,
@@ -251,11 +244,7 @@ def evaluate(
     found = diagnose_job(job, options.timeout) if diagnostics and surrogate is None else ()
     batches, heard, adaptation = run_job(job, options)
     notes = (
-        *(
-            f"{result.id} ({result.status}): {result.sentence} {result.action}".rstrip()
-            for result in found
-            if result.status in _NOTED_STATUSES
-        ),
+        *_format_diagnostics(found),
         *classifier.notes,
         *fitted.notes,
         method.describe_caveats(surrogate or classifier, threat),
@@ -295,6 +284,31 @@ def run_job(job: Job, options: Options) -> tuple[list[OutcomeBatch], list[str], 
     job, adaptation = adapt_job(job, batch_size=size, isolation=isolation, notify=notes.append)
     batches = run_batches(job, batch_size=size, notify=notes.append, isolation=isolation)
     return list(batches), notes, adaptation
+
+
+def _list_overrides(**keys: Any) -> dict[str, Any]:
+    """List the keys of the threat model that the caller gave."""
+    return {key: value for key, value in keys.items() if value not in (None, ())}
+
+
+def _check_model(model: Classifier, data: Dataset, options: Options) -> None:
+    """Check that the model's answer to an image depends on nothing else."""
+    check_consistency(
+        model,
+        data.images,
+        allowed=options.allow_batch_dependence,
+        batch_size=options.batch_size,
+        timeout=options.timeout,
+    )
+
+
+def _format_diagnostics(results: Sequence[DiagnosticResult]) -> list[str]:
+    """Format the diagnostics that every reader of the result has to know."""
+    return [
+        f"{result.id} ({result.status}): {result.sentence} {result.action}".rstrip()
+        for result in results
+        if result.status in _NOTED_STATUSES
+    ]
 
 
 def _list_classes(entries: Sequence[int | str] | int | None) -> tuple[int | str, ...]:

@@ -263,6 +263,34 @@ class _SpentPasses:
         return list(zip(forward.tolist(), backward.tolist(), strict=True))
 
 
+def _craft_candidates(
+    job: AttackJob,
+    attacked_model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    masks: Tensor | None,
+    stream: RandomStream,
+    spent: _SpentPasses,
+) -> tuple[Tensor, Tensor]:
+    """Run the attack, and again if faults of gradients were missed; return candidates and forward passes."""
+    repeated = True
+    while repeated:
+        with attacked_model.count_passes(len(images), job.attack.queries) as counter:
+            spent.pass_counters[:] = [counter]
+            with (
+                keep_model_unchanged(job.attack, job.classifier, attacked_model),
+                keep_process_unchanged(job.attack, job.classifier.add_note),
+            ):
+                # copies: what an attack writes into its arguments must not reach the verification
+                own_masks = None if masks is None else masks.clone()
+                returned = job.attack.perturb(
+                    attacked_model, images.clone(), labels.clone(), job.threat, stream, own_masks
+                )
+            candidates = check_candidates(job.attack, returned)
+        repeated = attacked_model.gradient_guard.detect_missed_faults()
+    return candidates, counter.forward_passes
+
+
 def _attack_and_verify(
     job: AttackJob, chosen: Dataset, spent: _SpentPasses
 ) -> tuple[VerificationResult, AgreementCounts]:
@@ -280,28 +308,14 @@ def _attack_and_verify(
             own, inside = stream.select_images(rows), None if masks is None else masks[rows]
             return verify(judge, images[rows], labels[rows], candidates, job.threat, masks=inside, stream=own)
 
-    repeated = True
-    while repeated:
-        with attacked_model.count_passes(len(chosen), job.attack.queries) as counter:
-            spent.pass_counters[:] = [counter]
-            with (
-                keep_model_unchanged(job.attack, classifier, attacked_model),
-                keep_process_unchanged(job.attack, classifier.add_note),
-            ):
-                # copies: what an attack writes into its arguments must not reach the verification
-                own_masks = None if masks is None else masks.clone()
-                returned = job.attack.perturb(
-                    attacked_model, images.clone(), labels.clone(), job.threat, stream, own_masks
-                )
-            candidates = check_candidates(job.attack, returned)
-        repeated = attacked_model.gradient_guard.detect_missed_faults()
+    candidates, forward_passes = _craft_candidates(job, attacked_model, images, labels, masks, stream, spent)
     verified = verify_rows(torch.arange(len(chosen), device=images.device), candidates)
     limit, draws = job.attack.queries, passes_per_query(attacked_model)[0]
     attacked = AttackedImages(
         attack=job.attack,
         attacked_model=attacked_model,
         is_transfer=job.surrogate is not None,
-        queries_left=None if limit is None else (limit - counter.forward_passes // draws).to(images.device),
+        queries_left=None if limit is None else (limit - forward_passes // draws).to(images.device),
         images=images,
         labels=labels,
         masks=masks if job.threat.region == "mask" else None,

@@ -95,7 +95,6 @@ def _build_plan(
         options, allow_batch_dependence=options.allow_batch_dependence or grid.allow_batch_dependence
     )
     device = resolve_device(options.device or "auto")
-    cards = [card for _, card in entry_cards]
     load = cache(partial(load_data, grid, base_folder))
     weight_cache = WeightCache(
         grid=grid,
@@ -113,18 +112,17 @@ def _build_plan(
     loader = ModelLoader(options=options, device=device, base_folder=base_folder, data=data)
     models, subjects = _load_subjects(grid, defenses, loader)
     _check_gate_classes(grid, subjects)
+    cards = [card for _, card in entry_cards]
     identity = _build_identity(
         grid, data, {str(subject): subject for subject in (*models.values(), *subjects)}, cards
     )
-    defense_cards = [
-        defense.card for model_defenses in defenses.values() for defense in model_defenses if defense.card
-    ]
     with guard():
-        identity |= describe_run_code(grid, cards, defense_cards)
+        identity |= describe_run_code(grid, cards, _list_defense_cards(defenses))
         cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))
         labels = build_run_labels(grid, data, subjects, defenses, entry_cards, cells)
         warnings = (*_list_warnings(grid, cells, data, labels), *list_refused_names())
     workers = options.workers or torch.get_num_threads()
+    description = _build_description(grid, data, subjects, cards, describe_environment(str(device), workers))
     return Plan(
         name=grid.name or "grid",
         resolved_yaml=grid.to_yaml(),
@@ -140,12 +138,13 @@ def _build_plan(
         timeout=options.timeout,
         cell_timeout=options.cell_timeout,
         skip_verified=grid.skip_verified,
-        description=_build_description(
-            grid, data, subjects, cards, describe_environment(str(device), workers)
-        )
-        | {LABELS_KEY: labels.to_metadata()},
+        description=description | {LABELS_KEY: labels.to_metadata()},
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _list_defense_cards(defenses: Mapping[str, Sequence[GridDefense]]) -> list[Card]:
+    return [defense.card for chosen in defenses.values() for defense in chosen if defense.card]
 
 
 def _override_grid(grid: Grid, options: Options, folders: Sequence[Path]) -> Grid:
