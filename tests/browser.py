@@ -33,6 +33,7 @@ const next = () => {
   frame.style.cssText = `width:${width}px;height:900px;border:0`;
   frame.onload = () => {
     const page = frame.contentDocument, root = page.documentElement, out = [], thin = [];
+    const height = root.scrollHeight;  // as a reader opens the page, before anything is unfolded
     for (const one of page.querySelectorAll("details")) one.open = true;
     for (const one of page.body.querySelectorAll("*")) {
       const box = one.getBoundingClientRect(), text = one.textContent.trim().slice(0, 60);
@@ -40,7 +41,7 @@ const next = () => {
       const cell = /^(TD|TH|DT|DD)$/.test(one.tagName) && text.length > 12;
       if (cell && box.height && box.width < 40) thin.push(`${text}: ${Math.round(box.width)} px`);
     }
-    const size = {page: root.scrollWidth, height: root.scrollHeight};
+    const size = {page: root.scrollWidth, height, unfolded: root.scrollHeight};
     found.push({width, ...size, out: out.slice(0, 8), thin: thin.slice(0, 8)});
     frame.remove();
     next();
@@ -53,7 +54,7 @@ next();
 
 
 def measure_page(page: Path, widths: tuple[int, ...] = (390, 768, 1280)) -> list[dict[str, Any]]:
-    """The page at each width: its own width and height, what sticks out of it, cells too narrow to read."""
+    """The page at each width: its own width, its height folded and unfolded, what sticks out, narrow cells."""
     with tempfile.TemporaryDirectory() as folder:
         looker = Path(folder, "look.html")
         looker.write_text(

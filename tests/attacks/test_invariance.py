@@ -41,7 +41,7 @@ def test_verdicts_do_not_depend_on_batch_size_or_order(small: Sample, attack: At
     verdicts = small.find_adversarial(reference, threat)
     assert 0.1 < float(verdicts.float().mean()) < 0.9
     shuffled = torch.randperm(96, generator=torch.Generator().manual_seed(0)).tolist()
-    for size, chosen in ((1, order[:24]), (7, order), (64, order), (7, shuffled), (96, shuffled)):
+    for size, chosen in ((1, order[:8]), (64, order), (7, shuffled), (96, shuffled)):
         found = attacked(small, attack, threat, chosen, size)
         assert torch.equal(small.find_adversarial(found, threat)[chosen], verdicts[chosen]), (
             size,

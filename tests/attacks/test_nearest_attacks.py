@@ -100,7 +100,7 @@ def test_neither_shift_nor_scale_of_the_logits_matters(attack: MinimumNormAttack
 
 
 @each_case
-@pytest.mark.parametrize("classes", [3, 1000])
+@pytest.mark.parametrize("classes", [3, 100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_none_within_eps_is_missed_on_a_linear_classifier(attack: MinimumNormAttack, norm: str, classes: int):
     sample = crowded(classes)
     expected = closed_form(sample, norm)

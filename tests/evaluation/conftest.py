@@ -47,6 +47,6 @@ def data() -> Dataset:
     )
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _short_runs(full_batch_size: int) -> None:
-    """Runs here try few batch sizes."""
+@pytest.fixture(scope="module", autouse=True)
+def _short_runs(blank_figures: None, full_batch_size: int) -> None:
+    """Runs here try few batch sizes, and their reports have blank figures, which tests/reports draws."""

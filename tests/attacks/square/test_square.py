@@ -204,7 +204,7 @@ def found(sample: Sample, attack: Square, threat: ThreatModel, order: list[int],
 
 @pytest.mark.parametrize("threat", THREATS, ids=str)
 def test_verdicts_do_not_depend_on_company_or_refills(small: Sample, threat: ThreatModel):
-    attack, order = Square(queries=50), list(range(30))
+    attack, order = Square(queries=30), list(range(30))
     reference = small.find_adversarial(found(small, attack, threat, order, 30), threat)[:30]
     assert 0.06 < float(reference.float().mean()) < 0.9
     shuffled = torch.randperm(30, generator=torch.Generator().manual_seed(0)).tolist()
@@ -221,7 +221,7 @@ def whole_numbers(images: Tensor) -> Tensor:
     return (levels @ weights.t() + torch.tensor([1500.0, 0.0, 0.0])) / 1024
 
 
-@pytest.mark.parametrize(("threat", "size"), [(LINF, 160), (LINF, 256), (L2, 256), (L1, 160)], ids=str)
+@pytest.mark.parametrize(("threat", "size"), [(LINF, 160), (L2, 256), (L1, 160)], ids=str)
 def test_looking_ahead_finds_the_same_points_in_fewer_passes(threat: ThreatModel, size: int):
     images = torch.rand(9, 2, 10, 9, generator=torch.Generator().manual_seed(2))
     threat = ThreatModel(norm=threat.norm, eps=threat.eps / 6)
