@@ -54,7 +54,7 @@ next();
 
 
 def measure_page(page: Path, widths: tuple[int, ...] = (390, 768, 1280)) -> list[dict[str, Any]]:
-    """The page at each width: its own width, its height folded and unfolded, what sticks out, narrow cells."""
+    """The page at each width: its width, its heights folded and unfolded, what sticks out, narrow cells."""
     with tempfile.TemporaryDirectory() as folder:
         looker = Path(folder, "look.html")
         looker.write_text(
