@@ -12,6 +12,7 @@ from robustbench_local.attacks.ensembles.autoattack import AutoAttack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import InvariantError, ModelError
+from robustbench_local.evaluation.harness import attack_job
 from robustbench_local.evaluation.harness.attack_goal import find_applicable_positions
 from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import run_batches
@@ -319,3 +320,28 @@ class Stairs(torch.nn.Module):
 
     def forward(self, images):
         return self.inner((images * 255).round() / 255)
+
+
+def get_first_row(images):
+    """A function without any state to copy: four pixels are the logits, and the fourth rejects."""
+    return images[:, 0, 0]
+
+
+class FirstRow(torch.nn.Module):
+    def forward(self, images):
+        return images[:, 0, 0]
+
+
+@pytest.mark.parametrize("model", [get_first_row, FirstRow()], ids=["function", "module"])
+def test_a_model_without_a_copy_is_not_asked_again_after_the_attack(data, monkeypatch, model):
+    compared, compare = [], attack_job.compare_with_fresh_copy
+
+    def record(asked, fresh, *rest):
+        compared.append(asked is fresh)
+        return compare(asked, fresh, *rest)
+
+    monkeypatch.setattr(attack_job, "compare_with_fresh_copy", record)
+    labels = get_first_row(data.images).argmax(dim=1)
+    accepted = replace(data, labels=labels.clamp(max=2)).select_images((labels < 3).nonzero().flatten())
+    outcomes(task(Classifier(model, num_classes=3, abstain="last"), accepted, attack=Nothing()))
+    assert set(compared) == {model is get_first_row}

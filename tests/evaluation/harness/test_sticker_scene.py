@@ -69,7 +69,13 @@ def test_a_scene_has_the_signs_and_their_own_views():
 
 @pytest.mark.parametrize(
     ("batch_size", "sizes"),
-    [(None, [20, 20]), (40, [40]), (16, [16, 16, 8]), pytest.param(1, [2] * 20, marks=pytest.mark.slow)],
+    [
+        (None, [20, 20]),
+        (40, [40]),
+        (16, [16, 16, 8]),
+        pytest.param(3, [2] * 20, marks=pytest.mark.slow),
+        pytest.param(1, [2] * 20, marks=pytest.mark.slow),
+    ],
 )
 def test_views_are_asked_about_in_batches_and_in_order(batch_size, sizes):
     watching = Watching()
@@ -181,6 +187,14 @@ def test_eight_stickers_of_random_colours_share_the_views(monkeypatch, views, pa
     assert found.prediction.tolist() == [expected, expected]
     assert found.rejection_reasons == ("first",)
     assert len({tuple(candidates.flatten().tolist()) for candidates, _ in seen}) == len(parts)
+
+
+def test_the_smallest_squares_of_random_colours_are_single_pixels():
+    scene = make_scene()
+    colours = scene._recolour_stickers(paint(scene, PATCH), 0).candidates
+    assert min(colours.shape[-2:]) >= 2
+    assert bool((colours[..., 1:] != colours[..., :-1]).all())
+    assert bool((colours[..., 1:, :] != colours[..., :-1, :]).all())
 
 
 @pytest.mark.parametrize("threat", [STICKER, PATCH], ids=lambda threat: threat.norm)
