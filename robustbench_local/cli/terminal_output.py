@@ -46,11 +46,6 @@ def echo_line(line: object, *, error: bool = False) -> None:
     print(escape_unprintable(str(line)), file=sys.stderr if error else sys.stdout)
 
 
-def write_text(text: str) -> None:
-    """Write the content of a file to standard output, unchanged: its form has escaped what it must."""
-    sys.stdout.write(text)
-
-
 def escape_unencodable() -> None:
     """Escape characters that a terminal cannot encode, so that they do not end the command."""
     for stream in (sys.stdout, sys.stderr):

@@ -14,7 +14,7 @@ from robustbench_local.errors import ModelTimeoutError, StorageError
 from robustbench_local.evaluation.execution.model_diagnosis import diagnose_plan
 from robustbench_local.evaluation.execution.model_notes import save_model_notes
 from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
-from robustbench_local.evaluation.execution.pilot import choose_pilot_positions
+from robustbench_local.evaluation.execution.pilot_positions import choose_pilot_positions
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
 from robustbench_local.evaluation.harness.adaptation import adapt_job

@@ -9,7 +9,8 @@ from typing import Literal
 
 from robustbench_local.cluster_statistics import Groups, Marks, estimate_image_share
 from robustbench_local.paired_difference import estimate_paired_difference
-from robustbench_local.statistics import Comparison, Estimate, adjust_by_holm
+from robustbench_local.paired_tests import Comparison, adjust_by_holm
+from robustbench_local.statistics import Estimate
 from robustbench_local.unpaired_difference import estimate_unpaired_difference
 
 ALPHA = 0.05

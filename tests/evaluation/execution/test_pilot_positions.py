@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustbench_local.evaluation.execution import executor, pilot
-from robustbench_local.evaluation.execution.pilot import (
+from robustbench_local.evaluation.execution import executor, pilot_positions
+from robustbench_local.evaluation.execution.pilot_positions import (
     MAX_PILOT_IMAGES,
     MIN_PASSES_FOR_PILOT,
     choose_pilot_positions,
@@ -90,7 +90,7 @@ GRID = {
 @pytest.fixture
 def short_pilot(workplace, monkeypatch):
     """Cells of two attacks have a pilot, the quick one has none."""
-    monkeypatch.setattr(pilot, "MIN_PASSES_FOR_PILOT", 1280)
+    monkeypatch.setattr(pilot_positions, "MIN_PASSES_FOR_PILOT", 1280)
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_a_pilot_precedes_the_cells_and_changes_no_outcome(short_pilot, monkeypa
     assert events[:5] == [("start", 0), ("batch", 4)] * 2 + [("pilot", None)]
     assert events[5:8] == [("start", 0), ("batch", 16), ("done", 16)]
     assert events[8:] == [("start", 4), ("batch", 16), ("done", 16)] * 2
-    monkeypatch.setattr(pilot, "MIN_PASSES_FOR_PILOT", 10**9)
+    monkeypatch.setattr(pilot_positions, "MIN_PASSES_FOR_PILOT", 10**9)
     whole = run_grid(GRID, "whole", options=OPTIONS, listener=(recorder := Recorder()))
     assert [event for event, _, _ in recorder.events] == ["start", "batch", "done"] * 3
     first, second = piloted.outcomes, whole.outcomes
