@@ -22,20 +22,21 @@ of the grid file.
 
 def write_grid_page() -> str:
     """The whole page: one table for each mapping in the file."""
-    sections = [_render_model(model) for model in find_models()]
+    sections = [render_model(model) for model in find_models()]
     return _HEAD + "\n".join(sections)
 
 
-def find_models() -> list[type[BaseModel]]:
-    """The grid's model and all models inside it, each once, outermost first."""
-    found: list[type[BaseModel]] = [Grid]
+def find_models(root: type[BaseModel] = Grid) -> list[type[BaseModel]]:
+    """The model of a whole file and all models inside it, each once, outermost first."""
+    found: list[type[BaseModel]] = [root]
     for model in found:
         for field in model.model_fields.values():
             found.extend(inner for inner in list_models(field.annotation) if inner not in found)
     return found
 
 
-def _render_model(model: type[BaseModel]) -> str:
+def render_model(model: type[BaseModel]) -> str:
+    """A section with a table of the keys of one mapping."""
     docs = read_field_docs(model)
     rows = [
         (render_code(field.alias or name), describe_field(field), _describe_default(field), docs[name])

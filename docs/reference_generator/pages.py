@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from reference_generator import cards, command_line, grid_schema, python_api, run_files
+from reference_generator import cards, command_line, grid_schema, policies, python_api, run_files
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "command-line": command_line.write_command_page,
     "grid-file": grid_schema.write_grid_page,
+    "policy-file": policies.write_policy_page,
     "attack-cards": cards.write_attack_page,
     "certificate-cards": cards.write_certificate_page,
     "defense-cards": cards.write_defense_page,

@@ -52,8 +52,3 @@ def escape_unencodable() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-
-
-def write_text(text: str) -> None:
-    """Write a document on standard output as it is: its writer has escaped what it must not contain."""
-    sys.stdout.write(text)

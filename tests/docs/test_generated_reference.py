@@ -7,19 +7,23 @@ import json
 from pathlib import Path
 
 import pytest
+from gate_runs import make_run
 from sample_run import SampleRun, build_run
 from sample_stickers import build_sticker_run
 from sample_transfers import TRANSFER_SAMPLE
 
 import robustbench_local as rbl
-from reference_generator import cards, command_line, grid_schema, python_api, run_files
+from reference_generator import cards, command_line, grid_schema, policies, python_api, run_files
 from reference_generator.docstrings import read_field_docs, read_parameter_docs
 from reference_generator.pages import PAGES, write_reference
 from robustbench_local.attacks import ATTACKS
 from robustbench_local.certification import CERTIFICATES
+from robustbench_local.cli.gate_outputs import format_document, judge_run
 from robustbench_local.config.cards import list_cards
+from robustbench_local.config.gate_policy import Policy
 from robustbench_local.defenses.recipes.recipe_registry import RECIPES
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
+from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.models.zoo import list_zoo
 
 ROOT = Path(__file__).parents[2]
@@ -69,13 +73,28 @@ def test_every_exit_code_of_an_error_is_explained():
     assert all(f"`{code}`" in page for code in (0, 1, 2, 3, 4, 5, 70, 130))
 
 
-def test_every_key_of_a_grid_file_is_described():
-    page = grid_schema.write_grid_page()
-    for model in grid_schema.find_models():
+@pytest.mark.parametrize(
+    ("root", "write_page"), [(Grid, grid_schema.write_grid_page), (Policy, policies.write_policy_page)]
+)
+def test_every_key_of_a_file_is_described(root, write_page):
+    page = write_page()
+    for model in grid_schema.find_models(root):
         docs = read_field_docs(model)
         for name, field in model.model_fields.items():
             assert docs.get(name), f"{model.__name__}.{name} has no description"
             assert f"`{field.alias or name}`" in page
+
+
+def test_every_key_of_the_verdicts_as_json_is_described_and_there(tmp_path):
+    policy = tmp_path / "p.yaml"
+    waiver = "{id: a, reason: r, owner: o, expiry: 2020-01-01}"
+    gate = "{id: a, metric: clean_accuracy, min: 0}"
+    policy.write_text(f"gates: [{gate}]\nwaivers: [{waiver}]\n", encoding="utf-8")
+    run = make_run("rb").write_store(tmp_path / "run")
+    document = judge_run(run, str(policy), None, fail_on=frozenset(), exit_zero=False)
+    content = json.loads(format_document(document, "json"))
+    lists = {f"{name}[].{key}" for name in ("gates", "waivers") for key in content[name][0]}
+    assert set(policies.read_gate_keys()) == {*content, *lists}
 
 
 REPEATED = {"metric": "resubmission_success", "threat": "linf-8", "tries": 10, "max": 0.5}
