@@ -52,3 +52,8 @@ def escape_unencodable() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def write_text(text: str) -> None:
+    """Write the content of a file to standard output, unchanged: its form has escaped what it must."""
+    sys.stdout.write(text)
