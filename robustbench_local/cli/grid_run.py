@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from robustbench_local.cli.finished_grid import DescribedGrid
-from robustbench_local.cli.progress import build_plan_table, choose_display
+from robustbench_local.cli.plan_table import build_plan_table
+from robustbench_local.cli.progress import choose_display
+from robustbench_local.cli.progress_display import ProgressDisplay
 from robustbench_local.cli.run_results import INCOMPLETE_EXIT_CODE, make_console, show_results
 from robustbench_local.cli.terminal_output import print_json, print_line
 from robustbench_local.evaluation.execution.finished_run import INPUTS_KEY
@@ -64,20 +68,24 @@ def run_with_options(
         is_dry_run=dry_run,
         report=lambda line: _print_training(console, line, as_json=as_json),
     )
-    _show_plan(plan, console, as_json=as_json, dry_run=dry_run)
+    max_seconds = _estimate_max_seconds(plan)
+    _show_plan(plan, max_seconds, console, as_json=as_json, dry_run=dry_run)
     if dry_run:
         return INCOMPLETE_EXIT_CODE if any(cell.problem for cell in plan.cells) else 0
-    with choose_display(console, as_json=as_json) as display:
+    display = choose_display(console, max_seconds, as_json=as_json)
+    with display:
         run = execute_run(
             plan,
             directory,
             display,
-            exit_process=_exit_incomplete,
+            exit_process=partial(_exit_incomplete, display),
             recompute_damaged=options.recompute_damaged,
         )
     if run.is_complete and inputs is not None and described.describe_inputs() == inputs:
         _remember_inputs(plan, directory, inputs)  # no file has changed meanwhile
-    return show_results(directory, console, as_json=as_json)
+    if not as_json and (line := display.format_timing_line()):
+        print_line(console, line, style="dim", wrap=True)
+    return show_results(directory, console, as_json=as_json, timing=display.timing)
 
 
 def _remember_inputs(plan: Plan, directory: Path, inputs: dict[str, str]) -> None:
@@ -89,8 +97,10 @@ def _remember_inputs(plan: Plan, directory: Path, inputs: dict[str, str]) -> Non
             store.update_meta({INPUTS_KEY: inputs})
 
 
-def _exit_incomplete() -> None:
+def _exit_incomplete(display: ProgressDisplay) -> None:
     """Exit a process with a hanging model that cannot be interrupted; committed outcomes are kept."""
+    with suppress(Exception):  # the terminal gets its cursor back
+        display.stop()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(INCOMPLETE_EXIT_CODE)
@@ -149,9 +159,10 @@ def _round_seconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
 
 
-def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
+def _show_plan(
+    plan: Plan, seconds: dict[str, float], console: Console, *, as_json: bool, dry_run: bool
+) -> None:
     """Show the cells, the passes and the upper bound of their time, before anything runs."""
-    seconds = _estimate_max_seconds(plan)
     if as_json:
         cells = [
             {
@@ -181,7 +192,9 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
         print_json(console, event)
         return
     console.print(build_plan_table(plan, seconds))
-    ending = "; nothing was run" if dry_run else ""
+    ending = ""
+    if dry_run:
+        ending = ". The expected time is measured on the first images of the run; nothing was run"
     device = plan.subjects[0].classifier.device
     whole = f"{sum(len(cell.positions) for cell in plan.cells):,} image-attacks on {device}"
     most = format_duration(sum(seconds.values()))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from robustbench_local.cli.json_events import list_gate_objects, print_run_end
 from robustbench_local.cli.json_output import claim_stdout
 from robustbench_local.cli.result_tables import build_results_table, print_gates, print_trust
 from robustbench_local.cli.terminal_output import echo_line, print_json, print_line
@@ -16,13 +19,16 @@ INCOMPLETE_EXIT_CODE = 4
 LOG_WIDTH_CHARACTERS = 120
 
 
-def show_results(directory: Path, console: Console, *, as_json: bool) -> int:
+def show_results(
+    directory: Path, console: Console, *, as_json: bool, timing: Mapping[str, Any] | None = None
+) -> int:
     """Write the report of a run, show its results and check its gates.
 
     Args:
         directory: The run directory.
         console: The console to print on.
         as_json: Whether to print JSON lines.
+        timing: Actual, expected and maximum seconds of the run, for JSON; None if no cell was run.
 
     Returns:
         The exit code.
@@ -33,18 +39,20 @@ def show_results(directory: Path, console: Console, *, as_json: bool) -> int:
     page, results, verdict = write_report_files(directory)
     with RunStore.open_readonly(directory) as store:
         is_complete = all(cell.status in {"done", "skipped"} for cell in store.read_cells())
+    code = verdict.exit_code or (0 if is_complete else INCOMPLETE_EXIT_CODE)
+    damage = find_damaged_images(directory)
     if as_json:
         print_json(console, {"event": "results", **results})
-        print_json(
-            console, {"event": "gates", "lines": verdict.summary_lines, "exit_code": verdict.exit_code}
-        )
+        for gate in list_gate_objects(verdict):
+            print_json(console, {"event": "gate", **gate})
+        final = code or (damage.exit_code if damage else 0)
+        print_run_end(console, final, report=page, timing=timing)
     else:
         console.print(build_results_table(results))
         print_trust(results, console)
         print_gates(verdict, console)
         print_line(console, f"report: {page}")
-    code = verdict.exit_code or (0 if is_complete else INCOMPLETE_EXIT_CODE)
-    if damage := find_damaged_images(directory):
+    if damage:
         if not code:
             raise damage
         echo_line(f"rbl: {damage}", error=True)

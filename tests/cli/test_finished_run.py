@@ -99,7 +99,7 @@ def test_it_takes_no_torch(finished):
     )
     assert done.stderr.split("\n")[-2] == "0 set()"
     events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
-    assert events == ["finished", "results", "gates"]
+    assert events == ["finished", "results", "gate", "gate", "run_ended"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from robustbench_local.cli import terminal_output as output
 from robustbench_local.cli.main import run_command
-from robustbench_local.cli.progress import RichDisplay
+from robustbench_local.cli.live_display import LiveDisplay
 from robustbench_local.errors import ConfigError, escape_unprintable
 from robustbench_local.store.records import EventRecord
 
@@ -325,14 +325,10 @@ def test_what_can_be_read_stays(text):
     assert escape_unprintable(text) == text
 
 
-def test_bars_show_events_and_titles_as_they_are():
+def test_lines_above_the_table_show_events_as_they_are():
     console = Console(force_terminal=True, width=200, color_system=None, record=True, file=io.StringIO())
-    display = RichDisplay(console)
-    with display:
+    with LiveDisplay(console) as display:
         display.on_event(EventRecord(time="now", level="warning", message=HOSTILE))
-        display.progress.update(
-            display.cell_task, description=escape_unprintable(HOSTILE), visible=True, note=""
-        )
     shown = console.export_text()
     assert "[bold red]b[/]" in shown
     assert ":boom:" in shown

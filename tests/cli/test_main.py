@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 
+from robustbench_local.cli.json_events import EVENTS
 from robustbench_local.cli.main import run_command
 
 SHORT_GRID = """\
@@ -73,7 +74,7 @@ def short(workplace):
 def test_run_shows_plan_progress_table_gates_and_report(finished):
     folder, out = finished
     assert "6 cells" in out
-    assert "done PGD-50, 4 steps, 2 restarts, eps 16/255 on second" in out
+    assert "done 6/6 PGD-50, 4 steps, 2 restarts, eps 16/255 on second" in out
     assert "worst case, linf-8" in out
     assert "PASS  first  " in out
     assert (folder / "out" / "report.html").stat().st_size > 10_000
@@ -94,9 +95,17 @@ def test_json_is_one_object_a_line_and_ends_with_the_results(short, rbl):
     code, out, _ = rbl("run", "grid.yaml", "--out", "out", "--json")
     events = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [event["event"] for event in events[:2]] == ["plan", "planned"]
-    assert [event["event"] for event in events[-2:]] == ["results", "gates"]
-    assert events[-2]["cells"] == json.loads((workplace / "out" / "results.json").read_text())["cells"]
+    kinds = [event["event"] for event in events]
+    assert kinds[:2] == ["plan", "run_started"]
+    assert kinds[-3:] == ["results", "gate", "run_ended"]
+    assert {"diagnosis", "cell_started", "progress", "cell_ended"} < set(kinds)
+    for event in events:  # each has the keys that the reference describes
+        expected = EVENTS[event.pop("event")]
+        assert set(event) == set(expected) or set(expected) == {"*"}
+    assert events[-2]["status"] == "pass"
+    assert events[-1]["exit_code"] == 0
+    assert events[-1]["seconds"] <= events[-1]["max_seconds"] + 60
+    assert events[-3]["cells"] == json.loads((workplace / "out" / "results.json").read_text())["cells"]
 
 
 @pytest.mark.parametrize(("limit", "code"), [(0.99, 1), (0.01, 0)])

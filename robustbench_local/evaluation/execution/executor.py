@@ -64,11 +64,19 @@ def execute_plan(
             continue
         runners.append(CellRunner(plan, store, listener, cell, before.key))
         runners[-1].exit_process = exit_process
-    if sum([runner.run_pilot() for runner in runners]):
-        listener.on_pilot_end()
+    _run_pilots([runner for runner in runners if runner.has_pilot()], listener)
     for runner in runners:
         if not runner.has_ended:
             runner.run()
+
+
+def _run_pilots(runners: Sequence[CellRunner], listener: ProgressListener) -> None:
+    """Run the first images of every large cell, before the rest of any."""
+    if runners:
+        listener.on_pilot_start([runner.cell for runner in runners])
+        for runner in runners:
+            runner.run_pilot()
+        listener.on_pilot_end()
 
 
 def report_known_cells(
@@ -140,21 +148,22 @@ class CellRunner:
         if self.can_start() and self.run_positions():
             self.finish_run()
 
-    def run_pilot(self) -> bool:
-        """Run the cell's pilot, and return whether it has one; a cell that fails in it ends.
+    def has_pilot(self) -> bool:
+        """Return whether some images of the cell are run before other cells.
 
-        A cell of which images are done has none: they tell as much. Nor has an attack that skips images which
-        a certificate proves robust, because the certificate runs first.
+        A cell of which images are done has no pilot: they tell as much. Nor has an attack that skips images
+        which a certificate proves robust, because the certificate runs first.
         """
         if self.counts.n or self.cell.problem is not None or self.cell.skip_reason:
             return False
         if self.plan.skip_verified and not self.cell.is_certificate:
             return False
-        job = self.cell.make_job()
-        if not choose_pilot_positions(job, self.plan.batch_size or 1):
-            return False
-        self.run_positions(choose_pilot_positions(job, self.plan.batch_size or self._find_batch_size()))
-        return True
+        return bool(choose_pilot_positions(self.cell.make_job(), self.plan.batch_size or 1))
+
+    def run_pilot(self) -> None:
+        """Run the cell's pilot; a cell that fails in it ends."""
+        size = self.plan.batch_size or self._find_batch_size()
+        self.run_positions(choose_pilot_positions(self.cell.make_job(), size))
 
     def can_start(self) -> bool:
         """Return whether the cell can run; one that cannot ends here, with its reason."""

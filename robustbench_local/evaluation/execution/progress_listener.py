@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 from robustbench_local.store.diagnostic_records import DiagnosticsRecord
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
@@ -19,8 +21,11 @@ class ProgressListener:
     def on_cell_known(self, cell: CellSpec, status: CellStatus, counts: OutcomeCounts) -> None:
         """Called before the first cell, for each cell that an earlier call of the same run began or ended."""
 
+    def on_pilot_start(self, cells: Sequence[CellSpec]) -> None:
+        """Called before the first images of these large cells are run; not called if there is none."""
+
     def on_pilot_end(self) -> None:
-        """Called when the first images of all large cells are done; not called if no cell is large."""
+        """Called when the first images of all large cells are done."""
 
     def on_cell_start(self, cell: CellSpec, counts: OutcomeCounts) -> None:
         """Called when work on a cell begins, or goes on after other cells or an interruption.

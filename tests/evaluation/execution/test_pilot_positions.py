@@ -65,6 +65,9 @@ class Recorder(ProgressListener):
     def on_cell_known(self, cell, status, counts):
         self.record(f"known {status}", cell, counts)
 
+    def on_pilot_start(self, cells):
+        self.events.append(("pilot of", None, len(cells)))
+
     def on_pilot_end(self):
         self.record("pilot")
 
@@ -97,9 +100,9 @@ def short_pilot(workplace, monkeypatch):
 def test_a_pilot_precedes_the_cells_and_changes_no_outcome(short_pilot, monkeypatch):
     piloted = run_grid(GRID, "piloted", options=OPTIONS, listener=(recorder := Recorder()))
     events = [(event, n) for event, _, n in recorder.events]
-    assert events[:5] == [("start", 0), ("batch", 4)] * 2 + [("pilot", None)]
-    assert events[5:8] == [("start", 0), ("batch", 16), ("done", 16)]
-    assert events[8:] == [("start", 4), ("batch", 16), ("done", 16)] * 2
+    assert events[:6] == [("pilot of", 2), *[("start", 0), ("batch", 4)] * 2, ("pilot", None)]
+    assert events[6:9] == [("start", 0), ("batch", 16), ("done", 16)]
+    assert events[9:] == [("start", 4), ("batch", 16), ("done", 16)] * 2
     monkeypatch.setattr(pilot_positions, "MIN_PASSES_FOR_PILOT", 10**9)
     whole = run_grid(GRID, "whole", options=OPTIONS, listener=(recorder := Recorder()))
     assert [event for event, _, _ in recorder.events] == ["start", "batch", "done"] * 3
@@ -129,7 +132,7 @@ def test_a_cell_that_fails_in_its_pilot_is_run_once(short_pilot, monkeypatch):
     monkeypatch.setattr(executor, "run_batches", fail)
     run = run_grid(GRID, "out", options=OPTIONS, listener=(recorder := Recorder()))
     kinds = [event for event, _, _ in recorder.events]
-    assert kinds == ["start", "error"] * 2 + ["pilot"] + ["start", "error"]
+    assert kinds == ["pilot of", *["start", "error"] * 2, "pilot", "start", "error"]
     with RunStore.open_readonly(run.directory) as store:
         assert {cell.error for cell in store.read_cells()} == {"ValueError: no batch"}
 

@@ -28,7 +28,7 @@ from viewing_samples import (
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier
-from robustbench_local.cli.progress import format_cell_result
+from robustbench_local.cli.progress_text import format_cell_result
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.grid.schema import Grid
