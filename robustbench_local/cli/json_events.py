@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from robustbench_local.cli.terminal_output import print_json
-from robustbench_local.reports.analysis.gate_lines import format_verdict
 from robustbench_local.reports.analysis.gate_report import GateReport
-from robustbench_local.reports.analysis.gate_types import GateVerdict
+from robustbench_local.reports.writers.gate_document import GateDocument
+from robustbench_local.reports.writers.gate_json import encode_verdict
 
 CELL_KEYS: Mapping[str, str] = {
     "cell": "Number of the cell in the plan, from 1.",
@@ -94,18 +95,10 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     "finished": {"cells": "Number of cells; printed instead of all above if nothing was left to run."},
     "results": {"*": "All keys of `results.json`."},
     "gate": {
-        "id": "Id of the gate; null for a violated certificate.",
         "status": "`pass`, `fail`, `warn`, `waived`, `inconclusive` or `skipped`; `blocked` for a violated "
         "certificate.",
-        "model": "Id of the model; null if the run has none that the gate concerns.",
-        "defense": "Name of its defense, or null.",
-        "value": "The measured value; null if it is unknown or beyond the search.",
-        "low": "Lower end of its 95% interval, or null.",
-        "high": "Upper end, or null.",
-        "n": "Number of images.",
-        "limit": "The limit.",
         "line": "The verdict in one line.",
-        "explanation": "The reason, where there is more to say than the line does.",
+        "*": "For a gate, all other keys of an entry of `gates` in `rbl gate --format json`.",
     },
     "run_ended": {
         "exit_code": "The exit code of the command.",
@@ -118,30 +111,22 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
 """Event -> its keys beside ``event``, and their meaning; in the order in which they come."""
 
 
-def list_gate_objects(report: GateReport) -> list[dict[str, Any]]:
-    """Return one object for each violated certificate, then one for each gate and model."""
-    unknown = dict.fromkeys(EVENTS["gate"])
-    blocked = [{**unknown, "status": "blocked", "line": line} for line in report.violations]
-    return [*blocked, *map(_describe_verdict, report.verdicts)]
+def list_gate_objects(report: GateReport, run: Path) -> list[dict[str, Any]]:
+    """Return one object for each violated certificate, then one for each gate and model.
 
-
-def _describe_verdict(verdict: GateVerdict) -> dict[str, Any]:
-    estimate = verdict.drop or verdict.estimate
-    ends = {
-        key: getattr(estimate, key) if estimate.is_known and math.isfinite(getattr(estimate, key)) else None
-        for key in ("value", "low", "high")
-    }
-    return {
-        "id": verdict.gate.id,
-        "status": verdict.status,
-        "model": verdict.subject and verdict.subject.model,
-        "defense": verdict.subject and verdict.subject.defense,
-        **ends,
-        "n": estimate.n,
-        "limit": verdict.gate.limit,
-        "line": format_verdict(verdict),
-        "explanation": verdict.explanation,
-    }
+    Args:
+        report: The verdicts.
+        run: The run directory.
+    """
+    document = GateDocument(
+        report=report,
+        run=run.resolve().name,
+        version=metadata.version("robustbench-local"),
+        judged_on=datetime.now(UTC).date(),
+        exit_code=report.exit_code,
+    )
+    blocked = [{"status": "blocked", "line": line} for line in report.violations]
+    return [*blocked, *(encode_verdict(verdict, document) for verdict in report.verdicts)]
 
 
 def print_run_end(

@@ -43,7 +43,7 @@ def show_results(
     damage = find_damaged_images(directory)
     if as_json:
         print_json(console, {"event": "results", **results})
-        for gate in list_gate_objects(verdict):
+        for gate in list_gate_objects(verdict, directory):
             print_json(console, {"event": "gate", **gate})
         final = code or (damage.exit_code if damage else 0)
         print_run_end(console, final, report=page, timing=timing)

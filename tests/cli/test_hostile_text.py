@@ -13,8 +13,8 @@ import yaml
 from rich.console import Console
 
 from robustbench_local.cli import terminal_output as output
-from robustbench_local.cli.main import run_command
 from robustbench_local.cli.live_display import LiveDisplay
+from robustbench_local.cli.main import run_command
 from robustbench_local.errors import ConfigError, escape_unprintable
 from robustbench_local.store.records import EventRecord
 

@@ -101,7 +101,7 @@ def test_json_is_one_object_a_line_and_ends_with_the_results(short, rbl):
     assert {"diagnosis", "cell_started", "progress", "cell_ended"} < set(kinds)
     for event in events:  # each has the keys that the reference describes
         expected = EVENTS[event.pop("event")]
-        assert set(event) == set(expected) or set(expected) == {"*"}
+        assert set(event) == set(expected) or set(expected) - {"*"} < set(event)
     assert events[-2]["status"] == "pass"
     assert events[-1]["exit_code"] == 0
     assert events[-1]["seconds"] <= events[-1]["max_seconds"] + 60
@@ -114,7 +114,7 @@ def test_a_failed_gate_is_exit_code_1_in_run_and_gate(short, rbl, limit, code):
     assert rbl("run", "grid.yaml", "--out", "out")[0] == code
     again, out, _ = rbl("gate", "out")
     assert again == code
-    assert out.splitlines()[0].split(":")[0] == ("fail" if code else "pass")
+    assert out.split()[0] == ("FAIL" if code else "PASS")
 
 
 def test_a_straddled_gate_is_exit_code_4(short, rbl):

@@ -36,7 +36,7 @@ def encode_gate_document(document: GateDocument) -> dict[str, Any]:
         "exit_code": document.exit_code,
         "summary": report.counts_text,
         "counts": {status: report.counts.get(status, 0) for status in _STATUSES},
-        "gates": [_encode_verdict(verdict, document) for verdict in report.verdicts],
+        "gates": [encode_verdict(verdict, document) for verdict in report.verdicts],
         "waivers": [_encode_judged_waiver(judged) for judged in report.waivers],
         "violations": list(report.violations),
         "notes": report.all_notes,
@@ -44,7 +44,8 @@ def encode_gate_document(document: GateDocument) -> dict[str, Any]:
     }
 
 
-def _encode_verdict(verdict: GateVerdict, document: GateDocument) -> dict[str, Any]:
+def encode_verdict(verdict: GateVerdict, document: GateDocument) -> dict[str, Any]:
+    """Encode the verdict on one gate and model as JSON values: an entry of ``gates`` in the document."""
     gate, subject = verdict.gate, verdict.subject
     return {
         "id": gate.id,
