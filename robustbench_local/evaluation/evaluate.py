@@ -37,6 +37,7 @@ from robustbench_local.evaluation.options import (
     check_parameter_names,
     check_whole_number,
 )
+from robustbench_local.evaluation.outcome_diagnostics import complete_diagnostics, list_diagnostic_notes
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
@@ -48,8 +49,6 @@ from robustbench_local.threats.threat_model import ThreatModel
 if TYPE_CHECKING:
     import pandas as pd
 
-_NOTED_STATUSES = frozenset({"block", "fail", "warn"})
-"""Diagnostics that every reader of a result has to know."""
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 """Accepted types of images and labels."""
 
@@ -243,8 +242,9 @@ def evaluate(
     )
     found = diagnose_job(job, options.timeout) if diagnostics and surrogate is None else ()
     batches, heard, adaptation = run_job(job, options)
+    found = _complete_diagnostics(found, job, method, batches)
     notes = (
-        *_format_diagnostics(found),
+        *list_diagnostic_notes(found),
         *classifier.notes,
         *fitted.notes,
         method.describe_caveats(surrogate or classifier, threat),
@@ -302,13 +302,16 @@ def _check_model(model: Classifier, data: Dataset, options: Options) -> None:
     )
 
 
-def _format_diagnostics(results: Sequence[DiagnosticResult]) -> list[str]:
-    """Format the diagnostics that every reader of the result has to know."""
-    return [
-        f"{result.id} ({result.status}): {result.sentence} {result.action}".rstrip()
-        for result in results
-        if result.status in _NOTED_STATUSES
-    ]
+def _complete_diagnostics(
+    found: tuple[DiagnosticResult, ...], job: Job, method: Attack, batches: Sequence[OutcomeBatch]
+) -> tuple[DiagnosticResult, ...]:
+    """Complete the diagnostics by what the outcomes say; none if the model was not asked."""
+    if not found:
+        return ()
+    rows = [row for batch in batches for row in batch.outcomes]
+    table = build_outcome_table(rows)
+    clean = estimate_rows(table, table["clean_correct"], job.data.group_by_image)
+    return complete_diagnostics(found, job, method, rows, clean)
 
 
 def _list_classes(entries: Sequence[int | str] | int | None) -> tuple[int | str, ...]:

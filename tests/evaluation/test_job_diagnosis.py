@@ -72,3 +72,33 @@ def test_diagnostics_that_end_badly_are_told(monkeypatch):
     found = evaluate(Shade()).diagnostics
     assert all(one.is_unasked for one in found if one.status == "not run")
     assert any("did not come to an end" in one.sentence for one in found)
+
+
+def find_statuses(result):
+    return {one.id: one.status for one in result.diagnostics}
+
+
+@pytest.mark.parametrize(("loss", "status"), [("ce", "fail"), ("margin", "warn")])
+def test_probabilities_fail_under_an_attack_on_the_cross_entropy_alone(loss, status):
+    class Shares(Shade):
+        def forward(self, images):
+            return super().forward(images).softmax(dim=1)
+
+    result = evaluate(Shares(), loss=loss)
+    assert find_statuses(result)["D5"] == status
+    assert ("D5" in [one.id for one in result.distrust]) == (status == "fail")
+
+
+@pytest.mark.parametrize(("wrong", "status"), [(0, "ok"), (6, "ok"), (7, "block")])
+def test_a_clean_accuracy_near_chance_is_named(wrong, status):
+    labels = LABELS.clone()
+    labels[:wrong] = 1 - labels[:wrong]
+    model = rbl.Classifier(Shade(), num_classes=2)
+    result = rbl.evaluate(model, IMAGES, labels, attack="pgd", steps=20, norm="Linf", eps=0.01)
+    assert find_statuses(result)["D22"] == status
+    assert any(note.startswith(f"D22 ({status})") for note in result.notes) == (status != "ok")
+
+
+def test_questions_that_a_small_run_cannot_afford_stand_in_one_line():
+    result = evaluate(Shade(), steps=5)
+    assert [note for note in result.notes if "to the model not asked, because the run is too small" in note]

@@ -178,15 +178,15 @@ CONSTANTS = (
         "evaluation/test_verify_limits.py",
     ),
     _make_constant("store/records.py", "MISSING_GRADIENT_SHARE", ("0.49", "0.51"), LIMITS),
-    _make_constant("reports/analysis/gradient_masking.py", "MIN_EXCESS_IMAGES", ("2", "4"), LIMITS),
-    _make_constant("reports/analysis/gradient_masking.py", "MIN_EXCESS_SHARE", ("0.009", "0.011"), LIMITS),
+    _make_constant("store/outcome_limits.py", "MIN_EXCESS_IMAGES", ("2", "4"), LIMITS),
+    _make_constant("store/outcome_limits.py", "MIN_EXCESS_SHARE", ("0.009", "0.011"), LIMITS),
     _make_constant(
         "reports/analysis/eight_bit_worst_case.py", "MAX_EIGHT_BIT_GAP_SHARE", ("0.009", "0.011"), LIMITS
     ),
     _make_constant("reports/analysis/attempts.py", "MIN_QUERIES", ("999", "1001"), LIMITS),
     _make_constant("reports/analysis/run_diagnostics.py", "MIN_IMAGES", ("99", "101"), TRUST),
     _make_constant(
-        "reports/analysis/disagreements.py",
+        "store/outcome_limits.py",
         "MAX_LOSS_GAP_SHARE",
         ("0.04", "0.06"),
         "reports/analysis/test_disagreements.py",
@@ -214,6 +214,30 @@ CONSTANTS = (
         "MAX_TINY_SHARE",
         ("0.49", "0.51"),
         "evaluation/diagnostics/test_diagnostic_limits.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_reach.py",
+        "MIN_KEPT_SHARE",
+        ("0.23", "0.27"),
+        "evaluation/diagnostics/test_gradient_reach.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_reach.py",
+        "MAX_KEPT_SHARE",
+        ("4.8", "5.2"),
+        "evaluation/diagnostics/test_gradient_reach.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_reach.py",
+        "PROMISED_MARGINS",
+        ("1.9", "2.1"),
+        "evaluation/diagnostics/test_gradient_reach.py",
+    ),
+    _make_constant(
+        "evaluation/diagnostics/gradient_reach.py",
+        "MIN_IMAGES",
+        ("1", "3"),
+        "evaluation/diagnostics/test_gradient_reach.py",
     ),
     _make_constant(
         "evaluation/diagnostics/gradient_agreement.py",
@@ -294,19 +318,19 @@ CONSTANTS = (
         "evaluation/diagnostics/test_diagnostic_limits.py",
     ),
     _make_constant(
-        "reports/analysis/run_diagnostics.py",
+        "store/outcome_limits.py",
         "MIN_GUESSING_IMAGES",
         ("19", "21"),
         "reports/analysis/test_trust.py",
     ),
     _make_constant(
-        "reports/analysis/run_diagnostics.py",
+        "store/outcome_limits.py",
         "MIN_BINARY_ACCURACY",
         ("0.74", "0.76"),
         "reports/analysis/test_trust.py",
     ),
     _make_constant(
-        "reports/analysis/run_diagnostics.py",
+        "store/outcome_limits.py",
         "MIN_CHANCE_RATIO",
         ("1.9", "2.1"),
         "reports/analysis/test_trust.py",

@@ -7,6 +7,7 @@ from robustbench_local.evaluation.diagnostics.changing_answers import ChangingAn
 from robustbench_local.evaluation.diagnostics.chosen_members import ChosenMembers
 from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic
 from robustbench_local.evaluation.diagnostics.gradient_agreement import GradientAgreement
+from robustbench_local.evaluation.diagnostics.gradient_reach import GradientReach
 from robustbench_local.evaluation.diagnostics.inner_optimization import InnerOptimization
 from robustbench_local.evaluation.diagnostics.input_form import InputForm
 from robustbench_local.evaluation.diagnostics.input_range import InputRange
@@ -37,6 +38,7 @@ DIAGNOSTICS: tuple[Diagnostic, ...] = (
     InputScale(),
     InnerOptimization(),
     BlockingOperators(),
+    GradientReach(),
     InputForm(),
     ChosenMembers(),
     UnboundedAttack(),

@@ -11,10 +11,10 @@ from robustbench_local.reports.analysis.diagnostic_text import build_diagnostic,
 from robustbench_local.reports.analysis.disagreements import find_differing_parameters
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.analysis.gradient_masking import MIN_EXCESS_IMAGES, MIN_EXCESS_SHARE
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.formatting.text import isolate_direction
 from robustbench_local.store.diagnostic_records import DiagnosticResult
+from robustbench_local.store.outcome_limits import MIN_EXCESS_IMAGES, MIN_EXCESS_SHARE
 
 MIN_STEPS_RATIO = 2.0
 """Factor between the numbers of steps from which on a comparison says whether an attack has converged."""

@@ -21,7 +21,7 @@ from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.doubt import Doubt
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.analysis.gradient_masking import exceeds_chance, find_gradient_masking
+from robustbench_local.reports.analysis.gradient_masking import find_gradient_masking
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -30,10 +30,8 @@ from robustbench_local.reports.formatting.text import (
     isolate_direction,
     join_in_sentence,
 )
+from robustbench_local.store.outcome_limits import MAX_LOSS_GAP_SHARE, exceeds_chance
 
-MAX_LOSS_GAP_SHARE = 0.05
-"""Share of the images on which, for sound models, the margin loss may succeed and cross-entropy fail
-(D17), and the same for a start at the image against one beside it."""
 RADIUS_SLACK_SHARE = 1e-4
 """Relative tolerance of a distance beyond a radius, since x + eps is rounded as well."""
 _EFFORT_PARAMETERS = ("steps", "restarts", "queries", "samples", "draws", "probes")

@@ -12,10 +12,7 @@ from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.statistics import Estimate
-
-MIN_EXCESS_IMAGES = 3
-MIN_EXCESS_SHARE = 0.01
-"""Share of images that sound models do not exceed (diagnostics D8 and D9)."""
+from robustbench_local.store.outcome_limits import exceeds_chance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +61,6 @@ def compare_by_knowledge(evidence: Evidence) -> Iterator[MaskingEvidence]:
                 ]
                 if white and black:
                     yield _build_evidence(white, black)
-
-
-def exceeds_chance(count: int, images: int) -> bool:
-    """Return whether the count exceeds what sound models show."""
-    return count >= max(MIN_EXCESS_IMAGES, MIN_EXCESS_SHARE * images)
 
 
 def _select_strongest(white: Sequence[Attempt]) -> Sequence[Attempt]:

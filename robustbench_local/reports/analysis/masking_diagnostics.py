@@ -10,14 +10,13 @@ from robustbench_local.reports.analysis.diagnostic_text import build_diagnostic,
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_masking import (
-    MIN_EXCESS_IMAGES,
-    MIN_EXCESS_SHARE,
     MaskingEvidence,
     compare_by_knowledge,
 )
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.formatting.text import format_percent, join_in_sentence
 from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticStatus
+from robustbench_local.store.outcome_limits import MIN_EXCESS_IMAGES, MIN_EXCESS_SHARE, exceeds_chance
 
 _SOURCES = {
     "D8": "Carlini et al. 2019, arXiv:1902.06705; limit: 1 % of the images and 3 images, which sound "
@@ -105,7 +104,7 @@ def compare_noise(evidence: Evidence, subject: EvaluatedModel, noise: Diagnostic
         return replace(noise, sentence=sentence, images=())
     return replace(
         noise,
-        status="warn",
+        status="fail" if exceeds_chance(len(missed), noise.n) else "warn",
         sentence=f"Random noise misclassifies {format_part(len(missed), noise.n)} on which every attack of "
         "the same size fails, although attacks search and noise does not.",
         value=len(missed) / max(noise.n, 1),

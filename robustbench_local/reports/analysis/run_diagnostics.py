@@ -21,15 +21,10 @@ from robustbench_local.reports.formatting.text import (
     join_in_sentence,
 )
 from robustbench_local.store.diagnostic_records import DiagnosticResult
+from robustbench_local.store.outcome_limits import get_least_accuracy, is_guessing_accuracy
 
 MIN_IMAGES = 100
 """Number of images below which the 95% interval is wider than 20 points (D23)."""
-MIN_CHANCE_RATIO = 2.0
-"""Clean accuracy, as a multiple of guessing, below which a warning appears (D22)."""
-MIN_GUESSING_IMAGES = 20
-"""Images from which on a clean accuracy near chance blocks (D22): fewer cannot tell good models from bad."""
-MIN_BINARY_ACCURACY = 0.75
-"""The same of two classes, half way between guessing and never erring (D22)."""
 MAX_DECLARED_GAP = 0.005
 """Difference from a declared clean accuracy up to which it counts as the same (D22)."""
 _OUTSIDE_METHODS = ("torchattacks:", "reference:", "foolbox:", "art:", "python:")
@@ -134,7 +129,7 @@ def check_clean_accuracy(evidence: Evidence, subject: EvaluatedModel) -> Iterato
                 "meaningless."
             )
             action = "Check weights, preprocessing and the order of classes."
-        elif clean.value < _get_least_accuracy(classes):
+        elif clean.value < get_least_accuracy(classes):
             status = "warn"
             sentence = f"Clean accuracy is only {format_estimate(clean)}, where {chance}."
             action = "Check its preprocessing and class order."
@@ -177,18 +172,7 @@ def _find_declared_accuracy(evidence: Evidence, subject: EvaluatedModel) -> floa
 def is_guessing(evidence: Evidence, subject: EvaluatedModel) -> bool:
     """Return whether a subject is not significantly better than guessing on enough clean images (D22)."""
     clean, classes = evidence.compute_clean_accuracy(subject), len(evidence.get_class_names(subject.model))
-    return (
-        clean.is_known
-        and clean.n >= MIN_GUESSING_IMAGES
-        and classes > 1
-        and clean.low <= 1 / classes
-        and clean.value < _get_least_accuracy(classes)
-    )
-
-
-def _get_least_accuracy(classes: int) -> float:
-    """Return the least ordinary clean accuracy for a number of classes."""
-    return MIN_BINARY_ACCURACY if classes <= MIN_CHANCE_RATIO else MIN_CHANCE_RATIO / classes
+    return is_guessing_accuracy(clean, classes)
 
 
 def check_sample_size(evidence: Evidence, subject: EvaluatedModel) -> Iterator[DiagnosticResult]:

@@ -24,6 +24,7 @@ from robustbench_local.reports.analysis.run_diagnostics import (
 )
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.store.diagnostic_records import DiagnosticResult
+from robustbench_local.store.diagnostic_revisions import advise_after_adaptive
 
 VOID_WORD = "void"
 """The word for a number that a diagnostic forbids."""
@@ -32,7 +33,7 @@ UNTRUSTED_PHRASE = "not trustworthy"
 GRADIENT_QUESTIONS = frozenset({"D6a", "D6b", "D7"})
 """Without an answer to one of them a number rests on gradients that nobody has looked at."""
 _OLDER_RUN = DiagnosticResult(
-    id="D1-D7, D10, D11, D18-D20, D26-D29",
+    id="D1-D7, D10, D11, D18-D20, D26-D30",
     name="questions to the model",
     model="",
     status="not run",
@@ -48,7 +49,18 @@ _MISLEADING_SENTENCE = (
 def list_diagnostics(evidence: Evidence) -> Iterator[DiagnosticResult]:
     """List every diagnostic of every model, by model, then by the number of the diagnostic."""
     for subject in evidence.subjects:
-        yield from sorted(_list_results(evidence, subject), key=_get_order)
+        results: Iterable[DiagnosticResult] = _list_results(evidence, subject)
+        if _has_adaptive(evidence, subject):
+            results = (advise_after_adaptive(result) for result in results)
+        yield from sorted(results, key=_get_order)
+
+
+def _has_adaptive(evidence: Evidence, subject: EvaluatedModel) -> bool:
+    """Return whether the attack that reads a model first has finished on this one."""
+    return any(
+        cell.subject == subject and cell.is_done and cell.record.parameters.get("method") == "adaptive"
+        for cell in evidence.attack_cells
+    )
 
 
 def _list_results(evidence: Evidence, subject: EvaluatedModel) -> Iterator[DiagnosticResult]:

@@ -8,10 +8,11 @@ import pytest
 from test_worst_case import AUTOATTACK_NAME, EPS, PGD_NAME, judge_gate, make_cell, make_evidence
 
 from robustbench_local.reports.analysis.cell_result import QueryStats
-from robustbench_local.reports.analysis.disagreements import MAX_LOSS_GAP_SHARE, find_disagreements
+from robustbench_local.reports.analysis.disagreements import find_disagreements
 from robustbench_local.reports.analysis.doubt_finders import find_doubts
 from robustbench_local.reports.analysis.gradient_masking import find_gradient_masking
 from robustbench_local.reports.analysis.run_warnings import list_findings
+from robustbench_local.store.outcome_limits import MAX_LOSS_GAP_SHARE
 
 CE = {"method": "pgd", "steps": 50, "restarts": 5, "random_start": True, "loss": "ce"}
 MARGIN = CE | {"loss": "margin"}

@@ -21,12 +21,7 @@ from test_disagreements import (
 from robustbench_local.reports.analysis.checklist import build_checklist
 from robustbench_local.reports.analysis.convergence_diagnostics import MIN_STEPS_RATIO
 from robustbench_local.reports.analysis.gates import judge_evidence
-from robustbench_local.reports.analysis.run_diagnostics import (
-    MAX_DECLARED_GAP,
-    MIN_BINARY_ACCURACY,
-    MIN_CHANCE_RATIO,
-    MIN_GUESSING_IMAGES,
-)
+from robustbench_local.reports.analysis.run_diagnostics import MAX_DECLARED_GAP
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.analysis.trust import list_diagnostics, select_blocks, select_distrust
 from robustbench_local.reports.sections.trust_section import TRUST
@@ -37,6 +32,11 @@ from robustbench_local.store.diagnostic_records import (
     UNENDED_REASON,
     DiagnosticResult,
     DiagnosticsRecord,
+)
+from robustbench_local.store.outcome_limits import (
+    MIN_BINARY_ACCURACY,
+    MIN_CHANCE_RATIO,
+    MIN_GUESSING_IMAGES,
 )
 from robustbench_local.store.records import AdaptationRecord
 
@@ -135,6 +135,17 @@ def test_an_older_run_says_that_nothing_was_asked():
     assert judge_gate(evidence, min=0.5, on="estimate").ruling == "pass"
 
 
+def test_the_advice_is_not_to_run_what_ran_already():
+    found = replace(make_result("D30", "fail"), action="Run adaptive.")
+    before = find_result(with_results(found), "D30").action
+    cell = attack("h" * 100, "adaptive", {"method": "adaptive"})
+    after = find_result(with_results(found, cells=(cell,)), "D30").action
+    assert before == "Run adaptive."
+    assert after.startswith("The attack adaptive ran already: what it broke counts")
+    silent = replace(found, status="ok", action="")
+    assert find_result(with_results(silent, cells=(cell,)), "D30").action == ""
+
+
 # --- the diagnostics that compare cells ---------------------------------------------------------------------
 
 
@@ -150,8 +161,11 @@ def test_black_boxes_and_transfers_against_white_boxes(missed, status):
     assert find_result(make_evidence(white), "D8").status == "not run"
 
 
-@pytest.mark.parametrize(("known", "status"), [(("0", "1"), "ok"), (("0", "99"), "warn")])
-def test_noise_that_attacks_do_not_match_is_a_warning(known, status):
+@pytest.mark.parametrize(
+    ("known", "status"),
+    [(("0", "1"), "ok"), (("0", "99"), "warn"), (("98", "99"), "warn"), (("97", "98", "99"), "fail")],
+)
+def test_noise_that_attacks_do_not_match_is_named(known, status):
     cell = attack("b" * 40 + "h" * 60, PGD_NAME, CE)
     images = list(cell.verdicts)
     noise = make_result("D10", "ok", "linf-8", n=64, images=tuple(images[int(row)] for row in known))
