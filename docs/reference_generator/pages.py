@@ -17,6 +17,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "zoo-models": cards.write_zoo_page,
     "python": python_api.write_python_page,
     "results-json": run_files.write_results_page,
+    "json-lines": run_files.write_json_lines_page,
     "outcomes-csv": run_files.write_outcomes_page,
     "exit-codes": command_line.write_exit_code_page,
 }

@@ -8,6 +8,7 @@ import yaml
 
 from reference_generator.docstrings import read_field_docs
 from reference_generator.tables import render_code, render_table
+from robustbench_local.cli.json_events import CELL_KEYS, COUNT_KEYS, EVENTS, TIME_KEYS
 from robustbench_local.reports.writers.csv_files import (
     CLASS_COLUMNS,
     CONFUSION_COLUMNS,
@@ -45,6 +46,13 @@ _CONFUSIONS_HEAD = """
 ## confusions.csv
 
 The confusion matrix under the attack of lowest robust accuracy, without its zeros.
+
+"""
+_EVENTS_HEAD = """# JSON lines of rbl run --json
+
+Standard output has one JSON object a line and nothing else; what models print goes to standard error. `event`
+says what an object is. They come in this order, those about cells as often as something happens: after each
+batch, and every 15 seconds to 5 minutes in between. Seconds and shares are numbers, an unknown one is null.
 
 """
 CLASS_CSV_COLUMNS = {
@@ -104,6 +112,22 @@ def write_outcomes_page() -> str:
         + _SIGHTINGS_HEAD
         + _render_columns(VIEW_CSV_COLUMNS, sightings)
     )
+
+
+def write_json_lines_page() -> str:
+    """The objects of ``rbl run --json``."""
+    rows = [(render_code(key), text) for key, text in {**CELL_KEYS, **COUNT_KEYS, **TIME_KEYS}.items()]
+    shared = {**CELL_KEYS, **COUNT_KEYS, **TIME_KEYS}
+    parts = [_EVENTS_HEAD, "## Keys about cells, counts and time\n\n", render_table(("key", "meaning"), rows)]
+    for event, keys in EVENTS.items():
+        own = [
+            (render_code(key), text) for key, text in keys.items() if shared.get(key) != text and key != "*"
+        ]
+        own += [("", keys["*"])] if "*" in keys else []
+        others = [render_code(key) for key, text in keys.items() if shared.get(key) == text]
+        also = f"\nKeys described above: {', '.join(others)}.\n" if others else ""
+        parts.append(f"\n## {event}\n\n{render_table(('key', 'meaning'), own) if own else ''}{also}")
+    return "".join(parts)
 
 
 def read_result_keys() -> dict[str, str]:

@@ -21,7 +21,7 @@ from robustbench_local.cli.heartbeat import (
     choose_heartbeat_seconds,
 )
 from robustbench_local.cli.json_display import JsonDisplay
-from robustbench_local.cli.json_events import EVENTS
+from robustbench_local.cli.json_events import EVENTS, list_gate_objects
 from robustbench_local.cli.live_display import LiveDisplay
 from robustbench_local.cli.live_table import MAX_WAITING_ROWS, build_live_table, pack_facts, shorten_title
 from robustbench_local.cli.plain_display import PlainDisplay
@@ -30,6 +30,7 @@ from robustbench_local.cli.progress_display import MAX_NOTES_PER_CELL
 from robustbench_local.cli.progress_text import format_rough_range
 from robustbench_local.cli.time_estimate import TimeRange
 from robustbench_local.errors import ConfigError
+from robustbench_local.reports.analysis.gate_report import GateReport
 from robustbench_local.store.records import EventRecord
 from robustbench_local.store.run_labels import RunLabels
 
@@ -321,6 +322,11 @@ def test_json_ends_with_the_exit_code_however_the_run_ends(error, code):
         "event": "run_ended", "exit_code": code, "report": None, "seconds": None, "expected_seconds": None,
         "max_seconds": None,
     }  # fmt: skip
+
+
+def test_a_violated_certificate_is_a_gate_object_that_says_so(tmp_path):
+    report = GateReport(verdicts=(), violations=("certificate of a",))
+    assert list_gate_objects(report, tmp_path) == [{"status": "blocked", "line": "certificate of a"}]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from reference_generator.pages import PAGES, write_reference
 from robustbench_local.attacks import ATTACKS
 from robustbench_local.certification import CERTIFICATES
 from robustbench_local.cli.gate_outputs import format_document, judge_run
+from robustbench_local.cli.json_events import EVENTS
 from robustbench_local.config.cards import list_cards
 from robustbench_local.config.gate_policy import Policy
 from robustbench_local.defenses.recipes.recipe_registry import RECIPES
@@ -163,6 +164,14 @@ def test_every_column_and_every_public_name_is_there():
     assert all(f"`{name}`" in page for name in columns)
     python = python_api.write_python_page()
     assert all(name == "__version__" or f"robustbench_local.{name}" in python for name in rbl.__all__)
+
+
+def test_every_object_of_json_lines_is_there_with_its_keys():
+    page = run_files.write_json_lines_page()
+    for event, keys in EVENTS.items():
+        section = page.split(f"\n## {event}\n")[1].split("\n## ")[0]
+        assert all(f"`{key}`" in section for key in keys if key != "*"), event
+    assert "All keys of `results.json`." in page
 
 
 def test_pages_are_written_once_and_stale_ones_removed(tmp_path):
