@@ -73,8 +73,8 @@ class PolicyGateEntry(GateEntry):
     """A gate of a policy: as in a grid file, or on a largest drop, each class, or several threat models."""
 
     threat: str | None = None
-    """Short name of a threat model such as ``linf-8``; ``headline``, that of the report's answer; or a pattern
-    such as ``"*"`` or ``"linf-*"``: each threat model of the run that it matches is judged by itself."""
+    """Short name of a threat model such as ``linf-8``; ``headline``, that of the report's answer; or a
+    pattern such as ``"*"`` or ``"linf-*"``, for each threat model of the run that it matches."""
     max_drop: Limit | None = None
     """In place of ``min`` and ``max``: the largest drop against ``--baseline``, such as ``2%`` for 2 points,
     image by image over the same images. ``on`` is an end of its 95% interval, by default ``upper``."""

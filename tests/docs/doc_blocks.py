@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
+PAGES = [ROOT / "README.md", DOCS / "tutorial.md", DOCS / "ci.md", *sorted((DOCS / "how-to").glob("*.md"))]
 """Pages whose commands are run."""
 
 _BLOCK = re.compile(

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from doc_blocks import DOCS, PAGES, read_blocks
 from pydantic import TypeAdapter
 
+from robustbench_local.config.gate_policy import Policy
+from robustbench_local.config.strict_yaml import parse_yaml
+from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import Grid
 
 MAX_WORDS = 420
@@ -21,11 +23,10 @@ _FRAGMENTS = [
     for block in read_blocks(path)
     if block.language == "yaml" and not block.file.startswith((".github", "cards/"))
 ]
+_GUIDES = [path for path in PAGES if path.parent.name == "how-to" or path.name == "ci.md"]
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in PAGES if path.parent.name == "how-to"], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", _GUIDES, ids=lambda p: p.stem)
 def test_a_guide_is_read_in_three_minutes(path: Path):
     text = _COMMENT.sub("", path.read_text(encoding="utf-8"))
     words = [word for word in text.split() if any(character.isalnum() for character in word)]
@@ -34,10 +35,11 @@ def test_a_guide_is_read_in_three_minutes(path: Path):
 
 @pytest.mark.parametrize("block", _FRAGMENTS)
 def test_fragments_of_grid_files_are_valid(block):
-    """Each key of a fragment is one of a grid, and what stands there is what a grid takes."""
-    fragment = yaml.safe_load(block.code)
+    """Each key of a fragment is one of its kind of file, and what stands there is what such a file takes."""
+    fragment = parse_yaml(block.code, where=str(block), error=ConfigError)
+    model = Policy if "policy" in block.file else Grid
     for key, value in fragment.items():
-        field = next(f for name, f in Grid.model_fields.items() if key in (name, f.alias))
+        field = next(f for name, f in model.model_fields.items() if key in (name, f.alias))
         TypeAdapter(_annotation(field)).validate_python(value)
 
 

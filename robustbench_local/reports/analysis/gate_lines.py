@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, format_points, format_split
@@ -21,6 +23,24 @@ def format_verdict(verdict: GateVerdict) -> str:
     return (
         f"{verdict.status.upper()}  {format_subject(verdict)}  {format_result(verdict)}, "
         f"required {format_limit(verdict.gate)}{warning}"
+    )
+
+
+def format_passed_classes(verdicts: Sequence[GateVerdict]) -> str:
+    """Format the classes that pass one gate in one line: the range of values and that of their intervals."""
+    first = verdicts[0]
+    name = format_metric(
+        replace(first, gate=replace(first.gate, true_class=format_count(len(verdicts), "class")))
+    )
+    shares = [verdict.drop or verdict.estimate for verdict in verdicts]
+    values, unit = [share.value for share in shares], " points" if first.gate.is_drop else "%"
+    low, high = min(share.low for share in shares), max(share.high for share in shares)
+    measured = f"{100 * min(values):.1f} to {100 * max(values):.1f}{unit} [{100 * low:.1f}, {100 * high:.1f}]"
+    sizes = sorted(verdict.estimate.n for verdict in verdicts)
+    sample = f"n={sizes[0]}" if sizes[0] == sizes[-1] else f"n={sizes[0]} to {sizes[-1]}"
+    return (
+        f"PASS  {format_subject(first)}  {name} = {measured} {sample} each, "
+        f"required {format_limit(first.gate)}"
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import InvariantError
-from robustbench_local.reports.analysis.gate_lines import format_verdict
+from robustbench_local.reports.analysis.gate_lines import format_passed_classes, format_verdict
 from robustbench_local.reports.analysis.gate_types import GateStatus, GateVerdict
 from robustbench_local.reports.analysis.gate_waivers import JudgedWaiver
 
@@ -91,7 +91,11 @@ class GateReport:
     def lines(self) -> list[GateLine]:
         """The lines of the report: violations, each gate with its explanation, notes, and the counts."""
         lines = [GateLine(f"blocked: certificate violated: {line}", "fail") for line in self.violations]
-        for verdict in self.verdicts:
+        for group in _group_passed_classes(self.verdicts):
+            if len(group) > 1:
+                lines.append(GateLine(format_passed_classes(group), "pass"))
+                continue
+            (verdict,) = group
             lines.append(GateLine(format_verdict(verdict), verdict.status))
             if verdict.explanation:
                 lines.append(GateLine(f"{INDENT}{verdict.explanation}"))
@@ -120,3 +124,17 @@ class GateReport:
         if "warn" in self.counts:
             parts.append(format_count(self.counts["warn"], "warning"))
         return ", ".join(parts)
+
+
+def _group_passed_classes(verdicts: Sequence[GateVerdict]) -> list[list[GateVerdict]]:
+    """Group the passed classes of one gate, model and threat model, which share a line; others stand alone.
+
+    A group stands where its first class does.
+    """
+    groups: dict[object, list[GateVerdict]] = {}
+    for position, verdict in enumerate(verdicts):
+        gate = verdict.gate
+        is_passed_class = verdict.status == "pass" and gate.true_class is not None
+        key: object = (gate.id, gate.threat, gate.attack, verdict.subject) if is_passed_class else position
+        groups.setdefault(key, []).append(verdict)
+    return list(groups.values())

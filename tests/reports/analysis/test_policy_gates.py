@@ -212,6 +212,22 @@ def test_the_drop_of_each_class_is_judged_with_wider_intervals():
     assert {verdict.drop.level for verdict in report.verdicts} == {1 - 0.05 / 4}
 
 
+def test_classes_that_pass_share_a_line():
+    gate = FLOOR | {"per_class": True}
+    lines = judge(read_policy(gate), make_run("rbrr" * 30 + "b")).summary_lines
+    passed = "= 96.8 to 100.0% [79.0, 100.0] n=30 to 31 each, required >= 50% (lower bound)"
+    assert lines == [
+        f"PASS  m  robust_accuracy[linf-8, 3 classes] {passed}",
+        "FAIL  m  robust_accuracy[linf-8, Yield] = 0.0% [0.0, 15.6] n=30, required >= 50% (lower bound)",
+        "3 passed, 1 failed",
+    ]
+    policy = read_policy(DROP | {"per_class": True, "on": "lower"})
+    assert judge(policy, make_run(GOOD), make_run(GOOD, **OTHER)).summary_lines[0] == (
+        "PASS  m  robust_accuracy[linf-8, 4 classes] drop = 0.0 to 0.0 points [-23.8, 23.8] n=25 each, "
+        "required <= 5 points (lower bound)"
+    )
+
+
 def test_differences_that_hardly_matter_are_notes():
     report = judge(read_policy(DROP), make_run(GOOD), make_run(GOOD, seed=3, model="old"))
     assert report.notes == (

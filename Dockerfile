@@ -1,0 +1,30 @@
+# rbl on the CPU, for pipelines:
+#   docker build -t rbl .
+#   docker run --rm -v "$PWD:/work" rbl run grid.yaml --out runs/candidate
+# The mounted folder must be writable for user 1000, or pass --user "$(id -u):$(id -g)".
+FROM python:3.12-slim-bookworm
+
+# The builds of torch in the default index bring CUDA along, which a CPU does not need.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+ENV HOME=/home/rbl \
+    PYTHONDONTWRITEBYTECODE=1 \
+    RBL_CACHE=/home/rbl/cache
+RUN useradd --create-home --home-dir /home/rbl --uid 1000 rbl \
+    && mkdir /home/rbl/cache /work \
+    && chmod 0777 /home/rbl /home/rbl/cache \
+    && chown rbl:rbl /work
+
+WORKDIR /opt/rbl
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -c constraints.txt torch torchvision
+COPY LICENSE README.md pyproject.toml ./
+COPY attacks attacks
+COPY defenses defenses
+COPY robustbench_local robustbench_local
+RUN pip install --no-cache-dir -c constraints.txt .
+
+USER 1000
+WORKDIR /work
+ENTRYPOINT ["rbl"]
+CMD ["--help"]
