@@ -75,10 +75,10 @@ def test_the_dockerfile_is_clean_by_hadolint_and_does_not_run_as_root():
         assert all((ROOT / name).exists() for name in source.split()), source
 
 
-@pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A clean clone of what is committed and tracked here, with the files of the page."""
-    folder = tmp_path / "clone"
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A clean clone of what is committed here, with the files of the page."""
+    folder = tmp_path_factory.mktemp("ci") / "clone"
     if subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, check=False).returncode:
         pytest.skip("not a git repository")
     subprocess.run(["git", "clone", "--quiet", "--no-local", ROOT, folder], check=True)
@@ -160,5 +160,5 @@ def test_the_gitlab_job_runs_from_a_clean_clone(clone, run_script):
     code, said = run_script("\n".join(job["script"]), **variables)
     assert code in {0, *job["allow_failure"]["exit_codes"]}, said
     assert JUnitXml.fromfile(str(clone / "robustness.xml"))
-    code, said = run_script("\n".join(job["script"]), **variables, GRID="missing.yaml")
+    code, said = run_script("\n".join(job["script"]), **(variables | {"GRID": "missing.yaml"}))
     assert code == 2, said
