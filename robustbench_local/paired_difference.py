@@ -9,6 +9,8 @@ from statistics import NormalDist
 from robustbench_local.cluster_statistics import Groups, Marks, compare_images, estimate_image_share
 from robustbench_local.statistics import round_figure
 
+CONTINUITY_CORRECTION = 1.0
+"""Half of the step between two differences of counts with the same number of differing images."""
 _BISECTION_STEPS = 60
 """Halvings of an interval of width 2: more digits than a float has."""
 
@@ -131,7 +133,7 @@ def _find_upper_end(only_first: int, only_second: int, n: int, quantile: float) 
 
 def _compute_score(only_first: int, only_second: int, n: int, difference: float) -> float:
     """Return the corrected score statistic of a true difference at or above the observed one."""
-    distance = n * difference - (only_first - only_second) - 1
+    distance = n * difference - (only_first - only_second) - CONTINUITY_CORRECTION
     if distance <= 0:
         return 0.0
     # the share of images that only the second counts, most likely if the difference is the true one

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_local.config.gate_policy import load_policy
+from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.executor import execute_plan, format_utc_now
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.grid.run_directory import find_run_directory
@@ -15,6 +17,7 @@ from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis import gates
+from robustbench_local.reports.analysis.policy_gates import judge_run_by_policy
 from robustbench_local.reports.writers.csv_files import load_outcomes_frame
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store.records import EventRecord
@@ -64,10 +67,26 @@ class Run:
         with RunStore.open_readonly(self.directory) as store:
             return all(cell.status in {"done", "skipped"} for cell in store.read_cells())
 
-    def evaluate_gates(self) -> gates.GateReport:
-        """Evaluate the grid's gates on the content of the run."""
-        with RunStore.open_readonly(self.directory) as store:
-            return gates.judge_store(store)
+    def evaluate_gates(
+        self, policy: Path | str | None = None, baseline: Run | Path | str | None = None
+    ) -> gates.GateReport:
+        """Evaluate gates on the content of the run.
+
+        Args:
+            policy: A policy file, or the name of a ready-made policy; None: the gates of the grid.
+            baseline: The run that a policy's drops are measured against, or its directory.
+
+        Raises:
+            ConfigError: If the policy or the baseline cannot be read, or a baseline is given without a policy.
+        """
+        if policy is None:
+            if baseline is not None:
+                raise ConfigError("a baseline needs a policy: the gates of a grid limit no drop")
+            with RunStore.open_readonly(self.directory) as store:
+                return gates.judge_store(store)
+        directory = baseline.directory if isinstance(baseline, Run) else baseline
+        against = None if directory is None else Path(directory)
+        return judge_run_by_policy(self.directory, load_policy(str(policy)).policy, against)
 
     def report(self, out: Path | str | None = None) -> Path:
         """Write the report and all files beside it.

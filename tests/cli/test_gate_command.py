@@ -8,6 +8,8 @@ import pytest
 from gate_runs import GateCell, GateRun, make_run
 
 from robustbench_local.cli.main import run_command
+from robustbench_local.errors import ConfigError
+from robustbench_local.run import Run
 
 GOOD, MIDDLE, BAD = "r" * 90 + "b" * 10, "r" * 50 + "b" * 50, "r" * 10 + "b" * 90
 GATE = {"metric": "robust_accuracy", "threat": "linf-8", "min": 0.5}
@@ -147,3 +149,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(gate, arguments, message):
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_from_python_a_run_is_judged_alike(runs):
+    run, last = Run(runs / "bad"), Run(runs / "good")
+    assert run.evaluate_gates().exit_code == 1
+    assert last.evaluate_gates(runs / "policy.yaml").exit_code == 0
+    assert run.evaluate_gates("release", last) == run.evaluate_gates("release", runs / "good")
+    with pytest.raises(ConfigError, match="a baseline needs a policy"):
+        run.evaluate_gates(baseline=last)

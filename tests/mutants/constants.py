@@ -38,6 +38,15 @@ ANSWER_DIFFERENCES, GRADIENT_PROBE, PROBE_IMAGES = (
 )
 
 CONSTANTS = (
+    _make_constant(
+        "paired_difference.py", "CONTINUITY_CORRECTION", ("0.9", "1.1"), "test_paired_difference.py"
+    ),
+    _make_constant(
+        "reports/analysis/class_gates.py",
+        "FAMILY_ERROR",
+        ("0.04", "0.06"),
+        "reports/analysis/test_policy_gates.py",
+    ),
     _make_constant("threats/lp_ball.py", "LINF_SLACK", ("5e-7", "2e-6"), "evaluation/test_verify_limits.py"),
     _make_constant(
         "threats/lp_ball.py", "RELATIVE_SLACK", ("1e-6", "1e-4"), "evaluation/test_verify_limits.py"

@@ -19,12 +19,15 @@ from robustbench_local.reports.analysis.trust import select_gate_distrust
 from robustbench_local.reports.analysis.worst_case import compute_worst_case
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
+FAMILY_ERROR = 0.05
+"""Probability that any of the classes of a gate is judged wrongly."""
+
 
 def judge_classes(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[GateVerdict]:
     """Judge each class of each model by one gate.
 
-    Each interval errs with probability 5% divided by the number of classes (Bonferroni), so that with
-    probability 95% no class is judged wrongly.
+    Each interval errs with probability `FAMILY_ERROR` divided by the number of classes (Bonferroni), so that
+    with probability 95% no class is judged wrongly.
 
     Args:
         evidence: The run.
@@ -52,7 +55,7 @@ def list_class_labels(cells: Sequence[CellResult]) -> list[int]:
 
 def compute_class_level(count: int) -> float:
     """Compute the level of each interval with which all ``count`` of them hold at once at the 95% level."""
-    return 1 - 0.05 / max(count, 1)
+    return 1 - FAMILY_ERROR / max(count, 1)
 
 
 def _judge_subject_classes(

@@ -223,7 +223,7 @@ def test_classes_that_pass_share_a_line():
     ]
     policy = read_policy(DROP | {"per_class": True, "on": "lower"})
     assert judge(policy, make_run(GOOD), make_run(GOOD, **OTHER)).summary_lines[0] == (
-        "PASS  m  robust_accuracy[linf-8, 4 classes] drop = 0.0 to 0.0 points [-23.8, 23.8] n=25 each, "
+        "PASS  m  robust_accuracy[linf-8, 4 classes] drop = 0.0 to 0.0 points [-25.9, 25.9] n=25 each, "
         "required <= 5 points (lower bound)"
     )
 
