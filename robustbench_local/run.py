@@ -77,7 +77,7 @@ class Run:
             baseline: The run that a policy's drops are measured against, or its directory.
 
         Raises:
-            ConfigError: If the policy or the baseline cannot be read, or a baseline is given without a policy.
+            ConfigError: If policy or baseline cannot be read, or a baseline is given without a policy.
         """
         if policy is None:
             if baseline is not None:
