@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,12 @@ from pathlib import Path
 from rich.console import Console
 
 from robustbench_local.cli.finished_grid import DescribedGrid
+from robustbench_local.cli.json_display import JsonDisplay
+from robustbench_local.cli.json_events import print_early_end, print_run_end
+from robustbench_local.cli.live_display import LiveDisplay
+from robustbench_local.cli.plain_display import PlainDisplay
 from robustbench_local.cli.plan_table import build_plan_table
 from robustbench_local.cli.progress import choose_display
-from robustbench_local.cli.progress_display import ProgressDisplay
 from robustbench_local.cli.run_results import INCOMPLETE_EXIT_CODE, make_console, show_results
 from robustbench_local.cli.terminal_output import print_json, print_line
 from robustbench_local.evaluation.execution.finished_run import INPUTS_KEY
@@ -59,28 +62,29 @@ def run_with_options(
         The exit code.
     """
     console, inputs = make_console(as_json=as_json), None if dry_run else described.describe_inputs()
-    if not as_json:
-        print_line(console, "loading data and models", style="dim")
-    plan, directory = prepare_run(
-        grid,
-        out,
-        options=options,
-        is_dry_run=dry_run,
-        report=lambda line: _print_training(console, line, as_json=as_json),
-    )
-    max_seconds = _estimate_max_seconds(plan)
-    _show_plan(plan, max_seconds, console, as_json=as_json, dry_run=dry_run)
-    if dry_run:
-        return INCOMPLETE_EXIT_CODE if any(cell.problem for cell in plan.cells) else 0
-    display = choose_display(console, max_seconds, as_json=as_json)
-    with display:
-        run = execute_run(
-            plan,
-            directory,
-            display,
-            exit_process=partial(_exit_incomplete, display),
-            recompute_damaged=options.recompute_damaged,
+    with print_early_end(console) if as_json and not dry_run else nullcontext():
+        if not as_json:
+            print_line(console, "loading data and models", style="dim")
+        plan, directory = prepare_run(
+            grid,
+            out,
+            options=options,
+            is_dry_run=dry_run,
+            report=lambda line: _print_training(console, line, as_json=as_json),
         )
+        max_seconds = _estimate_max_seconds(plan)
+        _show_plan(plan, max_seconds, console, as_json=as_json, dry_run=dry_run)
+        if dry_run:
+            return INCOMPLETE_EXIT_CODE if any(cell.problem for cell in plan.cells) else 0
+        display = choose_display(console, max_seconds, as_json=as_json)
+        with display:
+            run = execute_run(
+                plan,
+                directory,
+                display,
+                exit_process=partial(_exit_incomplete, display, as_json=as_json),
+                recompute_damaged=options.recompute_damaged,
+            )
     if run.is_complete and inputs is not None and described.describe_inputs() == inputs:
         _remember_inputs(plan, directory, inputs)  # no file has changed meanwhile
     if not as_json and (line := display.format_timing_line()):
@@ -97,10 +101,12 @@ def _remember_inputs(plan: Plan, directory: Path, inputs: dict[str, str]) -> Non
             store.update_meta({INPUTS_KEY: inputs})
 
 
-def _exit_incomplete(display: ProgressDisplay) -> None:
+def _exit_incomplete(display: LiveDisplay | PlainDisplay | JsonDisplay, *, as_json: bool) -> None:
     """Exit a process with a hanging model that cannot be interrupted; committed outcomes are kept."""
     with suppress(Exception):  # the terminal gets its cursor back
         display.stop()
+        if as_json:
+            print_run_end(display.console, INCOMPLETE_EXIT_CODE)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(INCOMPLETE_EXIT_CODE)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 
 from robustbench_local.cli.heartbeat import Heartbeat, choose_heartbeat_seconds
-from robustbench_local.cli.json_events import print_run_end
-from robustbench_local.cli.main import INTERNAL_EXIT_CODE, INTERRUPTED_EXIT_CODE
 from robustbench_local.cli.progress_display import ProgressDisplay
 from robustbench_local.cli.run_progress import CellProgress, Clock
 from robustbench_local.cli.terminal_output import print_json
-from robustbench_local.errors import RobustbenchError
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store.diagnostic_records import DiagnosticsRecord
@@ -47,16 +43,6 @@ class JsonDisplay(ProgressDisplay):
     def __enter__(self) -> JsonDisplay:
         self._heartbeat.start()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the regular objects, and print the last object if the run stops early."""
-        self.stop()
-        if kind is not None:
-            code = INTERRUPTED_EXIT_CODE if issubclass(kind, KeyboardInterrupt) else INTERNAL_EXIT_CODE
-            code = error.exit_code if isinstance(error, RobustbenchError) else code
-            print_run_end(self.console, code, timing=self.timing)
 
     def stop(self) -> None:
         """Stop the regular objects."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
+from robustbench_local.cli.main import INTERNAL_EXIT_CODE, INTERRUPTED_EXIT_CODE
 from robustbench_local.cli.terminal_output import print_json
+from robustbench_local.errors import RobustbenchError
 from robustbench_local.reports.analysis.gate_report import GateReport
 from robustbench_local.reports.writers.gate_document import GateDocument
 from robustbench_local.reports.writers.gate_json import encode_verdict
@@ -103,7 +106,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     "run_ended": {
         "exit_code": "The exit code of the command.",
         "report": "Path of the report; null if the run was stopped.",
-        "seconds": "Seconds from the plan to the end of the last cell; null if no cell was run.",
+        "seconds": "Seconds from the plan to the end of the last cell; null if no cell was run or the "
+        "run was stopped.",
         "expected_seconds": "`[low, high]`, expected after the first images; null if nothing was expected.",
         "max_seconds": "Upper bound from the plan; null if unknown.",
     },
@@ -127,6 +131,21 @@ def list_gate_objects(report: GateReport, run: Path) -> list[dict[str, Any]]:
     )
     blocked = [{"status": "blocked", "line": line} for line in report.violations]
     return [*blocked, *(encode_verdict(verdict, document) for verdict in report.verdicts)]
+
+
+@contextmanager
+def print_early_end(console: Console) -> Iterator[None]:
+    """Print the last JSON line where the context is left by an error or an interrupt, which goes on.
+
+    Args:
+        console: The console to print on.
+    """
+    try:
+        yield
+    except BaseException as error:
+        code = INTERRUPTED_EXIT_CODE if isinstance(error, KeyboardInterrupt) else INTERNAL_EXIT_CODE
+        print_run_end(console, error.exit_code if isinstance(error, RobustbenchError) else code)
+        raise
 
 
 def print_run_end(

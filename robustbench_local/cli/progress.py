@@ -9,10 +9,11 @@ from rich.console import Console
 from robustbench_local.cli.json_display import JsonDisplay
 from robustbench_local.cli.live_display import LiveDisplay
 from robustbench_local.cli.plain_display import PlainDisplay
-from robustbench_local.cli.progress_display import ProgressDisplay
 
 
-def choose_display(console: Console, max_seconds: Mapping[str, float], *, as_json: bool) -> ProgressDisplay:
+def choose_display(
+    console: Console, max_seconds: Mapping[str, float], *, as_json: bool
+) -> LiveDisplay | PlainDisplay | JsonDisplay:
     """Choose the display of a run.
 
     Args:

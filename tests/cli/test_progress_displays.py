@@ -21,7 +21,7 @@ from robustbench_local.cli.heartbeat import (
     choose_heartbeat_seconds,
 )
 from robustbench_local.cli.json_display import JsonDisplay
-from robustbench_local.cli.json_events import EVENTS, list_gate_objects
+from robustbench_local.cli.json_events import EVENTS, list_gate_objects, print_early_end
 from robustbench_local.cli.live_display import LiveDisplay
 from robustbench_local.cli.live_table import MAX_WAITING_ROWS, build_live_table, pack_facts, shorten_title
 from robustbench_local.cli.plain_display import PlainDisplay
@@ -315,8 +315,7 @@ def test_json_lines_have_the_documented_keys():
 )
 def test_json_ends_with_the_exit_code_however_the_run_ends(error, code):
     console = make_console()
-    display, _, _ = begin(JsonDisplay, console)
-    with pytest.raises(type(error)), display:
+    with pytest.raises(type(error)), print_early_end(console):
         raise error
     assert read_objects(console)[-1] == {
         "event": "run_ended", "exit_code": code, "report": None, "seconds": None, "expected_seconds": None,
