@@ -54,6 +54,8 @@ class ConfidenceSequence:
     Args:
         population: Number of all images, whose share is estimated; None: infinitely many.
         level: Confidence, in (0, 1).
+        weight: Images that the tested share counts for, above 0; fixed before the first image. Small weights
+            give shorter intervals where the share is near 0 or 1.
 
     Raises:
         ValueError: If ``population`` or ``level`` is out of range.
@@ -63,7 +65,9 @@ class ConfidenceSequence:
     Confidence sequences for sampling without replacement, NeurIPS 33.
     """
 
-    def __init__(self, population: int | None = None, level: float = 0.95) -> None:
+    def __init__(
+        self, population: int | None = None, level: float = 0.95, weight: float = BET_WEIGHT
+    ) -> None:
         if population is not None and population < 1:
             raise ValueError(f"the population must have at least 1 image, got {population}")
         if not 0 < level < 1:
@@ -72,6 +76,8 @@ class ConfidenceSequence:
         """Number of all images; None: infinitely many."""
         self.level = level
         """Confidence level."""
+        self.weight = weight
+        """Images that the tested share counts for."""
         self.n = 0
         """Images seen."""
         self.count = 0
@@ -94,7 +100,7 @@ class ConfidenceSequence:
                 raise ValueError(f"more outcomes than the {self.population} images of the population")
             self.n += 1
             self.count += int(outcome)
-            low, high = compute_anytime_ends(self.count, self.n, self.population, self.level)
+            low, high = compute_anytime_ends(self.count, self.n, self.population, self.level, self.weight)
             is_settled = self.n == self.population
             if is_settled or low > self._high or high < self._low:
                 self._low, self._high = low, high
@@ -112,7 +118,10 @@ class ConfidenceSequence:
 
 
 def estimate_ordered_share(
-    outcomes: Iterable[bool | int], population: int | None = None, level: float = 0.95
+    outcomes: Iterable[bool | int],
+    population: int | None = None,
+    level: float = 0.95,
+    weight: float = BET_WEIGHT,
 ) -> Estimate:
     """Estimate a share from ordered outcomes, with an interval that holds whenever they were stopped.
 
@@ -120,17 +129,20 @@ def estimate_ordered_share(
         outcomes: Whether each image counts, in the random order in which they were seen.
         population: Number of all images; None: infinitely many.
         level: Confidence, in (0, 1).
+        weight: As in `ConfidenceSequence`.
 
     Raises:
         ValueError: As in `ConfidenceSequence`.
     """
-    sequence = ConfidenceSequence(population, level)
+    sequence = ConfidenceSequence(population, level, weight)
     sequence.update(outcomes)
     return sequence.interval
 
 
 @lru_cache(maxsize=65536)  # simulations and the same run judged again meet the same counts
-def compute_anytime_ends(count: int, n: int, population: int | None, level: float) -> tuple[float, float]:
+def compute_anytime_ends(
+    count: int, n: int, population: int | None, level: float, weight: float = BET_WEIGHT
+) -> tuple[float, float]:
     """Compute the shares that a `ConfidenceSequence` does not reject at one time, without earlier times.
 
     Args:
@@ -138,6 +150,7 @@ def compute_anytime_ends(count: int, n: int, population: int | None, level: floa
         n: Images seen.
         population: Number of all images, at least ``n``; None: infinitely many.
         level: Confidence, in (0, 1).
+        weight: Images that a tested share counts for.
 
     Returns:
         Lowest and highest share; of a finite population those that ``n`` images leave possible.
@@ -147,16 +160,18 @@ def compute_anytime_ends(count: int, n: int, population: int | None, level: floa
         share = count / n if n else 0.5
 
         def is_kept(tested: float) -> bool:
-            return compute_log_wealth(count, n, tested) < limit
+            return compute_log_wealth(count, n, tested, weight) < limit
 
         low = 0.0 if is_kept(0.0) else _find_end(is_kept, share, 0.0)
         return low, 1.0 if is_kept(1.0) else _find_end(is_kept, share, 1.0)
-    lowest, highest = compute_anytime_totals(count, n, population, level)
+    lowest, highest = compute_anytime_totals(count, n, population, level, weight)
     return lowest / population, highest / population
 
 
 @lru_cache(maxsize=65536)
-def compute_anytime_totals(count: int, n: int, population: int, level: float) -> tuple[int, int]:
+def compute_anytime_totals(
+    count: int, n: int, population: int, level: float, weight: float = BET_WEIGHT
+) -> tuple[int, int]:
     """Compute the numbers of images that count, in a finite population, that are not rejected at one time.
 
     Args:
@@ -164,6 +179,7 @@ def compute_anytime_totals(count: int, n: int, population: int, level: float) ->
         n: Images seen, at most ``population``.
         population: Number of all images.
         level: Confidence, in (0, 1).
+        weight: Images that a tested number counts for.
 
     Returns:
         Lowest and highest number, both among those that ``n`` images leave possible.
@@ -173,18 +189,19 @@ def compute_anytime_totals(count: int, n: int, population: int, level: float) ->
     best = min(max(count * (population + 1) // n if n else population // 2, count), population - (n - count))
 
     def is_kept(total: int) -> bool:
-        return compute_log_wealth_without_replacement(count, n, total, population) < limit
+        return compute_log_wealth_without_replacement(count, n, total, population, weight) < limit
 
     return _find_last_total(is_kept, best, count), _find_last_total(is_kept, best, population - (n - count))
 
 
-def compute_log_wealth(count: int, n: int, share: float) -> float:
+def compute_log_wealth(count: int, n: int, share: float, weight: float = BET_WEIGHT) -> float:
     """Compute the logarithm of the wealth that betting against a share has made from independent images.
 
     Args:
         count: Images seen that count, 0 to ``n``.
         n: Images seen.
         share: The tested share, in [0, 1].
+        weight: Images that it counts for.
 
     Returns:
         The logarithm of the wealth; infinite if the outcomes are impossible under the share.
@@ -194,10 +211,12 @@ def compute_log_wealth(count: int, n: int, share: float) -> float:
     if share in (0, 1):
         return 0.0
     likelihood = count * math.log(share) + (n - count) * math.log1p(-share)
-    return _compute_log_mixture(count, n, share) - likelihood
+    return _compute_log_mixture(count, n, share, weight) - likelihood
 
 
-def compute_log_wealth_without_replacement(count: int, n: int, total: int, population: int) -> float:
+def compute_log_wealth_without_replacement(
+    count: int, n: int, total: int, population: int, weight: float = BET_WEIGHT
+) -> float:
     """Compute the logarithm of the wealth that betting against a total has made.
 
     Args:
@@ -205,6 +224,7 @@ def compute_log_wealth_without_replacement(count: int, n: int, total: int, popul
         n: Images seen, at most ``population``.
         total: The tested number of images that count, in the whole population.
         population: Number of all images.
+        weight: Images that the tested share counts for.
 
     Returns:
         The logarithm of the wealth; infinite if the outcomes are impossible under the total.
@@ -219,16 +239,16 @@ def compute_log_wealth_without_replacement(count: int, n: int, total: int, popul
     )
     if total in (0, population):
         return 0.0
-    return _compute_log_mixture(count, n, total / population) - math.fsum(likelihood)
+    return _compute_log_mixture(count, n, total / population, weight) - math.fsum(likelihood)
 
 
-def _compute_log_mixture(count: int, n: int, share: float) -> float:
+def _compute_log_mixture(count: int, n: int, share: float, weight: float) -> float:
     """Compute the log probability of ordered outcomes if their share has a beta distribution around one."""
-    hits, misses = BET_WEIGHT * share, BET_WEIGHT * (1 - share)
+    hits, misses = weight * share, weight * (1 - share)
     parts = (
         *(math.lgamma(hits + count), -math.lgamma(hits)),
         *(math.lgamma(misses + n - count), -math.lgamma(misses)),
-        *(math.lgamma(BET_WEIGHT), -math.lgamma(BET_WEIGHT + n)),
+        *(math.lgamma(weight), -math.lgamma(weight + n)),
     )
     return math.fsum(parts)
 

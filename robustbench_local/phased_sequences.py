@@ -14,6 +14,9 @@ EARLY_PHASE_SHARE = 0.2
 """Share of the error probability that the phases before the last one have together.
 
 They are cheap and see most images soon, so that the last one, which costs most, has most of it."""
+LATER_BET_WEIGHT = 1.0
+"""Weight of the bets in later phases: most images that survive a good attack survive a better one as well,
+and a small weight gives short intervals near a share of 1."""
 _TOTAL_SLACK = 1e-6
 """Numbers of images that are whole but for rounding."""
 
@@ -54,12 +57,12 @@ def estimate_phased_sequence(
     for earlier, later in pairwise(phases):
         if len(later) > sum(map(bool, earlier)):
             raise ValueError(f"a phase has {len(later)} outcomes of {sum(map(bool, earlier))} survivors")
-    first = ConfidenceSequence(population, _get_level(0, len(phases), level))
+    first = ConfidenceSequence(population, get_phase_level(0, len(phases), level))
     first.update(phases[0])
     if len(phases) == 1 or not first.n:
         return replace(first.interval, level=level)
     value = math.prod(sum(map(bool, phase)) / len(phase) for phase in phases if phase)
-    levels = [_get_level(index, len(phases), level) for index in range(1, len(phases))]
+    levels = [get_phase_level(index, len(phases), level) for index in range(1, len(phases))]
     if population is None:
         low, high = _multiply_ends(first, phases[1:], levels)
     else:
@@ -74,7 +77,7 @@ def estimate_phased_sequence(
     )
 
 
-def _get_level(index: int, count: int, level: float) -> float:
+def get_phase_level(index: int, count: int, level: float) -> float:
     """Return the level of one of ``count`` phases; their error probabilities add up to that of ``level``."""
     if count == 1:
         return level
@@ -88,7 +91,7 @@ def _multiply_ends(
     """Multiply the ends of the phases' intervals, each over infinitely many images."""
     low, high = first.interval.low, first.interval.high
     for outcomes, level in zip(later, levels, strict=True):
-        sequence = ConfidenceSequence(None, level)
+        sequence = ConfidenceSequence(None, level, LATER_BET_WEIGHT)
         sequence.update(outcomes)
         low, high = low * sequence.interval.low, high * sequence.interval.high
     return low, high
@@ -107,9 +110,19 @@ def _narrow_totals(
     for outcomes, level in zip(later, levels, strict=True):
         counts = list(accumulate(map(int, outcomes)))
         fewest, most = (
-            max((compute_anytime_totals(k, n, fewest, level)[0] for n, k in enumerate(counts, 1)), default=0),
+            max(
+                (
+                    compute_anytime_totals(k, n, fewest, level, LATER_BET_WEIGHT)[0]
+                    for n, k in enumerate(counts, 1)
+                ),
+                default=0,
+            ),
             min(
-                (compute_anytime_totals(k, n, most, level)[1] for n, k in enumerate(counts, 1)), default=most
+                (
+                    compute_anytime_totals(k, n, most, level, LATER_BET_WEIGHT)[1]
+                    for n, k in enumerate(counts, 1)
+                ),
+                default=most,
             ),
         )
         # only where the truth was excluded already can the two ends contradict each other

@@ -10,6 +10,7 @@ from robustbench_local.config.gate_policy import load_policy
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.executor import execute_plan, format_utc_now
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
+from robustbench_local.evaluation.execution.stopping_run import execute_until_stopped
 from robustbench_local.evaluation.grid.run_directory import find_run_directory
 from robustbench_local.evaluation.grid.schema import Grid, load_grid
 from robustbench_local.evaluation.options import DEFAULT_OPTIONS, Options
@@ -18,8 +19,11 @@ from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis import gates
 from robustbench_local.reports.analysis.policy_gates import judge_run_by_policy
+from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.stop_targets import list_precision_targets
 from robustbench_local.reports.writers.csv_files import load_outcomes_frame
 from robustbench_local.reports.writers.results_json import load_results
+from robustbench_local.stop_target import StopTarget
 from robustbench_local.store.records import EventRecord
 from robustbench_local.store.run_labels import LABELS_KEY
 from robustbench_local.store.run_store import RunStore
@@ -177,9 +181,22 @@ def execute_run(
         recompute_damaged=recompute_damaged,
     ) as store:
         _write_metadata(plan, store)
-        execute_plan(plan, store, listener, exit_process)
+        if plan.stop is None:
+            execute_plan(plan, store, listener, exit_process)
+        else:
+            execute_until_stopped(plan, plan.stop, store, listener, find_stop_targets, exit_process)
         gates.store_intervals(store)
     return Run(directory)
+
+
+def find_stop_targets(store: RunStore) -> list[StopTarget]:
+    """Find the questions that a run stops for: its gates, and the precision of its worst cases."""
+    evidence = read_evidence(store)
+    rule = evidence.stop.rule if evidence.stop else None
+    targets = gates.list_gate_targets(evidence) if rule and rule.decided else []
+    if rule and rule.precision is not None:
+        targets += [estimate.state.target for estimate in list_precision_targets(evidence)]
+    return targets
 
 
 def _merge_models(plan: Plan, store: RunStore) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ from robustbench_local.reports.formatting.text import format_interval, format_pe
 from robustbench_local.statistics import Estimate
 from robustbench_local.store.diagnostic_records import STATUS_ORDER
 
+_STATUS_COLOURS = {"stopped": "yellow"}
+"""Colours of unfinished cells that are no failure."""
 _ISOLATES = dict.fromkeys(map(ord, "\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}"))
 _STATUS_COLOURS = {
     "pass": "green",
@@ -52,7 +54,7 @@ def build_results_table(results: dict[str, Any]) -> Table:
                 _format_model(cell),
                 _format_attack(cell),
                 "",
-                escape_text(cell["reported_status"], "red"),
+                escape_text(cell["reported_status"], _STATUS_COLOURS.get(cell["reported_status"], "red")),
                 "",
                 "",
                 "",
@@ -65,7 +67,10 @@ def build_results_table(results: dict[str, Any]) -> Table:
     for corruptions in _add_labels(results, "corruptions"):
         _add_corruptions(table, corruptions)
     table.add_section()
+    stopped = {_identify_worst_case(row) for row in (results["stop"] or {"worst_case": ()})["worst_case"]}
     for worst in _add_labels(results, "worst_case"):
+        if _identify_worst_case(worst) in stopped:
+            continue  # below, from the images that the run needed
         if len(worst["attacks"]) == 1 and worst["complete"]:
             continue  # the row of that attack says it already
         shares = [
@@ -73,13 +78,17 @@ def build_results_table(results: dict[str, Any]) -> Table:
         ]
         name = join_text(f"worst case, {worst['threat']}", _format_incomplete(worst), _format_mark(worst))
         table.add_row(_format_model(worst), name, *_format_estimates(*shares), style="bold")
+    _add_stopped(table, results)
     _add_stickers(table, _add_labels(results, "stickers"))
     _add_certificates(table, [cell for cell in results["cells"] if cell["measure"] == "certificate"])
     return table
 
 
-def _add_labels(results: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Add the labels of models, and of attacks where present, to the entries of a section."""
+def _add_labels(
+    section: dict[str, Any], key: str, results: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Add the labels of models, and of attacks where present, to the entries of a section of the results."""
+    results = section if results is None else results
     models = {(cell["model"], cell["defense"]): cell["model_label"] for cell in results["cells"]}
     attacks = {cell["attack"]: cell["label"] for cell in results["cells"]}
     marks = {
@@ -93,8 +102,24 @@ def _add_labels(results: dict[str, Any], key: str) -> list[dict[str, Any]]:
             "model_label": models[entry["model"], entry["defense"]],
             "label": attacks.get(entry.get("attack")),
         }
-        for entry in results[key]
+        for entry in section[key]
     ]
+
+
+def _identify_worst_case(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["model"], row["defense"], row["threat"]
+
+
+def _add_stopped(table: Table, results: dict[str, Any]) -> None:
+    """Add the worst cases of a run that stopped early, with their anytime-valid intervals."""
+    stop = results["stop"]
+    for row in _add_labels(stop, "worst_case", results) if stop else ():
+        share = parse_estimate(row["robust_accuracy"])
+        name = join_text(
+            f"worst case, {row['threat']}, of {stop['images']:,} (anytime-valid)", _format_mark(row)
+        )
+        figures = (format_percent(share.value), format_interval(share), str(share.n))
+        table.add_row(_format_model(row), name, "", *figures, "", style="bold")
 
 
 def _add_stickers(table: Table, rows: list[dict[str, Any]]) -> None:

@@ -79,6 +79,21 @@ def command(
             envvar="RBL_OUT", help="Run directory, by default runs/NAME; an unfinished run in it is resumed."
         ),
     ] = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided",
+            envvar="RBL_UNTIL_DECIDED",
+            help="Stop once the images left cannot change the verdict of any gate.",
+        ),
+    ] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RBL_PRECISION",
+            help="Stop once robust accuracy is known to this half-width on every model, such as 2%.",
+        ),
+    ] = None,
     cards: CardsOption = None,
     allow_code: AllowCodeOption = False,
     allow_batch_dependence: Annotated[
@@ -134,6 +149,8 @@ def command(
         sources=source_class or (),
         targets=target_class or (),
         search_precision=search_precision,
+        until_decided=until_decided,
+        precision=parse_precision_option(precision),
         device=device,
         batch_size=parse_batch_size(batch_size),
         workers=workers,
@@ -155,6 +172,20 @@ def command(
     from robustbench_local.cli.grid_run import run_with_options
 
     return run_with_options(grid, out, options, described, dry_run=dry_run, as_json=as_json)
+
+
+def parse_precision_option(text: str | None) -> float | None:
+    """Parse a half-width such as ``2%``; None stays None.
+
+    Raises:
+        ConfigError: If it is no share between 0 and 50%.
+    """
+    from robustbench_local.evaluation.grid.stop_entry import parse_precision
+
+    try:
+        return None if text is None else parse_precision(text)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--precision") from None
 
 
 def parse_batch_size(text: str) -> int | None:

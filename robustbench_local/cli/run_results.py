@@ -38,7 +38,7 @@ def show_results(
     """
     page, results, verdict = write_report_files(directory)
     with RunStore.open_readonly(directory) as store:
-        is_complete = all(cell.status in {"done", "skipped"} for cell in store.read_cells())
+        is_complete = all(cell.status in {"done", "stopped", "skipped"} for cell in store.read_cells())
     code = verdict.exit_code or (0 if is_complete else INCOMPLETE_EXIT_CODE)
     damage = find_damaged_images(directory)
     if as_json:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 600.0
 """Default seconds without a finished pass after which a model of a grid counts as hanging."""
+MAX_PRECISION = 0.5
+"""A half-width of this much says nothing."""
 EVALUATION_OPTIONS = frozenset(
     {"device", "batch_size", "cards", "allow_batch_dependence", "allow_code", "timeout"}
 )
@@ -31,8 +33,8 @@ _OWN_ARGUMENTS = frozenset({"seed", "sources", "targets"})
 class Options:
     """Options for running a grid or evaluating one classifier.
 
-    ``limit``, ``seed``, ``sources``, ``targets`` and ``search_precision`` override the grid; the other
-    options change no verdict.
+    ``limit``, ``seed``, ``sources``, ``targets``, ``search_precision``, ``until_decided`` and ``precision``
+    override the grid; the other options change no verdict.
 
     Example:
         >>> import robustbench_local as rbl
@@ -53,6 +55,11 @@ class Options:
     """Target classes of every attack, by name or index."""
     search_precision: Precision | None = None
     """``"bf16"`` searches faster and misses some adversarial examples; None: the grid's."""
+    until_decided: bool = False
+    """Whether the run ends once the images left cannot change the verdict of any gate."""
+    precision: float | None = None
+    """The run ends once robust accuracy in the worst case is known to this half-width, such as 0.02, on every
+    model; between 0 and 0.5. None: the grid's."""
     device: str | torch.device | None = None
     """``"cpu"``, ``"cuda"`` or ``"auto"``. None: ``"auto"`` for a grid; ``evaluate`` and ``certify`` compute
     where the classifier is."""
@@ -88,6 +95,8 @@ class Options:
         for name, least in (("limit", 1), ("seed", 0), ("batch_size", 1), ("workers", 1)):
             if getattr(self, name) is not None:
                 check_whole_number(name, getattr(self, name), least=least)
+        if self.precision is not None and not 0 < self.precision < MAX_PRECISION:
+            raise ConfigError(f"precision is {self.precision!r}", remedy="give a share such as 0.02")
         for name in ("timeout", "cell_timeout"):
             seconds = getattr(self, name)
             if seconds is not None and not 0 <= seconds < math.inf:

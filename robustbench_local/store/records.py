@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-CellStatus = Literal["pending", "running", "done", "partial", "error", "timeout", "skipped"]
+CellStatus = Literal["pending", "running", "done", "stopped", "partial", "error", "timeout", "skipped"]
 OutcomeStatus = Literal["ok", "clean-wrong", "non-finite", "rejected", "void", "error"]
 Condition = Literal["clean", "sticker", "no-size", "random-colours", "without-views", "whole-sign"]
 """What is on a sign in a view: nothing, the result of the attack (a sticker, or a patch beside the sign), or
@@ -184,7 +184,7 @@ class CellRecord:
     status: CellStatus = "pending"
     """State of the cell."""
     error: str | None = None
-    """Reason, in one line, for the status ``error``, ``timeout``, ``partial`` or ``skipped``."""
+    """Reason, in one line, for the status ``stopped``, ``error``, ``timeout``, ``partial`` or ``skipped``."""
     knowledge: str = "white-box"
     """The attacker's knowledge of the attacked model: ``white-box``, ``scores``, ``labels``, ``transfer``
     (another model) or ``naive`` (the model without its defense)."""
@@ -327,7 +327,7 @@ def count_outcomes(outcomes: Iterable[OutcomeRecord]) -> OutcomeCounts:
         n=len(rows),
         clean_correct=sum(row.clean_correct for row in rows),
         broken=sum(row.broken for row in rows),
-        robust=sum(_is_robust(row) for row in rows),
+        robust=sum(is_robust(row) for row in rows),
         broken_8bit=sum(bool(row.broken_8bit) for row in rows),
         moved_elsewhere=sum(row.moved_elsewhere for row in rows),
         fragile=sum(row.fragile for row in rows),
@@ -346,7 +346,7 @@ def count_outcomes(outcomes: Iterable[OutcomeRecord]) -> OutcomeCounts:
     )
 
 
-def _is_robust(row: OutcomeRecord) -> bool:
+def is_robust(row: OutcomeRecord) -> bool:
     """Return True if the image is robust; a failed certificate means that it is not."""
     is_correct = row.clean_correct and not row.broken and row.status != "error"
     return is_correct and row.certified is not False

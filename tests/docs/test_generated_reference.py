@@ -123,8 +123,8 @@ def test_every_key_of_results_json_is_described(result_keys):
 
 
 def test_no_described_key_of_results_json_is_gone(result_keys):
-    """But for targeted attacks on each target, and adaptive attacks, which none of these runs has."""
-    absent = ("goals[]", "adaptive_steps[]")
+    """But for targeted attacks on each target, adaptive attacks and early stops, which none of them has."""
+    absent = ("goals[]", "adaptive_steps[]", "stop.")
     described = {key for key in run_files.read_result_keys() if not key.startswith(absent)}
     assert described - result_keys == set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -21,6 +22,7 @@ from robustbench_local.evaluation.harness.adaptation import adapt_job
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, format_error_line
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
+from robustbench_local.evaluation.planning.screening import build_screening_cells
 from robustbench_local.store.adaptations import read_adaptation, save_adaptation
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, count_outcomes
 from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
@@ -51,6 +53,7 @@ def execute_plan(
     Raises:
         StorageError: If writing fails; committed outcomes are kept and the same command resumes.
     """
+    plan = restore_screening_cells(plan, store)
     known = match_stored_cells(plan, store)
     diagnosis = diagnose_plan(plan, store, known)
     if diagnosis is not None:
@@ -95,6 +98,14 @@ def report_known_cells(
         counts = count_outcomes(store.read_outcomes(record.key))
         if counts.n or record.status in ENDED_STATUSES:
             listener.on_cell_known(cell, record.status, counts)
+
+
+def restore_screening_cells(plan: Plan, store: RunStore) -> Plan:
+    """Return a plan over all images with the cells that a run which stopped early added; they go on too."""
+    stored = {record.key for record in store.read_cells()}
+    own = {cell.record.key for cell in plan.cells}
+    added = [cell for cell in build_screening_cells(plan.cells) if cell.record.key in stored - own]
+    return replace(plan, cells=(*plan.cells, *added)) if added else plan
 
 
 def match_stored_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
@@ -321,7 +332,7 @@ class CellRunner:
         self.has_ended = True
         save_model_notes(self.store, [self.cell.subject, self.cell.queried_subject])
         self.store.set_status(self.key, status, error)
-        if error and status != "skipped":  # the cell's own record says why
+        if error and status not in {"skipped", "stopped"}:  # the cell's own record says why
             self._add_event("error" if status == "error" else "warning", error)
         self.listener.on_cell_end(self.cell, status, self.counts, error)
 

@@ -23,6 +23,7 @@ from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.data_entries import DataEntry, Size, TrainingEntry
 from robustbench_local.evaluation.grid.declarations import Declarations
 from robustbench_local.evaluation.grid.example_grids import read_example
+from robustbench_local.evaluation.grid.stop_entry import Stop
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 
 MAX_NAME_LENGTH = 100
@@ -201,6 +202,9 @@ class Grid(StrictModel):
     """Cards of attacks and certificates."""
     gates: list[GateEntry] = Field(default_factory=list)
     """Limits that decide the exit code."""
+    stop: Stop | None = None
+    """When the run ends before its last image: ``decided``, once the images left cannot change the verdict
+    of any gate, or ``{precision: 2%}``; by default it runs on all images."""
     severity: Annotated[dict[int | str, Cost], Field(min_length=1)] | None = None
     """Cost between 0 and 1 of misclassifying an image as each class, for targeted attacks."""
     gallery: Annotated[int, Field(ge=0)] = 8

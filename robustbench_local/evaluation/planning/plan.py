@@ -17,6 +17,7 @@ from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
 from robustbench_local.store.records import CellRecord
 from robustbench_local.store.run_labels import RunLabels
+from robustbench_local.store.stop_record import StopRule
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -139,6 +140,8 @@ class Plan:
     """Seconds within which a model has to finish a pass; None for no limit."""
     cell_timeout: float | None = None
     """Time limit of a cell in seconds; None for no limit."""
+    stop: StopRule | None = None
+    """When the run ends before its last image; None: it runs on all images."""
     skip_verified: bool = False
     """Whether attacks skip images that a certificate has proven robust against them."""
     description: dict[str, Any] = field(default_factory=dict)

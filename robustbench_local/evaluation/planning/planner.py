@@ -37,7 +37,9 @@ from robustbench_local.evaluation.planning.outside_code import (
     list_refused_names,
 )
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
+from robustbench_local.evaluation.planning.screening import build_screening_cells
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
+from robustbench_local.evaluation.planning.stop_rule import resolve_stop_rule
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.store.image_groups import GROUPS_KEY
@@ -90,6 +92,7 @@ def _build_plan(
     guard = partial(guard_outside_code, outside_names, options.timeout)
     with guard():
         grid = _override_grid(grid, options, folders)
+        stop = resolve_stop_rule(grid, options)
         entry_cards = resolve_entry_cards(grid, folders)
     options = replace(
         options, allow_batch_dependence=options.allow_batch_dependence or grid.allow_batch_dependence
@@ -119,6 +122,8 @@ def _build_plan(
     with guard():
         identity |= describe_run_code(grid, cards, _list_defense_cards(defenses))
         cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))
+        if stop is not None:
+            cells = (*cells, *build_screening_cells(cells))
         labels = build_run_labels(grid, data, subjects, defenses, entry_cards, cells)
         warnings = (*_list_warnings(grid, cells, data, labels), *list_refused_names())
     workers = options.workers or torch.get_num_threads()
@@ -138,6 +143,7 @@ def _build_plan(
         timeout=options.timeout,
         cell_timeout=options.cell_timeout,
         skip_verified=grid.skip_verified,
+        stop=stop,
         description=description | {LABELS_KEY: labels.to_metadata()},
         warnings=tuple(dict.fromkeys(warnings)),
     )

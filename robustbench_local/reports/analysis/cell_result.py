@@ -21,7 +21,7 @@ from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store import AdaptationRecord, CellRecord, OutcomeCounts
 from robustbench_local.store.run_labels import RunLabels
 
-ReportedStatus = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
+ReportedStatus = Literal["done", "stopped", "void", "partial", "error", "timeout", "skipped", "not run"]
 
 
 class QueryStats(NamedTuple):
@@ -46,7 +46,7 @@ class CellResult:
     tally: OutcomeCounts
     """Counts over the stored outcomes, whatever the status."""
     verdicts: Mapping[str, ImageVerdict] = field(repr=False)
-    """Image id -> verdict; empty unless done."""
+    """Image id -> verdict; empty unless done, or stopped because the rest cannot change an answer."""
     reported_status: ReportedStatus
     """Status of the cell in the report."""
     query_stats: QueryStats

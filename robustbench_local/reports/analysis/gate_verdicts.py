@@ -19,6 +19,7 @@ from robustbench_local.reports.analysis.gate_errors import judge_despite_errors
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
 from robustbench_local.reports.analysis.resubmission import estimate_success, find_worst_counts
 from robustbench_local.reports.analysis.sticker_controls import find_control_problems
+from robustbench_local.reports.analysis.stopped_verdicts import is_stopped, judge_stopped
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE, format_mark
 from robustbench_local.reports.analysis.worst_case import (
@@ -70,14 +71,23 @@ def judge_subject(
             if gate.attack
             else "",
         )
-        for group, judge in _group_cells(gate, cells, evidence)
+        for group, judge in group_cells(gate, cells, evidence)
     ]
 
 
-def _group_cells(
+def group_cells(
     gate: Gate, cells: Sequence[CellResult], evidence: Evidence
 ) -> list[tuple[list[CellResult], _JudgeGate]]:
     """Group the cells of each verdict, with the function that judges them."""
+    return [
+        (group, partial(judge_stopped, evidence=evidence) if is_stopped(group) else judge)
+        for group, judge in _group_by_metric(gate, cells, evidence)
+    ]
+
+
+def _group_by_metric(
+    gate: Gate, cells: Sequence[CellResult], evidence: Evidence
+) -> list[tuple[list[CellResult], _JudgeGate]]:
     if gate.metric == "clean_accuracy":
         return [(list(cells), _judge_clean)]
     if gate.metric == "median_distance":

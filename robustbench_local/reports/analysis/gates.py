@@ -20,11 +20,14 @@ from robustbench_local.reports.analysis.gate_report import GateReport
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, assign_gate_ids
 from robustbench_local.reports.analysis.gate_verdicts import (
     apply_distrust,
+    group_cells,
     judge_subject,
     note_unchecked,
 )
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.resubmission import has_random_answers
+from robustbench_local.reports.analysis.stop_targets import build_gate_target
+from robustbench_local.reports.analysis.stopped_verdicts import count_stopped_cells
 from robustbench_local.reports.analysis.trust import (
     is_gradient_dependent,
     lacks_gradient_check,
@@ -32,6 +35,7 @@ from robustbench_local.reports.analysis.trust import (
 )
 from robustbench_local.reports.formatting.text import join_in_sentence
 from robustbench_local.statistics import IntervalTable, compute_clopper_pearson, use_interval_table
+from robustbench_local.stop_target import StopTarget
 from robustbench_local.store import RunStore
 
 __all__ = [
@@ -41,6 +45,7 @@ __all__ = [
     "judge_evidence",
     "judge_run_dir",
     "judge_store",
+    "list_gate_targets",
     "store_intervals",
 ]
 
@@ -90,6 +95,7 @@ def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None
     read = assign_gate_ids([Gate.from_entry(entry) for entry in entries])
     if gates is None and not evidence.has_begun:
         return GateReport(verdicts=(), unread_reason=_UNREAD_REASON)
+    evidence = count_stopped_cells(evidence)
     doubts = find_doubts(evidence)
     return GateReport(
         verdicts=tuple(verdict for gate in read for verdict in judge_gate(evidence, gate, doubts)),
@@ -98,6 +104,27 @@ def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None
             violation.sentence for violation in find_violations(evidence) if violation.is_blocking
         ),
     )
+
+
+def list_gate_targets(evidence: Evidence) -> list[StopTarget]:
+    """List the questions that the gates of a run ask, for a run that stops once they are answered.
+
+    Args:
+        evidence: The run, with its stop record.
+
+    Raises:
+        ConfigError: If a gate is malformed.
+    """
+    targets = []
+    for gate in map(Gate.from_entry, evidence.gates):
+        cells = [cell for cell in evidence.cells if is_concerned_cell(gate, cell)]
+        for subject in dict.fromkeys(cell.subject for cell in cells):
+            own = [cell for cell in cells if cell.subject == subject]
+            for group, _ in group_cells(gate, own, evidence):
+                attack = group[0].label if gate.attack else ""
+                name = f"{subject}: {gate.describe_limit(attack)}"
+                targets.append(build_gate_target(gate, group, evidence, name=name))
+    return targets
 
 
 def judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[GateVerdict]:

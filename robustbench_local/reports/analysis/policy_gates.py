@@ -21,6 +21,7 @@ from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, ass
 from robustbench_local.reports.analysis.gate_waivers import JudgedWaiver, Waiver
 from robustbench_local.reports.analysis.gates import is_concerned_cell, judge_evidence, judge_gate
 from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.stopped_verdicts import count_stopped_cells
 from robustbench_local.reports.formatting.text import join_in_sentence
 from robustbench_local.statistics import compute_clopper_pearson, use_interval_table
 from robustbench_local.store import RunStore
@@ -169,10 +170,10 @@ def _judge_concrete_gate(
     try:
         if gate.is_drop and baseline is not None:
             return judge_drop(evidence, baseline, gate, per_class=entry.per_class)
-        doubts = find_doubts(evidence)
-        return (
-            judge_classes(evidence, gate, doubts) if entry.per_class else judge_gate(evidence, gate, doubts)
-        )
+        if entry.per_class:
+            return judge_classes(evidence, gate, find_doubts(evidence))
+        seen = count_stopped_cells(evidence)
+        return judge_gate(seen, gate, find_doubts(seen))
     except ConfigError as error:
         reason = f"the run has no such result: {error}"
         unknown = compute_clopper_pearson(0, 0)

@@ -27,6 +27,7 @@ from robustbench_local.store.adaptations import read_adaptation
 from robustbench_local.store.diagnostic_records import DIAGNOSTICS_KEY, DiagnosticsRecord
 from robustbench_local.store.image_groups import read_groups
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
+from robustbench_local.store.stop_record import STOP_KEY, StopRecord
 
 _ENVIRONMENT_KEYS = (
     "robustbench_local",
@@ -87,6 +88,7 @@ def read_evidence(store: RunStore) -> Evidence:
     cells = tuple(_read_cell(store, record, labels, groups) for record in store.read_cells())
     environment = redact_private_data(store.read_meta("environment") or {})
     diagnostics = redact_private_data(store.read_meta(DIAGNOSTICS_KEY))
+    stop = store.read_meta(STOP_KEY)  # its ids have to be those of the outcomes
     return Evidence(
         cells=cells,
         worst_cases=tuple(find_worst_cases(cells)),
@@ -106,6 +108,7 @@ def read_evidence(store: RunStore) -> Evidence:
         card_texts=meta["cards"] or {},
         labels=labels,
         has_unchecked_rows=not store.is_fully_checked,
+        stop=None if stop is None else StopRecord.from_json(stop),
         diagnostics=DiagnosticsRecord() if diagnostics is None else DiagnosticsRecord.from_json(diagnostics),
     )
 
@@ -132,12 +135,13 @@ def build_cell_result(
     counts = count_outcomes(outcomes)
     standing, problem = _find_status(record, counts)
     done = standing == "done"
+    seen = done or standing == "stopped"
     measured = done and record.measure == "distance" and record.knowledge not in {"transfer", "naive"}
     measured &= record.norm in _NORM_COLUMNS
     return CellResult(
         record=record,
         tally=counts,
-        verdicts={row.image: _build_verdict(row) for row in outcomes} if done else {},
+        verdicts={row.image: _build_verdict(row) for row in outcomes} if seen else {},
         reported_status=standing,
         problem=problem,
         labels=labels or RunLabels(),
@@ -152,9 +156,9 @@ def build_cell_result(
             if _compute_certified_radius(row, record) > 0
         },
         successful_stages={row.image: row.stage for row in outcomes if row.broken and row.stage},
-        gradient_images=frozenset(row.image for row in outcomes if done and row.gradient_steps),
+        gradient_images=frozenset(row.image for row in outcomes if seen and row.gradient_steps),
         useless_gradient_images=frozenset(
-            row.image for row in outcomes if done and row.has_missing_gradients
+            row.image for row in outcomes if seen and row.has_missing_gradients
         ),
         draw_counts={
             row.image: (row.successful_draws, row.draws)
@@ -198,17 +202,17 @@ def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:
 
 
 def _find_status(record: CellRecord, counts: OutcomeCounts) -> tuple[ReportedStatus, str | None]:
-    if record.status == "pending":
-        return "not run", record.error
     if record.status == "running":
         return "partial", f"stopped after {counts.n} of {format_count(record.images, 'image')}"
-    if record.status != "done":
-        return record.status, record.error
+    if record.status not in {"done", "stopped"}:
+        return "not run" if record.status == "pending" else record.status, record.error
+    if counts.rejected and counts.rejected == counts.clean_correct:
+        return "void", f"{_format_all(counts.rejected)} violated the threat model"
+    if record.status == "stopped" and not counts.errors:
+        return "stopped", record.error
     if counts.n != record.images:
         stored = f"{format_count(record.images, 'outcome')} {choose_form(counts.n, 'is', 'are')} stored"
         return "partial", f"only {counts.n} of {stored}"
-    if counts.rejected and counts.rejected == counts.clean_correct:
-        return "void", f"{_format_all(counts.rejected)} violated the threat model"
     return "done", None
 
 

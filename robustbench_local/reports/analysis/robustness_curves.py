@@ -219,6 +219,7 @@ def _collect_family_verdicts(
         and cell.is_in_worst_case
         and get_attack_family(cell.record.attack) == family
         and _covers_all_classes(cell.record.norm, norm, cell.record.sources)
+        and cell.is_done
         and cell.verdicts
     ]
 

@@ -37,6 +37,7 @@ _UNFINISHED_PHRASES = {
     "timeout": "ran out of time",
     "skipped": "was skipped",
     "partial": "is unfinished",
+    "stopped": "stopped early",
 }
 
 

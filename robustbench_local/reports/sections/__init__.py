@@ -25,12 +25,14 @@ from robustbench_local.reports.sections.rejections_section import REJECTIONS
 from robustbench_local.reports.sections.resubmission_section import RESUBMISSION
 from robustbench_local.reports.sections.section import Section
 from robustbench_local.reports.sections.stickers_section import STICKERS
+from robustbench_local.reports.sections.stopped_section import STOPPED
 from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.sections.transfers_section import TRANSFERS
 from robustbench_local.reports.sections.trust_section import TRUST
 
 SECTIONS: tuple[Section[Any], ...] = (
     TRUST,
+    STOPPED,
     HEATMAP,
     EIGHT_BIT,
     CLASSES,

@@ -18,6 +18,7 @@ from robustbench_local.reports.analysis.sticker_results import (
     build_sticker_results,
     describe_sticker,
 )
+from robustbench_local.reports.analysis.stop_targets import StoppedEstimate, list_stopped_estimates
 from robustbench_local.reports.analysis.targeted_goal import (
     describe_main_goal,
     format_goal_classes,
@@ -72,6 +73,9 @@ def describe_answer(evidence: Evidence) -> str:
     rows = [evidence.get_worst_case(subject, threat) for subject in evidence.subjects]
     known = [row for row in rows if row is not None and row.robust_accuracy.is_known]
     sound = [row for row in known if not select_blocks(evidence, row.subject)]
+    stopped = [one for one in list_stopped_estimates(evidence) if one.threat == threat]
+    if stopped and len(stopped) >= len(known):
+        return _describe_stopped(evidence, stopped, several=len(rows) > 1)
     if not known:
         return "Not known yet: no attack under this threat model has finished."
     if not sound:
@@ -111,10 +115,13 @@ def describe_eight_bit_answer(evidence: Evidence) -> str:
     """Describe the answer for 8-bit images, which a deployed classifier sees; empty if unknown."""
     if has_blocking_violation(evidence):
         return ""
+    stopped = {(one.subject, one.threat) for one in list_stopped_estimates(evidence)}
     cases = [
         case
         for case in find_eight_bit_cases(evidence)
-        if case.threat == evidence.headline_threat and case.robust_accuracy.is_known
+        if case.threat == evidence.headline_threat
+        and case.robust_accuracy.is_known
+        and (case.subject, case.threat) not in stopped  # only some of their attacks are done
     ]
     sound = [case for case in cases if not select_blocks(evidence, case.subject)]
     if sound:
@@ -157,6 +164,23 @@ def _describe_worst_cases(evidence: Evidence, rows: Sequence[WorstCase], *, seve
     missing = any(row.missing_attacks for row in rows)
     caveat = "unfinished attacks" if missing else "stronger attacks"
     return f"{'; '.join(parts)}{between}, {_describe_method(rows)}; {caveat} can only lower this."
+
+
+def _describe_stopped(evidence: Evidence, rows: Sequence[StoppedEstimate], *, several: bool) -> str:
+    """Describe the worst cases of a run that stopped early, with intervals that hold whenever it stops."""
+    ranked = sorted(rows, key=lambda one: -one.share.value)
+    shown = ranked if len(ranked) <= MAX_NAMED_MODELS else [ranked[0], ranked[-1]]
+    parts = [
+        (f"{isolate_direction(str(one.subject))}: " if several else "")
+        + f"{format_estimate(one.share)}{_format_mark(evidence, one.subject, one.threat)}"
+        for one in shown
+    ]
+    between = f" (the highest and the lowest of {len(rows)})" if shown is not ranked else ""
+    whole = format_count(rows[0].state.interval.population, "image")
+    return (
+        f"{'; '.join(parts)}{between}, anytime-valid: the run stopped before it had all {whole}, because the "
+        "rest could not change an answer; stronger attacks can only lower this."
+    )
 
 
 def _format_mark(evidence: Evidence, subject: EvaluatedModel, threat: Threat | None) -> str:

@@ -1,0 +1,28 @@
+"""The rule that ends a run early, from its grid and its options."""
+
+from __future__ import annotations
+
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.grid.schema import Grid
+from robustbench_local.evaluation.options import Options
+from robustbench_local.store.stop_record import StopRule
+
+
+def resolve_stop_rule(grid: Grid, options: Options) -> StopRule | None:
+    """Return the rule of a run: that of its options, else that of its grid; None if it runs on all images.
+
+    Raises:
+        ConfigError: If the run is to end once its gates are decided, and it has none.
+    """
+    if options.until_decided or options.precision is not None:
+        rule = StopRule(decided=options.until_decided, precision=options.precision)
+    elif grid.stop is not None:
+        rule = StopRule(decided=grid.stop.decided, precision=grid.stop.precision)
+    else:
+        return None
+    if rule.decided and not grid.gates:
+        raise ConfigError(
+            "the run is to end once its gates are decided, and the grid has none",
+            remedy="add gates to the grid, or give --precision 2%",
+        )
+    return rule
