@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from robustbench_local.config.gate_policy import load_policy
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.execution.executor import execute_plan, format_utc_now
+from robustbench_local.evaluation.execution.executor import (
+    execute_plan,
+    format_utc_now,
+    restore_screening_cells,
+)
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.execution.stopping_run import execute_until_stopped
 from robustbench_local.evaluation.grid.run_directory import find_run_directory
@@ -173,13 +177,14 @@ def execute_run(
     Raises:
         DamagedError: If the directory's content is damaged, and ``recompute_damaged`` is not set.
     """
-    listener.on_plan_ready(plan)
     with RunStore.create_or_open(
         directory,
         resolved_yaml=plan.resolved_yaml,
         identity=plan.identity,
         recompute_damaged=recompute_damaged,
     ) as store:
+        plan = restore_screening_cells(plan, store)
+        listener.on_plan_ready(plan)
         _write_metadata(plan, store)
         if plan.stop is None:
             execute_plan(plan, store, listener, exit_process)

@@ -86,7 +86,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     "cell_ended": {
         **CELL_KEYS,
         **COUNT_KEYS,
-        "status": "`done`, `partial`, `skipped`, `error` or `timeout`.",
+        "status": "`done`, `stopped`, `partial`, `skipped`, `error` or `timeout`.",
         "error": "Reason in one line; null for `done`.",
     },
     "info": {"message": "An event, in one line.", "key": "Key of the cell that it is about, or null."},

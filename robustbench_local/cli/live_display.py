@@ -86,8 +86,9 @@ class LiveDisplay(ProgressDisplay):
     ) -> None:
         """Print a line about the cell, above the table."""
         super().on_cell_end(cell, status, counts, error)
-        style = {"done": "green", "skipped": "yellow"}.get(status, "red")
-        result = format_cell_result(cell, counts, in_groups=self.state.in_groups)
+        style = {"done": "green", "stopped": "green", "skipped": "yellow"}.get(status, "red")
+        reason = error if status == "stopped" else None
+        result = format_cell_result(cell, counts, in_groups=self.state.in_groups, stop_reason=reason)
         line = join_text(
             escape_text(f"{status:>7}", style),
             f" {self.format_numbered_title(cell)}  ",

@@ -23,9 +23,14 @@ OTHER_LINES = 8
 """Lines of a terminal that are not rows of the table: the facts, the header, the count, lines above."""
 WIDTHS = {"status": 60, "passes": 88, "time": 72, "interval": 56}
 """Width of the terminal, in characters, from which on a column is shown."""
-STATUS_STYLES = {"done": "green", RUNNING: "bold", WAITING: "dim", BEGUN: "dim", "skipped": "yellow"}
+STATUS_STYLES = {
+    **dict.fromkeys(("done", "stopped"), "green"),
+    **dict.fromkeys((WAITING, BEGUN), "dim"),
+    RUNNING: "bold",
+    "skipped": "yellow",
+}
 """Style of each status; others are errors."""
-_STATUS_ORDER = ("done", "partial", "skipped", "error", "timeout", RUNNING, BEGUN, WAITING)
+_STATUS_ORDER = ("done", "stopped", "partial", "skipped", "error", "timeout", RUNNING, BEGUN, WAITING)
 
 
 def build_live_table(progress: RunProgress, labels: RunLabels, width: int, height: int) -> Group:

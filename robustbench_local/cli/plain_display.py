@@ -100,7 +100,8 @@ class PlainDisplay(ProgressDisplay):
     ) -> None:
         """Print how the cell ended."""
         super().on_cell_end(cell, status, counts, error)
-        result = format_cell_result(cell, counts, in_groups=self.state.in_groups)
+        reason = error if status == "stopped" else None
+        result = format_cell_result(cell, counts, in_groups=self.state.in_groups, stop_reason=reason)
         self._print_line(f"{status:>7} {self.format_numbered_title(cell)}: {result}")
 
     def on_event(self, event: EventRecord) -> None:

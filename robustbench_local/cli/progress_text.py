@@ -58,8 +58,15 @@ def format_robust_word(cell: CellSpec) -> str:
     return "certified" if cell.record.measure == "certificate" else "robust"
 
 
-def format_cell_result(cell: CellSpec, counts: OutcomeCounts, *, in_groups: bool = False) -> str:
-    """Format the result of a cell briefly; the arguments are those of `format_progress`."""
+def format_cell_result(
+    cell: CellSpec, counts: OutcomeCounts, *, in_groups: bool = False, stop_reason: str | None = None
+) -> str:
+    """Format the result of a cell briefly; the arguments are those of `format_progress`.
+
+    Of a cell that stopped early it is the reason: what cheaper attacks left has no rate of its own.
+    """
+    if stop_reason:
+        return f"{stop_reason}, {format_passes_per_image(counts)}" if counts.n else stop_reason
     if cell.skip_reason or not counts.n:
         return (None if cell.problem else cell.skip_reason) or "no outcome"
     hits = f", {counts.broken} reached a target" if cell.threat.targets else ""

@@ -16,7 +16,7 @@ from robustbench_local.reports.formatting.text import format_interval, format_pe
 from robustbench_local.statistics import Estimate
 from robustbench_local.store.diagnostic_records import STATUS_ORDER
 
-_STATUS_COLOURS = {"stopped": "yellow"}
+_STATUS_COLOURS = {"stopped": "green"}
 """Colours of unfinished cells that are no failure."""
 _ISOLATES = dict.fromkeys(map(ord, "\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}"))
 _STATUS_COLOURS = {

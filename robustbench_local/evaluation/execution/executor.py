@@ -53,7 +53,6 @@ def execute_plan(
     Raises:
         StorageError: If writing fails; committed outcomes are kept and the same command resumes.
     """
-    plan = restore_screening_cells(plan, store)
     known = match_stored_cells(plan, store)
     diagnosis = diagnose_plan(plan, store, known)
     if diagnosis is not None:
