@@ -30,6 +30,8 @@ from robustbench_local.evaluation.isolation.isolated_call import call_isolated, 
 from robustbench_local.evaluation.isolation.time_limit import limit_time
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.extensions.open_registry import OpenRegistry, describe_outside_code
+from robustbench_local.extensions.python_reference import PYTHON_PREFIX
+from robustbench_local.extensions.user_import import import_known_libraries
 from robustbench_local.threats.threat_model import ThreatModel
 
 _METHOD_REGISTRIES: tuple[OpenRegistry[Any], ...] = (ATTACKS, CERTIFICATES)
@@ -56,6 +58,8 @@ def check_outside_code(
         RefusedError: If it is a file that may not run.
     """
     loaders = dict(_iterate_loaders(grid, folders))
+    if any(name.startswith(PYTHON_PREFIX) for name in loaders):
+        import_known_libraries()  # once, before every copy of this process does so for itself
     for name, load in loaders.items():
 
         def try_import(load: Callable[[], object] = load) -> None:

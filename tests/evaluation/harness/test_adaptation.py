@@ -207,6 +207,23 @@ def test_the_look_may_take_half_of_the_cells_time(linear, data, monkeypatch, cel
     assert limits == [(7.0, deadline)]
 
 
+@pytest.mark.parametrize(
+    ("isolated", "possible", "calls"), [(True, True, 1), (True, False, 0), (False, True, 0)]
+)
+def test_the_look_has_a_process_of_its_own_where_it_can(linear, data, monkeypatch, isolated, possible, calls):
+    limits = []
+
+    def call(work, **given):
+        limits.append(given)
+        return work()
+
+    monkeypatch.setattr(adaptation, "call_isolated", call)
+    monkeypatch.setattr(adaptation, "can_be_isolated", lambda _: possible)
+    job = build_job(linear, data, Adapting())
+    adapt_job(job, batch_size=16, isolation=IsolationSettings(isolated=isolated, timeout=7.0))
+    assert limits == [{"timeout": 7.0, "name": job.model_names, "deadline": None}] * calls
+
+
 def test_steps_beyond_the_plan_are_announced(linear, data):
     job, _, notes = adapt(build_job(linear, data, Adapting(steps=2)))
     planned = sum(build_job(linear, data, PGD(steps=2)).max_passes)

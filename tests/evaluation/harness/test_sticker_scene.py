@@ -197,6 +197,16 @@ def test_the_smallest_squares_of_random_colours_are_single_pixels():
     assert bool((colours[..., 1:, :] != colours[..., :-1, :]).all())
 
 
+def test_squares_of_random_colours_grow_with_the_width_of_an_image():
+    data = make_signs()
+    wide = replace(data, images=data.images.repeat_interleave(8, 3), masks=data.masks.repeat_interleave(8, 3))
+    scene = make_scene(data=wide)
+    colours = scene._recolour_stickers(paint(scene, PATCH), 0).candidates
+    assert colours.shape[-1] >= 8
+    assert torch.equal(colours[..., 0:8:2], colours[..., 1:8:2])
+    assert bool((colours[..., 1:7:2] != colours[..., 2:8:2]).any())
+
+
 @pytest.mark.parametrize("threat", [STICKER, PATCH], ids=lambda threat: threat.norm)
 def test_random_colours_fill_squares_of_several_sizes_in_the_stickers_place(threat):
     """On an image of 64 pixels the squares are 2, 4, 8 and 16 wide, and then again."""
