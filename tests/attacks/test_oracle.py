@@ -126,8 +126,8 @@ def best_on_grid(sample: Sample, threat: ThreatModel, points: int = 81) -> Tenso
     "threat",
     [
         ThreatModel(norm="Linf", eps=0.1),
-        ThreatModel(norm="L2", eps=0.12),
-        ThreatModel(norm="Linf", eps=0.15, targets=(2,)),
+        pytest.param(ThreatModel(norm="L2", eps=0.12), marks=pytest.mark.slow),
+        pytest.param(ThreatModel(norm="Linf", eps=0.15, targets=(2,)), marks=pytest.mark.slow),
         ThreatModel(norm="L2", eps=0.15, targets=(0, 1)),
     ],
     ids=str,

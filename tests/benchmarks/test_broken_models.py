@@ -91,7 +91,7 @@ def test_every_kind_builds_and_answers(embedded_only):
         "JPEG without BPDA",
         "zero backward",
         "rounded activations",
-        "sign activations",
+        pytest.param("sign activations", marks=pytest.mark.slow),  # it is trained first
         "rounded logits",
         "clipped logits",
         "table of test images",

@@ -83,8 +83,8 @@ def test_a_finished_run_is_reported_and_judged_without_a_plan(finished, rbl):
     assert "worst case, linf-8" in out
     assert (finished / "out" / "report.html").is_file()
     assert (finished / "out" / "figures" / "robust-accuracy.png").is_file()
-    for way in (("--workers", 1), ("--batch-size", 7), ("--timeout", 5), ("--device", "cpu")):
-        assert not _is_planned(rbl, *way), "what decides no verdict changes nothing"
+    options = ("--workers", 1, "--batch-size", 7, "--timeout", 5, "--device", "cpu")
+    assert not _is_planned(rbl, *options), "what decides no verdict changes nothing"
 
 
 def test_it_takes_no_torch(finished):

@@ -106,9 +106,11 @@ def test_json_is_one_object_a_line_and_ends_with_the_results(short, rbl):
     assert events[-1]["exit_code"] == 0
     assert events[-1]["seconds"] <= events[-1]["max_seconds"] + 60
     assert events[-3]["cells"] == json.loads((workplace / "out" / "results.json").read_text())["cells"]
+    code, out, _ = rbl("gate", "out")
+    assert (code, out.split()[0]) == (0, "PASS")
 
 
-@pytest.mark.parametrize(("limit", "code"), [(0.99, 1), (0.01, 0)])
+@pytest.mark.parametrize(("limit", "code"), [(0.99, 1), pytest.param(0.01, 0, marks=pytest.mark.slow)])
 def test_a_failed_gate_is_exit_code_1_in_run_and_gate(short, rbl, limit, code):
     short(f"gates: [{{metric: robust_accuracy, threat: linf-8, min: {limit}, on: estimate}}]\n")
     assert rbl("run", "grid.yaml", "--out", "out")[0] == code

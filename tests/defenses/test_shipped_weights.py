@@ -151,6 +151,7 @@ def test_what_is_proven_of_the_ibp_model_and_what_attacks_leave_are_close(data):
     assert found <= _under_pgd(classifier.as_module(), data, eps)
 
 
+@pytest.mark.slow
 def test_only_the_plain_model_reads_stop_signs_as_speed_limits():
     data = load_signs(per_class=20, classes=[14])
     shares = []

@@ -19,10 +19,10 @@ GROUP_SIZE = 8
 REJECTING_AND_RANDOM = SampleRun(has_images=False, abstains=True, draws=100)
 
 
-@pytest.fixture(params=[REJECTING_AND_RANDOM, TRANSFER_SAMPLE], ids=["attacks", "beyond"])
-def stores(request, tmp_path):
+@pytest.fixture(scope="module", params=[REJECTING_AND_RANDOM, TRANSFER_SAMPLE], ids=["attacks", "beyond"])
+def stores(request, tmp_path_factory):
     """The run twice: with independent images, and in groups of eight in a row."""
-    run = build_run(tmp_path / "run", request.param)
+    run = build_run(tmp_path_factory.mktemp("grouped") / "run", request.param)
     with RunStore.open_readonly(run) as store:
         identity = store.read_identity()
         names = {row.image for cell in store.read_cells() for row in store.read_outcomes(cell.key)}

@@ -31,10 +31,11 @@ def _rows(data, label):
 
 
 def test_the_same_call_gives_the_same_images(data):
-    again = load_signs(per_class=4)
-    assert torch.equal(data.images, again.images)
-    assert torch.equal(data.masks, again.masks)
-    assert data.ids == again.ids
+    again = load_signs(per_class=1)
+    assert len(again) == len(DRAWN_CLASSES)
+    assert torch.equal(data.images[: len(again)], again.images)
+    assert torch.equal(data.masks[: len(again)], again.masks)
+    assert data.ids[: len(again)] == again.ids
     assert data.surface == "the sign inside the outline that it is drawn with"
 
 
@@ -70,8 +71,8 @@ def test_only_chosen_images_are_rendered(monkeypatch):
 
 @pytest.mark.parametrize("other", [{"split": "train"}, {"split": "validation"}, {"seed": 1}])
 def test_splits_and_seeds_share_no_image(data, other):
-    others = load_signs(per_class=4, **other)
-    assert torch.equal(others.labels, data.labels)
+    others = load_signs(per_class=1, **other)
+    assert torch.equal(others.labels, data.labels[: len(others)])
     distance = (others.images[:, None] - data.images[None]).abs().mean(dim=(2, 3, 4))
     assert distance.min() > 0.01
 
