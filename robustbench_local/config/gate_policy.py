@@ -191,7 +191,7 @@ def load_policy(source: str) -> LoadedPolicy:
         return _load_ready_made(source)
     if path.is_file():
         return _load_file(path)
-    remedy = f"{did_you_mean(source, names)} A file of your own ends with .yaml"
+    remedy = f"{did_you_mean(source, names).removesuffix('?')}; a file of your own ends with .yaml"
     raise ConfigError(f"there is no policy {source!r}", where="--policy", remedy=remedy)
 
 

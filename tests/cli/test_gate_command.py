@@ -130,7 +130,7 @@ def test_policies_are_listed_and_shown(gate):
     [
         ([], "name the run directory. Write: rbl gate runs/NAME"),
         (["nowhere"], "nowhere"),
-        (["good", "--policy", "relase"], "Did you mean release?"),
+        (["good", "--policy", "relase"], "Did you mean release; a file of your own ends with .yaml"),
         (["good", "--policy", "missing.yaml"], "missing.yaml: cannot be read"),
         (["good", "--baseline", "bad"], "a baseline needs a policy"),
         (["good", "--policy", "release", "--baseline", "nowhere"], "nowhere"),

@@ -93,7 +93,7 @@ def test_names_and_files_are_told_apart(tmp_path, monkeypatch):
     assert load_policy("release").path is None
     assert str(load_policy("release.yaml").path) == "release.yaml"
     for source, message in (
-        ("relase", "there is no policy 'relase'. Did you mean release?"),
+        ("relase", "there is no policy 'relase'. Did you mean release; a file"),
         ("none.yaml", "none.yaml: cannot be read"),
         ("./strict", "cannot be read"),
         (".", "there is no policy '.'"),

@@ -143,13 +143,7 @@ def judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[
     """
     cells = [cell for cell in evidence.cells if is_concerned_cell(gate, cell)]
     if not cells:
-        reason = "the run has no such result"
-        threats = {cell.record.threat for cell in evidence.cells}
-        models = {cell.record.model for cell in evidence.cells}
-        if gate.threat is not None and gate.threat not in threats:
-            reason = f"{reason}: {did_you_mean(gate.threat, threats)}"
-        elif gate.model is not None and gate.model not in models:
-            reason = f"the run has no model {gate.model!r}: {did_you_mean(gate.model, models)}"
+        reason = ": ".join(filter(None, ["the run has no such result", _suggest_name(evidence, gate)]))
         return [
             GateVerdict(
                 gate=gate,
@@ -175,6 +169,20 @@ def judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[
         for subject in subjects
         for verdict in judge_subject(gate, subject, own[subject], doubts, evidence)
     ]
+
+
+def _suggest_name(evidence: Evidence, gate: Gate) -> str:
+    """Suggest a name in place of the first one that the run does not have; empty if it has all of them."""
+    records = [cell.record for cell in evidence.cells]
+    known = (
+        ("threat model", gate.threat, {record.threat for record in records}),
+        ("model", gate.model, {record.model for record in records}),
+        ("attack", gate.attack, {name for record in records for name in (record.attack, record.card)}),
+    )
+    for kind, name, names in known:
+        if name is not None and name not in names:
+            return f"no {kind} {name!r}, {did_you_mean(name, names)}"
+    return ""
 
 
 def select_gate_images(gate: Gate, evidence: Evidence, cells: Sequence[CellResult]) -> list[CellResult]:

@@ -305,6 +305,20 @@ def test_what_gives_an_exit_code(images, level, fail_on, code):
     assert report.compute_exit_code(fail_on) == code
 
 
+@pytest.mark.parametrize(
+    ("changes", "suggestion"),
+    [
+        ({"threat": "linf-9"}, "no threat model 'linf-9', did you mean linf-8?"),
+        ({"model": "n"}, "no model 'n', use one of m"),
+        ({"attack": "pdg-linf-8"}, "no attack 'pdg-linf-8', did you mean pgd-linf-8?"),
+        ({"defense": "jpeg"}, "the run has no such result"),
+    ],
+)
+def test_a_gate_on_nothing_suggests_a_name(changes, suggestion):
+    (verdict,) = judge(read_policy(FLOOR | changes), make_run(GOOD)).verdicts
+    assert (verdict.status, verdict.explanation.endswith(suggestion)) == ("inconclusive", True)
+
+
 def test_contradicted_certificates_block_whatever_is_waived():
     cells = (GateCell(images=BAD), GateCell(images="r" * 100, attack="ibp", measure="certificate"))
     run = GateRun(cells=cells)
