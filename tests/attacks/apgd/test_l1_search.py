@@ -72,7 +72,7 @@ def test_the_ball_shrinks_and_only_its_last_radius_counts():
     assert (compute_norms(candidates - images, "L1") <= 0.25 * (1 + 1e-5)).all()
 
 
-@pytest.mark.parametrize("eps", [0.05, 0.1])
+@pytest.mark.parametrize("eps", [pytest.param(0.05, marks=pytest.mark.slow), 0.1])
 def test_linear_margins_fall_by_eps_times_the_largest_weight(eps: float):
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(2, 48, generator=generator)
@@ -132,8 +132,13 @@ def test_outside_the_mask_no_bit_changes(small: Sample):
     assert float(small.find_adversarial(candidates, threat).float().mean()) > 0.3
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize(
+    ("classes", "norm"),
+    [
+        (2, "L2"), (2, "L1"), (3, "Linf"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, "Linf"), (3, "L2"), (3, "L1"))),
+    ],
+)  # fmt: skip
 def test_targeted_apgd_needs_no_four_classes(classes: int, norm: str):
     sample = train_sample(classes=classes, count=24)
     threat = ThreatModel(norm=norm, eps={"Linf": 0.3, "L2": 3.0, "L1": 30.0}[norm])

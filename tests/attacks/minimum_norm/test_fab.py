@@ -103,7 +103,7 @@ def test_candidates_obey_ball_and_box_and_passes_are_those_promised(small: Sampl
     assert float(meter.forward_passes[broken].float().mean()) < 40
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["Linf", pytest.param("L2", marks=pytest.mark.slow), "L1"])
 def test_verdicts_do_not_depend_on_the_batch(small: Sample, norm: str):
     threat, attack = ThreatModel(norm=norm, eps=MIDDLE[norm]), FAB(steps=5, restarts=2, targets=2)
     whole = small.find_adversarial(small.attack(attack, threat), threat)
@@ -181,7 +181,9 @@ def test_constant_logits_and_no_budget_leave_images_alone(norm: str):
     assert FAB().estimate_cost(ThreatModel(norm=norm, eps=0)) == (0, 0)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    "norm", ["Linf", pytest.param("L2", marks=pytest.mark.slow), pytest.param("L1", marks=pytest.mark.slow)]
+)
 def test_broken_numbers_stay_with_their_image(norm: str):
     """NaN logits count as broken; a gradient that is no number stands still; neither touches a neighbour."""
     sample = train_sample(count=24)

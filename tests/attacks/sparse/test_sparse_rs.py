@@ -48,7 +48,7 @@ def test_it_stays_in_the_ball_and_depends_neither_on_the_batch_nor_on_its_order(
     assert torch.equal(again.flip(0), candidates)
 
 
-@pytest.mark.parametrize("eps", [1, 2])
+@pytest.mark.parametrize("eps", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_it_finds_what_trying_every_pixel_and_corner_finds(eps):
     generator = torch.Generator().manual_seed(3)
     images = 0.3 + 0.4 * torch.rand(40, 1, 3, 3, generator=generator)

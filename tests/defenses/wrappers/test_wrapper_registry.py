@@ -204,8 +204,14 @@ def test_the_classifier_within_stays_as_it_is(classifier, images):
     assert torch.equal(classifier(images), before)
 
 
-@pytest.mark.parametrize("name", ["jpeg-75", "noise-0.1"])
-@pytest.mark.parametrize("access", ["scores", "labels"])
+@pytest.mark.parametrize(
+    ("name", "access"),
+    [
+        ("jpeg-75", "labels"), ("noise-0.1", "scores"),
+        pytest.param("jpeg-75", "scores", marks=pytest.mark.slow),
+        pytest.param("noise-0.1", "labels", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_black_boxes_can_be_defended_too(classifier, images, name, access):
     network = classifier.model
     answer = network if access == "scores" else (lambda x: network(x).argmax(dim=1))
