@@ -6,15 +6,14 @@ The functions import numpy and scipy when they compute: commands that only read 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustbench_local.counted_nouns import format_count
+from robustbench_local.interval_table import look_up_ends
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
 FIGURE_DIGITS = 10
 """Significant digits of a computed figure: CPUs with different vector instructions differ in the sixteenth
 digit, and round differently to ten digits about once in a million figures."""
-
-IntervalTable = MutableMapping[tuple[int, int, float], tuple[float, float]]
-"""(count, n, level) -> ends of the Clopper-Pearson interval, rounded as in an `Estimate`."""
-_interval_table: ContextVar[IntervalTable | None] = ContextVar("interval_table", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +51,8 @@ class Estimate:
         if not self.is_known:
             return "unknown, n=0"
         groups = f" in {format_count(self.groups, 'group')}" if self.groups else ""
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n}{groups})"
+        phases = "".join(f", then {images:,}" for images in self.phases[1:])
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n}{groups}{phases})"
 
     @property
     def is_known(self) -> bool:
@@ -68,12 +64,13 @@ class Estimate:
         """The numerator."""
         return round(self.value * self.n) if self.is_known else 0
 
-    def to_json(self, reason: str = "no image to count") -> dict[str, float | int | str | None]:
+    def to_json(self, reason: str = "no image to count") -> dict[str, Any]:
         """Return the estimate for JSON, which has no NaN: without a value, ``null`` and a ``reason``."""
         if not self.is_known:
             return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
         groups = {"groups": self.groups} if self.groups else {}
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, **groups}
+        phases = {"phases": list(self.phases)} if self.phases else {}
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, **groups, **phases}
 
 
 ShareEstimator = Callable[[float], Estimate]
@@ -139,28 +136,8 @@ def compute_clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     _check_counts(k, n, level)
     if n == 0:
         return _build_unknown(level)
-    table = _interval_table.get()
-    ends = None if table is None else table.get((k, n, level))
-    if ends is None:
-        ends = _invert_binomial_test(k, n, level)
-        if table is not None:
-            table[k, n, level] = ends
-    return Estimate(value=k / n, low=ends[0], high=ends[1], n=n, level=level)
-
-
-@contextmanager
-def use_interval_table(table: IntervalTable) -> Iterator[None]:
-    """Look Clopper-Pearson intervals up in a table while the context is open, and add those that it lacks.
-
-    Args:
-        table: Intervals of `compute_clopper_pearson`, such as those that a run stores for its gates: a gate
-            that needs no others is judged without scipy, whose import takes longer than the judgement.
-    """
-    token = _interval_table.set(table)
-    try:
-        yield
-    finally:
-        _interval_table.reset(token)
+    low, high = look_up_ends((k, n, level), lambda: _invert_binomial_test(k, n, level))
+    return Estimate(value=k / n, low=low, high=high, n=n, level=level)
 
 
 def estimate_partial_share(common: ShareEstimator, every: ShareEstimator, level: float = 0.95) -> Estimate:
@@ -190,6 +167,11 @@ def estimate_partial_share(common: ShareEstimator, every: ShareEstimator, level:
     high = min(common(half).high, every(half).high)
     stated = min(shared, whole, key=lambda estimate: estimate.value)
     return replace(stated, low=min(shared.low, whole.low), high=high)
+
+
+def invert_share(estimate: Estimate) -> Estimate:
+    """Return the estimate of the share of all other images."""
+    return replace(estimate, value=1 - estimate.value, low=1 - estimate.high, high=1 - estimate.low)
 
 
 def compute_lower_bounds(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[np.float64]:

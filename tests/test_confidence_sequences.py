@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from robustbench_local.confidence_sequences import (
-    BET_WEIGHT,
     ConfidenceSequence,
     compute_anytime_ends,
     compute_log_wealth,
@@ -67,7 +66,7 @@ def test_the_closed_form_is_the_product_of_the_bets_of_the_source():
         wealth, count = 1.0, 0
         for n, outcome in enumerate(order):
             left = (total - count) / (population - n)
-            predicted = (BET_WEIGHT * total / population + count) / (BET_WEIGHT + n)
+            predicted = (5 * total / population + count) / (5 + n)
             wealth *= 1 + (predicted - left) / (left * (1 - left)) * (outcome - left)
             count += outcome
         logarithm = compute_log_wealth_without_replacement(count, len(order), total, population)

@@ -223,8 +223,14 @@ def parse_estimate(share: dict[str, Any]) -> Estimate:
     """Parse an estimate from its form in results.json."""
     if share["value"] is None:
         return Estimate(value=float("nan"), low=0.0, high=1.0, n=0)
-    groups = share.get("groups", 0)
-    return Estimate(value=share["value"], low=share["low"], high=share["high"], n=share["n"], groups=groups)
+    return Estimate(
+        value=share["value"],
+        low=share["low"],
+        high=share["high"],
+        n=share["n"],
+        groups=share.get("groups", 0),
+        phases=tuple(share.get("phases", ())),
+    )
 
 
 def _format_estimates(clean: Estimate, robust: Estimate, success: Estimate) -> tuple[str, ...]:
@@ -232,7 +238,7 @@ def _format_estimates(clean: Estimate, robust: Estimate, success: Estimate) -> t
         format_percent(clean.value),
         format_percent(robust.value),
         format_interval(robust),
-        str(robust.n),
+        ", then ".join(str(images) for images in robust.phases or (robust.n,)),
         format_percent(success.value),
     )
 

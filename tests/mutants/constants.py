@@ -464,4 +464,12 @@ CONSTANTS = (
     ),
     _make_constant("reports/analysis/sticker_warnings.py", "MIN_SIGNS", ("19", "21"), LIMITS),
     _make_constant("reports/analysis/checklist.py", "MIN_CURVE_POINTS", ("2", "4"), LIMITS),
+    _make_constant(
+        "reports/analysis/attack_phases.py",
+        "MAX_CLASS_SHIFT",
+        ("0.03", "0.08"),
+        "reports/analysis/test_attack_phases.py",
+    ),
+    _make_constant("confidence_sequences.py", "BET_WEIGHT", ("2.0", "20.0"), "test_confidence_sequences.py"),
+    _make_constant("phased_sequences.py", "EARLY_PHASE_SHARE", ("0.1", "0.4"), "test_phased_sequences.py"),
 )

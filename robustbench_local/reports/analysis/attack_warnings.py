@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from robustbench_local.counted_nouns import choose_form
+from robustbench_local.reports.analysis.attack_phases import describe_phases
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
 from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import select_diagnostics
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (
@@ -30,6 +32,8 @@ def describe_partial_overlap(evidence: Evidence) -> Iterator[str]:
             for worst_case in evidence.worst_cases
             if worst_case.threat == threat and worst_case.left_out_count
         ]
+        yield from _describe_phases([worst_case for worst_case in worst if worst_case.phases], threat)
+        worst = [worst_case for worst_case in worst if not worst_case.phases]
         if worst:
             where = join_in_sentence([_format_overlap(worst_case) for worst_case in worst])
             text = (
@@ -37,7 +41,23 @@ def describe_partial_overlap(evidence: Evidence) -> Iterator[str]:
                 f"as one succeeds: {where}."
             )
             more = "The intervals use all images. Give the attacks the same limit to compare them."
-            yield f"{text} {more}"
+            obstacles = dict.fromkeys(one.phase_obstacle for one in worst if one.phase_obstacle)
+            why = "".join(f" They are not taken as two phases, since {obstacle}." for obstacle in obstacles)
+            yield f"{text} {more}{why}"
+
+
+def _describe_phases(worst: Sequence[WorstCase], threat: Threat) -> Iterator[str]:
+    """Describe how the attacks of one threat model count in phases."""
+    by_phases: dict[str, list[str]] = {}
+    for worst_case in worst:
+        name = isolate_direction(str(worst_case.subject))
+        by_phases.setdefault(describe_phases(worst_case.phases), []).append(name)
+    for phases, subjects in by_phases.items():
+        yield (
+            f"Robust accuracy of {join_in_sentence(subjects)} under {threat} is estimated in {phases}. It is "
+            f"the share of images that are robust to the first phase, times the share of those that are "
+            f"robust to the next one on its part, which was drawn at random; the interval accounts for both."
+        )
 
 
 def _format_overlap(worst: WorstCase) -> str:

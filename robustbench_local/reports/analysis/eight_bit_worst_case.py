@@ -6,14 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.cluster_statistics import Groups, estimate_image_share
+from robustbench_local.cluster_statistics import Groups, Marks, estimate_image_share
+from robustbench_local.phased_estimates import estimate_phased_share
+from robustbench_local.reports.analysis.attack_phases import count_phases, has_image_limit
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.image_verdict import ImageVerdict
 from robustbench_local.reports.analysis.threat import Threat
-from robustbench_local.statistics import Estimate
+from robustbench_local.reports.analysis.worst_case import WorstCase
+from robustbench_local.statistics import Estimate, invert_share
 
 MAX_EIGHT_BIT_GAP_SHARE = 0.01
 """Difference between attack success in floating point and in 8 bits above which a warning appears (V4)."""
@@ -25,6 +28,8 @@ EIGHT_BIT_EXPLANATION = (
 )
 _SuccessMarks = Mapping[str, Sequence[bool | None]]
 """Image id -> whether each successful candidate also succeeds in 8 bits; None without such an image."""
+_PhaseMarks = tuple[Mapping[str, ImageVerdict], _SuccessMarks]
+"""Verdicts and 8-bit marks of one phase, or of all attacks on the same images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +70,29 @@ def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
     cases = []
     for worst in evidence.worst_cases:
         if worst.threat.norm in {"Linf", "L2", "L1", "L0"}:
-            marks = _collect_marks(_select_cells_inside(evidence.cells, worst.subject, worst.threat))
+            inside = _select_cells_inside(evidence.cells, worst.subject, worst.threat)
             cases.append(
                 _build_case(
                     worst.subject,
                     worst.threat,
                     worst.attack_labels,
-                    worst.stated_verdicts,
-                    marks,
+                    _list_phases(worst, inside),
                     worst.groups,
                 )
             )
     return tuple(cases)
+
+
+def _list_phases(worst: WorstCase, inside: Sequence[CellResult]) -> list[_PhaseMarks]:
+    """List verdicts and 8-bit marks of each phase; attacks on a part of the images count in the last one."""
+    if not worst.phases:
+        return [(worst.stated_verdicts, _collect_marks(inside))]
+    phases, known = list[_PhaseMarks](), set[str]()
+    for phase in worst.phases:
+        known |= set(phase.attacks)
+        counted = [cell for cell in inside if cell.record.attack in known or not has_image_limit(cell)]
+        phases.append((phase.verdicts, _collect_marks(counted)))
+    return [*phases[:-1], (phases[-1][0], _collect_marks(inside))]
 
 
 @collect_once
@@ -99,8 +115,7 @@ def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
             cells[0].subject,
             cells[0].threat,
             attacks,
-            verdicts,
-            _collect_marks(cells),
+            [(verdicts, _collect_marks(cells))],
             evidence.groups,
             targeted=cells[0].targeted,
         )
@@ -144,31 +159,50 @@ def _build_case(
     subject: EvaluatedModel,
     threat: Threat,
     attacks: tuple[str, ...],
-    verdicts: Mapping[str, ImageVerdict],
-    marks: _SuccessMarks,
+    phases: Sequence[_PhaseMarks],
     groups: Groups,
     *,
     targeted: bool = False,
 ) -> EightBitCase:
-    """Count verdicts and the 8-bit marks of broken images."""
-    broken = {image: list(marks.get(image, ())) for image, verdict in verdicts.items() if verdict.broken}
-    undecided = {image for image, seen in broken.items() if True not in seen and False not in seen}
-    decided = {image: verdict for image, verdict in verdicts.items() if image not in undecided}
-    beaten = {image for image, seen in broken.items() if True in seen}
-    correct = {image: verdict for image, verdict in decided.items() if verdict.clean_correct}
-    held = {
-        image: verdict.robust or (verdict.broken and image not in beaten)
-        for image, verdict in decided.items()
+    """Count verdicts and the 8-bit marks of broken images, in phases if there are several."""
+    undecided = {
+        image
+        for verdicts, marks in phases
+        for image, verdict in verdicts.items()
+        if verdict.broken and not {True, False} & set(marks.get(image, ()))
     }
+    held, beaten, broken = (list[dict[str, bool]]() for _ in range(3))
+    for verdicts, marks in phases:
+        decided = {image: verdict for image, verdict in verdicts.items() if image not in undecided}
+        success = {image: True in marks.get(image, ()) for image in decided if decided[image].broken}
+        correct = [image for image, verdict in decided.items() if verdict.clean_correct]
+        held.append(
+            {image: verdict.robust or not success.get(image, True) for image, verdict in decided.items()}
+        )
+        beaten.append({image: success.get(image, False) for image in correct})
+        broken.append({image: decided[image].broken for image in correct})
     return EightBitCase(
         subject=subject,
         threat=threat,
         attacks=attacks,
         targeted=targeted,
-        robust_accuracy=estimate_image_share(held, groups),
-        attack_success=estimate_image_share({image: image in beaten for image in correct}, groups),
-        float_success=estimate_image_share(
-            {image: verdict.broken for image, verdict in correct.items()}, groups
-        ),
+        robust_accuracy=_estimate_robust(held, groups),
+        attack_success=_estimate_success(beaten, groups),
+        float_success=_estimate_success(broken, groups),
         undecided_count=len(undecided),
     )
+
+
+def _estimate_robust(marks: Sequence[Marks], groups: Groups) -> Estimate:
+    """Estimate the share of marked images, in phases if there are several."""
+    if len(marks) == 1:
+        return estimate_image_share(marks[0], groups)
+    return estimate_phased_share(count_phases(marks))
+
+
+def _estimate_success(marks: Sequence[Marks], groups: Groups) -> Estimate:
+    """Estimate the share of images that are marked in any phase."""
+    if len(marks) == 1:
+        return estimate_image_share(marks[0], groups)
+    unmarked = [{image: not is_marked for image, is_marked in phase.items()} for phase in marks]
+    return invert_share(estimate_phased_share(count_phases(unmarked)))

@@ -95,7 +95,8 @@ def _format_distances(estimate: Estimate) -> str:
 
 def _format_sample(estimate: Estimate) -> str:
     groups = f" in {format_count(estimate.groups, 'group')}" if estimate.groups else ""
-    return f"n={estimate.n}{groups}"
+    later = "".join(f", {images} in phase {number}" for number, images in enumerate(estimate.phases[1:], 2))
+    return f"n={estimate.n}{groups}{later}"
 
 
 def _format_drop(verdict: GateVerdict) -> str:

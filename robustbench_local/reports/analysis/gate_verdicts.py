@@ -10,6 +10,12 @@ from functools import partial
 from robustbench_local.cluster_statistics import estimate_image_share
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.class_results import estimate_worst_class, group_by_class
+from robustbench_local.reports.analysis.deciding_images import (
+    describe_deciding_images,
+    describe_deciding_part,
+    describe_different_images,
+    describe_more_of_each_class,
+)
 from robustbench_local.reports.analysis.distances import compute_nearest_quartiles, compute_radius_quartiles
 from robustbench_local.reports.analysis.doubt_finders import Doubt, select_doubts
 from robustbench_local.reports.analysis.doubt_recount import AssumedOutcome, assume_outcome
@@ -194,7 +200,13 @@ def note_unchecked(verdict: GateVerdict, *, is_unchecked: bool) -> GateVerdict:
 def _judge_clean(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
     done = [compute_worst_case([cell]).clean_accuracy for cell in cells if cell.is_done]
     estimate = max(done, key=lambda share: share.n, default=compute_clopper_pearson(0, 0))
-    return build_verdict(gate, subject, estimate, missing=() if done else ("every cell",))
+    return build_verdict(
+        gate,
+        subject,
+        estimate,
+        missing=() if done else ("every cell",),
+        describe_more=lambda: describe_deciding_images(gate, estimate),
+    )
 
 
 def _judge_attacks(
@@ -203,15 +215,15 @@ def _judge_attacks(
     """Judge robust accuracy or attack success in the worst case over these attacks."""
     worst = compute_worst_case(cells, other_cells)
     estimate = _ESTIMATE_BY_METRIC[gate.metric](worst)
-    verdict = build_verdict(gate, subject, estimate, missing=worst.missing_attack_labels)
-    if not worst.left_out_count:
-        return verdict
-    unbroken = sum(one.robust for one in worst.any_attack_verdicts.values())
-    met = (
-        f"{len(worst.verdicts)} of {format_count(len(worst.any_attack_verdicts), 'image')} ran under "
-        f"every attack"
+    verdict = build_verdict(
+        gate,
+        subject,
+        estimate,
+        missing=worst.missing_attack_labels,
+        describe_more=lambda: describe_deciding_part(gate, worst, estimate),
     )
-    return replace(verdict, reason=f"{verdict.reason}; {met}, {unbroken} are robust so far")
+    how = describe_different_images(worst)
+    return replace(verdict, reason=f"{verdict.reason}; {how}") if how else verdict
 
 
 def _judge_worst_class(
@@ -225,7 +237,14 @@ def _judge_worst_class(
     named = len(evidence.get_class_names(subject.model))
     among = f"{classes} with images, of {named:,}" if len(labels) < named else classes
     text = f"{format_estimate(estimate)}, corrected for its choice among {among}"
-    return build_verdict(gate, subject, estimate, worst.missing_attack_labels, text=text)
+    return build_verdict(
+        gate,
+        subject,
+        estimate,
+        worst.missing_attack_labels,
+        text=text,
+        describe_more=lambda: describe_more_of_each_class(worst),
+    )
 
 
 def _judge_resubmission(
@@ -262,7 +281,10 @@ def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[Cel
     value_text = format_estimate(estimate) + (
         ", for its majority vote under noise" if cells[0].record.concerns != "model" else ""
     )
-    ruling, reason = _compare_with_limit(gate, estimate, value_text, math.inf)
+    labels = [cell.label for cell in done]
+    ruling, reason = _compare_with_limit(
+        gate, estimate, value_text, describe_more=lambda: describe_deciding_images(gate, estimate, labels)
+    )
     missing = [cell.label for cell in cells if not cell.is_done and cell.reported_status != "skipped"]
     if missing and ruling != ("pass" if gate.min is not None else "fail"):
         ruling, reason = (
@@ -315,6 +337,7 @@ def build_verdict(
     *,
     text: str = "",
     max_radius: float = math.inf,
+    describe_more: Callable[[], str] = lambda: "more images would decide",
 ) -> GateVerdict:
     """Compare a value with the limit.
 
@@ -325,18 +348,25 @@ def build_verdict(
         missing: Labels of attacks that did not finish.
         text: The value in words; empty: value, interval and n.
         max_radius: The largest distance that the attacks searched, if the value is a distance.
+        describe_more: Describes what would decide a gate whose interval straddles the limit.
 
     Further attacks can only lower robust accuracy and distances, and raise attack success. So a limit that is
     already broken stays broken whatever is missing, while a limit that is kept so far is inconclusive.
     """
     text = text or format_estimate(estimate)
-    ruling, reason = _compare_with_limit(gate, estimate, text, max_radius)
+    ruling, reason = _compare_with_limit(gate, estimate, text, max_radius, describe_more)
     if missing and ruling != "fail":
         ruling, reason = "inconclusive", f"{text} without {join_in_sentence(missing)}, which did not finish"
     return GateVerdict(gate=gate, subject=subject, estimate=estimate, ruling=ruling, reason=reason)
 
 
-def _compare_with_limit(gate: Gate, estimate: Estimate, text: str, max_radius: float) -> tuple[Ruling, str]:
+def _compare_with_limit(
+    gate: Gate,
+    estimate: Estimate,
+    text: str,
+    max_radius: float = math.inf,
+    describe_more: Callable[[], str] = lambda: "more images would decide",
+) -> tuple[Ruling, str]:
     """Compare a value with the limit, and describe it; infinite means larger than ``max_radius``."""
     if not estimate.is_known:
         return "inconclusive", "nothing was measured"
@@ -347,7 +377,7 @@ def _compare_with_limit(gate: Gate, estimate: Estimate, text: str, max_radius: f
     if gate.is_kept_by(value):
         return "pass", text
     if gate.bound != "estimate" and gate.is_kept_by(best):
-        return "inconclusive", f"{text} straddles the limit; more images would decide"
+        return "inconclusive", f"{text} straddles the limit; {describe_more()}"
     return "fail", text
 
 

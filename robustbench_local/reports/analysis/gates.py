@@ -9,6 +9,7 @@ from typing import Any
 
 from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.errors import did_you_mean
+from robustbench_local.interval_table import IntervalTable, use_interval_table
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
 from robustbench_local.reports.analysis.distances import measures_distance
@@ -34,7 +35,7 @@ from robustbench_local.reports.analysis.trust import (
     select_gate_distrust,
 )
 from robustbench_local.reports.formatting.text import join_in_sentence
-from robustbench_local.statistics import IntervalTable, compute_clopper_pearson, use_interval_table
+from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.stop_target import StopTarget
 from robustbench_local.store import RunStore
 

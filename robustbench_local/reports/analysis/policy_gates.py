@@ -10,6 +10,7 @@ from pathlib import Path
 
 from robustbench_local.config.gate_policy import HEADLINE, Policy, is_threat_pattern
 from robustbench_local.errors import ConfigError, did_you_mean
+from robustbench_local.interval_table import use_interval_table
 from robustbench_local.reports.analysis.baseline_run import Baseline
 from robustbench_local.reports.analysis.class_gates import judge_classes
 from robustbench_local.reports.analysis.doubt_finders import find_doubts
@@ -23,7 +24,7 @@ from robustbench_local.reports.analysis.gates import is_concerned_cell, judge_ev
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.stopped_verdicts import count_stopped_cells
 from robustbench_local.reports.formatting.text import join_in_sentence
-from robustbench_local.statistics import compute_clopper_pearson, use_interval_table
+from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore
 
 

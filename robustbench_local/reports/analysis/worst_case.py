@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from robustbench_local.cluster_statistics import (
     Groups,
@@ -11,13 +12,23 @@ from robustbench_local.cluster_statistics import (
     build_share_estimator,
     estimate_image_share,
 )
+from robustbench_local.phased_estimates import Phase, estimate_phased_share
+from robustbench_local.reports.analysis.attack_phases import (
+    AttackPhase,
+    PhasePlan,
+    count_phases,
+    has_image_limit,
+    plan_phases,
+)
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.image_verdict import ImageVerdict
 from robustbench_local.reports.analysis.threat import Threat
-from robustbench_local.statistics import Estimate, estimate_partial_share
+from robustbench_local.statistics import Estimate, estimate_partial_share, invert_share
 
 _Counts = tuple[int, int]
+_Value = TypeVar("_Value")
+_MarkImages = Callable[[Mapping[str, ImageVerdict]], Marks]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +63,13 @@ class WorstCase:
     unfinished one. These images count as broken."""
     groups: Groups = field(default_factory=dict, repr=False)
     """Group of each image; empty if the images are independent."""
+    phases: tuple[AttackPhase, ...] = ()
+    """The attacks by their images, if later ones have a random part of the images of earlier ones; empty if
+    all have the same images, or if they are settled."""
+    phase_obstacle: str = ""
+    """Why attacks with different images are no phases; empty if they are, or if all images are settled."""
+    limiting_attack_labels: tuple[str, ...] = ()
+    """Labels of the attacks that count with the fewest images."""
 
     @property
     def is_complete(self) -> bool:
@@ -67,8 +85,11 @@ class WorstCase:
     def stated_verdicts(self) -> Mapping[str, ImageVerdict]:
         """The verdicts behind the stated shares.
 
-        Those of the common images, unless all images give a lower share (see ``estimate_partial_share``).
+        Those of all images if the attacks have phases. Otherwise those of the common images, unless all
+        images give a lower share (see ``estimate_partial_share``).
         """
+        if self.phases:
+            return self.any_attack_verdicts
         common, every = _count_robust(self.verdicts), _count_robust(self.any_attack_verdicts)
         lower = every[1] and (not common[1] or every[0] * common[1] < common[0] * every[1])
         return self.any_attack_verdicts if lower else self.verdicts
@@ -81,7 +102,11 @@ class WorstCase:
 
     @property
     def robust_accuracy(self) -> Estimate:
-        """Share of the images of ``stated_verdicts`` that are robust; the interval uses all images."""
+        """Share of robust images, with an interval that uses all images.
+
+        With phases, the share that survives the first one, times the shares of the survivors that survive the
+        later ones (see ``estimate_phased_share``); otherwise the share of ``stated_verdicts``.
+        """
         return self.estimate_robust_accuracy()
 
     @property
@@ -90,42 +115,41 @@ class WorstCase:
         if not self.left_out_count:
             marks = {image: verdict.broken for image, verdict in _select_correct(self.verdicts)}
             return estimate_image_share(marks, self.groups)
-        unbroken, every = (
-            {image: not verdict.broken for image, verdict in _select_correct(verdicts)}
-            for verdicts in (self.verdicts, self.any_attack_verdicts)
-        )
-        unbroken_share = self._estimate_share(unbroken, every, 0.95)
-        return replace(
-            unbroken_share,
-            value=1 - unbroken_share.value,
-            low=1 - unbroken_share.high,
-            high=1 - unbroken_share.low,
-        )
+        return invert_share(self._estimate_share(_mark_unbroken, 0.95))
 
     def estimate_robust_accuracy(self, level: float = 0.95) -> Estimate:
         """Estimate robust accuracy with an interval at another level."""
-        return self._estimate_share(
-            _mark_robust(self.verdicts), _mark_robust(self.any_attack_verdicts), level
-        )
+        return self._estimate_share(_mark_robust, level)
+
+    def count_robust_phases(self) -> list[Phase]:
+        """Count the images of each phase; empty without phases."""
+        return self._count_phases(_mark_robust)
+
+    def count_unbroken_phases(self) -> list[Phase]:
+        """Count the correctly classified images of each phase; robust are those without a success."""
+        return self._count_phases(_mark_unbroken)
 
     def select_images(self, images: Collection[str]) -> WorstCase:
         """Return the worst case on these images alone, such as those of one class."""
         return replace(
             self,
-            verdicts={image: verdict for image, verdict in self.verdicts.items() if image in images},
-            any_attack_verdicts={
-                image: verdict for image, verdict in self.any_attack_verdicts.items() if image in images
-            },
-            other_breaking_attacks={
-                image: attack for image, attack in self.other_breaking_attacks.items() if image in images
-            },
+            verdicts=_select(self.verdicts, images),
+            any_attack_verdicts=_select(self.any_attack_verdicts, images),
+            other_breaking_attacks=_select(self.other_breaking_attacks, images),
+            phases=tuple(replace(phase, verdicts=_select(phase.verdicts, images)) for phase in self.phases),
         )
 
-    def _estimate_share(self, common: Marks, every: Marks, level: float) -> Estimate:
-        share = build_share_estimator(common, self.groups)
+    def _estimate_share(self, mark: _MarkImages, level: float) -> Estimate:
+        share = build_share_estimator(mark(self.verdicts), self.groups)
         if not self.left_out_count:
             return share(level)
-        return estimate_partial_share(share, build_share_estimator(every, self.groups), level)
+        if self.phases:
+            return estimate_phased_share(self._count_phases(mark), level)
+        every = build_share_estimator(mark(self.any_attack_verdicts), self.groups)
+        return estimate_partial_share(share, every, level)
+
+    def _count_phases(self, mark: _MarkImages) -> list[Phase]:
+        return count_phases([mark(phase.verdicts) for phase in self.phases]) if self.phases else []
 
 
 def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellResult] = ()) -> WorstCase:
@@ -143,6 +167,7 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
     all_verdicts = {image: _judge_image(image, done, image in elsewhere) for image in images}
     common = {image: all_verdicts[image] for image in images if all(image in cell.verdicts for cell in done)}
     settled = all(image in common or not verdict.robust for image, verdict in all_verdicts.items())
+    plan = PhasePlan() if settled else plan_phases(done)
     return WorstCase(
         subject=subject,
         threat=threat,
@@ -158,7 +183,41 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
             if image in all_verdicts and not any(_is_broken(cell, image) for cell in done)
         },
         groups=cells[0].groups,
+        phases=_judge_phases(plan, cells, other_cells),
+        phase_obstacle=plan.obstacle,
+        limiting_attack_labels=_select_fewest_images(done),
     )
+
+
+def _select_fewest_images(done: Sequence[CellResult]) -> tuple[str, ...]:
+    fewest = min((len(cell.verdicts) for cell in done), default=0)
+    return tuple(cell.label for cell in done if len(cell.verdicts) == fewest)
+
+
+def _judge_phases(
+    plan: PhasePlan, cells: Sequence[CellResult], other_cells: Sequence[CellResult]
+) -> tuple[AttackPhase, ...]:
+    """Judge the images of each phase over its attacks and those of all earlier phases.
+
+    Other cells of the run whose images were drawn by a limit count in the last phase alone: in earlier ones
+    they would be known of a part of the images only, and that may be the part of a later phase.
+    """
+    everywhere = find_breaks_inside(cells, [cell for cell in other_cells if not has_image_limit(cell)])
+    anywhere = find_breaks_inside(cells, other_cells)
+    phases, earlier = [], list[CellResult]()
+    for index, own in enumerate(plan.cells):
+        earlier.extend(own)
+        elsewhere = anywhere if index == len(plan.cells) - 1 else everywhere
+        phases.append(
+            AttackPhase(
+                attacks=tuple(cell.record.attack for cell in own),
+                attack_labels=tuple(cell.label for cell in own),
+                verdicts={
+                    image: _judge_image(image, earlier, image in elsewhere) for image in own[0].verdicts
+                },
+            )
+        )
+    return tuple(phases)
 
 
 def find_breaks_inside(cells: Sequence[CellResult], other_cells: Iterable[CellResult]) -> dict[str, str]:
@@ -222,6 +281,15 @@ def _count_robust(verdicts: Mapping[str, ImageVerdict]) -> _Counts:
 
 def _mark_robust(verdicts: Mapping[str, ImageVerdict]) -> dict[str, bool]:
     return {image: verdict.robust for image, verdict in verdicts.items()}
+
+
+def _mark_unbroken(verdicts: Mapping[str, ImageVerdict]) -> dict[str, bool]:
+    """Mark the correctly classified images on which no attack succeeded."""
+    return {image: not verdict.broken for image, verdict in _select_correct(verdicts)}
+
+
+def _select(values: Mapping[str, _Value], images: Collection[str]) -> dict[str, _Value]:
+    return {image: value for image, value in values.items() if image in images}
 
 
 def _select_correct(verdicts: Mapping[str, ImageVerdict]) -> list[tuple[str, ImageVerdict]]:

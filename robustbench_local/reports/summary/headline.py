@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robustbench_local.reports.analysis.attack_phases import describe_phases
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.certified_vs_empirical import has_blocking_violation
 from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
@@ -198,6 +199,8 @@ def _describe_method(rows: Sequence[WorstCase]) -> str:
     numbers = {len(row.attacks) for row in rows}
     if numbers == {1}:
         return f"under a single attack ({rows[0].attack_labels[0]})"
+    if all(row.phases for row in rows) and len({describe_phases(row.phases) for row in rows}) == 1:
+        return f"worst case in {describe_phases(rows[0].phases)}"
     if any(row.left_out_count and row.stated_verdicts is row.any_attack_verdicts for row in rows):
         return f"worst case over up to {format_count(max(numbers), 'attack')} an image"
     over = f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(max(numbers))

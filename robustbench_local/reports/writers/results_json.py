@@ -247,6 +247,11 @@ def _encode_worst_case(
         "n_met_by_all": len(worst.verdicts),
         "n_met_by_any": len(worst.any_attack_verdicts),
         "unbroken_count": sum(verdict.robust for verdict in worst.any_attack_verdicts.values()),
+        "phases": [
+            {"attacks": list(phase.attacks), **counts._asdict()}
+            for phase, counts in zip(worst.phases, worst.count_robust_phases(), strict=True)
+        ],
+        "phase_obstacle": worst.phase_obstacle or None,
         "broken_by_other_attacks": len(worst.other_breaking_attacks),
         **_encode_trust(select_distrust(evidence, worst.subject, worst.threat)),
         "clean_accuracy": worst.clean_accuracy.to_json(reason),

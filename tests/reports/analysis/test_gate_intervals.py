@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from sample_run import SampleRun, build_run
 
+from robustbench_local.interval_table import use_interval_table
 from robustbench_local.reports.analysis.gate_intervals import INTERVALS_KEY, encode_intervals, read_intervals
 from robustbench_local.reports.analysis.gates import judge_store, store_intervals
-from robustbench_local.statistics import compute_clopper_pearson, use_interval_table
+from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore
 
 
