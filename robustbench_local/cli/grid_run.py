@@ -26,6 +26,7 @@ from robustbench_local.evaluation.execution.model_speed import try_measure_speed
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
+from robustbench_local.reports.analysis.phase_resolution import PhaseResolution, compute_phase_resolution
 from robustbench_local.reports.analysis.resolution import (
     ClassResolution,
     GroupResolution,
@@ -151,6 +152,28 @@ def _list_resolutions(plan: Plan) -> list[Resolution | GroupResolution]:
     ]
 
 
+def _list_phase_resolutions(plan: Plan) -> list[PhaseResolution]:
+    """Return what attacks with different numbers of images can tell together, once for alike models."""
+    if plan.data.group_by_image:
+        return []
+    images: dict[tuple[object, ...], dict[str, int]] = {}
+    positions: dict[tuple[object, ...], list[int]] = {}
+    for cell in plan.cells:
+        record = cell.record
+        is_counted = record.goal == "untargeted" and record.knowledge not in {"transfer", "naive"}
+        is_counted &= record.norm != "corruption" and record.measure in {"ball", "distance"}
+        if is_counted and not cell.skip_reason and not cell.problem:
+            key = (record.model, record.defense, record.threat, record.sources)
+            label = plan.labels.get_attack_label(record.attack)
+            images.setdefault(key, {})[label] = len(cell.positions)
+            positions[key] = max(positions.get(key, []), cell.positions.tolist(), key=len)
+    sizes = {
+        key: list(Counter(plan.data.labels[chosen].tolist()).values()) for key, chosen in positions.items()
+    }
+    rows = (compute_phase_resolution(by_attack, sizes[key]) for key, by_attack in images.items())
+    return list(dict.fromkeys(row for row in rows if row is not None))
+
+
 def _compute_class_resolution(plan: Plan) -> ClassResolution | None:
     """Return what the images of single classes can resolve."""
     return compute_class_resolution(list(Counter(plan.data.labels.tolist()).values()))
@@ -188,11 +211,13 @@ def _show_plan(
         ]
         resolution = [asdict(row) for row in _list_resolutions(plan)]
         classes = _compute_class_resolution(plan)
+        phases = [asdict(row) for row in _list_phase_resolutions(plan)]
         event = {
             "event": "plan",
             "cells": cells,
             "resolution": resolution,
             "class_resolution": classes and asdict(classes),
+            "phase_resolution": phases,
             "warnings": plan.warnings,
         }
         print_json(console, event)
@@ -209,7 +234,7 @@ def _show_plan(
         f"{whole}, {most} at most; usually far less, since images stop at the first success{ending}",
         wrap=True,
     )
-    for row in (*_list_resolutions(plan), _compute_class_resolution(plan)):
+    for row in (*_list_resolutions(plan), *_list_phase_resolutions(plan), _compute_class_resolution(plan)):
         if row is not None:
             print_line(console, str(row), wrap=True)
     for goal in describe_goals(plan.cells):

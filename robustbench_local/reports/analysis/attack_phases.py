@@ -84,8 +84,13 @@ def count_phases(marks: Sequence[Marks]) -> list[Phase]:
 
 def describe_phases(phases: Sequence[AttackPhase]) -> str:
     """Describe phases: ``two phases: pgd20 on 600 images, autoattack on 20 of them``."""
+    return format_phases([(phase.attack_labels, len(phase.verdicts)) for phase in phases])
+
+
+def format_phases(phases: Sequence[tuple[Sequence[str], int]]) -> str:
+    """Format phases, given the labels of the attacks of each and the number of their images."""
     number = {2: "two", 3: "three"}.get(len(phases), str(len(phases)))
-    first, *later = [(join_in_sentence(phase.attack_labels), len(phase.verdicts)) for phase in phases]
+    first, *later = [(join_in_sentence(labels), count) for labels, count in phases]
     parts = [f"{first[0]} on {format_count(first[1], 'image')}"]
     parts += [f"{name} on {count:,} of them" for name, count in later]
     return f"{number} phases: {', '.join(parts)}"
@@ -106,14 +111,14 @@ def _find_obstacle(
     labels = {image: row.label for image, row in by_images[ordered[0]][0].predictions.items()}
     sizes = Counter(labels[image] for image in ordered[0])
     for part in ordered[1:]:
-        if _compute_class_shift(sizes, len(part)) > MAX_CLASS_SHIFT:
+        if compute_class_shift(sizes, len(part)) > MAX_CLASS_SHIFT:
             names = join_in_sentence([cell.label for cell in by_images[part]])
             count = format_count(len(part), "image")
             return f"the {count} of {names} are even over the classes, and all images are not"
     return ""
 
 
-def _compute_class_shift(sizes: Mapping[int, int], limit: int) -> float:
+def compute_class_shift(sizes: Mapping[int, int], limit: int) -> float:
     """Compute how far the classes of an even choice lie from those of all images: total variation, in [0, 1].
 
     The choice takes one image of each class in turn, and of the last, incomplete turn random classes.

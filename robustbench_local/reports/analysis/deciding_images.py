@@ -136,7 +136,14 @@ def _find_least(known: int, most: int, is_enough: Callable[[int], bool]) -> int 
 def _format_more(needed: int | None, images: int, attack_labels: Sequence[str]) -> str:
     if needed is None:
         return AT_LIMIT_TEXT
-    return f"about {format_count(needed - images, 'more image')}{_format_attacks(attack_labels)} would decide"
+    more = format_count(_round_up(needed - images), "more image")
+    return f"about {more}{_format_attacks(attack_labels)} would decide"
+
+
+def _round_up(count: int) -> int:
+    """Round a positive number up to two significant digits."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // unit) * unit
 
 
 def _format_attacks(labels: Sequence[str]) -> str:

@@ -95,7 +95,7 @@ def _format_distances(estimate: Estimate) -> str:
 
 def _format_sample(estimate: Estimate) -> str:
     groups = f" in {format_count(estimate.groups, 'group')}" if estimate.groups else ""
-    later = "".join(f", {images} in phase {number}" for number, images in enumerate(estimate.phases[1:], 2))
+    later = "".join(f", then {images}" for images in estimate.phases[1:])
     return f"n={estimate.n}{groups}{later}"
 
 

@@ -66,11 +66,9 @@ def format_points(difference: float) -> str:
 
 
 def format_sample(estimate: Estimate) -> str:
-    """Format the denominator: ``n = 500``, ``n = 500 images in 40 groups``, or phases after the first one."""
+    """Format the denominator: ``n = 500``, ``n = 500 images in 40 groups``, in phases ``n = 500, then 20``."""
     if estimate.phases:
-        later = enumerate(estimate.phases[1:], 2)
-        parts = (f", of which {images:,} in phase {number}" for number, images in later)
-        return f"n = {estimate.n:,}{''.join(parts)}"
+        return ", then ".join([f"n = {estimate.n:,}", *(f"{images:,}" for images in estimate.phases[1:])])
     if not estimate.groups:
         return f"n = {estimate.n:,}"
     return f"n = {format_count(estimate.n, 'image')} in {format_count(estimate.groups, 'group')}"

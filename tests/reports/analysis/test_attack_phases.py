@@ -63,7 +63,7 @@ def test_two_phases_use_the_cheap_attack_on_all_images():
     assert worst.clean_accuracy == compute_clopper_pearson(600, 600)
     assert worst.attack_success.value == pytest.approx(1 - share.value)
     assert (worst.attack_success.low, worst.attack_success.high) == (1 - share.high, 1 - share.low)
-    assert format_estimate(share).endswith("n = 600, of which 20 in phase 2)")
+    assert format_estimate(share).endswith("n = 600, then 20)")
     assert str(share).endswith("n=600, then 20)")
 
 
@@ -85,7 +85,7 @@ def test_texts_and_results_name_the_phases_and_the_attack_that_would_decide():
     verdict = judge_gate(evidence, min=0.45)
     assert verdict.ruling == "inconclusive"
     assert f"more images under {AUTOATTACK_NAME} would decide; {phrase}" in verdict.reason
-    assert "n=600, 20 in phase 2" in format_verdict(verdict)
+    assert "n=600, then 20" in format_verdict(verdict)
     (entry,) = json.loads(json.dumps(encode_results(evidence, judge_evidence(evidence))))["worst_case"]
     assert entry["phases"] == [
         {"attacks": [PGD_NAME], "images": 600, "attacked": 600, "robust": 360},
@@ -112,8 +112,8 @@ def test_gates_decide_with_both_phases_where_the_part_alone_could_not():
 def test_so_many_more_images_decide_if_the_shares_stay(metric):
     limit = {"min": 0.5} if metric == "robust_accuracy" else {"max": 0.5}
     reason = judge_gate(make_evidence(*make_pair()), metric=metric, **limit).reason
-    more = int(reason.split("about ")[1].split(" more")[0])
-    for extra, ruling in ((more, "pass"), (more // 2, "inconclusive")):
+    more = int(reason.split("about ")[1].split(" more")[0].replace(",", ""))
+    for extra, ruling in ((round(1.15 * more), "pass"), (more // 2, "inconclusive")):  # counts are rounded
         part = 20 + extra
         attacked = round(0.6 * part)
         pair = make_pair(part=part, attacked=attacked, survived=round(attacked * 11 / 12))
@@ -233,7 +233,7 @@ def test_the_number_of_images_is_about_the_least_that_decides(count, n):
         if compute_clopper_pearson(round(share.value * images), images).low >= 0.5
     )
     assert least <= found <= 1.15 * least
-    assert f"about {found - n} more image" in describe_deciding_images(gate, share, ["a"])
+    assert f"about {found - n} more image" in describe_deciding_images(gate, share, ["a"]).replace(",", "")
     assert describe_deciding_images(gate, replace(share, groups=4)) == "more groups of images would decide"
     assert "under every attack" in describe_deciding_images(gate, share, list("abcd"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from robustbench_local.paired_tests import adjust_by_holm, compute_mcnemar
+from robustbench_local.reports.analysis.phase_resolution import compute_phase_resolution
 from robustbench_local.reports.analysis.resolution import (
     compute_class_resolution,
     compute_group_resolution,
@@ -71,3 +72,19 @@ def test_images_in_groups_say_what_likeness_leaves():
     )
     assert str(compute_group_resolution(50, 5, 2)).endswith("; too few groups to compare 2 models")
     assert str(compute_group_resolution(50, 5, 1)).endswith("if they are alike")
+
+
+def test_attacks_on_different_numbers_of_images_are_resolved_together():
+    resolution = compute_phase_resolution({"PGD-20": 600, "AutoAttack": 20, "FGSM": 600}, [60] * 10)
+    assert resolution.attack_labels == (("PGD-20", "FGSM"), ("AutoAttack",))
+    assert str(resolution) == (
+        "two phases: PGD-20 and FGSM on 600 images, AutoAttack on 20 of them; if half of the images are robust "
+        "to phase 1, and 9 in 10 of those to each later one, the 95% interval of the worst case reaches up to "
+        "18 points to each side (23 with 20 images alone)"
+    )
+    assert compute_phase_resolution({"a": 100, "b": 50, "c": 10}, [10] * 10).images == (100, 50, 10)
+
+
+def test_attacks_on_the_same_images_and_parts_that_are_not_random_have_no_phases():
+    assert compute_phase_resolution({"PGD-20": 600, "AutoAttack": 600}, [60] * 10) is None
+    assert compute_phase_resolution({"PGD-20": 600, "AutoAttack": 20}, [500, 100]) is None
