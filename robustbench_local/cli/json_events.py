@@ -53,6 +53,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "cells": "The cells, each with its images, `max_passes`, `max_seconds`, and why it is skipped.",
         "resolution": "What the numbers of images can resolve.",
         "class_resolution": "The same for single classes; null for one class.",
+        "phase_resolution": "The same for attacks on different numbers of images, in phases.",
         "warnings": "Warnings before the run, one line each.",
     },
     "run_started": {

@@ -147,6 +147,7 @@ def _list_keys(results: dict) -> set[str]:
     lists = {
         "classes[].classes": rows,
         "classes[].classes[].attacks": [attack for row in rows for attack in row["attacks"]],
+        "worst_case[].phases": [phase for worst in results["worst_case"] for phase in worst["phases"]],
         "gates.verdicts": results["gates"]["verdicts"],
         "diagnostics.results": results["diagnostics"]["results"],
     }

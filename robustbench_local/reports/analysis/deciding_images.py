@@ -34,7 +34,7 @@ def describe_deciding_images(gate: Gate, estimate: Estimate, attack_labels: Sequ
     """
     if estimate.groups:
         return f"more groups of images{_format_attacks(attack_labels)} would decide"
-    needed = count_deciding_images(estimate, lambda share: _decides(gate, share))
+    needed = count_deciding_images(estimate, lambda share: _is_decided_by(gate, share))
     return _format_more(needed, estimate.n, attack_labels)
 
 
@@ -53,10 +53,10 @@ def describe_deciding_part(gate: Gate, worst: WorstCase, estimate: Estimate) -> 
     phases = worst.count_unbroken_phases() if is_success else worst.count_robust_phases()
 
     def is_decided(share: Estimate) -> bool:
-        return _decides(gate, invert_share(share) if is_success else share)
+        return _is_decided_by(gate, invert_share(share) if is_success else share)
 
     part = _find_least(
-        phases[-1].images, phases[0].images, lambda images: is_decided(_extrapolate(phases, images))
+        phases[-1].images, phases[0].images, lambda images: is_decided(_extrapolate_share(phases, images))
     )
     if part is None:
         every = invert_share(estimate) if is_success else estimate
@@ -102,13 +102,13 @@ def count_deciding_images(estimate: Estimate, is_decided: _IsDecided) -> int | N
     )
 
 
-def _decides(gate: Gate, estimate: Estimate) -> bool:
+def _is_decided_by(gate: Gate, estimate: Estimate) -> bool:
     """Return whether an interval lies on one side of the limit."""
     best = estimate.high if gate.min is not None else estimate.low
     return gate.is_kept_by(gate.select_bound(estimate)) or not gate.is_kept_by(best)
 
 
-def _extrapolate(phases: Sequence[Phase], images: int) -> Estimate:
+def _extrapolate_share(phases: Sequence[Phase], images: int) -> Estimate:
     """Estimate the share if the later phases had so many images at least, and the same shares."""
     extended = [phases[0]]
     for phase in phases[1:]:
@@ -142,7 +142,7 @@ def _format_more(needed: int | None, images: int, attack_labels: Sequence[str]) 
 
 def _round_up(count: int) -> int:
     """Round a positive number up to two significant digits."""
-    unit = 10 ** max(0, len(str(count)) - 2)
+    unit = int(10 ** max(0, len(str(count)) - 2))
     return -(-count // unit) * unit
 
 

@@ -133,10 +133,12 @@ class WorstCase:
         """Return the worst case on these images alone, such as those of one class."""
         return replace(
             self,
-            verdicts=_select(self.verdicts, images),
-            any_attack_verdicts=_select(self.any_attack_verdicts, images),
-            other_breaking_attacks=_select(self.other_breaking_attacks, images),
-            phases=tuple(replace(phase, verdicts=_select(phase.verdicts, images)) for phase in self.phases),
+            verdicts=_select_entries(self.verdicts, images),
+            any_attack_verdicts=_select_entries(self.any_attack_verdicts, images),
+            other_breaking_attacks=_select_entries(self.other_breaking_attacks, images),
+            phases=tuple(
+                replace(phase, verdicts=_select_entries(phase.verdicts, images)) for phase in self.phases
+            ),
         )
 
     def _estimate_share(self, mark: _MarkImages, level: float) -> Estimate:
@@ -288,7 +290,7 @@ def _mark_unbroken(verdicts: Mapping[str, ImageVerdict]) -> dict[str, bool]:
     return {image: not verdict.broken for image, verdict in _select_correct(verdicts)}
 
 
-def _select(values: Mapping[str, _Value], images: Collection[str]) -> dict[str, _Value]:
+def _select_entries(values: Mapping[str, _Value], images: Collection[str]) -> dict[str, _Value]:
     return {image: value for image, value in values.items() if image in images}
 
 
