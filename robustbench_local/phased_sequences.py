@@ -38,8 +38,7 @@ def estimate_phased_sequence(
 
     Args:
         phases: Outcomes of each phase in the order of the images, true for images that survive it. A later
-        phase
-            has at most as many as the one before has survivors.
+            phase has at most as many as the one before has survivors.
         population: Number of all images; None: infinitely many.
         level: Confidence, in (0, 1).
 

@@ -71,8 +71,7 @@ def count_phases(marks: Sequence[Marks]) -> list[Phase]:
 
     Args:
         marks: For each phase, image id -> whether the image is robust to it and to all earlier ones; each on
-        a
-            part of the images of the one before.
+            a part of the images of the one before.
     """
     first = Phase(len(marks[0]), len(marks[0]), sum(marks[0].values()))
     later = [

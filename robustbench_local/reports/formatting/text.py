@@ -66,7 +66,7 @@ def format_points(difference: float) -> str:
 
 
 def format_sample(estimate: Estimate) -> str:
-    """Format the denominator: ``n = 500``, ``n = 500 images in 40 groups``, in phases ``n = 500, then 20``."""
+    """Format n: ``n = 500``, ``n = 500 images in 40 groups``, or in phases ``n = 500, then 20``."""
     if estimate.phases:
         return ", then ".join([f"n = {estimate.n:,}", *(f"{images:,}" for images in estimate.phases[1:])])
     if not estimate.groups:

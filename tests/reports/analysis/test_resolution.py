@@ -78,9 +78,9 @@ def test_attacks_on_different_numbers_of_images_are_resolved_together():
     resolution = compute_phase_resolution({"PGD-20": 600, "AutoAttack": 20, "FGSM": 600}, [60] * 10)
     assert resolution.attack_labels == (("PGD-20", "FGSM"), ("AutoAttack",))
     assert str(resolution) == (
-        "two phases: PGD-20 and FGSM on 600 images, AutoAttack on 20 of them; if half of the images are robust "
-        "to phase 1, and 9 in 10 of those to each later one, the 95% interval of the worst case reaches up to "
-        "18 points to each side (23 with 20 images alone)"
+        "two phases: PGD-20 and FGSM on 600 images, AutoAttack on 20 of them; if half of the images are "
+        "robust to phase 1, and 9 in 10 of those to each later one, the 95% interval of the worst case "
+        "reaches up to 18 points to each side (23 with 20 images alone)"
     )
     assert compute_phase_resolution({"a": 100, "b": 50, "c": 10}, [10] * 10).images == (100, 50, 10)
 
