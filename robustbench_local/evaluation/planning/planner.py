@@ -18,6 +18,7 @@ from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.look_alikes import UNDECLARED_HINT
 from robustbench_local.evaluation.grid.schema import Grid
+from robustbench_local.evaluation.grid.verdict_keys import flatten_verdict_keys
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.cells import build_cells
 from robustbench_local.evaluation.planning.defended_models import GridDefense, resolve_defenses
@@ -44,11 +45,6 @@ from robustbench_local.evaluation.training.weight_cache import WeightCache, find
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.store.image_groups import GROUPS_KEY
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
-
-VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
-"""Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
-_GROUP_KEYS = ("groups", "group_pattern", "groups_key")
-"""Keys of the data that decide intervals only."""
 
 
 def make_plan(
@@ -218,12 +214,7 @@ def _build_identity(
     A model is included as a whole and in parts, so that a refusal can name the changed part; a model that
     cannot be used has no parts.
     """
-    content = grid.dump_without_names()
-    for model in content["models"]:
-        if model["endpoint"]:
-            model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
-    content["data"] = {key: value for key, value in content["data"].items() if key not in _GROUP_KEYS}
-    flat = dict(_flatten_content({key: content[key] for key in VERDICT_KEYS}))
+    flat = flatten_verdict_keys(grid)
     flat["data digest"] = data.compute_digest()
     for name, subject in subjects.items():
         flat[f"digest of model {name}"] = subject.digest
@@ -238,17 +229,6 @@ def _build_identity(
             flat[f"batch size of model {name}"] = str(size)  # its answers depend on it
     flat["code"] = compute_code_version()
     return flat
-
-
-def _flatten_content(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from _flatten_content(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(content, list):
-        for index, value in enumerate(content):
-            yield from _flatten_content(value, f"{path}[{index}]")
-    else:
-        yield path, str(content)
 
 
 def _build_description(
