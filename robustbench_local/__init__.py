@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from robustbench_local.evaluation.certify import CertificationResult, certify
     from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
     from robustbench_local.evaluation.options import Options
+    from robustbench_local.merging.merge_runs import merge_runs
     from robustbench_local.models.model_sources import load_classifier
     from robustbench_local.randomness import RandomStream as Stream
     from robustbench_local.run import Run, run_grid
@@ -122,6 +123,7 @@ __all__ = [
     "evaluate",
     "load_classifier",
     "load_dataset",
+    "merge_runs",
     "run_grid",
 ]
 
@@ -188,6 +190,7 @@ _MODULE_BY_NAME = {
     "evaluate": "evaluation.evaluate",
     "load_classifier": "models.model_sources",
     "load_dataset": "data.data_sources",
+    "merge_runs": "merging.merge_runs",
     "run_grid": "run",
 }
 _NAME_IN_MODULE = {"Stream": "RandomStream"}

@@ -36,6 +36,7 @@ COMMANDS = {
     "report": "robustbench_local.cli.report_command",
     "gate": "robustbench_local.cli.gate_command",
     "compare": "robustbench_local.cli.compare_command",
+    "merge": "robustbench_local.cli.merge_command",
     "init": "robustbench_local.cli.init_command",
     "train": "robustbench_local.cli.train_command",
     "list": "robustbench_local.cli.list_command",

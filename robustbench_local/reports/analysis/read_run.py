@@ -41,6 +41,7 @@ _ENVIRONMENT_KEYS = (
     "threads",
     "workers",
     "started",
+    "parts",
 )
 """The only facts about the machine that reach a report (F79)."""
 

@@ -152,7 +152,13 @@ def _format_sign_counts(cell: CellResult) -> tuple[str, str]:
 
 def _describe_machine(evidence: Evidence) -> dict[str, str]:
     """Describe the environment in words."""
-    facts = {key: value for key, value in evidence.environment.items() if key != "versions"}
+    facts = {key: value for key, value in evidence.environment.items() if key not in {"versions", "parts"}}
+    parts = evidence.environment.get("parts") or []
     versions = evidence.environment.get("versions") or {}
     written = {_FACT_NAMES.get(key, key): str(value) for key, value in facts.items() if value is not None}
-    return written | {"Other versions": ", ".join(f"{name} {number}" for name, number in versions.items())}
+    merged = {"Merged from": "; ".join(map(str, parts))} if parts else {}
+    return (
+        written
+        | merged
+        | {"Other versions": ", ".join(f"{name} {number}" for name, number in versions.items())}
+    )
