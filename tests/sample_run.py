@@ -167,7 +167,7 @@ def _write_cell(store: RunStore, sample: SampleRun, position: int, model: str, p
         arrays = _build_arrays(broken, chosen, plan)
         store.save_arrays(key, broken[0].position, arrays)
         rows = [_add_hashes(row, arrays) for row in rows]
-    store.add_outcomes(key, rows[: len(rows) // 2] if status == "partial" else rows)
+    store.add_outcomes(key, rows[: len(rows) // 2] if status in {"partial", "stopped"} else rows)
     store.set_status(key, status, "stopped by the user" if status != "done" else None)
 
 

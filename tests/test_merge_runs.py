@@ -252,6 +252,16 @@ def test_attacks_that_were_adapted_in_two_ways_are_refused(copy_part, tmp_path):
         merge_runs(parts, tmp_path / "merged")
 
 
+def test_parts_that_stopped_early_are_refused(copy_part, tmp_path):
+    parts = [copy_part("a", first_half), copy_part("b", second_half)]
+    with RunStore.open_readonly(parts[1]) as store:
+        (key, identity) = store.read_cells()[0].key, store.read_identity()
+    with RunStore.create_or_open(parts[1], resolved_yaml=make_grid().to_yaml(), identity=identity) as store:
+        store.set_status(key, "stopped", "the gates are decided")
+    with pytest.raises(ConfigError, match="stopped early cannot be merged: fgsm-linf-8 on signs-plain in b"):
+        merge_runs(parts, tmp_path / "merged")
+
+
 @pytest.mark.parametrize("cause", [KeyboardInterrupt, OSError])
 def test_an_interrupted_merge_leaves_nothing(copy_part, tmp_path, monkeypatch, cause):
     parts = [copy_part("a", first_half), copy_part("b", second_half)]

@@ -51,6 +51,17 @@ def merge_cells(parts: Sequence[RunPart]) -> list[MergedCell]:
             f"the parts overlap: {_join_problems(overlaps)}", remedy="merge parts that have different images"
         )
     merged = [_merge_cell(held) for held in holders.values()]
+    stopped = [
+        f"{describe_cell(record)} in {part.name}"
+        for part in parts
+        for record in part.cells
+        if record.status == "stopped"
+    ]
+    if stopped:
+        raise ConfigError(
+            f"runs that stopped early cannot be merged: {_join_problems(stopped)}",
+            remedy="run the parts on all images, without --until-decided and --precision",
+        )
     gaps = [line for cell in merged for line in _list_gaps(cell)]
     if gaps:
         raise ConfigError(f"the parts leave a gap: {_join_problems(gaps)}", remedy=_REMEDY_GAP)

@@ -59,7 +59,7 @@ def _refuse_other_identity(first: RunPart, part: RunPart) -> None:
     differing = [
         key
         for key in sorted({*first.identity, *part.identity})
-        if not _LIST_PATTERN.match(key) and _differs(first.identity, part.identity, key)
+        if not _LIST_PATTERN.match(key) and _has_other_value(first.identity, part.identity, key)
     ]
     if not differing:
         return
@@ -75,7 +75,7 @@ def _refuse_other_identity(first: RunPart, part: RunPart) -> None:
     )
 
 
-def _differs(first: Mapping[str, str], second: Mapping[str, str], key: str) -> bool:
+def _has_other_value(first: Mapping[str, str], second: Mapping[str, str], key: str) -> bool:
     """Return whether a part of the identity differs; what only one run has may concern its cells alone."""
     one, other = first.get(key), second.get(key)
     if UNKNOWN_IDENTITY in {one, other}:

@@ -83,8 +83,8 @@ def _is_unique(name: str, depth: int, paths: Sequence[Path]) -> bool:
 
 
 def _count_partial_cell(store: RunStore, cell: CellResult, groups: dict[str, str]) -> CellResult:
-    """Return an unfinished cell with the verdicts of the images that it was run on so far."""
-    if cell.reported_status != "partial" or not cell.tally.n or cell.is_sticker:
+    """Return an unfinished or stopped cell with the verdicts of the images that it was run on."""
+    if cell.reported_status not in {"partial", "stopped"} or not cell.tally.n or cell.is_sticker:
         return cell
     record = replace(cell.record, status="done", images=cell.tally.n)
     return build_cell_result(record, store.read_outcomes(cell.record.key), labels=cell.labels, groups=groups)

@@ -184,8 +184,9 @@ def test_other_data_are_refused_or_compared_without_pairs(old, new):
     assert {row.change.verdict for row in comparison.tables["clean"]} == {"no difference shown"}
 
 
-def test_an_unfinished_attack_counts_on_its_images_in_its_own_row(old, read_sample):
-    partial = read_sample("partial", statuses={("signs-plain", "autoattack-linf-8"): "partial"})
+@pytest.mark.parametrize("status", ["partial", "stopped"])
+def test_an_unfinished_attack_counts_on_its_images_in_its_own_row(old, read_sample, status):
+    partial = read_sample(status, statuses={("signs-plain", "autoattack-linf-8"): status})
     comparison = compare(old, partial)
     rows = [row for row in comparison.tables["attacks"] if row.label == "autoattack-linf-8"]
     assert [(row.change.test.n, row.marks) for row in rows] == [(48, ("unfinished",)), (96, ())]
@@ -193,7 +194,8 @@ def test_an_unfinished_attack_counts_on_its_images_in_its_own_row(old, read_samp
     assert "autoattack" not in worst.label
     assert worst.marks == ("without autoattack-linf-8, finished in old only",)
     assert any(
-        "autoattack-linf-8 on signs-plain: done in old, partial" in line for line in list_cautions(comparison)
+        f"autoattack-linf-8 on signs-plain: done in old, {status}" in line
+        for line in list_cautions(comparison)
     )
     only = {("signs-plain", plan): "partial" for plan in ("fgsm-linf-8", "pgd50-linf-8", "autoattack-linf-8")}
     nothing_else = compare(old, read_sample("partials", statuses=only))
