@@ -13,6 +13,7 @@ from attack_samples import Sample, build_classifier, build_linear_sample
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
+from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.losses import compute_margin
 from robustbench_local.attacks.minimum_norm.base import MinimumNormAttack
 from robustbench_local.attacks.minimum_norm.cw import CW
@@ -22,6 +23,8 @@ from robustbench_local.attacks.minimum_norm.ead import EAD
 from robustbench_local.attacks.minimum_norm.fmn import FMN
 from robustbench_local.attacks.minimum_norm.nearest_search import split_steps
 from robustbench_local.attacks.minimum_norm.pdpgd import PDPGD
+from robustbench_local.attacks.minimum_norm.refine import move_to_boundary, refine_successes
+from robustbench_local.attacks.minimum_norm.sparse_refinement import refine_sparse_successes
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms
@@ -255,7 +258,7 @@ def test_passes_are_within_the_cost_and_eps_0_is_free(
     spent = found(attack, norm)
     assert int(spent.forward_passes.max()) <= forward
     assert int(spent.backward_passes.max()) <= backward
-    if not isinstance(attack, DeepFool | PDPGD):  # both have a second path, for images without success
+    if not isinstance(attack, DeepFool):  # it has a second path, for images without success
         assert int(spent.forward_passes.min()) >= forward - 2
     nothing = ThreatModel(norm=norm, eps=0)
     assert torch.equal(small.attack(attack, nothing), small.images)
@@ -330,6 +333,7 @@ def test_ddn_is_no_farther_than_the_published_library(small: Sample, foolbox):
         (CW, {"searches": 0}, "searches"),
         (DeepFool, {"overshoot": -0.1}, "overshoot"),
         (EAD, {"beta": 0.0}, "beta"),
+        (PDPGD, {"dual_travel": 0.0}, "dual_travel"),
     ],
 )
 def test_impossible_numbers_are_refused(kind: type[MinimumNormAttack], wrong: dict[str, float], message: str):
@@ -380,9 +384,27 @@ def test_an_image_without_a_gradient_is_left_by_a_random_start(attack: MinimumNo
 
 def test_one_path_from_an_image_without_a_gradient_goes_nowhere():
     sample = clipped_network(0.25)
-    threat = ThreatModel(norm="L2", eps=FAR["L2"])
-    for attack in (FMN(steps=40, paths=1), DDN(steps=40, paths=1), FMN(steps=39)):
-        assert distances(sample, attack, threat).isinf().all(), attack
+    for attack in (FMN(steps=40, paths=1), DDN(steps=40, paths=1), FMN(steps=39), PDPGD(steps=39)):
+        norm = "L1" if isinstance(attack, PDPGD) else "L2"
+        assert distances(sample, attack, ThreatModel(norm=norm, eps=FAR[norm])).isinf().all(), attack
+
+
+def test_a_dense_success_becomes_sparse(small: Sample):
+    sample = small.select_images(torch.arange(14))
+    threat = ThreatModel(norm="L1", eps=FAR["L1"])
+    found = []
+    for refine in (move_to_boundary, refine_successes, refine_sparse_successes):
+        stream = RandomStream(0, [str(row) for row in range(14)], "refine")
+        engine = Engine(sample.classifier, sample.images, sample.labels, stream, early_stop=False)
+        dense = sample.attack(FMN(steps=12), ThreatModel(norm="L2", eps=FAR["L2"]))
+        engine.points = dense
+        engine.scores = 1 / compute_norms(dense - sample.images, "L1")
+        refine(engine, threat)
+        assert sample.find_adversarial(engine.points, threat).all()
+        found.append(compute_norms(engine.points - sample.images, "L1"))
+    boundary, refined, sparse = found
+    assert (sparse <= boundary).all()
+    assert float(sparse.mean()) < 0.99 * float(refined.mean())
 
 
 def test_few_steps_give_fewer_paths_and_none_is_lost():

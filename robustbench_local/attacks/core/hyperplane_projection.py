@@ -48,6 +48,38 @@ def compute_hyperplane_step(points: Tensor, normals: Tensor, gaps: Tensor, norm:
     return directions.mul_(torch.minimum(weights.mul_(level), room))
 
 
+def compute_sparse_step(
+    points: Tensor, originals: Tensor, normals: Tensor, gaps: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    """Compute the change d with gap + <normal, d> >= 0 whose result is nearest in L1 to the original.
+
+    Every pixel first returns to its original as far as the bounds allow. The pixels of the largest weights
+    then move along the normal until the inequality holds, which is the exact solution: a unit of distance
+    is spent where it gains most.
+
+    Args:
+        points: Where the linear function is known, (N, D).
+        originals: (N, D); the distance to them is minimized.
+        normals: (N, D), finite.
+        gaps: The linear function's value at the points, (N,), finite.
+        low: Smallest value of each pixel of the result, (N, D).
+        high: The same for the largest.
+
+    Returns:
+        (N, D), exact up to rounding. If no result within the bounds has a value of at least 0: the change to
+        the one with the largest value.
+    """
+    nearest = torch.minimum(torch.maximum(originals, low), high)
+    gaps = gaps + ((nearest - points) * normals).sum(dim=1)
+    directions = normals.sign()
+    room = torch.where(directions > 0, high - nearest, nearest - low) * directions.abs()
+    weights = normals.abs() * room.sign()
+    scale = weights.amax(dim=1, keepdim=True)
+    scale = torch.where(scale > 0, scale, 1.0)
+    need = (-gaps).clamp_min(0)[:, None]
+    return nearest + directions * _fill_largest_weights(weights / scale, room, need / scale) - points
+
+
 def _solve_water_level(weights: Tensor, rates: Tensor | None, room: Tensor, need: Tensor) -> Tensor:
     """Solve sum(weights * min(t * rates, room)) = ``need`` for the level t, (N, 1), if there is one.
 

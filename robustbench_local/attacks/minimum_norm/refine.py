@@ -43,15 +43,30 @@ def refine_successes(engine: Engine, threat: ThreatModel) -> None:
         engine: An engine whose searches were all a ``MinimumNormSearch``.
         threat: Norm and goal.
     """
-    engine.run(_BisectionSearch(engine, threat), build_refinement_items(engine))
-    engine.run(_BoundarySwitchSearch(engine, threat), build_refinement_items(engine))
+    move_to_boundary(engine, threat)
     engine.run(_RefinementSearch(engine, threat, BOUNDARY_STEPS), build_refinement_items(engine))
 
 
-def estimate_refinement_cost(threat: ThreatModel) -> tuple[int, int]:
-    """Return the maximum forward and backward passes of ``refine_successes`` per image."""
+def move_to_boundary(engine: Engine, threat: ThreatModel) -> None:
+    """Move the engine's successes along a line to a decision boundary, and from there to a nearer one.
+
+    Args:
+        engine: An engine whose searches were all a ``MinimumNormSearch``.
+        threat: Norm and goal.
+    """
+    engine.run(_BisectionSearch(engine, threat), build_refinement_items(engine))
+    engine.run(_BoundarySwitchSearch(engine, threat), build_refinement_items(engine))
+
+
+def estimate_refinement_cost(threat: ThreatModel, steps: int = BOUNDARY_STEPS) -> tuple[int, int]:
+    """Return the maximum forward and backward passes of ``refine_successes`` per image.
+
+    Args:
+        threat: Its goal decides the number of classes.
+        steps: Steps along the boundary.
+    """
     classes = min(MAX_SWITCH_CLASSES, len(threat.targets)) if threat.targets else MAX_SWITCH_CLASSES
-    return BISECTION_STEPS + SWITCH_STEPS + 1 + BOUNDARY_STEPS + 1, SWITCH_STEPS * classes + BOUNDARY_STEPS
+    return BISECTION_STEPS + SWITCH_STEPS + 1 + steps + 1, SWITCH_STEPS * classes + steps
 
 
 class _BoundarySwitchSearch(MinimumNormSearch[TensorTable]):
@@ -84,7 +99,7 @@ class _BoundarySwitchSearch(MinimumNormSearch[TensorTable]):
         gaps = [
             lead
             + (delta * class_normal).sum(dim=1)
-            - _compute_safe_margin(evaluation, class_normal, current, 1.0)
+            - compute_safe_margin(evaluation, class_normal, current, 1.0)
             for lead, class_normal in pairs
         ]
         chosen, distance = find_nearest_boundary(torch.stack(gaps, dim=1), torch.stack(normals, dim=1), norm)
@@ -186,7 +201,7 @@ class _RefinementSearch(MinimumNormSearch[_RefinementState]):
         self._accept_trials(front, state, evaluation)
         original, base, normal = (part.flatten(1) for part in (front.originals, state.points, state.gradient))
         # a failure may be due to rounding alone: the next trial also goes further beyond the boundary
-        aim = _compute_safe_margin(evaluation, normal, base, 1 / state.step_share - 1)
+        aim = compute_safe_margin(evaluation, normal, base, 1 / state.step_share - 1)
         from_original = state.margin - aim + ((original - base) * normal).sum(dim=1)
         norm = self.threat.norm
         bold = original + compute_hyperplane_step(original, normal, torch.nan_to_num(from_original), norm)
@@ -207,7 +222,7 @@ class _RefinementSearch(MinimumNormSearch[_RefinementState]):
         state.step_share = torch.where(nearer, (2 * state.step_share).clamp_max(1.0), state.step_share / 2)
 
 
-def _compute_safe_margin(
+def compute_safe_margin(
     evaluation: PointEvaluation, normals: Tensor, points: Tensor, rounding_factor: float | Tensor
 ) -> Tensor:
     """Return the margin to aim at, (W,): the smallest that is still a success in another batch.

@@ -8,7 +8,10 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from robustbench_local.attacks.core.hyperplane_projection import compute_hyperplane_step
+from robustbench_local.attacks.core.hyperplane_projection import (
+    compute_hyperplane_step,
+    compute_sparse_step,
+)
 from robustbench_local.attacks.core.top_mass import select_top_mass
 from robustbench_local.threats.lp_ball import compute_norms
 
@@ -143,3 +146,43 @@ def test_selections_are_the_largest_entries():
     assert (cut.mass_low >= counts - 0.5)[5:].all()
     whole = select_top_mass(values, torch.ones_like(values), torch.full((40, 1), 1000.0))
     assert not whole.low.any()
+
+
+def sparse_programme(row: tuple[Tensor, ...]) -> float:
+    """The smallest L1 distance to the original, by linear programming on the result and its distances."""
+    point, original, normal, gap, low, high = (part.double().numpy() for part in row)
+    size, unit = len(point), np.eye(len(point))
+    far = np.vstack([np.hstack([unit, -unit]), np.hstack([-unit, -unit])])
+    beyond = np.append(-normal, np.zeros(size))[None]
+    found = linprog(
+        np.append(np.zeros(size), np.ones(size)),
+        A_ub=np.vstack([far, beyond]),
+        b_ub=np.concatenate([original, -original, [float(gap) - normal @ point]]),
+        bounds=[*zip(low, high, strict=True), *[(0, None)] * size],
+    )
+    return float(found.fun)
+
+
+def test_sparse_steps_are_optimal_in_a_box_that_lacks_the_original():
+    points, normals, gaps = problem(12, 9, seed=3)
+    originals = problem(12, 9, seed=4)[0]
+    low, high = (points - 0.3).clamp_min(0), (points + 0.3).clamp_max(1)
+    room = torch.where(normals > 0, high - points, points - low)
+    gaps = torch.where(gaps < 0, -0.7 * (normals.abs() * room).sum(dim=1), gaps)
+    rows = (points, originals, normals, gaps, low, high)
+    reached = points + compute_sparse_step(*rows)
+    assert (reached >= low - 1e-6).all()
+    assert (reached <= high + 1e-6).all()
+    assert (gaps + ((reached - points) * normals).sum(dim=1) >= -1e-5).all()
+    best = torch.tensor([sparse_programme(row) for row in zip(*rows, strict=True)], dtype=torch.float64)
+    assert torch.allclose(compute_norms((reached - originals).double(), "L1"), best, atol=1e-5)
+
+
+def test_a_sparse_step_without_a_solution_goes_as_far_as_it_can():
+    points, normals, _ = problem(6, 9, seed=5)
+    low, high = (points - 0.1).clamp_min(0), (points + 0.1).clamp_max(1)
+    step = compute_sparse_step(points, points, normals, torch.full((6,), -1e3), low, high)
+    wanted = torch.where(normals > 0, high, torch.where(normals < 0, low, points))
+    assert torch.allclose(points + step, wanted, atol=1e-6)
+    nothing = compute_sparse_step(points, points, torch.zeros_like(points), torch.zeros(6), low, high)
+    assert not nothing.any()
