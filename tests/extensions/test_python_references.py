@@ -12,6 +12,8 @@ from example_package import EXAMPLE
 
 import robustbench_local as rbl
 from robustbench_local.errors import ConfigError, DataError, RefusedError, RobustbenchError
+from robustbench_local.evaluation.grid.schema import load_grid
+from robustbench_local.evaluation.planning import outside_code
 
 OPTIONS = rbl.Options(workers=1, batch_size=16, device="cpu", allow_code=True, timeout=60)
 
@@ -346,3 +348,22 @@ def test_a_call_runs_a_file_only_with_leave(workplace, tmp_path):
     with pytest.raises(RefusedError, match="--allow-code"):
         rbl.evaluate(classifier, data, **given)
     assert rbl.evaluate(classifier, data, **given, options=rbl.Options(allow_code=True)).counts.n == 3
+
+
+@pytest.mark.parametrize(
+    ("attacks", "times"),
+    [
+        (["fgsm-linf-8"], 0),
+        (["python:a.py:A", "python:b.py:B"], 1),
+    ],
+)
+def test_libraries_are_imported_once_before_files_are_tried_in_copies_of_the_process(
+    monkeypatch, tmp_path, attacks, times
+):
+    steps = []
+    monkeypatch.setattr(outside_code, "import_known_libraries", lambda: steps.append("import"))
+    monkeypatch.setattr(outside_code, "call_isolated", lambda *_, **__: steps.append("try"))
+    models = [{"id": "a", "source": "zoo:signs-plain"}]
+    grid, _ = load_grid({"data": {"source": "signs"}, "models": models, "attacks": attacks})
+    outside_code.check_outside_code(grid, [], base_folder=tmp_path, allow_code=True, timeout=None)
+    assert steps == ["import"] * times + ["try"] * (len(attacks) if times else 0)
