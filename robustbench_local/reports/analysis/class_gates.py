@@ -15,10 +15,12 @@ from robustbench_local.reports.analysis.gate_errors import judge_despite_errors
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict
 from robustbench_local.reports.analysis.gate_verdicts import apply_distrust, build_verdict, judge_with_doubts
 from robustbench_local.reports.analysis.gates import is_concerned_cell, judge_gate
+from robustbench_local.reports.analysis.stopped_verdicts import is_stopped
 from robustbench_local.reports.analysis.trust import select_gate_distrust
 from robustbench_local.reports.analysis.worst_case import compute_worst_case
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
+STOPPED_REASON = "the run stopped early, and this gate needs every image: run it without --until-decided"
 FAMILY_ERROR = 0.05
 """Probability that any of the classes of a gate is judged wrongly."""
 
@@ -65,6 +67,13 @@ def _judge_subject_classes(
     cells: Sequence[CellResult],
     doubts: Sequence[Doubt],
 ) -> list[GateVerdict]:
+    if is_stopped(cells):
+        unknown = compute_clopper_pearson(0, 0)
+        return [
+            GateVerdict(
+                gate=gate, subject=subject, estimate=unknown, ruling="inconclusive", reason=STOPPED_REASON
+            )
+        ]
     labels = list_class_labels(cells)
     level = compute_class_level(len(labels))
     distrust = select_gate_distrust(evidence, subject, gate, cells)

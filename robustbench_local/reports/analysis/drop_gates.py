@@ -10,7 +10,11 @@ from robustbench_local.cluster_statistics import Marks, estimate_image_share
 from robustbench_local.paired_difference import PairedDifference, estimate_paired_difference
 from robustbench_local.reports.analysis.baseline_run import Baseline
 from robustbench_local.reports.analysis.cell_result import CellResult
-from robustbench_local.reports.analysis.class_gates import compute_class_level, list_class_labels
+from robustbench_local.reports.analysis.class_gates import (
+    STOPPED_REASON,
+    compute_class_level,
+    list_class_labels,
+)
 from robustbench_local.reports.analysis.doubt_finders import find_doubts
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
@@ -18,6 +22,7 @@ from robustbench_local.reports.analysis.gate_errors import judge_despite_errors
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling, format_split
 from robustbench_local.reports.analysis.gate_verdicts import apply_distrust, judge_with_doubts
 from robustbench_local.reports.analysis.gates import is_concerned_cell, judge_gate, select_gate_images
+from robustbench_local.reports.analysis.stopped_verdicts import is_stopped
 from robustbench_local.reports.analysis.trust import format_mark, select_gate_distrust
 from robustbench_local.reports.analysis.worst_case import compute_worst_case
 from robustbench_local.reports.formatting.text import join_in_sentence
@@ -97,6 +102,8 @@ def _judge_subject_drop(
     ]
     if not base_cells:
         return [build_undecided_drop(gate, "the baseline has no such result", subject)]
+    if is_stopped([*cells, *base_cells]):
+        return [build_undecided_drop(gate, STOPPED_REASON, subject)]
     if obstacles := baseline.find_obstacles(gate, [*cells, *base_cells]):
         more = len(obstacles) - MAX_NAMED_OBSTACLES
         shown = [*obstacles[:MAX_NAMED_OBSTACLES], *([f"{more:,} more"] if more > 0 else [])]

@@ -64,6 +64,7 @@ def judge_by_policy(
     evidence: Evidence, policy: Policy, baseline: Evidence | None = None, today: date | None = None
 ) -> GateReport:
     """Judge the evidence of a run by a policy; arguments as in ``judge_run_by_policy``."""
+    evidence = count_stopped_cells(evidence)
     own_report = judge_evidence(evidence, None if policy.run_gates else ())
     against = None if baseline is None else Baseline.from_runs(baseline, evidence)
     gates = list_policy_gates(evidence, policy)
@@ -171,10 +172,10 @@ def _judge_concrete_gate(
     try:
         if gate.is_drop and baseline is not None:
             return judge_drop(evidence, baseline, gate, per_class=entry.per_class)
-        if entry.per_class:
-            return judge_classes(evidence, gate, find_doubts(evidence))
-        seen = count_stopped_cells(evidence)
-        return judge_gate(seen, gate, find_doubts(seen))
+        doubts = find_doubts(evidence)
+        return (
+            judge_classes(evidence, gate, doubts) if entry.per_class else judge_gate(evidence, gate, doubts)
+        )
     except ConfigError as error:
         reason = f"the run has no such result: {error}"
         unknown = compute_clopper_pearson(0, 0)
@@ -196,7 +197,8 @@ def _select_threats(evidence: Evidence, gate: Gate) -> list[str]:
 
 def _list_run_notes(evidence: Evidence) -> list[str]:
     """List the cells that did not finish: no gate on them passes, and other gates say nothing about them."""
-    unfinished = [cell for cell in evidence.cells if cell.reported_status not in {"done", "skipped"}]
+    settled = {"done", "skipped", "stopped"}  # a gate on a cell that stopped early says so itself
+    unfinished = [cell for cell in evidence.cells if cell.reported_status not in settled]
     if not unfinished:
         return []
     shown = [f"{cell.label} on {cell.subject} ({cell.reported_status})" for cell in unfinished[:6]]

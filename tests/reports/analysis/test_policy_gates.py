@@ -72,6 +72,12 @@ CASES = {
     "no such class": ([FLOOR | {"true_class": "Tram"}], make_run(GOOD), ["inconclusive"], 4),
     "each class": ([FLOOR | {"per_class": True}], make_run("rbrr" * 30), ["pass", "fail", "pass", "pass"], 1),
     "each class, few images": ([FLOOR | {"per_class": True}], make_run("rbrr"), ["inconclusive"] * 4, 4),
+    "each class, stopped": (
+        [FLOOR | {"per_class": True}],
+        make_run(GOOD, status="stopped"),
+        ["inconclusive"],
+        4,
+    ),
     "worst class": (
         [{"metric": "worst_class_robust_accuracy", "threat": "linf-8", "min": "50%"}],
         make_run("rbrr" * 30),
@@ -161,6 +167,14 @@ BASELINES = {
         "steps 50 in the baseline",
     ),
     "other seed": (DROP, make_run(BAD), make_run(GOOD, seed=1, **OTHER), "fail", ""),
+    "stopped baseline": (
+        DROP,
+        make_run(BAD),
+        make_run(GOOD, status="stopped"),
+        "inconclusive",
+        "stopped early",
+    ),
+    "stopped run": (DROP, make_run(BAD, status="stopped"), make_run(GOOD), "inconclusive", "stopped early"),
     "unfinished baseline": (DROP, make_run(BAD), make_run(GOOD, status="error"), "inconclusive", "error"),
     "unfinished run": (DROP, make_run(BAD, status="running"), make_run(GOOD), "inconclusive", "partial"),
     "renamed model": (DROP, make_run(BAD), make_run(GOOD, model="old", **OTHER), "fail", ""),
