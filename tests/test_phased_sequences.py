@@ -58,6 +58,8 @@ def test_a_phase_without_outcomes_leaves_the_lower_end_open():
     assert (share.value, share.low, share.n, share.phases) == (0.75, 0.0, 40, (40, 0))
     alone = estimate_ordered_share([1, 1, 0, 1] * 10, 100, level=0.99)  # a fifth of 5% is for early phases
     assert share.high == alone.high
+    infinite = estimate_phased_sequence([[1, 1, 0, 1] * 10, []])
+    assert infinite.high == estimate_ordered_share([1, 1, 0, 1] * 10, level=0.99).high
     nothing = estimate_phased_sequence([[], []], 100)
     assert (nothing.low, nothing.high, nothing.is_known) == (0.0, 1.0, False)
 

@@ -6,6 +6,7 @@ import pytest
 from sample_run import SampleRun, build_run
 
 from robustbench_local.interval_table import use_interval_table
+from robustbench_local.phased_estimates import Phase, estimate_phased_share
 from robustbench_local.reports.analysis.gate_intervals import INTERVALS_KEY, encode_intervals, read_intervals
 from robustbench_local.reports.analysis.gates import judge_store, store_intervals
 from robustbench_local.statistics import compute_clopper_pearson
@@ -83,3 +84,32 @@ def test_rows_that_can_be_no_interval_are_left_out():
         assert read_intervals(StoredRows([row])) == {}
     assert read_intervals(StoredRows([good, *bad])) == {(3, 10, 0.95): (0.1, 0.6)}
     assert encode_intervals(read_intervals(StoredRows([good]))) == {INTERVALS_KEY: [good]}
+
+
+def test_intervals_of_several_phases_are_stored_as_well():
+    table = {}
+    phases = [Phase(600, 600, 360), Phase(20, 12, 11)]
+    with use_interval_table(table):
+        share = estimate_phased_share(phases)
+    stored = encode_intervals(table)[INTERVALS_KEY]
+    assert stored == [[360, 600, 11, 12, 0.95, share.low, share.high]]
+    assert read_intervals(StoredRows(stored)) == table
+    with use_interval_table({(360, 600, 11, 12, 0.95): (0.2, 0.7)}):
+        assert estimate_phased_share(phases).high == 0.7
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [360, 600, 11, 12, 0.95, 0.56, 0.7],  # the share is 55%
+        [360, 600, 11, 12, 0.95, 0.2, 0.54],
+        [360, 600, 11, 12, 0.95, -0.1, 0.7],
+        [360, 600, 11, 12, 0.95, 0.2, 1.1],
+        [360, 600, 11, 12, 5, 0.95, 0.2, 0.7],
+        [360, 600, 11, 12, 0.2, 0.7],
+        [360, 600, 11, 12, "0.95", 0.2, 0.7],
+        [360, 600, 11, 12],
+    ],
+)
+def test_rows_that_can_be_no_interval_of_phases_are_left_out(row):
+    assert read_intervals(StoredRows([row])) == {}
