@@ -28,8 +28,8 @@ from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadca
 from robustbench_local.threats.threat_model import ThreatModel
 
 SPARSE_STEPS = 15
-"""Steps, each a forward and a backward pass. On 60 images of three networks, 30 shorten distances by another
-.01% on average."""
+"""Steps, each a forward and a backward pass. On 60 images of three networks, 30 steps instead of 10 shorten
+distances by .4% on average, and 80 by no more."""
 _FIRST_RADIUS = 0.25
 """First largest change of a pixel in a step."""
 _MIN_GAIN_SHARE = 1e-4
