@@ -93,14 +93,17 @@ def compare_marks(first: Marks, second: Marks, groups: Groups, *, is_paired: boo
     before = {image: first[image] for image in common}
     after = {image: second[image] for image in common}
     difference = estimate_paired_difference(after, before, groups)
+    low, high = difference.low, difference.high
+    if difference.p_value < ALPHA:  # over groups the interval is wider than the test, whose sign it keeps
+        low, high = (max(low, 0.0), high) if difference.value > 0 else (low, min(high, 0.0))
     lost = tuple(image for image in common if before[image] and not after[image])
     won = tuple(image for image in common if after[image] and not before[image])
     return ShareChange(
         first=estimate_image_share(before, groups),
         second=estimate_image_share(after, groups),
         value=difference.value,
-        low=difference.low,
-        high=difference.high,
+        low=low,
+        high=high,
         test=Comparison(
             n=difference.n,
             only_first=len(lost),

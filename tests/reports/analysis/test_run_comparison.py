@@ -248,3 +248,19 @@ def test_runs_are_named_by_the_end_of_their_path():
     (name, other) = name_runs([Path("/tmp") / ("a" * 200), Path("/tmp") / ("a" * 100 + "b" + "a" * 99)])
     assert len(name) == 60
     assert other == f"{name} (2)"
+
+
+def test_over_groups_the_interval_keeps_the_sign_of_the_test(old, new):
+    groups = {f"test/{image:05d}.png": f"track {image // 8}" for image in range(96)}
+
+    def group(evidence: Evidence) -> Evidence:
+        return replace(evidence, cells=tuple(replace(cell, groups=groups) for cell in evidence.cells))
+
+    comparison = compare(change_run(old, group), change_run(new, group), renamed=STRONGER)
+    change = comparison.models[0].main_row.change
+    assert change.test.groups == 12
+    assert change.verdict == "better"
+    assert 0 <= change.low <= change.value <= change.high
+    back = compare(change_run(old, group), change_run(new, group), renamed=WEAKER).models[0].main_row.change
+    assert (back.low, back.high) == pytest.approx((-change.high, -change.low))
+    assert "sign-flip test over 12 groups" in describe_comparison_answer([comparison])

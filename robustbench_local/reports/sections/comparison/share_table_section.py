@@ -63,8 +63,8 @@ class ShareTableSection(ComparisonSection):
         self.max_rows = max_rows
 
     def is_shown(self, data: ComparisonData) -> bool:
-        """Return whether any comparison has a row."""
-        return any(comparison.tables[self.table] for comparison in data.comparisons)
+        """Return whether any comparison has a row to show."""
+        return any(self.select_rows(comparison) for comparison in data.comparisons)
 
     def select_rows(self, comparison: RunComparison) -> list[ComparedRow]:
         """Select the rows that are shown; of many classes those that changed, the most lost first."""
@@ -210,7 +210,10 @@ ATTACKS = ShareTableSection(
     anchor="attacks",
     title="Each attack and certificate",
     what="attack",
-    explanation="The same for each attack alone; for certificates the share of images that are certified.",
+    explanation=(
+        "The same for each attack alone; for certificates the share of images that are certified, for "
+        "stickers the share of signs that are misclassified in at most half of their views."
+    ),
 )
 CLEAN = ShareTableSection(
     "clean",
