@@ -11,6 +11,13 @@ from robustbench_local.mean_intervals import estimate_group_mean
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.statistics import Estimate, estimate_bounded_mean, widen_interval
 
+VIEW_SEVERITY_EXPLANATION = (
+    "Expected: the mean over the views that count, with a 95% interval that covers further views of these "
+    "signs, not further signs. Worst: the most severe class that any of them is misclassified as, and how "
+    "many are."
+)
+"""How to read severities over views."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SeverityTable:

@@ -62,12 +62,6 @@ STICKERS_EXPLANATION = (
     "has one, over signs."
 )
 """How to read the numbers of this section."""
-SEVERITY_EXPLANATION = (
-    "Expected: the mean over the views that count, with a 95% interval that covers further views of these "
-    "signs, not further signs. Worst: the most severe class that any of them is misclassified as, and how "
-    "many are."
-)
-"""How to read severities."""
 SIMULATION_LIMITS = (
     "This is a simulation. Success here does not prove success on the road: ink, weather, real lenses, a "
     "detector in front of the classifier and temporal context are not simulated. Failure does not prove "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.misclassification_severity import VIEW_SEVERITY_EXPLANATION
 from robustbench_local.reports.analysis.sticker_controls import StickerControl
 from robustbench_local.reports.analysis.sticker_images import (
     SIGN_SELECTION_RULE,
@@ -14,7 +15,6 @@ from robustbench_local.reports.analysis.sticker_images import (
     build_sticker_images,
 )
 from robustbench_local.reports.analysis.sticker_results import (
-    SEVERITY_EXPLANATION,
     SIMULATION_LIMITS,
     STICKERS_EXPLANATION,
     DriveBy,
@@ -71,7 +71,7 @@ class StickersSection(Section[Stickers]):
     link_text = "Stickers"
     template = "stickers.html.j2"
     explanation = STICKERS_EXPLANATION
-    severity_explanation = SEVERITY_EXPLANATION
+    severity_explanation = VIEW_SEVERITY_EXPLANATION
     simulation_limits = SIMULATION_LIMITS
     sign_selection_rule = SIGN_SELECTION_RULE
 
@@ -118,7 +118,7 @@ def _render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]
         yield ""
         rules = (result.severity_rule for result in group if result.severity)
         yield from _iterate_paragraphs(
-            f"Severity, from 0 to 1: {rule}. {SEVERITY_EXPLANATION}" for rule in rules
+            f"Severity, from 0 to 1: {rule}. {VIEW_SEVERITY_EXPLANATION}" for rule in rules
         )
         rows = (_format_control_row(result, control) for result in group for control in result.controls)
         yield from render_table(["model", "control", "expected", "measured", "met"], rows)
