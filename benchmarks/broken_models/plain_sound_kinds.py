@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -14,6 +16,7 @@ from benchmarks.broken_models.composed_kinds import build_members
 from benchmarks.broken_models.input_kinds import FunctionLayer, round_to_levels
 from benchmarks.broken_models.networks import BaseNetwork, PixelNetwork
 from benchmarks.broken_models.surgery import postprocess, preprocess
+from benchmarks.broken_models.table_kinds import NeighborVote, trace_plainly
 
 
 class _Around(nn.Module):
@@ -41,6 +44,18 @@ class StraightThroughInForward(_Around):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images + (round_to_levels(images, 16) - images).detach())
+
+
+class RoundedForward(Function):
+    """Rounding to bytes, and the gradient of the identity."""
+
+    @staticmethod
+    def forward(_context: Any, images: Tensor) -> Tensor:
+        return (images * 255).round() / 255
+
+    @staticmethod
+    def backward(_context: Any, slopes: Tensor) -> Tensor:
+        return slopes
 
 
 class UnusedOperators(_Around):
@@ -100,6 +115,43 @@ def center_logits(logits: Tensor) -> Tensor:
     return 2 * (logits - logits.mean(dim=1, keepdim=True))
 
 
+def blur_by_fourier(images: Tensor) -> Tensor:
+    """A Gaussian in the frequencies."""
+    height, width = images.shape[-2:]
+    down, right = (
+        torch.fft.fftfreq(height, device=images.device),
+        torch.fft.rfftfreq(width, device=images.device),
+    )
+    weights = torch.exp(-4 * (down.view(-1, 1) ** 2 + right**2))
+    return torch.fft.irfft2(torch.fft.rfft2(images) * weights, s=(height, width))
+
+
+def stretch_logits(logits: Tensor) -> Tensor:
+    """From 0 to 10 on every image."""
+    low, high = logits.amin(dim=1, keepdim=True), logits.amax(dim=1, keepdim=True)
+    return 10 * (logits - low) / (high - low)
+
+
+def normalize_logits(logits: Tensor) -> Tensor:
+    """Of one length on every image, as of cosines."""
+    return 16 * functional.normalize(logits, dim=1)
+
+
+def _normalize_weights(base: BaseNetwork) -> nn.Module:
+    network = base.build()
+    nn.utils.parametrizations.weight_norm(network.get_submodule(base.head))
+    return network.requires_grad_(False).eval()
+
+
+class ShiftAttention(_Around):
+    """Attention among the logits of three shifts of an image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = torch.stack([self.network(images.roll(shift, dims=-1)) for shift in (-1, 0, 1)], dim=1)
+        weights = (values @ values.transpose(1, 2) / 10).softmax(dim=-1)
+        return (weights @ values).mean(dim=1)
+
+
 def _sound(name: str, build: Callable[[BaseNetwork], nn.Module], *networks: str) -> ModelKind:
     return ModelKind(name=name, build=build, networks=networks, expected="nothing", is_sound=True, images=24)
 
@@ -126,5 +178,13 @@ PLAIN_SOUND_KINDS = (
     _before("enlarge and shrink", enlarge_and_shrink, "gtsrb"),
     _before("contrast normalized", normalize_contrast, "signs"),
     _sound("centered logits", lambda base: postprocess(base, center_logits), "mnist"),
+    _sound("stretched logits", lambda base: postprocess(base, stretch_logits), "mnist", "cifar10"),
+    _sound("normalized logits", lambda base: postprocess(base, normalize_logits), "gtsrb", "signs"),
+    _before("blur by Fourier", blur_by_fourier, "mnist"),
+    _before("bytes with a backward of their own", RoundedForward.apply, "cifar10"),
+    _sound("weight norm", _normalize_weights, "cifar10"),
+    _sound("traced", trace_plainly, "mnist"),
+    _sound("soft neighbors", lambda base: NeighborVote(base, is_soft=True).eval(), "mnist"),
+    _around("attention over shifts", ShiftAttention, "mnist"),
 )
 """Further sound kinds."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.broken_models.case import ModelCase, ModelKind
 from benchmarks.broken_models.composed_kinds import COMPOSED_KINDS
+from benchmarks.broken_models.false_gradient_kinds import FALSE_GRADIENT_KINDS
 from benchmarks.broken_models.format_kinds import FORMAT_KINDS
 from benchmarks.broken_models.input_kinds import INPUT_KINDS
 from benchmarks.broken_models.layer_kinds import LAYER_KINDS
@@ -18,7 +19,9 @@ from benchmarks.broken_models.pretence_kinds import PRETENCE_KINDS
 from benchmarks.broken_models.random_kinds import RANDOM_KINDS
 from benchmarks.broken_models.sound_kinds import SOUND_KINDS
 from benchmarks.broken_models.stateful_kinds import STATEFUL_KINDS
+from benchmarks.broken_models.table_kinds import TABLE_KINDS
 from benchmarks.broken_models.trained_kinds import TRAINED_KINDS
+from benchmarks.broken_models.wave_kinds import WAVE_KINDS
 
 BROKEN_KINDS = (
     *TRAINED_KINDS,
@@ -30,6 +33,9 @@ BROKEN_KINDS = (
     *STATEFUL_KINDS,
     *FORMAT_KINDS,
     *PRETENCE_KINDS,
+    *WAVE_KINDS,
+    *FALSE_GRADIENT_KINDS,
+    *TABLE_KINDS,
 )
 """Kinds whose robustness number cannot be believed without more work."""
 HONEST_FILE = Path(__file__).with_name("honest.csv")

@@ -21,6 +21,10 @@ class PreprocessedNetwork(nn.Module):
         return self.network(self.preprocess(images))
 
 
+PixelChange = Callable[[Tensor, Tensor], Tensor]
+"""A change of logits, (N, K), that depends on the images, (N, C, H, W), as well."""
+
+
 class PostprocessedNetwork(nn.Module):
     """A change of the logits behind a network."""
 
@@ -30,6 +34,17 @@ class PostprocessedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.change(self.network(images))
+
+
+class ImageDependentNetwork(nn.Module):
+    """A change of the logits that depends on the images as well."""
+
+    def __init__(self, network: PixelNetwork, change: PixelChange) -> None:
+        super().__init__()
+        self.network, self.num_classes, self.change = network, network.num_classes, change
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.change(self.network(images), images)
 
 
 def preprocess(base: BaseNetwork, layer: nn.Module) -> nn.Module:

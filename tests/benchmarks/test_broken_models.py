@@ -209,3 +209,15 @@ def test_a_small_study_catches_the_broken_and_spares_the_sound(shared_data, monk
     broken = [result for result in results if not result.case.is_sound]
     assert [result.case.name for result in broken if is_blind_spot(result)] == []
     assert [result.case.name for result in broken if result.is_silent or result.gate == "pass"] == []
+
+
+def test_waves_leave_the_class_and_turn_the_slope(embedded_only):
+    plain, right = compute_slopes(find_model("unchanged on signs"))
+    cosine = torch.nn.functional.cosine_similarity
+    for kind in ("scaled by a ripple", "waves on the logits", "signs turned behind the stem"):
+        logits, slopes = compute_slopes(find_model(f"{kind} on signs"))
+        assert torch.equal(logits.argmax(dim=1), plain.argmax(dim=1))
+        assert float(cosine(slopes.flatten(1), right.flatten(1)).abs().min()) < 0.9
+    traced, slopes = compute_slopes(find_model("traced on signs-at"))
+    assert torch.allclose(traced, compute_slopes(find_model("unchanged on signs-at"))[0], atol=1e-5)
+    assert slopes.any()

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.attacks.adaptive.custom_functions import CustomFunctions, find_custom_functions
+from robustbench_local.attacks.adaptive.custom_functions import (
+    CustomFunctions,
+    FunctionCall,
+    find_custom_functions,
+)
 from robustbench_local.attacks.adaptive.findings import LayerFault, LayerFinding, OperatorFinding
 from robustbench_local.attacks.adaptive.fixed_draws import PROBE_SEED, preserve_randomness
-from robustbench_local.attacks.adaptive.local_slopes import find_local_fault, has_identity_slope
+from robustbench_local.attacks.adaptive.local_slopes import (
+    find_local_fault,
+    has_identity_slope,
+    select_output,
+)
 from robustbench_local.attacks.adaptive.measured_jacobian import is_nearly_affine
 from robustbench_local.attacks.adaptive.module_paths import track_module_paths
 from robustbench_local.attacks.adaptive.module_records import ModuleRecord, record_modules
@@ -65,6 +74,40 @@ def check_functions(classifier: Classifier, images: Tensor) -> tuple[OperatorFin
         classifier: As in `check_layers`.
         images: As there.
     """
+    counts: dict[tuple[str, str], int] = {}
+    for call, apply_function, source in _list_function_calls(classifier, images):
+        with preserve_randomness():
+            if _try_local_check(apply_function, source) is not None:
+                key = (call.path, f"custom function {call.function.__name__}")
+                counts[key] = counts.get(key, 0) + 1
+    return tuple(
+        OperatorFinding(path=path, operator=operator, count=count)
+        for (path, operator), count in counts.items()
+    )
+
+
+def has_straight_functions(classifier: Classifier, images: Tensor) -> bool:
+    """Check whether a custom autograd function changes its argument and has the gradient of the identity.
+
+    Args:
+        classifier: As in `check_layers`.
+        images: As there.
+    """
+    for _, apply_function, source in _list_function_calls(classifier, images):
+        with preserve_randomness(), torch.no_grad():
+            value = select_output(apply_function(source.clone()))
+        if value is None or value.shape != source.shape or torch.equal(value, source):
+            continue
+        with preserve_randomness():
+            if has_identity_slope(apply_function, source):
+                return True
+    return False
+
+
+def _list_function_calls(
+    classifier: Classifier, images: Tensor
+) -> list[tuple[FunctionCall, Callable[[Tensor], Any], Tensor]]:
+    """List the calls of custom functions, each as a function of its first tensor, with that tensor."""
     images = images[:LAYER_IMAGES]
     model = find_innermost(classifier).model
     with preserve_randomness(), torch.enable_grad():
@@ -72,27 +115,20 @@ def check_functions(classifier: Classifier, images: Tensor) -> tuple[OperatorFin
         logits = classifier(images.detach().clone().requires_grad_())
         functions = CustomFunctions(find_custom_functions(logits))
         if not functions.classes:
-            return ()
+            return []
         with track_module_paths(model) as stack, functions.record_calls(stack) as calls:
             classifier(images.detach().clone().requires_grad_())
-    counts: dict[tuple[str, str], int] = {}
-    with preserve_randomness():
-        for call in calls:
-            index = next((i for i, value in enumerate(call.arguments) if _is_floating(value)), None)
-            if index is None:
-                continue
+    found = []
+    for call in calls:
+        index = next((i for i, value in enumerate(call.arguments) if _is_floating(value)), None)
+        if index is not None:
+            found.append((call, partial(_apply_function, call, index), call.arguments[index]))
+    return found
 
-            def apply_function(source: Tensor, call: Any = call, index: int = index) -> Any:
-                seed_everything(PROBE_SEED)
-                return call.function.apply(*call.arguments[:index], source, *call.arguments[index + 1 :])
 
-            if _try_local_check(apply_function, call.arguments[index]) is not None:
-                key = (call.path, f"custom function {call.function.__name__}")
-                counts[key] = counts.get(key, 0) + 1
-    return tuple(
-        OperatorFinding(path=path, operator=operator, count=count)
-        for (path, operator), count in counts.items()
-    )
+def _apply_function(call: FunctionCall, index: int, source: Tensor) -> Any:
+    seed_everything(PROBE_SEED)
+    return call.function.apply(*call.arguments[:index], source, *call.arguments[index + 1 :])
 
 
 def _find_module_fault(record: ModuleRecord) -> LayerFault | None:

@@ -17,6 +17,7 @@ from robustbench_local.attacks.adaptive.gradient_checks import (
     compute_margin_gradient,
     compute_median_cosine,
 )
+from robustbench_local.attacks.adaptive.layer_checks import has_straight_functions
 from robustbench_local.attacks.adaptive.local_slopes import has_identity_slope
 from robustbench_local.attacks.adaptive.module_records import ModuleRecord, record_modules
 from robustbench_local.attacks.adaptive.operator_scan import scan_operators
@@ -50,7 +51,8 @@ def has_own_surrogates(classifier: Classifier, findings: ModelFindings, images: 
     if cosine is not None and cosine >= MIN_SURROGATE_COSINE:
         agreement = findings.gradients.cosine
         is_contradicted = agreement is not None and agreement < MIN_SURROGATE_COSINE
-        if findings.operators:
+        # where an activation saturates, its small slope is right, and declares nothing
+        if any(not finding.operator.startswith("saturated") for finding in findings.operators):
             return not is_contradicted or _follows_surrogates_nearby(classifier, images)
         if is_contradicted and _goes_straight(classifier, images):
             return True
@@ -66,7 +68,7 @@ def has_own_surrogates(classifier: Classifier, findings: ModelFindings, images: 
 
 
 def _goes_straight(classifier: Classifier, images: Tensor) -> bool:
-    """Return whether the model lets a gradient go straight through a function by this package's own helper.
+    """Return whether the model lets a gradient go straight through a function that changes its values.
 
     The classifier itself uses it where gradients vanish at pixels of exactly 0 or 1: that declares nothing.
     """
@@ -74,7 +76,10 @@ def _goes_straight(classifier: Classifier, images: Tensor) -> bool:
     exact = outer.use_exact_gradients(), inner.use_exact_gradients()
     with preserve_randomness(), torch.enable_grad(), exact[0], exact[1]:
         answer = classifier(images[:PROBED_IMAGES].detach().clone().requires_grad_())
-    return any(is_straight_through(node) for node in walk_graph(answer))
+    if any(is_straight_through(node) for node in walk_graph(answer)):
+        return True
+    # on the 8-bit grid, rounding to it changes nothing
+    return has_straight_functions(find_innermost(classifier), _move_beside(images[:PROBED_IMAGES]))
 
 
 def _follows_surrogates_nearby(classifier: Classifier, images: Tensor) -> bool:
@@ -83,10 +88,8 @@ def _follows_surrogates_nearby(classifier: Classifier, images: Tensor) -> bool:
     A model may be smooth on the 8-bit grid, where images lie, and without a useful gradient beside it, where
     attacks go.
     """
-    core, images = find_innermost(classifier), images[:PROBED_IMAGES]
-    stream = RandomStream(0, tuple(str(row) for row in range(len(images))), "surrogates")
-    noise = stream.sample_uniform(images.shape[1:], draw="jitter", device=images.device)
-    points = (images + JITTER * (2 * noise - 1)).clamp(0, 1)
+    core, points = find_innermost(classifier), _move_beside(images[:PROBED_IMAGES])
+    stream = _make_stream(points)
     with preserve_randomness(), torch.no_grad():
         labels = core(points).argmax(dim=1)
     scan = scan_operators(core, points, labels, stream)
@@ -94,6 +97,16 @@ def _follows_surrogates_nearby(classifier: Classifier, images: Tensor) -> bool:
         return True
     own = compute_margin_gradient(core, points, labels, stream)
     return compute_median_cosine(own, scan.gradient) >= MIN_SURROGATE_COSINE
+
+
+def _move_beside(images: Tensor) -> Tensor:
+    """Return points a fraction of a pixel level away from images."""
+    noise = _make_stream(images).sample_uniform(images.shape[1:], draw="jitter", device=images.device)
+    return (images + JITTER * (2 * noise - 1)).clamp(0, 1)
+
+
+def _make_stream(images: Tensor) -> RandomStream:
+    return RandomStream(0, tuple(str(row) for row in range(len(images))), "surrogates")
 
 
 def _contains_module(outer: str, path: str) -> bool:

@@ -55,8 +55,10 @@ def test_a_gradient_like_the_one_through_surrogates(cosine, expected):
     gradients = replace(SOUND.gradients, surrogate_cosine=cosine)
     findings = replace(SOUND, operators=(rounding,), gradients=gradients)
     assert has_own_surrogates(make_classifier(True), findings, make_images((0.2,))) == expected
-    no_operators = replace(findings, operators=())
-    assert not has_own_surrogates(make_classifier(True), no_operators, make_images((0.2,)))
+    saturated = OperatorFinding(path="0", operator="saturated tanh", count=1)
+    for others in ((), (saturated,)):
+        found = replace(findings, operators=others)
+        assert not has_own_surrogates(make_classifier(True), found, make_images((0.2,)))
 
 
 class Rippled(nn.Module):
@@ -113,3 +115,37 @@ def test_nothing_is_left_behind():
     has_own_surrogates(classifier, findings, make_images((0.2,)))
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(module._forward_hooks for module in classifier.module.modules())
+
+
+class Coded(torch.autograd.Function):
+    """Few levels, or none, and the gradient of the identity times a factor."""
+
+    @staticmethod
+    def forward(ctx, images, levels, factor):
+        ctx.factor = factor
+        return (images * levels).round() / levels if levels else images.clone()
+
+    @staticmethod
+    def backward(ctx, slopes):
+        return ctx.factor * slopes, None, None
+
+
+class OwnFunction(nn.Module):
+    def __init__(self, levels: int, factor: float) -> None:
+        super().__init__()
+        self.levels, self.factor = levels, factor
+
+    def forward(self, images):
+        return Coded.apply(images, self.levels, self.factor)
+
+
+@pytest.mark.parametrize(
+    ("levels", "factor", "expected"), [(15, 1.0, True), (255, 1.0, True), (255, -1.0, False), (0, 1.0, False)]
+)
+def test_straight_through_written_by_hand(levels, factor, expected):
+    """Its finite differences are zero, or as far off, between two levels."""
+    network = nn.Sequential(OwnFunction(levels, factor), nn.Flatten(), nn.Linear(16, 2))
+    gradients = replace(SOUND.gradients, surrogate_cosine=1.0, cosine=0.0)
+    findings = replace(SOUND, gradients=gradients)
+    images = make_images((51 / 255, 204 / 255))
+    assert has_own_surrogates(Classifier(network, num_classes=2), findings, images) == expected
