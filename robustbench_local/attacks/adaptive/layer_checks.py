@@ -118,7 +118,7 @@ def _list_function_calls(
             return []
         with track_module_paths(model) as stack, functions.record_calls(stack) as calls:
             classifier(images.detach().clone().requires_grad_())
-    found = []
+    found: list[tuple[FunctionCall, Callable[[Tensor], Any], Tensor]] = []
     for call in calls:
         index = next((i for i, value in enumerate(call.arguments) if _is_floating(value)), None)
         if index is not None:
