@@ -24,7 +24,7 @@ def judge_despite_errors(
         judge: Judges these cells, as measured or with assumed verdicts.
     """
     measured = judge(cells)
-    images = {image for cell in cells for image, verdict in cell.verdicts.items() if not verdict.is_known}
+    images = {image for cell in cells for image in _list_unknown_images(cell)}
     if not images or measured.ruling not in {"pass", "fail"}:
         return measured
     for is_robust in (True, False):
@@ -35,6 +35,13 @@ def judge_despite_errors(
             reason = f"{measured.reason}, but {what}; counted as {assumed} they give {other.reason}"
             return replace(measured, ruling="inconclusive", reason=reason)
     return measured
+
+
+def _list_unknown_images(cell: CellResult) -> list[str]:
+    """List the images without a verdict; one that a certificate does not prove has one."""
+    if cell.is_certificate and not cell.tally.errors:
+        return []
+    return [image for image, verdict in cell.verdicts.items() if not verdict.is_known]
 
 
 def _assume_verdicts(cell: CellResult, is_robust: bool) -> CellResult:
