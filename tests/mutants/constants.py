@@ -42,6 +42,12 @@ CONSTANTS = (
         "paired_difference.py", "CONTINUITY_CORRECTION", ("0.9", "1.1"), "test_paired_difference.py"
     ),
     _make_constant(
+        "reports/analysis/share_change.py",
+        "ALPHA",
+        ("0.04", "0.06"),
+        "reports/analysis/test_share_change.py",
+    ),
+    _make_constant(
         "reports/analysis/class_gates.py",
         "FAMILY_ERROR",
         ("0.04", "0.06"),
