@@ -71,6 +71,12 @@ CASES = {
     "another class": ([FLOOR | {"true_class": "Yield"}], make_run("rbbb" * 30), ["fail"], 1),
     "no such class": ([FLOOR | {"true_class": "Tram"}], make_run(GOOD), ["inconclusive"], 4),
     "each class": ([FLOOR | {"per_class": True}], make_run("rbrr" * 30), ["pass", "fail", "pass", "pass"], 1),
+    "clean accuracy of each class": (
+        [{"metric": "clean_accuracy", "per_class": True, "min": "50%"}],
+        make_run("rwrr" * 30),
+        ["pass", "fail", "pass", "pass"],
+        1,
+    ),
     "each class, few images": ([FLOOR | {"per_class": True}], make_run("rbrr"), ["inconclusive"] * 4, 4),
     "each class, stopped": (
         [FLOOR | {"per_class": True}],
@@ -154,6 +160,13 @@ BASELINES = {
         make_run(GOOD),
         make_run(GOOD, attack="aa", **OTHER),
         "pass",
+        "",
+    ),
+    "certified accuracy": (
+        DROP | {"metric": "certified_accuracy"},
+        make_run(BAD, attack="ibp", measure="certificate"),
+        make_run(GOOD, attack="ibp", measure="certificate", **OTHER),
+        "fail",
         "",
     ),
     "other images": (DROP, make_run(BAD), make_run(GOOD, digest="d" * 64), "inconclusive", "data: d, "),
