@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.decision_replay import OutcomeTable, build_lower_bound_test, draw_table, replay_run
+from robustbench_local.confidence_sequences import estimate_ordered_share
 from robustbench_local.sequential_decision import (
     SEQUENCE_ERROR,
     CountInterval,
@@ -69,6 +70,15 @@ def test_all_images_leave_one_number_and_none_leave_every_number():
     proofs = estimate_count(build_phases(order, [{}, {}]), 40, [True] * 30, has_proofs=True)
     assert proofs.low >= 30
     assert proofs.high == 40
+
+
+def test_a_sequence_errs_once_in_forty_runs():
+    """The verdict against a limit errs once in forty too, on one side of its 95% interval: together 5%."""
+    marks, order = [number % 2 == 0 for number in range(300)], tuple(map(str, range(4000)))
+    whole = estimate_count(build_phases(order, [dict(zip(order, marks, strict=False))]), 4000)
+    wider, share, narrower = (estimate_ordered_share(marks, 4000, level) for level in (0.978, 0.975, 0.972))
+    assert wider.low < share.low < narrower.low
+    assert (whole.low, whole.high) == (round(4000 * share.low), round(4000 * share.high))
 
 
 @pytest.mark.parametrize("first", [(1, 1, 1, 0, 0), (1, 1, 1, 1, 1), (0, 0, 1, 1, 0)])

@@ -48,6 +48,9 @@ CONSTANTS = (
         "reports/analysis/test_share_change.py",
     ),
     _make_constant(
+        "sequential_decision.py", "SEQUENCE_ERROR", ("0.022", "0.028"), "test_sequential_decision.py"
+    ),
+    _make_constant(
         "reports/analysis/class_gates.py",
         "FAMILY_ERROR",
         ("0.04", "0.06"),

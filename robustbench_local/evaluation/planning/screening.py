@@ -13,8 +13,10 @@ from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.planning.plan import CellSpec
 
 MIN_COST_RATIO = 10
-"""An attack that costs this many times a cheap one is worth a cheap one in front of it; a cheap one costs at
-least that part of APGD's passes, since a single step settles too few images."""
+"""An attack that costs this many times APGD's passes is worth APGD in front of it."""
+MIN_CHEAP_SHARE = 0.4
+"""Unless the grid has an attack in front of it that costs at least this part of APGD's passes: a few steps
+leave many images that the expensive attack misclassifies after all, and it would have to see most of them."""
 _NAME = "screening"
 _NOTE = "added by the rule to stop early: what it misclassifies, the expensive attacks need not try"
 
@@ -38,7 +40,7 @@ def build_screening_cells(cells: Sequence[CellSpec]) -> Iterator[CellSpec]:
         costs = [_estimate_cost(cell, cell.method) for cell in members]
         dearest = members[costs.index(max(costs))]
         cheap = _estimate_cost(dearest, attack)
-        least, most = cheap / MIN_COST_RATIO, max(costs) / MIN_COST_RATIO
+        least, most = cheap * MIN_CHEAP_SHARE, max(costs) / MIN_COST_RATIO
         if most >= cheap and not any(least <= cost <= most for cost in costs):
             yield _build_cell(dearest, attack, next(position))
 

@@ -54,7 +54,7 @@ def judge_stopped(
         cells: The cells that the gate judges together, some of them stopped.
         evidence: The run.
     """
-    sound = [cell for cell in cells if cell.verdicts and cell.is_done and not cell.tally.errors]
+    sound = [cell for cell in cells if _counts_so_far(cell)]
     target = build_gate_target(gate, sound or cells, evidence)
     if not (sound and isinstance(target.test, LimitTest)):
         why = target.obstacle or "nothing was measured"
@@ -66,11 +66,7 @@ def judge_stopped(
     zone = target.test.find_zone(state.interval)
     ruling, estimate = _find_ruling(gate, zone), _widen_interval(gate, state.interval)
     reason = _format_reason(estimate, state, zone)
-    missing = [
-        cell.label
-        for cell in cells
-        if (cell not in sound and cell.record.status != "stopped") or cell.tally.errors
-    ]
+    missing = [cell.label for cell in cells if not _counts_so_far(cell)]
     if missing and ruling != "fail":
         ruling, reason = (
             "inconclusive",
@@ -78,6 +74,11 @@ def judge_stopped(
         )
     verdict = GateVerdict(gate=gate, subject=subject, estimate=estimate, ruling=ruling, reason=reason)
     return verdict if gate.attack else _count_other_attacks(verdict, sound, proofs, evidence)
+
+
+def _counts_so_far(cell: CellResult) -> bool:
+    """Return whether what a cell has seen counts, be it nothing: it is done or stopped, without errors."""
+    return not cell.tally.errors and (cell.is_done or cell.reported_status == "stopped")
 
 
 def _count_other_attacks(
@@ -132,9 +133,9 @@ def _widen_interval(gate: Gate, interval: CountInterval) -> Estimate:
 def _format_reason(estimate: Estimate, state: TargetState, zone: Zone | None) -> str:
     """Describe the estimate, the images behind it, and whether more of them can change the verdict."""
     whole = format_count(state.interval.population, "image")
-    seen = [f"{phase.prefix:,}" for phase in state.phases]
-    costlier = choose_form(len(seen) - 1, "attack", "attacks")
-    attacks = f", the costlier {costlier} after {join_in_sentence(seen[1:])}" if len(seen) > 1 else ""
+    given = [f"{len(known):,}" if known else "none" for known in state.outcomes[1:]]
+    costlier = choose_form(len(given), "attack", "attacks")
+    attacks = f", {join_in_sentence(given)} of them under the costlier {costlier}" if given else ""
     end = "undecided" if zone is None else "decided"
     if zone == "between":
         end = "decided: all of them would not decide it"

@@ -126,7 +126,8 @@ def test_a_run_until_its_gates_are_decided_needs_gates():
     [
         (["autoattack-linf-8"], ["screening-linf-8"]),
         (["fgsm-linf-8", "autoattack-linf-8"], ["screening-linf-8"]),
-        (["pgd20-linf-8", "autoattack-linf-8"], []),
+        (["pgd20-linf-8", "autoattack-linf-8"], ["screening-linf-8"]),
+        ([{"card": "pgd50-linf-8", "restarts": 1}, "autoattack-linf-8"], []),
         (["fgsm-linf-8", "pgd20-linf-8"], []),
         (["autoattack-linf-8", "autoattack-l2-0.5"], ["screening-linf-8", "screening-l2-0.5"]),
     ],
