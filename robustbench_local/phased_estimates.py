@@ -49,7 +49,7 @@ def estimate_phased_share(phases: Sequence[Phase], level: float = 0.95) -> Estim
     intervals of the phases: the ends of a Clopper-Pearson interval at all levels are the quantiles of two
     beta distributions, and the ends here are the quantiles of the product of independent ones. In
     simulations of 60 to 1,000 images, parts of 20 to 200, and shares from 0 to 1 it covers the truth in at
-    least 95% of the cases, and each end errs in at most half of the rest. On average it is at most 6% wider
+    least 95% of the cases, and each end errs in at most half of the rest. On average it is at most 9% wider
     than the exact interval of the part alone, and 0.2 to 0.7 times as wide where the later phase breaks few
     survivors on a small part.
 
@@ -92,7 +92,11 @@ def estimate_phased_share(phases: Sequence[Phase], level: float = 0.95) -> Estim
 def _meld_ends(counts: tuple[tuple[int, int], ...], level: float) -> tuple[float, float]:
     """Return the ends of the interval, rounded; ``counts`` are the robust and the attacked of each phase."""
     tail = (1 - level) / 2
-    low = _compute_product_quantile(tuple((k, n - k + 1) for k, n in counts), tail)
+    # an exact lower end counts one failure more than was seen; so far as the later phase looks at the same
+    # images, it counts that failure already
+    known = [later / k if k else 0.0 for (k, _), (_, later) in pairwise(counts)]
+    lower = ((k + extra, n - k + 1 - extra) for (k, n), extra in zip(counts, [*known, 0.0], strict=True))
+    low = _compute_product_quantile(tuple(lower), tail)
     high = _compute_product_quantile(tuple((k + 1, n - k) for k, n in counts), 1 - tail)
     return round_figure(low), round_figure(high)
 
@@ -111,7 +115,7 @@ def _check_phases(phases: Sequence[Phase]) -> None:
 
 
 @lru_cache(maxsize=4096)  # a report states the same counts in several sections
-def _compute_product_quantile(betas: tuple[tuple[int, int], ...], chance: float) -> float:
+def _compute_product_quantile(betas: tuple[tuple[float, float], ...], chance: float) -> float:
     """Compute a quantile of a product of independent beta variables.
 
     Args:
@@ -140,7 +144,7 @@ def _compute_product_quantile(betas: tuple[tuple[int, int], ...], chance: float)
     return (low + high) / 2
 
 
-def _multiply_by_beta(atoms: FloatArray, parameters: tuple[int, int], places: FloatArray) -> FloatArray:
+def _multiply_by_beta(atoms: FloatArray, parameters: tuple[float, float], places: FloatArray) -> FloatArray:
     """Return the quantiles at ``places`` of the product of a discrete and a beta variable."""
     import numpy as np  # noqa: PLC0415 - see robustbench_local.statistics
     from scipy.special import betaincinv  # noqa: PLC0415 - see robustbench_local.statistics
@@ -150,7 +154,7 @@ def _multiply_by_beta(atoms: FloatArray, parameters: tuple[int, int], places: Fl
     return np.asarray(np.interp(places, _compute_chance(atoms, parameters, grid), grid))
 
 
-def _compute_chance(atoms: FloatArray, parameters: tuple[int, int], products: FloatArray) -> FloatArray:
+def _compute_chance(atoms: FloatArray, parameters: tuple[float, float], products: FloatArray) -> FloatArray:
     """Compute the chance that the product of a discrete and a beta variable is at most each of these."""
     import numpy as np  # noqa: PLC0415 - see robustbench_local.statistics
     from scipy.special import betainc  # noqa: PLC0415 - see robustbench_local.statistics

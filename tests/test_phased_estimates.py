@@ -141,7 +141,7 @@ def test_the_interval_covers_the_truth_and_is_hardly_ever_wider_on_average(image
     for first in (0.05, 0.4, 0.9, 1.0):
         missed, ratio = compare_widths(images, part, first, second, runs=300)
         assert missed <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 300)  # two standard errors of 300 samples
-        assert ratio <= 1.08
+        assert ratio <= 1.1
 
 
 def test_a_quantile_of_one_random_phase_is_exact():
