@@ -80,7 +80,7 @@ def test_attacks_on_different_numbers_of_images_are_resolved_together():
     assert str(resolution) == (
         "two phases: PGD-20 and FGSM on 600 images, AutoAttack on 20 of them; if half of the images are "
         "robust to phase 1, and 9 in 10 of those to each later one, the 95% interval of the worst case "
-        "reaches up to 18 points to each side (23 with 20 images alone)"
+        "reaches up to 17 points to each side (23 with 20 images alone)"
     )
     assert compute_phase_resolution({"a": 100, "b": 50, "c": 10}, [10] * 10).images == (100, 50, 10)
 
