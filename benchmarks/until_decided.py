@@ -37,6 +37,8 @@ EPS = {
     "signs-plain": 2 / 255,
 }
 """Models and the radius of each, in pixel units."""
+CHEAP_ATTACKS: dict[str, Attack] = {"apgd": APGD(), "pgd20": rbl.PGD(steps=20)}
+"""The attacks that go first."""
 LIMIT_SHIFT = 0.1
 """How far the limits lie from the robust accuracy, to both sides."""
 
@@ -56,14 +58,15 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder that keeps outcomes: the same command goes on there.")],
     images: Annotated[int, typer.Option(help="Images of each run.", min=1)] = 1000,
     survivors: Annotated[int, typer.Option(help="Most images for the expensive attack; 0: all.", min=0)] = 0,
+    cheap: Annotated[str, typer.Option(help="The cheap attack: apgd or pgd20.")] = "apgd",
     models: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(EPS)}.")] = "",
 ) -> None:
     """Measure outcomes once for each model, then replay the decision against limits on both sides."""
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
     names = [name for name in EPS if not models or name in models.split(",")]
-    runs = [measure_outcomes(name, images, survivors or images, shared, work) for name in names]
-    print("| model | eps | robust | limit | verdict | APGD on | AutoAttack on | passes, of all |")
+    runs = [measure_outcomes(name, cheap, images, survivors or images, shared, work) for name in names]
+    print(f"| model | eps | robust | limit | verdict | {cheap} on | AutoAttack on | passes, of all |")
     print("| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |")
     shares: dict[str, list[float]] = {"pass": [], "fail": []}
     for run in runs:
@@ -93,15 +96,17 @@ def count_all_passes(table: OutcomeTable) -> float:
     return float(table.passes.sum())
 
 
-def measure_outcomes(name: str, images: int, survivors: int, shared: Path, work: Path) -> KnownRun:
-    """Measure what APGD and AutoAttack find, in random order; kept in a file.
+def measure_outcomes(
+    name: str, cheap_attack: str, images: int, survivors: int, shared: Path, work: Path
+) -> KnownRun:
+    """Measure what the cheap attack and AutoAttack find, in random order; kept in a file.
 
     In place of AutoAttack runs its APGD-T, with 9 targets. An image that survives takes as many passes as the
     stages have steps, whatever FAB and Square find; so these need not run.
     """
-    path = work / f"{name}-{images}-{survivors}.npz"
+    path = work / f"{name}-{cheap_attack}-{images}-{survivors}.npz"
     if not path.is_file():
-        np.savez(path, **_attack_images(name, images, survivors, shared))
+        np.savez(path, **_attack_images(name, CHEAP_ATTACKS[cheap_attack], images, survivors, shared))
     with np.load(path) as stored:
         cheap, cheap_passes, costly, costly_passes = (
             stored[key] for key in ("cheap", "cheap_passes", "costly", "costly_passes")
@@ -120,13 +125,13 @@ def measure_outcomes(name: str, images: int, survivors: int, shared: Path, work:
     return KnownRun(name=name, table=table, known_survivors=int(known.sum()))
 
 
-def _attack_images(name: str, images: int, survivors: int, shared: Path) -> dict[str, Marks]:
+def _attack_images(name: str, attack: Attack, images: int, survivors: int, shared: Path) -> dict[str, Marks]:
     """Run the cheap attack on all images and the expensive one on the first survivors, in random order."""
     classifier, pixels, labels = _load_images(name, images, shared)
     ids = [str(index) for index in range(len(pixels))]
     order = order_images(ids, labels.tolist(), seed=0)
     pixels, labels = pixels[order], labels[order]
-    cheap, cheap_passes = _attack(classifier, pixels, labels, APGD(), EPS[name])
+    cheap, cheap_passes = _attack(classifier, pixels, labels, attack, EPS[name])
     left = np.flatnonzero(cheap)[:survivors]
     costly, costly_passes = np.full(len(pixels), np.nan), np.zeros(len(pixels))
     costly[left], costly_passes[left] = _attack(classifier, pixels[left], labels[left], APGDT(), EPS[name])
