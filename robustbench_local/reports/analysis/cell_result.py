@@ -159,6 +159,12 @@ class CellResult:
         return self.record.measure == "views"
 
     @property
+    def searches_without_gradients(self) -> bool:
+        """Whether it is a black-box attack, or an ensemble with one, which masked gradients do not stop."""
+        method = str(self.record.parameters.get("method"))
+        return self.record.knowledge in {"scores", "labels"} or method.endswith(("autoattack", "adaptive"))
+
+    @property
     def is_in_worst_case(self) -> bool:
         """Whether it is an untargeted attack on this model, as worst cases require."""
         return not (

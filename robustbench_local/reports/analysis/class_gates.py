@@ -11,9 +11,10 @@ from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.doubt_finders import Doubt
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.gate_caveats import apply_distrust
 from robustbench_local.reports.analysis.gate_errors import judge_despite_errors
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict
-from robustbench_local.reports.analysis.gate_verdicts import apply_distrust, build_verdict, judge_with_doubts
+from robustbench_local.reports.analysis.gate_verdicts import build_verdict, judge_with_doubts
 from robustbench_local.reports.analysis.gates import is_concerned_cell, judge_gate
 from robustbench_local.reports.analysis.stopped_verdicts import is_stopped
 from robustbench_local.reports.analysis.trust import select_gate_distrust

@@ -18,9 +18,10 @@ from robustbench_local.reports.analysis.class_gates import (
 from robustbench_local.reports.analysis.doubt_finders import find_doubts
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.gate_caveats import apply_distrust
 from robustbench_local.reports.analysis.gate_errors import judge_despite_errors
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling, format_split
-from robustbench_local.reports.analysis.gate_verdicts import apply_distrust, judge_with_doubts
+from robustbench_local.reports.analysis.gate_verdicts import judge_with_doubts
 from robustbench_local.reports.analysis.gates import is_concerned_cell, judge_gate, select_gate_images
 from robustbench_local.reports.analysis.stopped_verdicts import is_stopped
 from robustbench_local.reports.analysis.trust import format_mark, select_gate_distrust

@@ -27,7 +27,6 @@ from robustbench_local.reports.analysis.resubmission import estimate_success, fi
 from robustbench_local.reports.analysis.sticker_controls import find_control_problems
 from robustbench_local.reports.analysis.stopped_verdicts import is_stopped, judge_stopped
 from robustbench_local.reports.analysis.threat import Threat
-from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE, format_mark
 from robustbench_local.reports.analysis.worst_case import (
     WorstCase,
     compute_worst_case,
@@ -41,7 +40,6 @@ from robustbench_local.reports.formatting.text import (
     join_in_sentence,
 )
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
-from robustbench_local.store.diagnostic_records import DiagnosticResult
 
 _OUTCOME_WORDS = {"broken": "not robust", "robust": "robust"}
 _JudgeCells = Callable[[Sequence[CellResult]], GateVerdict]
@@ -164,37 +162,6 @@ def _build_inconclusive(
     how = f"counted as {_OUTCOME_WORDS[outcome]} they give {other.reason}: {other.ruling}"
     reason = f"{what}; {how}" + (f"; {hints}" if hints else "")
     return replace(measured, ruling="inconclusive", reason=reason)
-
-
-def apply_distrust(verdict: GateVerdict, distrust: Sequence[DiagnosticResult]) -> GateVerdict:
-    """Return a verdict that does not pass on a number that diagnostics find not trustworthy.
-
-    Args:
-        verdict: The verdict on the measured number.
-        distrust: Diagnostics that fail or block; without any the verdict stays.
-    """
-    if not distrust:
-        return verdict
-    if verdict.ruling != "pass":
-        return replace(verdict, reason=f"{verdict.reason}; {format_mark(distrust)}")
-    found = " ".join(f"{result.id}: {result.sentence}" for result in distrust)
-    if verdict.gate.trust == "ignore":
-        return replace(
-            verdict, reason=f"{verdict.reason}; {UNTRUSTED_PHRASE}, which trust: ignore lets pass: {found}"
-        )
-    return replace(
-        verdict,
-        ruling="inconclusive",
-        reason=f"{verdict.reason} as measured, but {UNTRUSTED_PHRASE}: {found}",
-    )
-
-
-def note_unchecked(verdict: GateVerdict, *, is_unchecked: bool) -> GateVerdict:
-    """Return a verdict that says so if it passes on gradients that no diagnostic has looked at."""
-    if not is_unchecked or verdict.ruling != "pass" or verdict.gate.metric == "clean_accuracy":
-        return verdict
-    caveat = "whether the gradients of the model can be trusted was not checked"
-    return replace(verdict, reason=f"{verdict.reason}; {caveat}")
 
 
 def _judge_clean(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:

@@ -16,15 +16,15 @@ from robustbench_local.reports.analysis.distances import measures_distance
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.gate_caveats import (
+    apply_distrust,
+    note_gradient_attacks,
+    note_unchecked,
+)
 from robustbench_local.reports.analysis.gate_intervals import encode_intervals, read_intervals
 from robustbench_local.reports.analysis.gate_report import GateReport
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, assign_gate_ids
-from robustbench_local.reports.analysis.gate_verdicts import (
-    apply_distrust,
-    group_cells,
-    judge_subject,
-    note_unchecked,
-)
+from robustbench_local.reports.analysis.gate_verdicts import group_cells, judge_subject
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.resubmission import has_random_answers
 from robustbench_local.reports.analysis.stop_targets import build_gate_target
@@ -160,12 +160,15 @@ def judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[
         for subject in subjects
     }
     return [
-        note_unchecked(
-            apply_distrust(
-                _require_draws(verdict, evidence, own[subject]),
-                select_gate_distrust(evidence, subject, gate, own[subject]),
+        note_gradient_attacks(
+            note_unchecked(
+                apply_distrust(
+                    _require_draws(verdict, evidence, own[subject]),
+                    select_gate_distrust(evidence, subject, gate, own[subject]),
+                ),
+                is_unchecked=rests_on_unchecked_gradients(evidence, subject, own[subject]),
             ),
-            is_unchecked=rests_on_unchecked_gradients(evidence, subject, own[subject]),
+            own[subject],
         )
         for subject in subjects
         for verdict in judge_subject(gate, subject, own[subject], doubts, evidence)

@@ -135,7 +135,8 @@ def _format_reason(estimate: Estimate, state: TargetState, zone: Zone | None) ->
     whole = format_count(state.interval.population, "image")
     given = [f"{len(known):,}" if known else "none" for known in state.outcomes[1:]]
     costlier = choose_form(len(given), "attack", "attacks")
-    attacks = f", {join_in_sentence(given)} of them under the costlier {costlier}" if given else ""
+    seen = join_in_sentence(given) if any(state.outcomes[1:]) else "none"
+    attacks = f", {seen} of them under the costlier {costlier}" if given else ""
     end = "undecided" if zone is None else "decided"
     if zone == "between":
         end = "decided: all of them would not decide it"

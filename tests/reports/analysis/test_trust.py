@@ -338,6 +338,25 @@ def test_a_gate_passes_on_unchecked_gradients_and_says_so(identifier, reason, is
     assert "not checked" not in judge_gate(evidence, min=0.9, on="estimate").reason
 
 
+@pytest.mark.parametrize(
+    ("cells", "is_noted"),
+    [
+        (CELLS, True),
+        ((*CELLS, square("b" * 40 + "h" * 60)), False),
+        ((CELLS[0], autoattack("b" * 40 + "h" * 60)), False),
+        ((attack("b" * 40 + "h" * 60, PGD_NAME, CE | {"method": "adaptive"}),), False),
+    ],
+)
+def test_a_gate_passes_on_attacks_that_all_follow_gradients_and_says_so(cells, is_noted):
+    evidence = with_results(cells=cells)
+    verdict = judge_gate(evidence, min=0.5, on="estimate")
+    assert verdict.ruling == "pass"
+    assert ("only attacks that follow gradients ran" in verdict.reason) == is_noted
+    assert "follow gradients" not in judge_gate(evidence, min=0.9, on="estimate").reason
+    named = judge_evidence(evidence, [{"attack": cells[0].record.attack, "min": 0.5, "on": "estimate"}])
+    assert "follow gradients" not in named.verdicts[0].reason
+
+
 def test_a_gate_that_fails_on_a_distrusted_number_is_marked():
     assert "not trustworthy (D7)" in judge_gate(with_results(make_result()), min=0.9, on="estimate").reason
 
