@@ -103,14 +103,17 @@ def _judge_outcomes(
     """Yield D8 and D17 for an ensemble whose stages are known, and D22."""
     known = [row for row in rows if row.status != "error"]
     if isinstance(method, Ensemble) and not job.threat.targets and known:
-        yield _compare_black_box(job, known)
+        yield _compare_black_box(job, known, is_adaptive=isinstance(method, Adaptive))
         yield _compare_losses(job, known)
     if clean.is_known:
         yield _judge_clean_accuracy(job, clean)
 
 
-def _compare_black_box(job: Job, rows: Sequence[OutcomeRecord]) -> DiagnosticResult:
-    """Return D8: images on which only a stage without gradients succeeds."""
+def _compare_black_box(job: Job, rows: Sequence[OutcomeRecord], *, is_adaptive: bool) -> DiagnosticResult:
+    """Return D8: images on which only a stage without gradients succeeds.
+
+    It fails where adaptive, which searches without gradients from many starts, may still find more.
+    """
     count, n = sum(row.broken and row.stage in BLACK_BOX_STAGES for row in rows), len(rows)
     is_failed = exceeds_chance(count, n)
     more = ", although those know more: gradient masking" if is_failed else ""
@@ -121,7 +124,7 @@ def _compare_black_box(job: Job, rows: Sequence[OutcomeRecord]) -> DiagnosticRes
         job,
         "D8",
         "white-box beats black-box",
-        "fail" if is_failed else "info" if count else "ok",
+        ("warn" if is_adaptive else "fail") if is_failed else "info" if count else "ok",
         sentence,
         value=count / n,
         n=n,

@@ -15,8 +15,8 @@ _AROUND_ADVICE = (
 _ADVICE_AFTER_ADAPTIVE = {
     "D6b": _AROUND_ADVICE,
     "D7": _AROUND_ADVICE,
-    "D8": "State the lower number.",
-    "D9": "State the lower number.",
+    "D8": "State the lower number, over all attacks: what is left may still fall to an attack made by hand.",
+    "D9": "State the lower number, over all attacks: what is left may still fall to an attack made by hand.",
     "D10": "Run more restarts: the attack adaptive, which ran already, misses what a random draw finds.",
     "D11": _AROUND_ADVICE,
     "D26": "The attack adaptive ran already, through a smooth approximation of it (BPDA).",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 
@@ -27,7 +26,7 @@ def listening(monkeypatch):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_comes_again_until_it_is_heard(listening, kind):
     with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), kind)
+        signal.raise_signal(kind)
     for _ in range(2):  # as if nobody had heard
         with pytest.raises(KeyboardInterrupt):
             time.sleep(5)
@@ -42,7 +41,7 @@ def test_an_interrupt_that_compiled_code_turned_into_another_error_is_one(
     def convert_arguments(*_arguments, **_options):
         if is_interrupted:
             with contextlib.suppress(KeyboardInterrupt):  # as a binding does that gives up on its arguments
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
         raise TypeError("incompatible function arguments")
 
     monkeypatch.setattr(main, "build_app", lambda _arguments: convert_arguments)

@@ -49,6 +49,8 @@ def complete(method, stages=(), found=(), clean=CLEAN):
 def test_a_stage_without_gradients_that_succeeds_alone(count, status):
     found = complete(AutoAttack(), ["square"] * count + ["apgd-ce"] * 20 + [""] * 20 + ["x"] * 4)["D8"]
     assert (found.status, found.n, found.value) == (status, 44 + count, count / (44 + count))
+    by_adaptive = complete(Adaptive(), ["square"] * count + ["apgd-ce"] * 20)["D8"].status
+    assert by_adaptive == ("warn" if status == "fail" else status)  # its number counts them
     assert "D8" not in complete(rbl.PGD(), ["square"] * 3)
     assert "D8" not in complete(AutoAttack(), [])
 
@@ -97,6 +99,7 @@ def test_the_order_and_the_notes():
     assert [result.id for result in results] == ["D2", "D7", "D8", "D11", "D17", "D22"]
     notes = list(list_diagnostic_notes(results))
     assert notes[0].startswith("D7 (fail): It says so. The attack adaptive ran already")
-    assert notes[1].endswith("gradient masking. State the lower number.")
+    assert notes[1].startswith("D8 (warn): ")
+    assert "gradient masking. State the lower number, over all attacks" in notes[1]
     small = make_result("D11", "not run")
     assert list(list_diagnostic_notes([small])) == []

@@ -32,6 +32,9 @@ class MaskingEvidence:
     """Share of images on which only they succeeded, of the images completed by both kinds."""
     misled_attempts: tuple[Attempt, ...] = ()
     """The white-box attempts that missed them."""
+    is_counted_by_adaptive: bool = False
+    """Whether the adaptive attack ran on every image and succeeded on all of these: its number counts them,
+    and no search that this package has is left to run."""
 
     @property
     def is_beyond_chance(self) -> bool:
@@ -85,6 +88,7 @@ def _build_evidence(white: Sequence[Attempt], black: Sequence[Attempt]) -> Maski
     images = _merge_images(attempt.evaluated_images for attempt in strongest) & _merge_images(
         attempt.evaluated_images for attempt in black
     )
+    adaptive = [attempt for attempt in (*white, *black) if attempt.method == "adaptive"]
     return MaskingEvidence(
         subject=white[0].cell.subject,
         threat=white[0].cell.threat,
@@ -92,4 +96,6 @@ def _build_evidence(white: Sequence[Attempt], black: Sequence[Attempt]) -> Maski
         attacks=tuple(attack for attack, found in successes.items() if found),
         missed_share=estimate_image_share({image: image in missed for image in images}, white[0].cell.groups),
         misled_attempts=tuple(white),
+        is_counted_by_adaptive=images <= _merge_images(attempt.evaluated_images for attempt in adaptive)
+        and missed <= _merge_images(attempt.broken_images for attempt in adaptive),
     )

@@ -33,6 +33,8 @@ _ADVICE = {
     "D8": "Run adaptive, or square with 5,000 queries, on all images, and state the lower number.",
     "D9": "Run adaptive, which transfers from other models by itself, and state the lower number.",
 }
+_COUNTED_BY_ADAPTIVE = ". The attack adaptive, which searches without gradients too, succeeds on all of them"
+"""What makes it a warning: nothing is left to run, and a gate that no attack can settle helps nobody."""
 
 
 def check_masking(evidence: Evidence, subject: EvaluatedModel) -> Iterator[DiagnosticResult]:
@@ -55,11 +57,14 @@ def _judge_comparison(identifier: str, found: MaskingEvidence) -> DiagnosticResu
     names = join_in_sentence(found.attacks)
     what = f"{format_part(count, n)} ({format_percent(found.missed_share.value)})"
     alone = f"{what} are misclassified under {_KINDS[identifier]} ({names}) and under no white-box attack"
-    status: DiagnosticStatus = "fail" if found.is_beyond_chance else "info" if count else "ok"
+    status: DiagnosticStatus = "info" if count else "ok"
+    if found.is_beyond_chance:
+        status = "warn" if found.is_counted_by_adaptive else "fail"
     sentence = f"No image of {n:,} is misclassified under {_KINDS[identifier]} alone"
-    if status == "fail":
+    if found.is_beyond_chance:
         sentence = f"{alone}, although those know more: gradient masking, or white-box attacks too weak"
-    elif status == "info":
+        sentence += _COUNTED_BY_ADAPTIVE if found.is_counted_by_adaptive else ""
+    elif count:
         sentence = f"{alone}, as few as on sound models"
     return build_diagnostic(
         identifier,
@@ -72,7 +77,7 @@ def _judge_comparison(identifier: str, found: MaskingEvidence) -> DiagnosticResu
         limit=max(MIN_EXCESS_SHARE, MIN_EXCESS_IMAGES / n) if n else MIN_EXCESS_SHARE,
         n=n,
         source=_SOURCES[identifier],
-        action=_ADVICE[identifier] if status == "fail" else "",
+        action=_ADVICE[identifier] if found.is_beyond_chance else "",
     )
 
 

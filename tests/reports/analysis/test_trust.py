@@ -162,6 +162,33 @@ def test_black_boxes_and_transfers_against_white_boxes(missed, status):
 
 
 @pytest.mark.parametrize(
+    ("stages", "beside", "status", "ruling"),
+    [
+        ("c" * 37 + "s" * 3 + "h" * 60, "", "warn", "pass"),
+        ("c" * 37 + "s" * 2 + "h" * 61, "", "info", "pass"),
+        (
+            "c" * 37 + "h" * 63,
+            "h" * 97 + "b" * 3,
+            "fail",
+            "inconclusive",
+        ),  # a black box beats adaptive as well
+        ("c" * 20 + "s" * 3 + "h" * 17, "h" * 100, "fail", "inconclusive"),  # adaptive on a part
+    ],
+)
+def test_what_adaptive_finds_without_gradients_counts_and_is_a_warning(stages, beside, status, ruling):
+    cell = autoattack(stages)
+    adaptive = replace(
+        cell, record=replace(cell.record, parameters=cell.record.parameters | {"method": "adaptive"})
+    )
+    others = (attack("h" * 100, PGD_NAME, CE), square(beside)) if beside else ()
+    evidence = make_evidence(adaptive, *others)
+    result = find_result(evidence, "D8")
+    assert result.status == status
+    assert ("The attack adaptive, which searches" in result.sentence) == (status == "warn")
+    assert judge_gate(evidence, min=0.3, on="estimate").ruling == ruling
+
+
+@pytest.mark.parametrize(
     ("known", "status"),
     [(("0", "1"), "ok"), (("0", "99"), "warn"), (("98", "99"), "warn"), (("97", "98", "99"), "fail")],
 )
