@@ -139,8 +139,8 @@ def _build_result(case: ModelCase, data: ReportData, n: int, gate: str, seconds:
 
 
 def _is_about_model(level: str, text: str) -> bool:
-    """Whether a finding is about the model, and not one that repeats a diagnostic."""
-    return level != "note" and not re.match(r"D\d+[a-z]?, ", text)
+    """Whether a finding is about the model: it repeats no diagnostic, and is not about rounding on this machine."""
+    return level != "note" and not re.match(r"D\d+[a-z]?, |Verdicts within floating-point noise", text)
 
 
 def _judge_gate(store: RunStore, case: ModelCase, n: int) -> str:

@@ -137,8 +137,13 @@ def _select_certified_images(evidence: Evidence, subject: EvaluatedModel, threat
 
 
 def _find_masking_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
-    """Find black-box or transfer attacks that beat white-box ones (D8, D9); another finding reports them."""
+    """Find black-box or transfer attacks that beat white-box ones (D8, D9); another finding reports them.
+
+    Where the adaptive attack found all of these images, what it left met its search without gradients.
+    """
     for masking in find_gradient_masking(evidence):
+        if masking.is_counted_by_adaptive:
+            continue
         kind = "transfer attacks" if masking.transferred else "black-box attacks"
         count = f"{masking.missed_share.count} of {format_count(masking.missed_share.n, 'image')}"
         what = (
