@@ -139,7 +139,7 @@ def _build_result(case: ModelCase, data: ReportData, n: int, gate: str, seconds:
 
 
 def _is_about_model(level: str, text: str) -> bool:
-    """Whether a finding is about the model: it repeats no diagnostic, and is not about rounding on this machine."""
+    """Whether a finding is about the model, repeats no diagnostic, and is not about floating-point noise."""
     return level != "note" and not re.match(r"D\d+[a-z]?, |Verdicts within floating-point noise", text)
 
 
