@@ -45,12 +45,17 @@ def make_cell(model, attack, *, images=100, passes=1000, measure="ball", skip_re
     )
 
 
-def make_plan(cells=None, *, groups=None, labels=None):
+def make_plan(cells=None, *, groups=None, labels=None, stop=None):
     """A plan of two models and three attacks, or of these cells."""
     cells = cells or [make_cell(model, attack) for model in MODELS for attack in ATTACKS]
     data = SimpleNamespace(group_by_image=groups or {}, __len__=lambda: 100)
     return SimpleNamespace(
-        name="sample", cells=tuple(cells), data=_Data(data), labels=labels or RunLabels(), seed=0
+        name="sample",
+        cells=tuple(cells),
+        data=_Data(data),
+        labels=labels or RunLabels(),
+        seed=0,
+        stop=stop,
     )
 
 

@@ -84,7 +84,8 @@ def list_time_facts(progress: RunProgress) -> list[str]:
     rest = progress.estimate_seconds_left()
     if rest is not None:
         basis = f"from {format_count(progress.measured_images, 'image')}"
-        return [spent, f"{format_rough_range(rest)} left, {basis}"]
+        unless = " unless it stops sooner" if progress.may_stop_early else ""
+        return [spent, f"{format_rough_range(rest)} left{unless}, {basis}"]
     most = progress.max_seconds_left
     return [spent, "time left unknown" if most is None else f"{format_duration(most)} left at most"]
 

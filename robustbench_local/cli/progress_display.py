@@ -154,7 +154,8 @@ class ProgressDisplay(ProgressListener):
         bound = "" if most is None else f"{format_duration(most)} at most"
         if state.expected_total is not None:
             after = f"after {format_count(state.expected_after_images, 'image')}"
-            line += f"; expected {after}: {format_rough_range(state.expected_total)}"
+            until = " without an early stop" if state.may_stop_early else ""
+            line += f"; expected {after}{until}: {format_rough_range(state.expected_total)}"
             return line + (f", {bound}" if bound else "")
         return line + (f"; expected: {bound}" if bound else "")
 

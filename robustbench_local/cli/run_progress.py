@@ -120,6 +120,7 @@ class RunProgress:
         self._by_cell = {id(row.cell): row for row in self.cells}
         self.current: CellProgress | None = None
         self.in_groups = bool(plan.data.group_by_image)
+        self.may_stop_early = plan.stop is not None
         self.pilot_cells: frozenset[int] = frozenset()
         self.is_pilot = False
         self.expected_total: TimeRange | None = None

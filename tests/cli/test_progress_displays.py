@@ -102,6 +102,13 @@ def test_the_table_at_a_hundred_columns():
     assert lines[-1] == "6 cells: 1 done, 1 running, 1 begun, 3 waiting"
 
 
+def test_a_run_that_may_stop_early_says_so_where_it_expects():
+    display, cells, clock = begin(LiveDisplay, plan=make_plan(stop="decided"))
+    work(display, cells, clock)
+    assert " left unless it stops sooner, from 150 images" in render(display, 100)[1]
+    assert "images without an early stop: " in display.format_timing_line()
+
+
 @pytest.mark.parametrize("width", [20, 40, 56, 60, 72, 80, 88, 120])
 @pytest.mark.parametrize("name", ["plain", HOSTILE, "数字" * 40])
 def test_no_line_is_wider_than_the_terminal_and_no_name_steers_it(width, name):
