@@ -114,10 +114,9 @@ def _add_stopped(table: Table, results: dict[str, Any]) -> None:
     """Add the worst cases of a run that stopped early, with their anytime-valid intervals."""
     stop = results["stop"]
     for row in _add_labels(stop, "worst_case", results) if stop else ():
-        share = parse_estimate(row["robust_accuracy"])
-        name = join_text(
-            f"worst case, {row['threat']}, of {stop['images']:,} (anytime-valid)", _format_mark(row)
-        )
+        share = parse_estimate(row["stated"])
+        about = f", of these {stop['images']:,}" if stop["precision"] else ""
+        name = join_text(f"worst case, {row['threat']}{about} (anytime-valid)", _format_mark(row))
         figures = (format_percent(share.value), format_interval(share), str(share.n))
         table.add_row(_format_model(row), name, "", *figures, "", style="bold")
 

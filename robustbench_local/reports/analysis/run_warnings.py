@@ -58,7 +58,7 @@ def _find_unfinished_cells(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(level="void", text=text)
         elif cell.reported_status in _UNFINISHED_PHRASES:
             yield Finding(
-                level="incomplete",
+                level="note" if cell.reported_status == "stopped" else "incomplete",
                 text=f"{format_cell(cell)} {_UNFINISHED_PHRASES[cell.reported_status]}{reason}.",
             )
     waiting = [format_cell(cell) for cell in evidence.cells if cell.reported_status == "not run"]

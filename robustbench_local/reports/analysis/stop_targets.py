@@ -11,7 +11,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gate_types import Gate, Ruling
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.formatting.text import format_percent
-from robustbench_local.sequential_decision import LimitTest, PrecisionTest, StopTest
+from robustbench_local.sequential_decision import CountInterval, LimitTest, PrecisionTest, StopTest
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.stop_target import ImageMark, Marks, StopTarget, TargetState
 
@@ -31,6 +31,13 @@ class StoppedEstimate:
     """Labels of the attacks in tables, cheap ones first."""
     state: TargetState
     """The outcomes in random order, and the interval over all images of the data."""
+    is_about_data: bool = False
+    """Whether the run was asked for a narrow interval over the images of the data alone."""
+
+    @property
+    def stated(self) -> Estimate:
+        """The share with the interval to state: about images of this kind, unless it is about the data."""
+        return self.share if self.is_about_data else widen_interval(self.state.interval)
 
     @property
     def share(self) -> Estimate:
@@ -40,6 +47,14 @@ class StoppedEstimate:
         return Estimate(
             value=interval.value, low=interval.low / size, high=interval.high / size, n=interval.seen
         )
+
+
+def widen_interval(interval: CountInterval) -> Estimate:
+    """Return an interval about images of this kind, which contains the one that all images would give."""
+    size = interval.population
+    low = compute_clopper_pearson(interval.low, size).low
+    high = compute_clopper_pearson(interval.high, size).high
+    return Estimate(value=interval.value, low=low, high=high, n=interval.seen)
 
 
 def build_gate_target(
@@ -106,6 +121,7 @@ def list_precision_targets(evidence: Evidence) -> Iterator[StoppedEstimate]:
             threat=threat,
             attack_labels=tuple(cell.label for cell in ordered),
             state=target.read_marks(collect_marks(evidence.cells)),
+            is_about_data=precision is not None,
         )
 
 

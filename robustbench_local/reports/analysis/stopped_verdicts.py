@@ -12,7 +12,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, Ruling
 from robustbench_local.reports.analysis.image_verdict import ImageVerdict
 from robustbench_local.reports.analysis.read_run import find_worst_cases
-from robustbench_local.reports.analysis.stop_targets import build_gate_target, collect_marks
+from robustbench_local.reports.analysis.stop_targets import build_gate_target, collect_marks, widen_interval
 from robustbench_local.reports.analysis.worst_case import find_breaks_inside
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -64,7 +64,7 @@ def judge_stopped(
     proofs = [cell for cell in evidence.cells if cell.record.key in target.proofs]
     state = target.read_marks(collect_marks([*sound, *proofs]))
     zone = target.test.find_zone(state.interval)
-    ruling, estimate = _find_ruling(gate, zone), _widen_interval(gate, state.interval)
+    ruling, estimate = _find_ruling(gate, zone), _estimate_share(gate, state.interval)
     reason = _format_reason(estimate, state, zone)
     missing = [cell.label for cell in cells if not _counts_so_far(cell)]
     if missing and ruling != "fail":
@@ -117,17 +117,12 @@ def _find_ruling(gate: Gate, zone: Zone | None) -> Ruling:
     return lowest if zone == "below" else highest if zone == "above" else "inconclusive"
 
 
-def _widen_interval(gate: Gate, interval: CountInterval) -> Estimate:
-    """Return an interval that contains the one that all images would give.
-
-    A gate on the estimate is about the images of the data alone, and so is its interval.
-    """
-    size = interval.population
-    low, high = interval.low / size, interval.high / size
+def _estimate_share(gate: Gate, interval: CountInterval) -> Estimate:
+    """Return the estimate of a gate; for one on the estimate its interval is about the data alone."""
     if gate.bound != "estimate":
-        low = compute_clopper_pearson(interval.low, size).low
-        high = compute_clopper_pearson(interval.high, size).high
-    return Estimate(value=interval.value, low=low, high=high, n=interval.seen)
+        return widen_interval(interval)
+    size = interval.population
+    return Estimate(value=interval.value, low=interval.low / size, high=interval.high / size, n=interval.seen)
 
 
 def _format_reason(estimate: Estimate, state: TargetState, zone: Zone | None) -> str:

@@ -19,6 +19,7 @@ from robustbench_local.reports.analysis.example_images import FloatImage, encode
 from robustbench_local.reports.analysis.heatmap import HeatMapEntry
 from robustbench_local.reports.analysis.method_descriptions import DRAWN_SIGNS_NOTE
 from robustbench_local.reports.analysis.robustness_curves import list_drawn_models
+from robustbench_local.reports.analysis.stop_targets import list_stopped_estimates
 from robustbench_local.reports.analysis.trust import (
     format_mark,
     mark_model,
@@ -111,6 +112,7 @@ def render(report_data: ReportData) -> str:
         answer=protect_intervals(headline.describe_answer(evidence)),
         eight_bit_answer=protect_intervals(headline.describe_eight_bit_answer(evidence)),
         eight_bit_cases={(case.subject, case.threat): case for case in find_eight_bit_cases(evidence)},
+        stopped_cases={(one.subject, one.threat): one for one in list_stopped_estimates(evidence)},
         comparisons=[protect_intervals(sentence) for sentence in headline.describe_comparisons(evidence)],
         blocks={subject: select_blocks(evidence, subject) for subject in evidence.subjects},
         select_distrust=partial(select_distrust, evidence),

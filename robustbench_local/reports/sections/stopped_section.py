@@ -9,11 +9,13 @@ from robustbench_local.reports.analysis.stop_targets import (
     StoppedEstimate,
     count_given_images,
     list_stopped_estimates,
+    widen_interval,
 )
 from robustbench_local.reports.analysis.trust import mark_model
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
-from robustbench_local.reports.formatting.text import format_count, format_estimate
+from robustbench_local.reports.formatting.text import format_count, format_estimate, format_interval
 from robustbench_local.reports.sections.section import JsonDict, Section
+from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
 
 
@@ -28,8 +30,8 @@ class StoppedSection(Section[tuple[StoppedEstimate, ...]]):
         "The run stopped once the images left could not change an answer. The images came in random order, "
         "and cheap attacks went first: an image that one of them misclassified was not given to the others. "
         "An attack that saw only what others left has no rate of its own; the shares are multiplied. The "
-        "intervals are for the share among all images of the data, and hold at whatever moment the run stops "
-        "(97.5%, each model for itself)."
+        "intervals hold at whatever moment the run stops. Those among all images of the data have a level of "
+        "97.5%, each model for itself; those about further images of this kind, 95%."
     )
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[StoppedEstimate, ...]:
@@ -43,12 +45,17 @@ class StoppedSection(Section[tuple[StoppedEstimate, ...]]):
                 escape_markdown(str(one.subject)),
                 escape_markdown(str(one.threat)),
                 format_estimate(one.share) + _format_mark(one, evidence),
+                format_interval(widen_interval(one.state.interval)),
                 escape_markdown(format_given(one)),
             ]
             for one in content
         ]
-        head = ["model", "threat model", "robust accuracy", "images"]
+        head = ["model", "threat model", "among all images", "about further images", "images of each attack"]
         return [f"## {self.title}", "", self.explanation, "", *render_table(head, rows), ""]
+
+    def widen_interval(self, one: StoppedEstimate) -> Estimate:
+        """Return the interval about further images of this kind."""
+        return widen_interval(one.state.interval)
 
     def format_given(self, one: StoppedEstimate) -> str:
         """Format how many images each attack was given."""
@@ -92,6 +99,7 @@ def _encode_estimate(one: StoppedEstimate, evidence: Evidence) -> JsonDict:
         "defense": one.subject.defense,
         "threat": one.threat.name,
         "robust_accuracy": one.share.to_json(),
+        "stated": one.stated.to_json(),
         "trustworthy": not mark,
         "mark": mark,
         "given": [{"attack": label, "images": count} for label, count in given],

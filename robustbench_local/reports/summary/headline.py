@@ -169,18 +169,19 @@ def _describe_worst_cases(evidence: Evidence, rows: Sequence[WorstCase], *, seve
 
 def _describe_stopped(evidence: Evidence, rows: Sequence[StoppedEstimate], *, several: bool) -> str:
     """Describe the worst cases of a run that stopped early, with intervals that hold whenever it stops."""
-    ranked = sorted(rows, key=lambda one: -one.share.value)
+    ranked = sorted(rows, key=lambda one: -one.stated.value)
     shown = ranked if len(ranked) <= MAX_NAMED_MODELS else [ranked[0], ranked[-1]]
     parts = [
         (f"{isolate_direction(str(one.subject))}: " if several else "")
-        + f"{format_estimate(one.share)}{_format_mark(evidence, one.subject, one.threat)}"
+        + f"{format_estimate(one.stated)}{_format_mark(evidence, one.subject, one.threat)}"
         for one in shown
     ]
     between = f" (the highest and the lowest of {len(rows)})" if shown is not ranked else ""
     whole = format_count(rows[0].state.interval.population, "image")
+    about = f" about these {whole}" if rows[0].is_about_data else ""
     return (
-        f"{'; '.join(parts)}{between}, anytime-valid: the run stopped before it had all {whole}, because the "
-        "rest could not change an answer; stronger attacks can only lower this."
+        f"{'; '.join(parts)}{between}, anytime-valid{about}: the run stopped before it had all {whole}, "
+        "because the rest could not change an answer; stronger attacks can only lower this."
     )
 
 

@@ -11,6 +11,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_evidence, list_gate_targets
 from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
 from robustbench_local.reports.analysis.stop_targets import list_precision_targets, list_stopped_estimates
+from robustbench_local.reports.formatting.text import format_estimate
 from robustbench_local.reports.sections.stopped_section import STOPPED
 from robustbench_local.reports.summary.headline import describe_answer
 from robustbench_local.store import CellRecord
@@ -177,10 +178,14 @@ def test_the_report_states_intervals_that_hold_whenever_the_run_stops():
     [estimate] = list_stopped_estimates(evidence)
     assert estimate.share.n == 200
     assert 0.75 < estimate.share.low < estimate.share.value < estimate.share.high < 1
+    assert estimate.stated.low < estimate.share.low < estimate.share.high < estimate.stated.high
+    verdict = judge(evidence, {"metric": "robust_accuracy", "threat": "linf-8", "min": 0.5})
+    assert (verdict.estimate.low, verdict.estimate.high) == (estimate.stated.low, estimate.stated.high)
     answer = describe_answer(evidence)
-    assert answer.startswith("90.0% (")
+    assert answer.startswith(f"{format_estimate(estimate.stated)}, ")
     assert "anytime-valid: the run stopped before it had all 400 images" in answer
     [row] = STOPPED.to_json(evidence)["stop"]["worst_case"]
+    assert row["stated"] == estimate.stated.to_json()
     assert row["given"] == [{"attack": "cheap", "images": 200}, {"attack": "costly", "images": 90}]
     [*_, line, _] = STOPPED.to_markdown((estimate,), evidence)
     assert "cheap on 200 of 400 images, costly on 90" in line
@@ -190,7 +195,11 @@ def test_the_report_states_intervals_that_hold_whenever_the_run_stops():
 def test_a_precision_is_asked_of_every_worst_case():
     cells = [build_cell("cheap", CHEAP), build_cell("l2", CHEAP, norm="L2", eps=0.5, threat="l2-0.5")]
     evidence = build_evidence(*cells, rule=StopRule(precision=0.02))
-    targets = [one.state.target for one in list_precision_targets(evidence)]
+    estimates = list(list_precision_targets(evidence))
+    assert [one.stated for one in estimates] == [
+        one.share for one in estimates
+    ]  # the asked width is about these
+    targets = [one.state.target for one in estimates]
     assert [(target.cells, target.test.half_width) for target in targets] == [
         (("cheap",), 0.02),
         (("l2",), 0.02),
