@@ -16,7 +16,11 @@ from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.evaluation.harness.job import Job
 from robustbench_local.statistics import Estimate
 from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticStatus
-from robustbench_local.store.diagnostic_revisions import advise_after_adaptive, fail_cross_entropy
+from robustbench_local.store.diagnostic_revisions import (
+    advise_after_adaptive,
+    fail_cross_entropy,
+    fail_without_adaptive,
+)
 from robustbench_local.store.outcome_limits import (
     MAX_LOSS_GAP_SHARE,
     exceeds_chance,
@@ -48,9 +52,8 @@ def complete_diagnostics(
     """
     results = [_weigh_result(result, method, rows) for result in found]
     results += _judge_outcomes(job, method, rows, clean)
-    if isinstance(method, Adaptive):
-        results = [advise_after_adaptive(result) for result in results]
-    return tuple(sorted(results, key=_get_number))
+    revise = advise_after_adaptive if isinstance(method, Adaptive) else fail_without_adaptive
+    return tuple(sorted(map(revise, results), key=_get_number))
 
 
 def list_diagnostic_notes(results: Sequence[DiagnosticResult]) -> Iterator[str]:

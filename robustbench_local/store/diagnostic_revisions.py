@@ -43,6 +43,16 @@ def fail_cross_entropy(result: DiagnosticResult) -> DiagnosticResult:
     )
 
 
+def fail_without_adaptive(result: DiagnosticResult) -> DiagnosticResult:
+    """Let D28 fail: an ensemble chooses among networks inside, and no attack went for these networks.
+
+    Such an ensemble fell from 77.8 % to 2.2 % (Zhang et al. 2024, arXiv:2411.14834) under transfer from them.
+    """
+    if result.id != "D28" or result.status != "warn":
+        return result
+    return replace(result, status="fail")
+
+
 def advise_after_adaptive(result: DiagnosticResult) -> DiagnosticResult:
     """Return a result whose advice is not to run adaptive, since it has run."""
     advice = _ADVICE_AFTER_ADAPTIVE.get(result.id)

@@ -103,3 +103,8 @@ def test_the_order_and_the_notes():
     assert "gradient masking. State the lower number, over all attacks" in notes[1]
     small = make_result("D11", "not run")
     assert list(list_diagnostic_notes([small])) == []
+
+
+@pytest.mark.parametrize(("method", "status"), [(AutoAttack(), "fail"), (Adaptive(), "warn")])
+def test_an_ensemble_that_chooses_among_its_networks(method, status):
+    assert complete(method, ["x"], [make_result("D28", "warn")])["D28"].status == status

@@ -24,7 +24,7 @@ from robustbench_local.reports.analysis.run_diagnostics import (
 )
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.store.diagnostic_records import DiagnosticResult
-from robustbench_local.store.diagnostic_revisions import advise_after_adaptive
+from robustbench_local.store.diagnostic_revisions import advise_after_adaptive, fail_without_adaptive
 
 VOID_WORD = "void"
 """The word for a number that a diagnostic forbids."""
@@ -49,10 +49,8 @@ _MISLEADING_SENTENCE = (
 def list_diagnostics(evidence: Evidence) -> Iterator[DiagnosticResult]:
     """List every diagnostic of every model, by model, then by the number of the diagnostic."""
     for subject in evidence.subjects:
-        results: Iterable[DiagnosticResult] = _list_results(evidence, subject)
-        if _has_adaptive(evidence, subject):
-            results = (advise_after_adaptive(result) for result in results)
-        yield from sorted(results, key=_get_order)
+        revise = advise_after_adaptive if _has_adaptive(evidence, subject) else fail_without_adaptive
+        yield from sorted(map(revise, _list_results(evidence, subject)), key=_get_order)
 
 
 def _has_adaptive(evidence: Evidence, subject: EvaluatedModel) -> bool:

@@ -188,6 +188,15 @@ def test_what_adaptive_finds_without_gradients_counts_and_is_a_warning(stages, b
     assert judge_gate(evidence, min=0.3, on="estimate").ruling == ruling
 
 
+@pytest.mark.parametrize(("method", "status"), [("autoattack", "fail"), ("adaptive", "warn")])
+def test_an_ensemble_that_chooses_fails_until_its_networks_are_attacked(method, status):
+    cell = autoattack("c" * 37 + "h" * 63)
+    cell = replace(cell, record=replace(cell.record, parameters=cell.record.parameters | {"method": method}))
+    evidence = with_results(make_result("D28", "warn"), make_result("D27", "warn"), cells=(cell,))
+    assert find_result(evidence, "D28").status == status
+    assert find_result(evidence, "D27").status == "warn"
+
+
 @pytest.mark.parametrize(
     ("known", "status"),
     [(("0", "1"), "ok"), (("0", "99"), "warn"), (("98", "99"), "warn"), (("97", "98", "99"), "fail")],
