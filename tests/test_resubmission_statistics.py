@@ -95,7 +95,7 @@ DISTRIBUTIONS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_the_interval_covers(name, monkeypatch):
-    monkeypatch.setattr("robustbench_local.resubmission_statistics._WEIGHT_DRAWS", 2000)
+    monkeypatch.setattr("robustbench_local.mean_intervals._WEIGHT_DRAWS", 2000)
     generator, repetitions, images = np.random.default_rng(7), 200, 100
     many = DISTRIBUTIONS[name](generator, 1_000_000)
     truths = [float(np.mean(1 - (1 - many) ** tries)) for tries in TRIES]

@@ -26,8 +26,8 @@ from robustbench_local.store import RunStore
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
-NOT_OF_EVIDENCE_ALONE = {"find_severity_table"}
-"""It is asked once for each model and source class."""
+NOT_OF_EVIDENCE_ALONE = {"find_severity_table", "build_example_image"}
+"""They are asked once for each model and source class, and for each image."""
 
 
 class CellCountSection(Section[int]):
