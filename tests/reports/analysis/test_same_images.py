@@ -140,7 +140,7 @@ def test_the_headline_row_draws_clean_and_attacked_of_the_same_images():
     assert (worst.robust_accuracy.value, worst.robust_accuracy.n) == (0.38, 100)
     assert (worst.clean_accuracy.value, worst.clean_accuracy.n) == (0.4, 100)
     macros = create_environment().get_template("macros.html.j2").module
-    row = str(macros.verdict_row(worst.subject, worst.clean_accuracy, worst, [], [], None))
+    row = str(macros.verdict_row(worst.subject, worst.clean_accuracy, worst, [], [], None, None))
     assert 'x1="38.00%"' in row
     assert 'x2="40.00%"' in row
     assert "of all images" not in row
@@ -155,7 +155,9 @@ def test_one_attack_on_fewer_images_stands_beside_all_without_being_drawn():
     assert (worst.clean_accuracy.n, worst.robust_accuracy.n) == (60, 60)
     macros = create_environment().get_template("macros.html.j2").module
     row = str(
-        macros.verdict_row(worst.subject, evidence.compute_clean_accuracy(worst.subject), worst, [], [], None)
+        macros.verdict_row(
+            worst.subject, evidence.compute_clean_accuracy(worst.subject), worst, [], [], None, None
+        )
     )
     assert 'x2="100.00%"' in row
     assert "of all images" in row
