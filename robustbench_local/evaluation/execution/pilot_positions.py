@@ -14,8 +14,9 @@ MAX_PILOT_SHARE = 0.25
 """Maximum share of the images of a cell in the pilot."""
 MIN_PILOT_IMAGES = 3
 """Minimum number of images of a cell in the pilot: as many failures as show that the model is their cause."""
-MIN_PASSES_FOR_PILOT = 20_000
-"""Maximum number of passes of a cell from which on it has a pilot; smaller ones take seconds."""
+MIN_PASSES_FOR_PILOT = 400_000
+"""Maximum number of passes of a cell from which on it has a pilot. A pass over its few images takes nearly as
+long as one over a batch, so that it would make smaller cells, which are few batches, clearly slower."""
 
 
 def choose_pilot_positions(job: Job, batch_size: int) -> list[int]:
