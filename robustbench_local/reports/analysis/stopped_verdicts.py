@@ -134,6 +134,6 @@ def _format_reason(estimate: Estimate, state: TargetState, zone: Zone | None) ->
     attacks = f", {seen} of them under the costlier {costlier}" if given else ""
     end = "undecided" if zone is None else "decided"
     if zone == "between":
-        end = "decided: all of them would not decide it"
+        end = "even all of them would leave it open"
     text = f"{format_estimate(estimate)}, anytime-valid"
     return f"{text}, stopped after {estimate.n:,} of {whole}{attacks}: {end}"

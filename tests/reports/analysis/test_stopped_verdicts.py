@@ -104,7 +104,7 @@ def test_a_gate_on_the_estimate_is_about_the_images_of_the_data():
         assert judge(evidence, MIN_HALF | {"min": limit, "on": "estimate"}).ruling == ruling
     verdict = judge(evidence, MIN_HALF | {"min": 0.9})
     assert verdict.ruling == "inconclusive"
-    assert "decided: all of them would not decide it" in verdict.reason
+    assert "even all of them would leave it open" in verdict.reason
 
 
 @pytest.mark.parametrize("changes", [{"error_at": 3}, {"status": "timeout"}, {"status": "error"}])
