@@ -24,11 +24,36 @@ COMMAND = [
 ]
 
 
-def run_at_terminal(*, columns, stop_at=None, environment=None):
+# An attack that waits as long as a file is there: the run cannot end before it is interrupted.
+HELD_ATTACK = """\
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import robustbench_local as rbl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(rbl.Attack):
+    norms = frozenset({"Linf"})
+    access = "labels"
+
+    def perturb(self, classifier, images, labels, threat, stream, masks=None):
+        while Path("hold").exists():
+            time.sleep(0.05)
+        return images
+
+    def estimate_cost(self, threat):
+        return (0, 0)
+"""
+
+
+def run_at_terminal(*, columns, options=(), stop_at=None, environment=None):
     """Run the grid at a terminal; return the exit code and everything that it got.
 
     Args:
         columns: Width of the terminal.
+        options: More options of the command.
         stop_at: Ctrl-C is pressed once this text has appeared.
         environment: More variables.
     """
@@ -42,7 +67,7 @@ def run_at_terminal(*, columns, stop_at=None, environment=None):
         **(environment or {}),
     }
     process = subprocess.Popen(
-        COMMAND, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True
+        [*COMMAND, *options], stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True
     )
     os.close(theirs)
     received, has_stopped = b"", False
@@ -75,15 +100,24 @@ def test_the_table_is_drawn_and_taken_away_again(workplace, columns):
 
 @pytest.mark.slow
 def test_an_interrupt_leaves_the_terminal_clean_and_the_same_command_goes_on(workplace):
-    code, shown = run_at_terminal(columns=80, stop_at="cell 3 of 6")
-    assert code == 130
+    grid = Path("grid.yaml")
+    grid.write_text(
+        grid.read_text().replace(
+            "gates:", '  - {card: "python:held.py:Held", norm: Linf, eps: 8/255}\ngates:'
+        )
+    )
+    Path("held.py").write_text(HELD_ATTACK)
+    Path("hold").touch()
+    code, shown = run_at_terminal(columns=80, options=["--allow-code"], stop_at="cell 4 of 8")
+    assert code == 130, shown
     assert shown.count(HIDE_CURSOR) == shown.count(SHOW_CURSOR) == 1
     end = shown[shown.index(SHOW_CURSOR) :]
     assert "image-attacks done and kept" in end
     assert "the same command resumes" in end
-    code, shown = run_at_terminal(columns=80)
+    Path("hold").unlink()
+    code, shown = run_at_terminal(columns=80, options=["--allow-code"])
     assert code == 0
-    assert re.search(r"resumed: \d of 6 cells and \d+ of 240 image-attacks", shown)
+    assert re.search(r"resumed: \d of 8 cells and \d+ of 320 image-attacks", shown)
 
 
 @pytest.mark.slow
