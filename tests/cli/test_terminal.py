@@ -14,6 +14,7 @@ import termios
 from pathlib import Path
 
 import pytest
+from held_attack import add_held_attack
 
 ROOT = Path(__file__).parents[2]
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
@@ -22,30 +23,6 @@ COMMAND = [
     *(sys.executable, "-m", "robustbench_local.cli", "run", "grid.yaml", "--out", "out"),
     *("--device", "cpu", "--batch-size", "16", "--workers", "1"),
 ]
-
-
-# An attack that waits as long as a file is there: the run cannot end before it is interrupted.
-HELD_ATTACK = """\
-import time
-from dataclasses import dataclass
-from pathlib import Path
-
-import robustbench_local as rbl
-
-
-@dataclass(frozen=True, kw_only=True)
-class Held(rbl.Attack):
-    norms = frozenset({"Linf"})
-    access = "labels"
-
-    def perturb(self, classifier, images, labels, threat, stream, masks=None):
-        while Path("hold").exists():
-            time.sleep(0.05)
-        return images
-
-    def estimate_cost(self, threat):
-        return (0, 0)
-"""
 
 
 def run_at_terminal(*, columns, options=(), stop_at=None, environment=None):
@@ -100,14 +77,7 @@ def test_the_table_is_drawn_and_taken_away_again(workplace, columns):
 
 @pytest.mark.slow
 def test_an_interrupt_leaves_the_terminal_clean_and_the_same_command_goes_on(workplace):
-    grid = Path("grid.yaml")
-    grid.write_text(
-        grid.read_text().replace(
-            "gates:", '  - {card: "python:held.py:Held", norm: Linf, eps: 8/255}\ngates:'
-        )
-    )
-    Path("held.py").write_text(HELD_ATTACK)
-    Path("hold").touch()
+    add_held_attack(workplace)
     code, shown = run_at_terminal(columns=80, options=["--allow-code"], stop_at="cell 4 of 8")
     assert code == 130, shown
     assert shown.count(HIDE_CURSOR) == shown.count(SHOW_CURSOR) == 1
