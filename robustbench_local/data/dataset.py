@@ -98,6 +98,12 @@ class Dataset:
         return len(self.class_names)
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
     def has_class_names(self) -> bool:
         """True if the classes have names other than their numbers."""
         return self.class_names != build_class_names(self.num_classes)

@@ -41,6 +41,7 @@ class ModelRequest:
         access: The output that an attacker may use.
         output: The entry of the model's output with the logits.
         endpoint: Options of a service.
+        image_shape: (C, H, W) of the images that the model will get, where known.
     """
 
     weights: str | None = None
@@ -55,6 +56,7 @@ class ModelRequest:
     access: Access | None = None
     output: str | int | None = None
     endpoint: EndpointOptions | None = None
+    image_shape: tuple[int, int, int] | None = None
 
     def read(self, file: str) -> WeightsFile:
         """Find and read a weights file under these options."""
@@ -67,7 +69,8 @@ class LoadedModel:
     """A model and the metadata of its source; None for what the source does not know.
 
     ``is_unnormalized`` is set if the weights were probably trained with a normalization that is not declared.
-    ``stored_normalization`` is stored beside the weights in their file; it is not applied.
+    ``stored_normalization`` is stored beside the weights in their file; it is not applied. ``access`` is what
+    the source found that the model offers, for users who declare none.
     """
 
     model: nn.Module | Callable[[Tensor], Tensor]
@@ -78,6 +81,7 @@ class LoadedModel:
     input_size: tuple[int, int] | None = None
     channels: int | None = None
     class_names: Sequence[str] | None = None
+    access: Access | None = None
     notes: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
 

@@ -48,6 +48,7 @@ def load_classifier(
     allow_code: bool = False,
     trust_pickle: str | None = None,
     default_classes: int | None = None,
+    image_shape: tuple[int, int, int] | None = None,
     base_folder: Path | None = None,
     endpoint: EndpointOptions | Mapping[str, Any] | None = None,
 ) -> Classifier:
@@ -77,6 +78,8 @@ def load_classifier(
         allow_code: Allow a Python file to be run.
         trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
         default_classes: Number of classes of the data.
+        image_shape: (C, H, W) of the data's images, on which a model is tried whose file does not state its
+            input.
         base_folder: The folder in which relative paths are looked up before the working directory.
         endpoint: Options of a service: format, key, batch, timeout, retries, rate, token.
 
@@ -103,6 +106,7 @@ def load_classifier(
         access=access,
         output=output,
         endpoint=_parse_endpoint(source, endpoint),
+        image_shape=_find_input_shape(image_shape, input_size),
     )
     loaded = load_model(source, request)
     if entry is not None and "weights" not in loaded.provenance:
@@ -118,7 +122,7 @@ def load_classifier(
         input_size=input_size or loaded.input_size,
         channels=loaded.channels,
         class_names=class_names or names,
-        access=access,
+        access=access or loaded.access,
         output=output,
         abstain=abstention,
         name=name or remove_credentials(source),
@@ -148,6 +152,15 @@ def _split_rejecting_name(
         index = abstention.index if abstention.index < len(names) else -1  # the classifier refuses others
         return names, names.pop(index)
     return names, None
+
+
+def _find_input_shape(
+    image_shape: tuple[int, int, int] | None, input_size: tuple[int, int] | None
+) -> tuple[int, int, int] | None:
+    """Return the shape of the images that reach the model, where it is known."""
+    if image_shape is None or input_size is None:
+        return image_shape
+    return (image_shape[0], *input_size)
 
 
 def _parse_output_kind(output: str | int | None, num_classes: int | None) -> str | None:

@@ -38,6 +38,9 @@ from robustbench_local.extensions.user_import import import_known_libraries
 from robustbench_local.models.endpoint_options import remove_credentials
 from robustbench_local.models.model_sources import is_outside_model, load_classifier
 
+_FOREIGN_SOURCES = ("python:", "onnx:", "torchscript:", "export:")
+"""How the sources begin that run a user's code, or a program of theirs in a library."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLoader:
@@ -152,6 +155,7 @@ class ModelLoader:
             device=str(self.device),
             allow_code=self.options.allow_code,
             default_classes=self.data.num_classes,
+            image_shape=self.data.image_shape,
             base_folder=self.base_folder,
         )
         fitted = fit_labels(self.data, classifier.num_classes, classifier.class_names)
@@ -177,7 +181,7 @@ class ModelLoader:
 def has_foreign_code(entry: ModelEntry) -> bool:
     """Check whether loading a model may run code from its user or a third party."""
     sources = (entry.source, entry.architecture or "")
-    is_foreign = any(source.startswith(("python:", "onnx:")) for source in sources)
+    is_foreign = any(source.startswith(_FOREIGN_SOURCES) for source in sources)
     return is_foreign or entry.trust_pickle is not None or is_outside_model(entry.source)
 
 
