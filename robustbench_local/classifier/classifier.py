@@ -31,6 +31,7 @@ from robustbench_local.classifier.fresh_copy import FreshCopies
 from robustbench_local.classifier.gradient_guard import GradientGuard, LossFunction
 from robustbench_local.classifier.gradient_repair import confirm_gradient
 from robustbench_local.classifier.image_borders import MASKED_BORDERS_NOTE, BorderProbe
+from robustbench_local.classifier.input_contract import InputContract, make_contract
 from robustbench_local.classifier.input_gradient import (
     differentiate_model,
     explain_missing_gradient,
@@ -40,9 +41,8 @@ from robustbench_local.classifier.library_view import CountedModule, count_neare
 from robustbench_local.classifier.literals import Access
 from robustbench_local.classifier.model_call import ModelCall
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
-from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.classifier.pass_counter import record_finished_pass
-from robustbench_local.classifier.preprocessing import Preprocessing, parse_normalization
+from robustbench_local.classifier.preprocessing import Preprocessing
 from robustbench_local.classifier.rejecting import RejectingClassifier
 from robustbench_local.classifier.settings import ClassifierSettings
 from robustbench_local.classifier.state_guard import set_evaluation_mode
@@ -59,7 +59,9 @@ class Classifier(RejectingClassifier):
         model: A module, or a callable from images to scores (N, K) or, with access ``"labels"``, labels (N,).
         num_classes: K, at least 2.
         normalize: ``(mean, std)`` per channel or a name such as ``"imagenet"``; None for none.
-        input_size: (H, W) that the model takes; other images are resized inside (bilinear, antialiased).
+        input_size: (H, W) that the model takes; other images are resized inside, by default bilinearly.
+        preprocessing: The model's `InputContract`, or a mapping with those of its fields that have no
+            argument here, such as ``{"channel_order": "bgr"}``.
         channels: Number of input channels, where known; images are checked against it.
         class_names: K names.
         access: The attacker's access: ``"gradients"`` (default for a module), ``"scores"`` (default for a
@@ -73,6 +75,9 @@ class Classifier(RejectingClassifier):
         settings: How the classifier is used; see `configure`.
 
     Attributes:
+        contract: How the model takes its images, with everything that is applied inside.
+        input_size: (H, W) of the contract.
+        normalization: Means and standard deviations of the contract, in units of its value scale.
         notes: Facts about this model for a reader of the results, one sentence each.
         gradient_guard: Keeps gradients finite and counts their faults.
         border_probe: Knows whether gradients vanish at pixels of exactly 0 or 1.
@@ -89,6 +94,7 @@ class Classifier(RejectingClassifier):
         num_classes: int,
         normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
         input_size: tuple[int, int] | None = None,
+        preprocessing: InputContract | Mapping[str, Any] | None = None,
         channels: int | None = None,
         class_names: Sequence[str] | None = None,
         access: Access | None = None,
@@ -108,8 +114,11 @@ class Classifier(RejectingClassifier):
         self.class_names: Final = classes[1]
         check_rejecting_index(self.abstention, self.num_classes, name)
         self.access: Final = resolve_access(access, self.module is not None, name)
-        normalization = parse_normalization(normalize, channels)
-        self.input_size: Final = None if input_size is None else (int(input_size[0]), int(input_size[1]))
+        self.contract: Final = make_contract(
+            preprocessing, normalize=normalize, input_size=input_size, channels=channels
+        )
+        self.input_size: Final = self.contract.input_size
+        self.normalization: Final = self.contract.normalization
         self.notes: Final[list[str]] = []
         self.provenance: Final = dict(provenance or {})
         self._needs_full_backward: bool | None = None
@@ -118,8 +127,8 @@ class Classifier(RejectingClassifier):
         dtype = find_computing_dtype(self.module)
         self.gradient_guard: Final = GradientGuard()
         self.border_probe: Final = BorderProbe(dtype)
-        self._preprocessing = Preprocessing(normalization, self.input_size, self.device, dtype)
-        self.channels: Final = self._preprocessing.channels if channels is None else channels
+        self._preprocessing = Preprocessing(self.contract, self.device, dtype)
+        self.channels: Final = self.contract.channels if channels is None else channels
         move_to_device(self.module, self.device, self.name)
         meaning, logit_check = check_output_kind(output, self.num_classes, self.class_names, name)
         self._model_call = ModelCall(
@@ -296,8 +305,8 @@ class Classifier(RejectingClassifier):
             ModelError: If the model cannot be moved.
         """
         self._device = resolve_device(device)
-        dtype, normalization = find_computing_dtype(self.module), self.normalization
-        self._preprocessing = Preprocessing(normalization, self.input_size, self.device, dtype)
+        dtype = find_computing_dtype(self.module)
+        self._preprocessing = Preprocessing(self.contract, self.device, dtype)
         move_to_device(self.module, self.device, self.name)
         return self
 
@@ -321,13 +330,9 @@ class Classifier(RejectingClassifier):
         Each value is a digest, a version or a few words. See `model_identity` for what is covered.
         """
         declared = (self.access, self.output, *((self.abstention,) if self.abstention else ()))
-        parts = (self.num_classes, self._preprocessing.normalization, self.input_size, *declared)
+        parts = (self.num_classes, self.normalization, self.input_size, *declared)
+        parts += self.contract.list_extras()
         return {**describe_model(self.model), "preprocessing and access": repr(parts)}
-
-    @property
-    def normalization(self) -> Normalization | None:
-        """Means and standard deviations per channel of images in [0, 1]; None without normalization."""
-        return self._preprocessing.normalization
 
     def count_parameters(self) -> int | None:
         """Return the number of trained parameters; None for a callable."""

@@ -13,3 +13,7 @@ BINARY_OUTPUT_REMEDY = (
     "output: logit if it is the value before the sigmoid"
 )
 """Advice for a model with one output."""
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+"""How an image is resized, by the names of PIL and torchvision."""
+ChannelOrder = Literal["rgb", "bgr"]
+"""The order in which a model takes the channels of a color image."""

@@ -1,6 +1,11 @@
-"""Channel means and standard deviations for published weights."""
+"""Channel means and standard deviations: those of published weights by name, and those a user writes."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from robustbench_local.errors import ConfigError, did_you_mean
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -16,3 +21,47 @@ NORMALIZATIONS: dict[str, Normalization] = {
     "half": ((0.5,), (0.5,)),
 }
 """Channel means and standard deviations by their usual names, in pixel units of [0, 1]."""
+
+
+def parse_normalization(
+    normalize: tuple[Sequence[float], Sequence[float]] | str | None, channels: int | None = None
+) -> Normalization | None:
+    """Parse a normalization: a name, ``(mean, std)``, or ``None`` or ``"none"`` for none.
+
+    Args:
+        normalize: One of `NORMALIZATIONS`, or per-channel (or single) means and standard deviations.
+        channels: Number of channels that the model takes, where known.
+
+    Raises:
+        ConfigError: If the name is unknown, the lengths do not fit, a mean is not finite, or a deviation is
+            not positive.
+    """
+    if normalize is None or normalize == "none":
+        return None
+    if isinstance(normalize, str):
+        return _find_normalization(normalize)
+    try:
+        mean, std = (tuple(float(value) for value in part) for part in normalize)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"cannot read normalize {normalize!r}",
+            remedy="write a name such as imagenet, or two lists: means and standard deviations",
+        ) from None
+    if len(mean) != len(std) or not mean or (channels is not None and len(mean) not in (1, channels)):
+        raise ConfigError(
+            f"normalize has {len(mean)} means and {len(std)} standard deviations",
+            remedy="give one of each, or as many of each as the model has channels",
+        )
+    if not all(0 < value < math.inf for value in std):
+        raise ConfigError(f"normalize needs standard deviations above 0, got {list(std)}")
+    if not all(map(math.isfinite, mean)):
+        raise ConfigError(f"normalize needs finite means, got {list(mean)}")
+    return mean, std
+
+
+def _find_normalization(name: str) -> Normalization:
+    known = NORMALIZATIONS.get(name.lower())
+    if known is None:
+        remedy = did_you_mean(name, [*NORMALIZATIONS, "none"])
+        raise ConfigError(f"unknown normalization {name!r}", remedy=remedy)
+    return known

@@ -41,7 +41,7 @@ class WrappedClassifier(Classifier):
             abstain=inner.abstention,
             name=name or inner.name,
             device=inner.device,
-            input_size=inner.input_size,
+            preprocessing=inner.contract,
             provenance=inner.provenance,
             settings=ClassifierSettings(
                 is_fork_safe=inner.settings.is_fork_safe, consistency=inner.settings.consistency

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.errors import ConfigError, ModelError, did_you_mean, format_install_command
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
 from robustbench_local.models.networks.network_registry import fixed_initial_weights
@@ -57,18 +58,29 @@ def load_torchvision(name: str, request: ModelRequest) -> LoadedModel:
     loaded = build_with_weights(
         partial(_build_torchvision_network, name, weights, entry), 1000, weights, request
     )
-    loaded.channels, loaded.input_size = 3, _FIXED_INPUT_SIZES.get(name)
+    loaded.channels, loaded.contract = 3, InputContract(input_size=_FIXED_INPUT_SIZES.get(name))
     if entry is not None:
-        preset = entry.transforms()
-        loaded.normalize = (tuple(preset.mean), tuple(preset.std))
-        loaded.input_size = (preset.crop_size[0], preset.crop_size[0])
+        loaded.contract = _read_preset(entry.transforms())
         loaded.class_names = entry.meta["categories"]
         loaded.provenance["published"] = f"{name} {entry.name}"
     elif weights is not None:
         loaded.is_unnormalized = True
-    if size := getattr(loaded.model, "image_size", None):
-        loaded.input_size = (size, size)
+    size = getattr(loaded.model, "image_size", None)
+    if size and loaded.contract.input_size != (size, size):
+        loaded.contract = replace(loaded.contract, input_size=(size, size), resize=None)
     return loaded
+
+
+def _read_preset(preset: Any) -> InputContract:
+    """Return the contract of torchvision's evaluation transforms, ``ImageClassification``."""
+    crop, resize = preset.crop_size[0], preset.resize_size
+    return InputContract(
+        normalization=(tuple(preset.mean), tuple(preset.std)),
+        input_size=(crop, crop),
+        resize=resize[0] if len(resize) == 1 else tuple(resize),
+        interpolation=preset.interpolation.value,
+        antialias=preset.antialias,
+    )
 
 
 def _find_named_weights(enum: Any, request: ModelRequest) -> Any:
@@ -188,7 +200,7 @@ def load_timm(name: str, request: ModelRequest) -> LoadedModel:
     config: dict[str, Any] = getattr(loaded.model, "pretrained_cfg", {})
     loaded.channels = config.get("input_size", (None,))[0]
     if config.get("fixed_input_size"):
-        loaded.input_size = tuple(config["input_size"][1:])
+        loaded.contract = InputContract(input_size=tuple(config["input_size"][1:]))
     if weights is not None:
         loaded.is_unnormalized = True
     return loaded
@@ -222,8 +234,10 @@ def _load_timm_pretrained(timm: Any, name: str, tag: str, request: ModelRequest)
     return LoadedModel(
         model=network,
         num_classes=config["num_classes"],
-        normalize=(tuple(config["mean"]), tuple(config["std"])),
-        input_size=tuple(config["input_size"][1:]),
+        contract=InputContract(
+            normalization=(tuple(config["mean"]), tuple(config["std"])),
+            input_size=tuple(config["input_size"][1:]),
+        ),
         channels=config["input_size"][0],
         class_names=config.get("label_names"),
         provenance={"published": full},

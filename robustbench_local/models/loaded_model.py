@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Access
+from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY
-from robustbench_local.classifier.normalizations import Normalization
-from robustbench_local.classifier.preprocessing import parse_normalization
+from robustbench_local.classifier.normalizations import Normalization, parse_normalization
 from robustbench_local.config.file_lookup import find_file
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ModelError
@@ -68,6 +68,7 @@ class ModelRequest:
 class LoadedModel:
     """A model and the metadata of its source; None for what the source does not know.
 
+    ``contract`` is how the model takes its images: size, resizing, interpolation, channels, values.
     ``is_unnormalized`` is set if the weights were probably trained with a normalization that is not declared.
     ``stored_normalization`` is stored beside the weights in their file; it is not applied. ``access`` is what
     the source found that the model offers, for users who declare none.
@@ -75,10 +76,9 @@ class LoadedModel:
 
     model: nn.Module | Callable[[Tensor], Tensor]
     num_classes: int
-    normalize: Normalization | None = None
+    contract: InputContract = field(default_factory=InputContract)
     is_unnormalized: bool = False
     stored_normalization: Normalization | None = None
-    input_size: tuple[int, int] | None = None
     channels: int | None = None
     class_names: Sequence[str] | None = None
     access: Access | None = None
@@ -102,7 +102,9 @@ class LoadedModel:
             ModelError: If the user declares none, and the source has none or a different one.
         """
         stored = self.stored_normalization
-        applied = self.normalize if declared is None else parse_normalization(declared, self.channels)
+        applied = (
+            self.contract.normalization if declared is None else parse_normalization(declared, self.channels)
+        )
         if stored is None or _is_close(stored, applied):
             return
         mean, std = (list(part) for part in stored)

@@ -15,6 +15,7 @@ from robustbench_local.classifier.abstention_declaration import (
     parse_abstention,
 )
 from robustbench_local.classifier.binary_output import parse_output_key
+from robustbench_local.classifier.input_contract import InputContract, override_contract
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.extensions.entry_points import find_entry_point, list_entry_points
@@ -38,6 +39,7 @@ def load_classifier(
     num_classes: int | None = None,
     normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
     input_size: tuple[int, int] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     access: Access | None = None,
     output: str | int | None = None,
@@ -66,6 +68,9 @@ def load_classifier(
         num_classes: By default the number in the weights, then ``default_classes``.
         normalize: Overrides the source's normalization; ``"none"`` switches it off.
         input_size: (H, W), overrides the source's input size.
+        preprocessing: Overrides other fields of the source's `InputContract`: ``resize`` (length of the
+            shorter side, (H, W) or ``"stretch"``), ``interpolation``, ``antialias``, ``channel_order``,
+            ``value_scale``.
         class_names: Overrides the source's class names.
         access: The output that an attacker may use; see `Classifier`.
         output: The entry of the model's output with the logits, or ``"sigmoid"``, ``"logit"`` for a model
@@ -118,8 +123,13 @@ def load_classifier(
     classifier = Classifier(
         loaded.model,
         num_classes=2 if head else loaded.num_classes - extra,
-        normalize=loaded.normalize if normalize is None else normalize,
-        input_size=input_size or loaded.input_size,
+        preprocessing=override_contract(
+            loaded.contract,
+            normalize=normalize,
+            input_size=input_size,
+            preprocessing=preprocessing,
+            channels=loaded.channels,
+        ),
         channels=loaded.channels,
         class_names=class_names or names,
         access=access or loaded.access,
@@ -251,10 +261,9 @@ def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
             "python:FILE.py:NAME",
         )
     loaded = build_with_weights(architecture.build_network, architecture.num_classes, weights, request)
-    loaded.normalize, loaded.channels, loaded.input_size = (
-        architecture.normalize,
-        architecture.input_shape[0],
-        architecture.input_shape[1:],
+    loaded.channels = architecture.input_shape[0]
+    loaded.contract = InputContract(
+        normalization=architecture.normalize, input_size=architecture.input_shape[1:]
     )
     loaded.provenance["architecture"] = request.architecture or ""
     return loaded
@@ -270,7 +279,7 @@ def _load_with_card(card: WeightsCard, file: str, request: ModelRequest) -> Load
     """Load weights that have a card, which states their SHA-256."""
     described = replace(request, sha256=card.sha256, architecture=card.architecture)
     loaded = _load_checkpoint(file, replace(described, num_classes=card.num_classes))
-    loaded.normalize, loaded.input_size, loaded.is_unnormalized = card.normalize, card.input_size, False
+    loaded.contract, loaded.is_unnormalized = card.build_contract(), False
     loaded.class_names = card.class_names
     loaded.provenance |= card.provenance
     return loaded

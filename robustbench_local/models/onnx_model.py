@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.config.file_lookup import find_file
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.counted_nouns import format_count
@@ -146,7 +147,7 @@ def load_onnx(file: str, request: ModelRequest) -> LoadedModel:
         model=model,  # type: ignore[arg-type]  # arrays and named outputs are handled like tensors
         num_classes=classes,
         channels=model.channels,
-        input_size=model.input_size,
+        contract=InputContract(input_size=model.input_size),
         is_unnormalized=True,
         notes=notes,
         provenance={"weights": path.name, "sha256": digest, "onnxruntime": runtime.__version__},

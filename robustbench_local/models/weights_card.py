@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from robustbench_local.classifier.input_contract import InputContract, make_contract
 from robustbench_local.config.file_lookup import find_file
 from robustbench_local.config.strict_yaml import StrictModel, read_yaml, validate
 from robustbench_local.errors import ConfigError, ModelError
@@ -24,6 +25,7 @@ class WeightsCard(StrictModel):
         num_classes: Number of logits.
         normalize: Means and standard deviations per channel, of images in [0, 1]; None for none.
         input_size: (H, W) that images are resized to; None for any.
+        preprocessing: Other fields of the model's `InputContract`, where they are not the defaults.
         class_names: One name per class.
         provenance: Training and measurements; shown in reports, never used by code.
     """
@@ -36,8 +38,17 @@ class WeightsCard(StrictModel):
     num_classes: Annotated[int, Field(ge=2)]
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None
     input_size: tuple[int, int] | None = None
+    preprocessing: dict[str, Any] | None = None
     class_names: tuple[str, ...]
     provenance: dict[str, Any]
+
+    def build_contract(self) -> InputContract:
+        """Return how the model takes its images.
+
+        Raises:
+            ConfigError: If the card's values are impossible.
+        """
+        return make_contract(self.preprocessing, normalize=self.normalize, input_size=self.input_size)
 
 
 def read_weights_card(path: Path, *, remedy: str) -> WeightsCard:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.classifier.normalizations import NORMALIZATIONS
-from robustbench_local.classifier.preprocessing import Preprocessing, parse_normalization
+from robustbench_local.classifier.input_contract import InputContract
+from robustbench_local.classifier.normalizations import NORMALIZATIONS, parse_normalization
+from robustbench_local.classifier.preprocessing import Preprocessing
 from robustbench_local.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -43,17 +44,20 @@ def test_what_cannot_be_a_normalisation(normalize: object, channels: int | None,
 
 def test_with_nothing_to_do_the_images_pass_without_a_copy() -> None:
     images = torch.rand(2, 3, 4, 4)
-    assert Preprocessing(None, None, CPU, torch.float32)(images) is images
+    assert Preprocessing(InputContract(), CPU, torch.float32)(images) is images
 
 
 def test_one_mean_serves_every_channel_and_the_dtype_is_the_models() -> None:
-    given = Preprocessing(((0.5,), (0.25,)), None, CPU, torch.bfloat16)(torch.ones(1, 3, 2, 2))
+    contract = InputContract(normalization=((0.5,), (0.25,)))
+    given = Preprocessing(contract, CPU, torch.bfloat16)(torch.ones(1, 3, 2, 2))
     assert given.dtype == torch.bfloat16
     assert given.unique().tolist() == [2.0]
 
 
 def test_resizing_comes_before_normalising_and_leaves_the_right_size_alone() -> None:
-    prepare = Preprocessing(((0.5,), (0.5,)), (2, 3), CPU, torch.float32)
+    prepare = Preprocessing(
+        InputContract(normalization=((0.5,), (0.5,)), input_size=(2, 3)), CPU, torch.float32
+    )
     assert prepare(torch.ones(1, 1, 8, 8)).shape == (1, 1, 2, 3)
     images = torch.rand(1, 1, 2, 3)
     torch.testing.assert_close(prepare(images), images * 2 - 1)

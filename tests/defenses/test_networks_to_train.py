@@ -10,6 +10,7 @@ from torch import nn
 
 from robustbench_local.certification.bound_propagation.bounds import compute_ibp_bounds
 from robustbench_local.certification.bound_propagation.graph import trace_network
+from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.defenses.training.initial_networks import NormalizedNetwork, load_initial_network
 from robustbench_local.errors import ModelError
 
@@ -31,4 +32,4 @@ class _Two(nn.Module):
 @pytest.mark.parametrize(("network", "what"), [(nn.Conv2d(3, 2, 3), "Tensor"), (_Two(), "tuple")])
 def test_a_network_that_does_not_return_logits_is_refused(network, what):
     with pytest.raises(ModelError, match=f"returns a {what} in training, not logits"):
-        NormalizedNetwork(network, None)(torch.rand(2, 3, 4, 4))
+        NormalizedNetwork(network, InputContract())(torch.rand(2, 3, 4, 4))

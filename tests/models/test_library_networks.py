@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torchvision import models
 
+from robustbench_local.classifier.normalizations import NORMALIZATIONS
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models import library_networks as libraries
 from robustbench_local.models.model_sources import load_classifier
@@ -42,6 +44,29 @@ def test_published_weights_bring_normalisation_size_and_names(published: Path, t
     assert (tmp_path / "hub" / "checkpoints" / published.name).is_file()
     published.unlink()
     load_classifier("torchvision:squeezenet1_1", weights="IMAGENET1K_V1")  # from the cache now
+
+
+@pytest.mark.parametrize(
+    ("weights", "geometry"),
+    [
+        (models.SqueezeNet1_1_Weights.DEFAULT, "shorter side 256, bilinear, center 224x224"),
+        (models.Swin_T_Weights.DEFAULT, "shorter side 232, bicubic, center 224x224"),
+        (models.ViT_H_14_Weights.DEFAULT, "shorter side 518, bicubic, center 518x518"),
+    ],
+)
+def test_the_preset_is_the_contract(weights: Any, geometry: str) -> None:
+    contract = libraries._read_preset(weights.transforms())
+    assert contract.format_geometry() == geometry
+    assert contract.normalization == NORMALIZATIONS["imagenet"]
+
+
+def test_a_user_changes_single_values_of_a_preset(published: Path) -> None:
+    changes = {"interpolation": "bicubic", "resize": "stretch"}
+    found = load_classifier("torchvision:squeezenet1_1", weights=str(published), preprocessing=changes)
+    assert found.contract.format_geometry() == "224x224, bicubic"
+    assert found.normalization == NORMALIZATIONS["imagenet"]
+    with pytest.raises(ConfigError, match=r"unknown interpolation 'cubic'\. Did you mean bicubic"):
+        load_classifier("torchvision:squeezenet1_1", preprocessing={"interpolation": "cubic"})
 
 
 def test_a_local_copy_of_published_weights_is_recognised(published: Path) -> None:

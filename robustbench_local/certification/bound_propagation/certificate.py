@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,13 +15,19 @@ from robustbench_local.certification.bound_propagation.bounds import build_margi
 from robustbench_local.certification.bound_propagation.graph import Graph, check_layers, trace_network
 from robustbench_local.certification.bound_propagation.input_set import BoxRegion, InputRegion, L2Region
 from robustbench_local.certification.bound_propagation.interval import Interval
-from robustbench_local.certification.bound_propagation.operations import Affine, Diagonal, broadcast_channels
+from robustbench_local.certification.bound_propagation.operations import (
+    Affine,
+    Diagonal,
+    ReversedChannels,
+    broadcast_channels,
+)
 from robustbench_local.certification.bound_propagation.precision import (
     check_dtypes_covered,
     list_stored_dtypes,
 )
 from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.randomness import RandomStream
@@ -113,10 +120,19 @@ def build_network_graph(classifier: Classifier, images: Tensor) -> Graph:
             remedy="load the data in that size",
         )
     graph = trace_network(module, tuple(images.shape[1:]), name=classifier.name)
-    normalization = classifier.normalization  # applied before the module
-    if normalization is not None:
-        graph = graph.prepend_affine(_build_normalization(normalization))
+    for operation in reversed(list(_list_preprocessing(classifier.contract))):
+        graph = graph.prepend_affine(operation)
     return graph
+
+
+def _list_preprocessing(contract: InputContract) -> Iterator[Affine]:
+    """List what is applied before the module, in its order; each rounds as the classifier does."""
+    if contract.channel_order == "bgr":
+        yield ReversedChannels()
+    if contract.value_scale != 1:
+        yield _build_scale(contract.value_scale)
+    if contract.normalization is not None:
+        yield _build_normalization(contract.normalization)
 
 
 def build_input_region(images: Tensor, threat: ThreatModel) -> InputRegion:
@@ -139,6 +155,15 @@ def _get_plain_module(classifier: Classifier) -> torch.nn.Module:
         )
     check_dtypes_covered(list_stored_dtypes(module), classifier.name)
     return module
+
+
+def _build_scale(scale: float) -> Affine:
+    def read(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        zero = like.new_zeros(())
+        # as the classifier multiplies: by the float32 number
+        return torch.tensor(scale, dtype=torch.float32).to(like), zero, zero
+
+    return Diagonal(read, operation_count=1)
 
 
 def _build_normalization(normalization: Normalization) -> Affine:

@@ -185,6 +185,30 @@ class Diagonal(Affine):
 
 
 @dataclass(frozen=True)
+class ReversedChannels(Affine):
+    """The channels of an image in reverse order: RGB to BGR; nothing is rounded."""
+
+    mixes_values: ClassVar[bool] = False
+
+    @property
+    def term_count(self) -> int:
+        """No operation is rounded."""
+        return 0
+
+    def apply_linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:  # noqa: ARG002
+        """Reverse the channels of values (N, C, H, W)."""
+        return values.flip(-3)
+
+    def apply_transposed(self, rows: Tensor) -> Tensor:
+        """Reverse the channels: the map is its own inverse and transpose."""
+        return rows.flip(-3)
+
+    def compute_offset(self, like: Tensor) -> None:  # noqa: ARG002
+        """Return None: there is no offset."""
+        return
+
+
+@dataclass(frozen=True)
 class Reshape:
     """The same values in another shape.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.normalizations import Normalization
-from robustbench_local.classifier.preprocessing import parse_normalization
+from robustbench_local.classifier.input_contract import InputContract, override_contract
+from robustbench_local.classifier.preprocessing import fit_size, scale_values
 from robustbench_local.errors import ModelError
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 from robustbench_local.models.model_sources import load_model
@@ -25,23 +25,20 @@ from robustbench_local.randomness import derive_seed
 
 
 class NormalizedNetwork(nn.Module):
-    """A network behind its resizing and normalization: images in [0, 1] to logits.
+    """A network behind its preprocessing: images in [0, 1] to logits.
 
     Args:
-        network: Normalized images to logits; only its weights are saved.
-        normalize: Means and standard deviations, or None.
-        input_size: (H, W) that images are resized to, or None for any.
+        network: Preprocessed images to logits; only its weights are saved.
+        contract: How the network takes its images.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, network: nn.Module, normalize: Normalization | None, input_size: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, contract: InputContract) -> None:
         super().__init__()
-        self.network, self.input_size = network, input_size
-        mean, std = normalize or ((0.0,), (1.0,))
+        self.network, self.contract = network, contract
+        mean, std = contract.normalization or ((0.0,), (1.0,))
         # Not part of the weights: the code that loads them normalizes outside the network, see Classifier.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -49,15 +46,15 @@ class NormalizedNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the description of the network besides its layers."""
-        return f"input_size={self.input_size}"
+        extras = "".join(f", {name}={value}" for name, value in self.contract.list_extras())
+        return f"input_size={self.contract.input_size}{extras}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W) in [0, 1] to logits (N, K).
 
         Calling the module checks the logits; ``forward`` itself can be traced for bounds.
         """
-        if self.input_size is not None and images.shape[-2:] != self.input_size:
-            images = nn.functional.interpolate(images, self.input_size, mode="bilinear", antialias=True)
+        images = scale_values(fit_size(images, self.contract), self.contract)
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
 
@@ -80,16 +77,14 @@ class InitialNetwork:
         module: The network behind its preprocessing.
         architecture: Description of the network on the card beside the weights.
         num_classes: Number of logits.
-        normalize: Means and standard deviations, or None.
-        input_size: (H, W) that images are resized to, or None for any.
+        contract: How the network takes its images.
         origin: Source of the weights, with their SHA-256; empty for initial weights.
     """
 
     module: NormalizedNetwork
     architecture: str
     num_classes: int
-    normalize: Normalization | None
-    input_size: tuple[int, int] | None
+    contract: InputContract
     origin: dict[str, str]
 
 
@@ -103,6 +98,7 @@ def load_initial_network(
     architecture: str | None = None,
     normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
     input_size: tuple[int, int] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     allow_code: bool = False,
     base_folder: Path | None = None,
     declared_classes: int | None = None,
@@ -122,6 +118,7 @@ def load_initial_network(
         normalize: Means and standard deviations, a name, or ``"none"``; None for those of the model or its
             weights.
         input_size: (H, W) that images are resized to; None for that of the model.
+        preprocessing: Other fields of the model's `InputContract` to override.
         allow_code: Whether a Python file may be run.
         base_folder: The folder that relative paths start from.
         declared_classes: Number of classes of the model given by the user.
@@ -151,16 +148,19 @@ def load_initial_network(
             raise ModelError("is not a torch module, so it cannot be trained", where=model)
         if loaded.num_classes != num_classes:
             _replace_head(loaded.model, loaded.num_classes, num_classes, model)
-    normalization = loaded.normalize if normalize is None else parse_normalization(normalize, loaded.channels)
+    contract = override_contract(
+        loaded.contract,
+        normalize=normalize,
+        input_size=input_size,
+        preprocessing=preprocessing,
+        channels=loaded.channels,
+    )
     sha = loaded.provenance.get("sha256") or loaded.provenance.get("published")
     return InitialNetwork(
-        module=NormalizedNetwork(
-            loaded.model.requires_grad_(True), normalization, input_size or loaded.input_size
-        ),
+        module=NormalizedNetwork(loaded.model.requires_grad_(True), contract),
         architecture=str(loaded.provenance.get("architecture") or model),
         num_classes=num_classes,
-        normalize=normalization,
-        input_size=input_size or loaded.input_size,
+        contract=contract,
         origin={"weights": str(loaded.provenance.get("weights", weights)), "sha256": str(sha)} if sha else {},
     )
 
@@ -188,7 +188,7 @@ def build_teacher_loader(
         if not isinstance(loaded.model, nn.Module):
             raise ModelError("is not a torch module, so it cannot be a teacher", where=name)
         loaded.check_normalization(None)
-        network = NormalizedNetwork(loaded.model, loaded.normalize, loaded.input_size)
+        network = NormalizedNetwork(loaded.model, loaded.contract)
         return network.to(device).eval().requires_grad_(False)
 
     return load
@@ -201,7 +201,11 @@ def _load_source(model: str, request: ModelRequest) -> LoadedModel:
     if request.weights is not None:
         return load_model(f"checkpoint:{request.weights}", replace(request, weights=None, architecture=model))
     classes = request.default_classes or own.num_classes
-    return LoadedModel(model=own.build_network(classes), num_classes=classes, normalize=own.normalize)
+    return LoadedModel(
+        model=own.build_network(classes),
+        num_classes=classes,
+        contract=InputContract(normalization=own.normalize),
+    )
 
 
 def _replace_head(network: nn.Module, before: int, after: int, where: str) -> None:

@@ -81,6 +81,7 @@ def write_weights(
         "made": made,
         "measured": measured,
     }
+    contract, normalization = start.contract, start.contract.normalization
     content = {
         "schema": 1,
         "name": out.stem,
@@ -88,8 +89,9 @@ def write_weights(
         "sha256": digest,
         "architecture": start.architecture,
         "num_classes": start.num_classes,
-        "normalize": None if start.normalize is None else [list(part) for part in start.normalize],
-        **({"input_size": list(start.input_size)} if start.input_size else {}),
+        "normalize": normalization and [list(part) for part in normalization],
+        **({"input_size": list(contract.input_size)} if contract.input_size else {}),
+        **({"preprocessing": extras} if (extras := contract.describe_extras()) else {}),
         "provenance": provenance,
         "class_names": list(class_names),
     }

@@ -23,6 +23,7 @@ from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.data_entries import DataEntry, Size, TrainingEntry
 from robustbench_local.evaluation.grid.declarations import Declarations
 from robustbench_local.evaluation.grid.example_grids import read_example
+from robustbench_local.evaluation.grid.preprocessing_entry import PreprocessingEntry
 from robustbench_local.evaluation.grid.stop_entry import Stop
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 
@@ -34,6 +35,8 @@ NO_DEFENSE = "none"
 
 DisplayName = Annotated[str, AfterValidator(check_display_name)]
 """The name of an entry in tables: printable and short. It affects neither verdicts nor cells."""
+PREPROCESSING_SETTINGS = ("normalize", "input_size", "preprocessing")
+"""Keys of a model that say how it takes its images."""
 Normalization = str | dict[Literal["mean", "std"], list[float]]
 
 
@@ -120,6 +123,9 @@ class ModelEntry(StrictModel):
     input_size: Size | None = None
     """Side, or ``[height, width]``, that the network takes; other images are resized inside,
     differentiably."""
+    preprocessing: PreprocessingEntry | None = None
+    """What else differs from the preprocessing of the source: ``{interpolation: bicubic, resize: 256}``,
+    ``{channel_order: bgr, value_scale: 255}``."""
     class_names: list[str] | None = None
     """One name for each output; lets labels be matched by name."""
     access: Literal["gradients", "scores", "labels"] | None = None
@@ -140,6 +146,15 @@ class ModelEntry(StrictModel):
     """How an HTTP service is called."""
     defenses: Defenses | None = None
     """Defenses of this model only, in place of the grid's list."""
+
+    def list_preprocessing(self) -> dict[str, Any]:
+        """Return the preprocessing that the entry sets, as the arguments of `load_classifier`."""
+        normalize, size = self.normalize, self.input_size
+        return {
+            "normalize": (normalize["mean"], normalize["std"]) if isinstance(normalize, dict) else normalize,
+            "input_size": (size, size) if isinstance(size, int) else size,
+            "preprocessing": self.preprocessing and self.preprocessing.list_values(),
+        }
 
 
 class AttackEntry(StrictModel):

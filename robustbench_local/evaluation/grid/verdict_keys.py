@@ -17,6 +17,8 @@ def flatten_verdict_keys(grid: Grid) -> dict[str, str]:
     """Return everything in a grid that decides verdicts: path of the key -> its value as text."""
     content = grid.dump_without_names()
     for model in content["models"]:
+        if model["preprocessing"] is None:
+            del model["preprocessing"]  # runs from before there was such a key go on
         if model["endpoint"]:
             model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
     content["data"] = {key: value for key, value in content["data"].items() if key not in _GROUP_KEYS}

@@ -13,7 +13,7 @@ from robustbench_local.classifier.model_identity import digest_network, digest_p
 from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation.grid.schema import NO_DEFENSE, ModelEntry
+from robustbench_local.evaluation.grid.schema import NO_DEFENSE, PREPROCESSING_SETTINGS, ModelEntry
 from robustbench_local.evaluation.isolation.isolated_call import catch_process_exit
 from robustbench_local.evaluation.isolation.time_limit import limit_time
 from robustbench_local.evaluation.options import Options
@@ -144,13 +144,9 @@ class ModelLoader:
 
     def _load_classifier(self, entry: ModelEntry) -> tuple[Classifier, Dataset]:
         """Load one model, and fit the data to it."""
-        settings = entry.model_dump(exclude={"id", "name", "defenses"})
-        if isinstance(entry.normalize, dict):
-            settings["normalize"] = (entry.normalize["mean"], entry.normalize["std"])
-        if isinstance(entry.input_size, int):
-            settings["input_size"] = (entry.input_size, entry.input_size)
         classifier = load_classifier(
-            **settings,
+            **entry.model_dump(exclude={"id", "name", "defenses", *PREPROCESSING_SETTINGS}),
+            **entry.list_preprocessing(),
             name=entry.id,
             device=str(self.device),
             allow_code=self.options.allow_code,
@@ -198,6 +194,7 @@ def _build_subject(entry: ModelEntry, classifier: Classifier, fitted: Dataset) -
         "num_classes": classifier.num_classes,
         "parameters": classifier.count_parameters(),
         "access": classifier.access,
+        "preprocessing": classifier.contract.describe_fields(),
         "notes": list(classifier.notes),
         "consistency": describe_consistency(classifier),
         "provenance": classifier.provenance or None,

@@ -131,8 +131,7 @@ def measure_row(
     classifier = Classifier(
         network,
         num_classes=start.num_classes,
-        normalize=start.normalize or "none",
-        input_size=start.input_size,
+        preprocessing=start.contract,
         class_names=data.class_names,
         device=device,
     )

@@ -175,13 +175,11 @@ class WeightCache:
 
     def _load_initial_network(self, entry: ModelEntry, before: Classifier, recipe: Recipe) -> InitialNetwork:
         """Load the model's own weights for a fine-tuning; otherwise the same network with initial weights."""
-        normalize = entry.normalize
         arguments: dict[str, Any] = {
             "num_classes": before.num_classes,
             "declared_classes": entry.num_classes,
             "seed": self.grid.seed,
-            "normalize": (normalize["mean"], normalize["std"]) if isinstance(normalize, dict) else normalize,
-            "input_size": (entry.input_size,) * 2 if isinstance(entry.input_size, int) else entry.input_size,
+            **entry.list_preprocessing(),
             "allow_code": self.allow_code,
             "base_folder": self.base,
         }
@@ -196,7 +194,9 @@ class WeightCache:
         )
         if recipe.fine_tune:
             return own
-        arguments |= {"normalize": own.normalize or "none", "input_size": own.input_size}
+        contract = own.contract
+        arguments |= {"normalize": contract.normalization or "none", "input_size": contract.input_size}
+        arguments["preprocessing"] = contract.describe_extras()
         return load_initial_network(before.provenance.get("architecture") or own.architecture, **arguments)
 
     def _compute_key(self, start: InitialNetwork, card: Card, recipe: Recipe, images: TrainingImages) -> str:
@@ -265,8 +265,7 @@ class WeightCache:
         classifier = Classifier(
             start.module.network.eval(),
             num_classes=start.num_classes,
-            normalize=start.normalize or "none",
-            input_size=start.input_size,
+            preprocessing=start.contract,
             class_names=before.class_names,
             name=before.name,
             device=resolve_device(self.device),

@@ -65,7 +65,7 @@ _MODEL_KEYS: tuple[str, ...] = (
     "parameters",
     "access",
 )
-_MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper", "abstain")
+_MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper", "abstain", "preprocessing")
 """Facts that an evaluation may have recorded; missing ones become None."""
 
 _META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import bound_samples as samples
 import pytest
 import torch
@@ -67,6 +69,32 @@ def test_no_attack_breaks_what_is_verified_and_margins_are_not_above_what_it_fin
         assert (found.margins <= reading.margin).all()
         verified += int(found.verified.sum())
     assert verified > 5
+
+
+@METHODS
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_bgr_in_0_to_255_is_certified_in_pixels_of_0_to_1(certificate, norm: str):
+    """The contract's scale and channel order are part of the bounds; eps stays in pixel units."""
+    network = samples.build_seeded_network(
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)), 3
+    )
+    flipped = copy.deepcopy(network)
+    flipped[0].weight.data = network[0].weight.data.flip(1)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    scaled = tuple(tuple(255 * value for value in part) for part in (mean[::-1], std[::-1]))
+    caffe = {"channel_order": "bgr", "value_scale": 255}
+    one = Classifier(network, num_classes=3, normalize=(mean, std))
+    other = Classifier(flipped, num_classes=3, normalize=scaled, preprocessing=caffe)
+    images = samples.draw_images(12, (3, 4, 4))
+    with torch.no_grad():
+        labels = one(images).argmax(dim=1)
+    threat = ThreatModel(norm=norm, eps=0.05)
+    plain, found = (_certified(certificate, wrapped, images, labels, threat) for wrapped in (one, other))
+    torch.testing.assert_close(plain.margins, found.margins, rtol=0, atol=1e-3)
+    assert found.verified.any()
+    with other.evaluation_mode():
+        candidates = PGD(steps=10).perturb(other, images, labels, threat, _stream(12))
+        assert not (found.verified & ~verify.predict(other, candidates, labels).correct).any()
 
 
 @METHODS

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.defenses.training.initial_networks import (
     NormalizedNetwork,
     build_teacher_loader,
@@ -33,12 +34,20 @@ def test_initial_weights_belong_to_the_seed():
 
 
 def test_the_network_sees_what_its_classifier_sees():
-    """Resized and normalised inside, as the Classifier that loads the weights later does."""
+    """Resized, reordered and normalised inside, as the Classifier that loads the weights later does."""
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
-    normalize = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    contract = InputContract(
+        input_size=(8, 8),
+        resize=10,
+        interpolation="bicubic",
+        channel_order="bgr",
+        value_scale=255,
+        normalization=((104.0, 117.0, 124.0), (58.0, 57.0, 59.0)),
+    )
     images = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    classifier = Classifier(module, num_classes=4, normalize=normalize, input_size=(8, 8))
-    assert torch.allclose(NormalizedNetwork(module, normalize, (8, 8))(images), classifier(images), atol=1e-6)
+    classifier = Classifier(module, num_classes=4, preprocessing=contract)
+    network = NormalizedNetwork(module, contract)
+    assert torch.allclose(network(images), classifier(images), atol=1e-6)
 
 
 def test_weights_of_other_classes_get_a_new_head(tmp_path):
@@ -74,7 +83,7 @@ def test_a_network_without_a_last_linear_layer_is_named(tmp_path):
 
 
 def test_a_network_that_returns_no_logits_is_named():
-    module = NormalizedNetwork(nn.Conv2d(3, 2, 1), None)
+    module = NormalizedNetwork(nn.Conv2d(3, 2, 1), InputContract())
     with pytest.raises(ModelError, match="not logits"):
         module(torch.zeros(1, 3, 4, 4))
 

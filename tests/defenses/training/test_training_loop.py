@@ -9,6 +9,7 @@ import torch
 from small_training import COMMON_PARAMETERS, TRAINING, VALIDATION, build_stripes
 from torch import nn
 
+from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.config.cards import find_card
 from robustbench_local.defenses.recipes.augmentation import Augmentation
 from robustbench_local.defenses.recipes.pgd_at import PGDTraining
@@ -164,6 +165,10 @@ class _Squared(_Linear):
         return super().forward(images) ** 2
 
 
+def _behind(**contract):
+    return NormalizedNetwork(_network(), InputContract(**contract))
+
+
 USUAL_MEANS = ((0.5,), (0.25,))
 
 
@@ -171,12 +176,13 @@ USUAL_MEANS = ((0.5,), (0.25,))
     ("one", "other"),
     [
         (_network(), _with_gelu(_network())),
-        (NormalizedNetwork(_network(), None), NormalizedNetwork(_network(), USUAL_MEANS)),
-        (NormalizedNetwork(_network(), USUAL_MEANS), NormalizedNetwork(_network(), ((0.5,), (0.2,)))),
-        (NormalizedNetwork(_network(), None), NormalizedNetwork(_network(), None, (8, 8))),
+        (_behind(), _behind(normalization=USUAL_MEANS)),
+        (_behind(normalization=USUAL_MEANS), _behind(normalization=((0.5,), (0.2,)))),
+        (_behind(), _behind(input_size=(8, 8))),
+        (_behind(), _behind(value_scale=255)),
         (nn.Sequential(_Linear()), nn.Sequential(_Squared())),
     ],
-    ids=["layers", "normalised", "other means", "resized", "code"],
+    ids=["layers", "normalised", "other means", "resized", "scaled", "code"],
 )
 def test_a_checkpoint_of_another_network_with_the_same_weights_is_refused(tmp_path, one, other):
     checkpoint = tmp_path / "training.pt"
