@@ -151,6 +151,8 @@ def _select_output(output: Any, key: str | int | None, name: str) -> Any:
     wanted = int(key) if isinstance(key, str) and key.isdigit() and key not in entries else key
     if wanted in entries:
         return entries[wanted]
+    if isinstance(wanted, int) and 0 <= wanted < len(entries):
+        return list(entries.values())[wanted]
     choices = ", ".join(f"{entry} {tuple(getattr(value, 'shape', ()))}" for entry, value in entries.items())
     problem = "output: is not declared" if key is None else f"there is no output {key!r}"
     raise ModelError(

@@ -13,18 +13,18 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.errors import ConfigError, DataError, ModelError
+from robustbench_local.models.maite_model import follows_maite, make_maite_classifier
 
 UNNORMALIZED_NOTE = "no normalization declared: images are passed on in [0, 1]"
 """Note about a network that was passed without a `Classifier` around it."""
 
 
-def as_classifier(
-    model: Classifier | nn.Module, images: Tensor, num_classes: int | None = None
-) -> Classifier:
-    """Return the classifier itself, or wrap a network that stays on its device.
+def as_classifier(model: Any, images: Tensor, num_classes: int | None = None) -> Classifier:
+    """Return the classifier itself, or wrap a network, which stays on its device, or a MAITE model.
 
     Args:
-        model: A classifier, or a network that takes images in [0, 1] as they are.
+        model: A classifier, a network that takes images in [0, 1] as they are, or an object that follows
+            MAITE's protocol of a model, which becomes a black box that gives scores.
         images: (N, C, H, W); the first one is passed through a network without a given number of classes.
         num_classes: Number of classes of a network.
 
@@ -38,6 +38,8 @@ def as_classifier(
             raise ConfigError(what, remedy="leave num_classes out")
         return model
     name = type(model).__name__
+    if not isinstance(model, nn.Module) and follows_maite(model):
+        return make_maite_classifier(model, images, num_classes)
     if not isinstance(model, nn.Module):
         remedy = "wrap a function in rbl.Classifier(function, num_classes=...)"
         raise ConfigError(

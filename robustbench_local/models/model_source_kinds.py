@@ -8,7 +8,10 @@ MODEL_SOURCES: Mapping[str, str] = {
     "torchvision:NAME": "any classifier of torchvision",
     "timm:NAME": "any classifier of timm (extra)",
     "onnx:FILE.onnx": "a black box that gives scores, by onnxruntime (extra)",
+    "litert:FILE.tflite": "a black box that gives scores, by LiteRT (extra)",
+    "openvino:FILE.xml": "a black box that gives scores, by OpenVINO (extra)",
     "http://HOST/PATH": "a service that gives scores or labels",
     "python:FILE.py:NAME": "your own code, only with --allow-code",
+    "maite:FILE.py:NAME": "a model that follows MAITE's protocol, only with --allow-code",
 }
 """How each kind is written in a grid file, and what it is; ``zoo:`` and ``checkpoint:`` besides."""

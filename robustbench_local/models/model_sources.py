@@ -22,9 +22,12 @@ from robustbench_local.extensions.entry_points import find_entry_point, list_ent
 from robustbench_local.models.endpoint_options import EndpointOptions, is_url, remove_credentials
 from robustbench_local.models.http_model import load_endpoint
 from robustbench_local.models.library_networks import load_timm, load_torchvision
+from robustbench_local.models.litert_model import load_litert
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
+from robustbench_local.models.maite_model import load_maite
 from robustbench_local.models.networks.network_registry import ARCHITECTURES, find_architecture
 from robustbench_local.models.onnx_model import load_onnx
+from robustbench_local.models.openvino_model import load_openvino
 from robustbench_local.models.user_code import load_from_entry_point, load_python
 from robustbench_local.models.weights_card import WeightsCard, find_card
 from robustbench_local.models.zoo import ZOO_FOLDER, find_zoo_card
@@ -58,7 +61,8 @@ def load_classifier(
 
     Args:
         source: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``, ``zoo:NAME``,
-            ``python:FILE.py:NAME``, ``onnx:FILE``, the URL of a service, or the name of an entry point of an
+            ``python:FILE.py:NAME``, ``maite:FILE.py:NAME``, ``onnx:FILE``, ``litert:FILE``,
+            ``openvino:FILE``, the URL of a service, or the name of an entry point of an
             installed distribution, with ``:REST`` if it takes a reference.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for random ones.
         entry: Dotted path of the part of a weights file to use, such as ``"state_dict_ema"``, if several
@@ -212,6 +216,10 @@ def _find_loader(source: str) -> Callable[[str, ModelRequest], LoadedModel]:
     if kind in _LOADERS:
         raise ConfigError(f"the model source {source!r} names nothing", remedy=f"write {kind}:NAME")
     known = {*_LOADERS, *(record.name for record in list_entry_points("models"))}
+    if colon and kind in _OTHER_NAMES:
+        raise ConfigError(
+            f"unknown model source {source!r}", remedy=f"write {_OTHER_NAMES[kind]}:{rest or 'FILE'}"
+        )
     remedy = (
         did_you_mean(kind, known) if colon else f"write where it comes from, such as torchvision:{source}"
     )
@@ -287,11 +295,16 @@ def _load_with_card(card: WeightsCard, file: str, request: ModelRequest) -> Load
 
 _LOADERS: dict[str, Callable[[str, ModelRequest], LoadedModel]] = {
     "checkpoint": _load_checkpoint,
+    "litert": load_litert,
+    "maite": load_maite,
     "onnx": load_onnx,
+    "openvino": load_openvino,
     "python": load_python,
     "timm": load_timm,
     "torchvision": load_torchvision,
     "zoo": _load_zoo,
 }
+_OTHER_NAMES = {"tflite": "litert", "tensorflow-lite": "litert", "ir": "openvino", "ov": "openvino"}
+"""Names that a source also goes by, for the message."""
 MODEL_SOURCE_KINDS = frozenset(_LOADERS)
 """How our own sources begin: no entry point can take their place."""

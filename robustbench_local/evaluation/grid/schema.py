@@ -106,7 +106,8 @@ class ModelEntry(StrictModel):
     """Label in tables and figures. Gates refer to the id."""
     source: str
     """Where the model comes from: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``,
-    ``python:FILE.py:NAME``, ``onnx:FILE.onnx``, ``http(s)://...`` or ``zoo:NAME``."""
+    ``python:FILE.py:NAME``, ``maite:FILE.py:NAME``, ``onnx:FILE.onnx``, ``litert:FILE.tflite``,
+    ``openvino:FILE.xml``, ``http(s)://...`` or ``zoo:NAME``."""
     weights: str | None = None
     """A weights file, or the name of published weights such as ``DEFAULT``; random weights if it is left
     out."""

@@ -38,7 +38,7 @@ from robustbench_local.extensions.user_import import import_known_libraries
 from robustbench_local.models.endpoint_options import remove_credentials
 from robustbench_local.models.model_sources import is_outside_model, load_classifier
 
-_FOREIGN_SOURCES = ("python:", "onnx:", "torchscript:", "export:")
+_FOREIGN_SOURCES = ("python:", "maite:", "onnx:", "litert:", "torchscript:", "export:")
 """How the sources begin that run a user's code, or a program of theirs in a library."""
 
 

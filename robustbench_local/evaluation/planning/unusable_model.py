@@ -17,6 +17,9 @@ from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.models.endpoint_options import is_url, remove_credentials
 from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 
+_BLACK_BOX_SOURCES = ("onnx:", "litert:", "openvino:", "maite:")
+"""How the sources begin that give no gradients, besides services."""
+
 
 class UnusableModel(nn.Module):
     """Placeholder for a model; every call raises the reason why the model cannot be used.
@@ -45,7 +48,7 @@ def make_unusable_subject(
         problem: The reason why it cannot be used.
         device: The device that it was meant for.
     """
-    black_box = is_url(entry.source) or entry.source.startswith("onnx:")
+    black_box = is_url(entry.source) or entry.source.startswith(_BLACK_BOX_SOURCES)
     classifier = Classifier(
         UnusableModel(problem).eval(),
         num_classes=entry.num_classes or max(2, data.num_classes),
