@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustbench_local.bpda import apply_straight_through
-from robustbench_local.classifier.literals import Interpolation
+from robustbench_local.classifier.literals import CropRounding, Interpolation
 
 _LANCZOS_LOBES = 3
 _ROUNDING = 1e-5
@@ -42,14 +42,16 @@ def find_resized_size(
     return height * crop[1] // width, crop[1]
 
 
-def find_crop_start(before: int, after: int) -> int:
-    """Return where a center crop begins along one axis, as torchvision rounds it; below 0: it is padded."""
-    return round((before - after) / 2) if before >= after else -((after - before) // 2)
+def find_crop_start(before: int, after: int, rounding: CropRounding = "nearest") -> int:
+    """Return where a center crop begins along one axis; below 0: it is padded."""
+    if before < after:
+        return -((after - before) // 2)
+    return (before - after) // 2 if rounding == "down" else round((before - after) / 2)
 
 
-def crop_center(images: Tensor, size: tuple[int, int]) -> Tensor:
+def crop_center(images: Tensor, size: tuple[int, int], rounding: CropRounding = "nearest") -> Tensor:
     """Crop the center of images (N, C, H, W); smaller ones are padded with black, as torchvision does."""
-    top, left = (find_crop_start(images.shape[axis], size[axis]) for axis in (-2, -1))
+    top, left = (find_crop_start(images.shape[axis], size[axis], rounding) for axis in (-2, -1))
     if images.shape[-2:] == size:
         return images
     bottom, right = size[0] - images.shape[-2] + top, size[1] - images.shape[-1] + left

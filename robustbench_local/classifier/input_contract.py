@@ -7,13 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from robustbench_local.classifier.literals import ChannelOrder, Interpolation
+from robustbench_local.classifier.literals import ChannelOrder, CropRounding, Interpolation
 from robustbench_local.classifier.normalizations import Normalization, parse_normalization
 from robustbench_local.errors import ConfigError, did_you_mean
 
 MAX_SIDE_PIXELS = 16384
 """Longest side that an image is resized to; a longer one is a mistake."""
-PREPROCESSING_KEYS = ("resize", "interpolation", "antialias", "channel_order", "value_scale")
+PREPROCESSING_KEYS = (
+    "resize",
+    "interpolation",
+    "antialias",
+    "crop_rounding",
+    "channel_order",
+    "value_scale",
+)
 """The fields that ``preprocessing`` sets; ``normalize`` and ``input_size`` have keys of their own."""
 
 
@@ -36,6 +43,9 @@ class InputContract:
     """How they are resized, as PIL does it."""
     antialias: bool = True
     """Whether shrinking averages over all pixels that fall on one, as PIL does; for bilinear and bicubic."""
+    crop_rounding: CropRounding = "nearest"
+    """Where a crop begins whose center is between two pixels: at the even one, as torchvision and timm do, or
+    ``"down"``, at the first, as transformers does."""
     channel_order: ChannelOrder = "rgb"
     """``"bgr"`` reverses the channels, for networks from Caffe and OpenCV."""
     value_scale: float = 1.0
@@ -46,6 +56,7 @@ class InputContract:
 
     def __post_init__(self) -> None:
         _check_literal("interpolation", self.interpolation, get_args(Interpolation))
+        _check_literal("crop_rounding", self.crop_rounding, get_args(CropRounding))
         _check_literal("channel_order", self.channel_order, get_args(ChannelOrder))
         _check_side_lengths("input_size", self.input_size)
         _check_side_lengths("resize", self.resize)
@@ -77,6 +88,7 @@ class InputContract:
             "resize": list(self.resize) if isinstance(self.resize, tuple) else self.resize,
             "interpolation": self.interpolation,
             "antialias": self.antialias,
+            "crop_rounding": self.crop_rounding,
             "channel_order": self.channel_order,
             "value_scale": self.value_scale,
             "normalize": mean_and_std and {"mean": mean_and_std[0], "std": mean_and_std[1]},

@@ -15,5 +15,6 @@ BINARY_OUTPUT_REMEDY = (
 """Advice for a model with one output."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 """How an image is resized, by the names of PIL and torchvision."""
+CropRounding = Literal["nearest", "down"]
 ChannelOrder = Literal["rgb", "bgr"]
 """The order in which a model takes the channels of a color image."""

@@ -43,7 +43,7 @@ def fit_size(images: Tensor, contract: InputContract) -> Tensor:
     # What the source does not say has been stretched ever since; covering would lose the borders.
     target = find_resized_size((images.shape[-2], images.shape[-1]), contract.resize or size, size)
     resized = resize_images(images, target, contract.interpolation, antialias=contract.antialias)
-    return crop_center(resized, size)
+    return crop_center(resized, size, contract.crop_rounding)
 
 
 def scale_values(images: Tensor, contract: InputContract) -> Tensor:

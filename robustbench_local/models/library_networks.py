@@ -1,32 +1,26 @@
-"""Networks of torchvision and timm, with published weights, the user's own file, or initial weights."""
+"""Networks of torchvision, with published weights, the user's own file, or initial weights."""
 
 from __future__ import annotations
 
-import logging
 import re
-import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.input_contract import InputContract
-from robustbench_local.errors import ConfigError, ModelError, did_you_mean, format_install_command
+from robustbench_local.errors import ConfigError, did_you_mean
+from robustbench_local.models.library_downloads import build_download_error, download_timeout
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
 from robustbench_local.models.networks.network_registry import fixed_initial_weights
 from robustbench_local.models.stored_tensors import StoredTensors
 from robustbench_local.models.weight_files import WeightsFile, read_weights
 
 _FIXED_INPUT_SIZES = {"inception_v3": (299, 299), "maxvit_t": (224, 224)}  # other networks accept many sizes
-_DOWNLOAD_TIMEOUT_SECONDS = 30.0  # seconds without an answer from a download
 
 
 def load_torchvision(name: str, request: ModelRequest) -> LoadedModel:
@@ -148,97 +142,10 @@ def _download_weights(entry: Any) -> Path:
         return file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _download_timeout():
+        with download_timeout():
             torch.hub.download_url_to_file(
                 entry.url, str(file), hash_prefix=_parse_hash(file), progress=sys.stderr.isatty()
             )
     except (OSError, RuntimeError) as error:
-        raise _build_download_error(f"{entry.name}, {file.name},", error) from error
+        raise build_download_error(f"{entry.name}, {file.name},", error) from error
     return file
-
-
-def _build_download_error(what: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"the weights {what} cannot be downloaded: {extract_first_line(error)}",
-        remedy="give a local file as weights, set weights: null for random ones, or connect to the network",
-    )
-
-
-@contextmanager
-def _download_timeout() -> Iterator[None]:
-    hub_logger = logging.getLogger("huggingface_hub")  # silence its report of every retry
-    previous_timeout, previous_level = socket.getdefaulttimeout(), hub_logger.level
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
-    hub_logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(previous_timeout)
-        hub_logger.setLevel(previous_level)
-
-
-def load_timm(name: str, request: ModelRequest) -> LoadedModel:
-    """Load a network of timm; ``weights`` is a file, ``DEFAULT``, or the tag of pretrained weights.
-
-    Raises:
-        ConfigError: If timm is not installed or has no such network.
-        ModelError: If the weights cannot be obtained or do not fit.
-    """
-    try:
-        timm: Any = import_module("timm")
-    except ImportError as error:
-        raise ConfigError("timm is not installed", remedy=f"run {format_install_command('timm')}") from error
-    bare = name.partition(".")[0]
-    if bare not in timm.list_models():
-        raise ConfigError(f"timm has no network {bare!r}", remedy=did_you_mean(bare, timm.list_models()))
-    tag = _find_timm_tag(name, request.weights)
-    if tag is not None:
-        return _load_timm_pretrained(timm, bare, tag, request)
-    weights = None if request.weights is None else request.read(request.weights)
-    default = getattr(timm.get_pretrained_cfg(bare), "num_classes", 1000)
-    loaded = build_with_weights(partial(_build_timm_network, timm, bare), default, weights, request)
-    config: dict[str, Any] = getattr(loaded.model, "pretrained_cfg", {})
-    loaded.channels = config.get("input_size", (None,))[0]
-    if config.get("fixed_input_size"):
-        loaded.contract = InputContract(input_size=tuple(config["input_size"][1:]))
-    if weights is not None:
-        loaded.is_unnormalized = True
-    return loaded
-
-
-def _find_timm_tag(name: str, weights: str | None) -> str | None:
-    """Return the tag of pretrained weights: "" for the default ones, None for a file or random weights."""
-    if weights in ("DEFAULT", "pretrained"):
-        return name.partition(".")[2]
-    return weights if weights is not None and not Path(weights).suffix and "/" not in weights else None
-
-
-def _build_timm_network(timm: Any, name: str, num_classes: int) -> nn.Module:
-    with fixed_initial_weights():
-        network: nn.Module = timm.create_model(name, num_classes=num_classes)
-    return network.eval()
-
-
-def _load_timm_pretrained(timm: Any, name: str, tag: str, request: ModelRequest) -> LoadedModel:
-    full = f"{name}.{tag}" if tag else name
-    try:
-        with _download_timeout():
-            network = timm.create_model(full, pretrained=True).eval()
-    except Exception as error:
-        raise _build_download_error(full, error) from error
-    config = network.pretrained_cfg
-    if request.num_classes not in (None, config["num_classes"]):
-        raise ModelError(
-            f"{full} has {config['num_classes']} classes, not {request.num_classes}", where="timm"
-        )
-    return LoadedModel(
-        model=network,
-        num_classes=config["num_classes"],
-        contract=InputContract(
-            normalization=(tuple(config["mean"]), tuple(config["std"])),
-            input_size=tuple(config["input_size"][1:]),
-        ),
-        channels=config["input_size"][0],
-        class_names=config.get("label_names"),
-        provenance={"published": full},
-    )

@@ -42,6 +42,11 @@ class ModelRequest:
         output: The entry of the model's output with the logits.
         endpoint: Options of a service.
         image_shape: (C, H, W) of the images that the model will get, where known.
+        revision: Commit, branch or tag of a repository on the Hugging Face hub.
+        class_names: The names that the user gives the classes.
+        default_class_names: The names of the data's classes, if they have any.
+        templates: Prompts of a zero-shot classifier, with ``{}`` for the name of the class.
+        declares_preprocessing: Whether the user declares how images are prepared, instead of the source.
     """
 
     weights: str | None = None
@@ -57,6 +62,11 @@ class ModelRequest:
     output: str | int | None = None
     endpoint: EndpointOptions | None = None
     image_shape: tuple[int, int, int] | None = None
+    revision: str | None = None
+    class_names: Sequence[str] | None = None
+    default_class_names: Sequence[str] | None = None
+    templates: Sequence[str] | None = None
+    declares_preprocessing: bool = False
 
     def read(self, file: str) -> WeightsFile:
         """Find and read a weights file under these options."""

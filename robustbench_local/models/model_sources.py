@@ -21,16 +21,22 @@ from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.extensions.entry_points import find_entry_point, list_entry_points
 from robustbench_local.models.endpoint_options import EndpointOptions, is_url, remove_credentials
 from robustbench_local.models.http_model import load_endpoint
-from robustbench_local.models.library_networks import load_timm, load_torchvision
+from robustbench_local.models.hugging_face.classifiers import load_hugging_face
+from robustbench_local.models.hugging_face.zero_shot import load_zero_shot
+from robustbench_local.models.library_networks import load_torchvision
 from robustbench_local.models.litert_model import load_litert
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
 from robustbench_local.models.maite_model import load_maite
 from robustbench_local.models.networks.network_registry import ARCHITECTURES, find_architecture
 from robustbench_local.models.onnx_model import load_onnx
 from robustbench_local.models.openvino_model import load_openvino
+from robustbench_local.models.timm_networks import load_timm
 from robustbench_local.models.user_code import load_from_entry_point, load_python
 from robustbench_local.models.weights_card import WeightsCard, find_card
 from robustbench_local.models.zoo import ZOO_FOLDER, find_zoo_card
+
+_REVISED_SOURCES = ("hf:", "clip:", "timm:hf-hub:")
+"""How the sources begin that come from repositories with revisions."""
 
 
 def load_classifier(
@@ -56,14 +62,17 @@ def load_classifier(
     image_shape: tuple[int, int, int] | None = None,
     base_folder: Path | None = None,
     endpoint: EndpointOptions | Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    templates: Sequence[str] | None = None,
+    default_class_names: Sequence[str] | None = None,
 ) -> Classifier:
     """Load a classifier; no code in a weights file is run, and its values must be finite.
 
     Args:
-        source: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``, ``zoo:NAME``,
-            ``python:FILE.py:NAME``, ``maite:FILE.py:NAME``, ``onnx:FILE``, ``litert:FILE``,
-            ``openvino:FILE``, the URL of a service, or the name of an entry point of an
-            installed distribution, with ``:REST`` if it takes a reference.
+        source: ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER``, ``clip:FOLDER``, ``checkpoint:FILE``,
+            ``zoo:NAME``, ``python:FILE.py:NAME``, ``maite:FILE.py:NAME``, ``onnx:FILE``, ``litert:FILE``,
+            ``openvino:FILE``, the URL of a service, or the name of an entry point of an installed
+            distribution, with ``:REST`` if it takes a reference.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for random ones.
         entry: Dotted path of the part of a weights file to use, such as ``"state_dict_ema"``, if several
             parts fit; ``"."`` for the outermost mapping itself.
@@ -73,8 +82,8 @@ def load_classifier(
         normalize: Overrides the source's normalization; ``"none"`` switches it off.
         input_size: (H, W), overrides the source's input size.
         preprocessing: Overrides other fields of the source's `InputContract`: ``resize`` (length of the
-            shorter side, (H, W) or ``"stretch"``), ``interpolation``, ``antialias``, ``channel_order``,
-            ``value_scale``.
+            shorter side, (H, W) or ``"stretch"``), ``interpolation``, ``antialias``, ``crop_rounding``,
+            ``channel_order``, ``value_scale``.
         class_names: Overrides the source's class names.
         access: The output that an attacker may use; see `Classifier`.
         output: The entry of the model's output with the logits, or ``"sigmoid"``, ``"logit"`` for a model
@@ -91,6 +100,9 @@ def load_classifier(
             input.
         base_folder: The folder in which relative paths are looked up before the working directory.
         endpoint: Options of a service: format, key, batch, timeout, retries, rate, token.
+        revision: Commit, branch or tag of a repository on the Hugging Face hub.
+        templates: Prompts of ``clip:``, each with ``{}`` for the name of a class; by default CLIP's own.
+        default_class_names: Names of the data's classes, for ``clip:`` without ``class_names``.
 
     Raises:
         ConfigError: If the source, or a name in it, is unknown.
@@ -116,7 +128,13 @@ def load_classifier(
         output=output,
         endpoint=_parse_endpoint(source, endpoint),
         image_shape=_find_input_shape(image_shape, input_size),
+        revision=revision,
+        templates=templates,
+        class_names=class_names,
+        default_class_names=default_class_names,
+        declares_preprocessing=normalize is not None and input_size is not None,
     )
+    _check_special_options(source, request)
     loaded = load_model(source, request)
     if entry is not None and "weights" not in loaded.provenance:
         raise ConfigError(
@@ -175,6 +193,14 @@ def _find_input_shape(
     if image_shape is None or input_size is None:
         return image_shape
     return (image_shape[0], *input_size)
+
+
+def _check_special_options(source: str, request: ModelRequest) -> None:
+    """Refuse options that only some sources have."""
+    if request.templates is not None and not source.startswith("clip:"):
+        raise ConfigError(f"{source} reads no prompts", where="templates", remedy="leave templates out")
+    if request.revision is not None and not source.startswith(_REVISED_SOURCES):
+        raise ConfigError(f"{source} has no revisions", where="revision", remedy="leave revision out")
 
 
 def _parse_output_kind(output: str | int | None, num_classes: int | None) -> str | None:
@@ -295,6 +321,8 @@ def _load_with_card(card: WeightsCard, file: str, request: ModelRequest) -> Load
 
 _LOADERS: dict[str, Callable[[str, ModelRequest], LoadedModel]] = {
     "checkpoint": _load_checkpoint,
+    "clip": load_zero_shot,
+    "hf": load_hugging_face,
     "litert": load_litert,
     "maite": load_maite,
     "onnx": load_onnx,

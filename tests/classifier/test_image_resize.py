@@ -8,8 +8,14 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as torchvision_functional
 
-from robustbench_local.classifier.image_resize import crop_center, find_resized_size, resize_images
+from robustbench_local.classifier.image_resize import (
+    crop_center,
+    find_crop_start,
+    find_resized_size,
+    resize_images,
+)
 from robustbench_local.classifier.input_contract import InputContract
+from robustbench_local.classifier.literals import CropRounding
 from robustbench_local.classifier.preprocessing import Preprocessing
 
 FILTERS = {
@@ -99,6 +105,14 @@ def test_size_and_crop_are_torchvisions(size: tuple[int, int], crop: tuple[int, 
     target = find_resized_size(size, shorter, crop)
     assert target == tuple(resized.shape[-2:])
     assert torch.equal(crop_center(resized, crop), torchvision_functional.center_crop(resized, list(crop)))
+
+
+@pytest.mark.parametrize(("rounding", "starts"), [("nearest", (1, 2, 2, 2, -1)), ("down", (1, 1, 2, 2, -1))])
+def test_where_a_crop_begins_between_two_pixels(rounding: CropRounding, starts: tuple[int, ...]) -> None:
+    found = tuple(find_crop_start(before, 10, rounding) for before in (12, 13, 14, 15, 8))
+    assert found == starts
+    row = torch.arange(13.0).expand(1, 1, 10, 13)
+    assert crop_center(row, (10, 10), rounding)[0, 0, 0, 0] == starts[1]
 
 
 def test_size_that_covers_the_crop_or_ignores_the_aspect_ratio() -> None:

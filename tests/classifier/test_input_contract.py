@@ -84,6 +84,7 @@ def test_words_and_json_values_of_a_contract() -> None:
         "resize": [30, 40],
         "interpolation": "bilinear",
         "antialias": False,
+        "crop_rounding": "nearest",
         "channel_order": "bgr",
         "value_scale": 255.0,
         "normalize": {"mean": [103.939, 116.779, 123.68], "std": [1.0, 1.0, 1.0]},

@@ -105,9 +105,9 @@ class ModelEntry(StrictModel):
     name: DisplayName | None = None
     """Label in tables and figures. Gates refer to the id."""
     source: str
-    """Where the model comes from: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``,
-    ``python:FILE.py:NAME``, ``maite:FILE.py:NAME``, ``onnx:FILE.onnx``, ``litert:FILE.tflite``,
-    ``openvino:FILE.xml``, ``http(s)://...`` or ``zoo:NAME``."""
+    """Where the model comes from: ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER``, ``clip:FOLDER``,
+    ``checkpoint:FILE``, ``python:FILE.py:NAME``, ``maite:FILE.py:NAME``, ``onnx:FILE.onnx``,
+    ``litert:FILE.tflite``, ``openvino:FILE.xml``, ``http(s)://...`` or ``zoo:NAME``."""
     weights: str | None = None
     """A weights file, or the name of published weights such as ``DEFAULT``; random weights if it is left
     out."""
@@ -141,6 +141,10 @@ class ModelEntry(StrictModel):
     without the rejecting output."""
     sha256: str | None = None
     """SHA-256 that the weights file must have."""
+    revision: str | None = None
+    """Commit of a repository on the Hugging Face hub; a branch or tag is resolved and recorded."""
+    templates: Annotated[list[str], Field(min_length=1)] | None = None
+    """Prompts of ``clip:``, each with ``{}`` for the name of a class; by default ``a photo of a {}.``"""
     trust_pickle: str | None = None
     """``sha256:HASH`` of a pickle that you made yourself; no other pickle with code is loaded."""
     endpoint: EndpointOptions | None = None

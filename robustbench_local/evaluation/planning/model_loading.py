@@ -152,6 +152,7 @@ class ModelLoader:
             allow_code=self.options.allow_code,
             default_classes=self.data.num_classes,
             image_shape=self.data.image_shape,
+            default_class_names=self.data.class_names if self.data.has_class_names else None,
             base_folder=self.base_folder,
         )
         fitted = fit_labels(self.data, classifier.num_classes, classifier.class_names)

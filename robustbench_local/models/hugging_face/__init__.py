@@ -1,0 +1,1 @@
+"""Models as Hugging Face's libraries save them: folders, downloads, image processors, zero-shot heads."""
