@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.config.zip_bombs import check_zip_bomb
@@ -36,8 +36,8 @@ class LiteRTFile:
     """Names of the operators that the runtime does not bring."""
     has_external_buffers: bool = False
     """Whether tensors lie in other files."""
-    softmax_outputs: frozenset[int] = frozenset()
-    """Positions of the outputs that end in a softmax."""
+    softmax_outputs: Mapping[int, float | None] = field(default_factory=dict)
+    """Positions of the outputs that end in a softmax, each with its step if its values are quantized."""
     normalization: Normalization | None = None
     """Of pixels in [0, 1], from the metadata."""
     class_names: tuple[str, ...] = ()
@@ -88,8 +88,8 @@ def _read_operator(code: Table) -> int:
     return max(code.read_number(0, "b"), code.read_number(3, "i"))
 
 
-def _find_softmax_outputs(graph: Table, codes: Sequence[int]) -> frozenset[int]:
-    """Return the positions of the outputs that a softmax computes, but for a reshape or a requantization."""
+def _find_softmax_outputs(graph: Table, codes: Sequence[int]) -> dict[int, float | None]:
+    """Return positions and steps of the outputs of a softmax, which a reshape or quantization may follow."""
     makers: dict[float, tuple[int, float]] = {}
     for operator in graph.iterate_tables(3):
         number = operator.read_number(0, "I")
@@ -98,17 +98,27 @@ def _find_softmax_outputs(graph: Table, codes: Sequence[int]) -> frozenset[int]:
             raise FlatBufferError("an operator has no name")
         if inputs and outputs:
             makers[outputs[0]] = (codes[number], inputs[0])
-    found = set()
+    tensors = list(graph.iterate_tables(0))
+    found: dict[int, float | None] = {}
     for position, tensor in enumerate(graph.read_numbers(2, "i")):
         source: float = tensor
         for _ in range(len(makers)):
             number, source_before = makers.get(source, (-1, -1))
             if number == _SOFTMAX:
-                found.add(position)
+                found[position] = _read_step(tensors, int(source))
             if number not in _SAME_VALUES:
                 break
             source = source_before
-    return frozenset(found)
+    return found
+
+
+def _read_step(tensors: Sequence[Table], number: int) -> float | None:
+    """Return the distance between two values of a quantized tensor; None if it is not quantized."""
+    if not 0 <= number < len(tensors):
+        raise FlatBufferError("an operator has no output")
+    quantization = tensors[number].read_table(4)
+    scales = () if quantization is None else quantization.read_numbers(2, "f")
+    return scales[0] if scales and scales[0] > 0 else None
 
 
 def _add_metadata(described: LiteRTFile, model: Table, where: str) -> LiteRTFile:

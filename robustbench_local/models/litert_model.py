@@ -71,8 +71,8 @@ class LiteRTModel(RuntimeModel):
             layout=find_layout(_find_shape(inputs[0]), where=where, prefers_last=True),
             outputs={name: _flatten_shape(entry["shape"]) for name, entry in self._outputs.items()},
             probabilities={
-                output_names[position]: _read_quantization(outputs[position])[0]
-                for position in described.softmax_outputs
+                output_names[position]: step
+                for position, step in described.softmax_outputs.items()
                 if position < len(output_names)
             },
         )

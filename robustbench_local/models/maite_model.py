@@ -7,7 +7,7 @@ takes a sequence of images (C, H, W) and returns a sequence of scores (K,), prob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -51,15 +51,16 @@ def read_class_names(model: Any) -> tuple[str, ...] | None:
     names = model.metadata.get("index2label")
     if not names:
         return None
-    numbers = {int(number): str(name) for number, name in names.items()}
-    if sorted(numbers) != list(range(len(numbers))):
+    if isinstance(names, Mapping):  # the numbers are texts where the metadata come from JSON
+        names = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
+    if not isinstance(names, Mapping) or set(names) != set(range(len(names))):
+        numbers = ", ".join(map(str, list(names)[:5]))
         raise ModelError(
-            f"index2label numbers its classes {_format_numbers(sorted(numbers))}, "
-            f"not 0 to {len(numbers) - 1}",
+            f"index2label names the classes {numbers}, not 0 to {len(names) - 1}",
             where=model.metadata["id"],
             remedy="give a name to each class, from 0",
         )
-    return tuple(numbers[number] for number in range(len(numbers)))
+    return tuple(str(names[number]) for number in range(len(names)))
 
 
 def make_maite_classifier(model: Any, images: Tensor, num_classes: int | None = None) -> Classifier:
@@ -148,7 +149,3 @@ def _convert_row(row: Any) -> np.ndarray:
     if values.ndim != 1:
         raise ValueError(f"an answer has the shape {values.shape}, not (K,)")
     return values.astype(np.float32)
-
-
-def _format_numbers(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")

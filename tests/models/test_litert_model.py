@@ -77,6 +77,16 @@ def test_a_fully_quantized_file_gets_bytes_and_its_scores_are_dequantized(tmp_pa
     assert any("has 256 levels" in note for note in found.notes)
 
 
+def test_a_quantized_softmax_loses_no_more_than_its_step(tmp_path: Path, signs):
+    images, _, expected = signs
+    content = quantize(build_signs_file(with_softmax=True), (images - 0.4) / 0.25)
+    write(tmp_path / "net.tflite", content)
+    scores = load_classifier("litert:net.tflite", base_folder=tmp_path)(images)
+    assert torch.equal(scores.argmax(1), expected.argmax(1))
+    floor = np.log(0.5 / 255)  # half a step of 1/256 below a probability of 255/256
+    torch.testing.assert_close(scores.min(), torch.tensor(floor).float(), rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("dtype", "quantization", "scale", "shift"),
     [

@@ -24,7 +24,8 @@ import numpy as np
 class Linear:
     def __init__(self, scale=1.0, names=("stop", "give way", "no entry", "roundabout")):
         self.matrix = scale * np.random.default_rng(7).normal(size=(48, 4)).astype(np.float32)
-        self.metadata = {"id": "linear-1", "index2label": dict(enumerate(names))}
+        numbers = range(4) if scale == 1 else map(str, range(4))
+        self.metadata = {"id": "linear-1", "index2label": dict(zip(numbers, names))}
 
     def __call__(self, batch):
         rows = np.stack([np.asarray(image).flatten() for image in batch]) @ self.matrix
@@ -87,7 +88,9 @@ def test_the_identity_follows_code_and_weights(folder: Path):
     assert first.compute_digest() == load(folder, "linear").compute_digest()
     digests = {first.compute_digest(), load(folder, "softmax").compute_digest()}
     (folder / "models.py").write_text(CODE.replace("scale=1.0", "scale=2.0"))
-    digests.add(load(folder, "linear").compute_digest())
+    scaled = load(folder, "linear")  # whose numbers are texts
+    assert scaled.class_names == first.class_names
+    digests.add(scaled.compute_digest())
     assert len(digests) == 3
     assert any(name.startswith("code file models.py") for name in first.describe_parts())
 
@@ -97,7 +100,7 @@ def test_what_is_no_such_model_is_refused(folder: Path):
         load_classifier("maite:models.py:linear", base_folder=folder)
     with pytest.raises(ModelError, match=r"is a object that does not follow MAITE's protocol"):
         load(folder, "plain")
-    with pytest.raises(ModelError, match=r"index2label numbers its classes 1, 2, not 0 to 1"):
+    with pytest.raises(ModelError, match=r"index2label names the classes 1, 2, not 0 to 1"):
         load(folder, "gapped")
     with pytest.raises(ConfigError, match="gives no gradients"):
         load(folder, "linear", access="gradients")
