@@ -44,6 +44,15 @@ def is_straight_through(node: Any) -> bool:
     return getattr(type(node), "_forward_cls", None) is _StraightThrough
 
 
+def is_own_surrogate(model: Any) -> bool:
+    """Return whether a model is a class of this package whose gradients are not those of its answers.
+
+    Such a class says so by an attribute ``lends_gradients``; on classes of others it means nothing.
+    """
+    is_own = type(model).__module__.startswith("robustbench_local.")
+    return is_own and getattr(type(model), "lends_gradients", False) is True
+
+
 class _BorderClamp(torch.autograd.Function):
     """A clamp whose gradient is 1 at its borders, as inside."""
 

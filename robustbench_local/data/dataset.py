@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import DataError
 
@@ -39,7 +38,6 @@ class Dataset:
         notes: Remarks for the reader of the report about how the images were read.
         groups: Name of the object that each image shows, if known: images of one object must not be on both
             sides of a split, and intervals of accuracies are over objects.
-        preparation: How images of other sizes were resized and cropped; None if none were, or if unknown.
 
     Raises:
         DataError: If there is no image (F33), a shape or dtype is wrong, a value is NaN or outside [0, 1]
@@ -58,7 +56,6 @@ class Dataset:
     quarantined: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None
-    preparation: InputContract | None = None
 
     def __post_init__(self) -> None:
         outside = check_pixel_values(self.images, self.name)
@@ -109,7 +106,7 @@ class Dataset:
     @property
     def has_class_names(self) -> bool:
         """True if the classes have names other than their numbers."""
-        return has_class_names(self.class_names)
+        return self.class_names != build_class_names(self.num_classes)
 
     @property
     def group_by_image(self) -> dict[str, str]:
@@ -141,11 +138,6 @@ class Dataset:
             masks=None if self.masks is None else self.masks[chosen],
             groups=None if self.groups is None else tuple(self.groups[row] for row in chosen.tolist()),
         )
-
-
-def has_class_names(class_names: tuple[str, ...]) -> bool:
-    """Return True if classes have names other than their numbers."""
-    return class_names != build_class_names(len(class_names))
 
 
 def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> Dataset:

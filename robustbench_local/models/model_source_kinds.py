@@ -9,7 +9,7 @@ MODEL_SOURCES: Mapping[str, str] = {
     "timm:NAME": "any classifier of timm (extra); also timm:hf-hub:OWNER/NAME and timm:local-dir:FOLDER",
     "hf:FOLDER": "an image classifier of Hugging Face transformers (extra), or hf:OWNER/NAME from the hub",
     "clip:FOLDER": "CLIP or SigLIP by class names (extra), or clip:OWNER/NAME from the hub",
-    "onnx:FILE.onnx": "a black box that gives scores, by onnxruntime (extra)",
+    "onnx:FILE.onnx": "a file with gradients, or an int8 file as a black box, by onnxruntime (extra)",
     "litert:FILE.tflite": "a black box that gives scores, by LiteRT (extra)",
     "openvino:FILE.xml": "a black box that gives scores, by OpenVINO (extra)",
     "http://HOST/PATH": "a service that gives scores or labels",

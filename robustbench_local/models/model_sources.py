@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.classifier.abstention_declaration import (
     AbstainDeclaration,
@@ -28,7 +30,7 @@ from robustbench_local.models.litert_model import load_litert
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
 from robustbench_local.models.maite_model import load_maite
 from robustbench_local.models.networks.network_registry import ARCHITECTURES, find_architecture
-from robustbench_local.models.onnx_model import load_onnx
+from robustbench_local.models.onnx_source import load_onnx
 from robustbench_local.models.openvino_model import load_openvino
 from robustbench_local.models.timm_networks import load_timm
 from robustbench_local.models.user_code import load_from_entry_point, load_python
@@ -60,6 +62,7 @@ def load_classifier(
     trust_pickle: str | None = None,
     default_classes: int | None = None,
     image_shape: tuple[int, int, int] | None = None,
+    sample_images: Tensor | None = None,
     base_folder: Path | None = None,
     endpoint: EndpointOptions | Mapping[str, Any] | None = None,
     revision: str | None = None,
@@ -98,6 +101,8 @@ def load_classifier(
         default_classes: Number of classes of the data.
         image_shape: (C, H, W) of the data's images, on which a model is tried whose file does not state its
             input.
+        sample_images: Some of the data's images, (N, C, H, W) in [0, 1], on which a conversion is compared
+            with its file.
         base_folder: The folder in which relative paths are looked up before the working directory.
         endpoint: Options of a service: format, key, batch, timeout, retries, rate, token.
         revision: Commit, branch or tag of a repository on the Hugging Face hub.
@@ -133,6 +138,7 @@ def load_classifier(
         class_names=class_names,
         default_class_names=default_class_names,
         declares_preprocessing=normalize is not None and input_size is not None,
+        sample_images=sample_images,
     )
     _check_special_options(source, request)
     loaded = load_model(source, request)

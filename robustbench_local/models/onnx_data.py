@@ -1,4 +1,4 @@
-"""Detection of the external files that an ONNX file names for its tensors, from its untrusted bytes."""
+"""What an untrusted ONNX file names, from its bytes: external files of its tensors, and its operators."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _NESTED_FIELDS: dict[str, dict[int, str]] = {
     "tensor": {13: "entry"},
 }
 _KEY_FIELD, _VALUE_FIELD = 1, 2
+_OPERATOR_FIELD = 4
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 
@@ -32,19 +33,40 @@ def find_external_locations(content: bytes) -> set[str]:
         ValueError: If these are not the bytes of an ONNX file.
     """
     locations: set[str] = set()
+    for kind, number, value in _iterate_messages(content):
+        if _NESTED_FIELDS[kind].get(number) == "entry":
+            entry = dict(_iterate_fields(value))
+            if bytes(entry.get(_KEY_FIELD, b"")) == b"location":
+                locations.add(bytes(entry.get(_VALUE_FIELD, b"")).decode())
+    return locations
+
+
+def find_operators(content: bytes) -> set[str]:
+    """Return the names of the operators of all nodes of all graphs and functions, without their domains.
+
+    Args:
+        content: The bytes of an ONNX file.
+
+    Raises:
+        ValueError: If these are not the bytes of an ONNX file.
+    """
+    return {
+        bytes(value).decode("utf-8", "replace")
+        for kind, number, value in _iterate_messages(content)
+        if kind == "node" and number == _OPERATOR_FIELD
+    }
+
+
+def _iterate_messages(content: bytes) -> Iterator[tuple[str, int, memoryview]]:
+    """Yield each field of all messages that can lead to a tensor: kind of message, number, bytes."""
     queue = [("model", memoryview(content))]
     while queue:
         kind, message = queue.pop()
-        nested_kinds = _NESTED_FIELDS[kind]
         for number, value in _iterate_fields(message):
-            nested_kind = nested_kinds.get(number)
-            if nested_kind == "entry":
-                entry = dict(_iterate_fields(value))
-                if bytes(entry.get(_KEY_FIELD, b"")) == b"location":
-                    locations.add(bytes(entry.get(_VALUE_FIELD, b"")).decode())
-            elif nested_kind is not None:
+            yield kind, number, value
+            nested_kind = _NESTED_FIELDS[kind].get(number)
+            if nested_kind is not None and nested_kind != "entry":
                 queue.append((nested_kind, value))
-    return locations
 
 
 def _iterate_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

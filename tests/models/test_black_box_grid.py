@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_onnx_model_runs_black_box_cards_and_skips_white_box_ones(folder: Path):
-    (folder / "grid.yaml").write_text(GRID.replace("SOURCE", 'source: "onnx:net.onnx"'))
+    (folder / "grid.yaml").write_text(GRID.replace("SOURCE", 'source: "onnx:net.onnx", access: scores'))
     run = run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     cells = {cell["attack"].partition("[")[0]: cell for cell in run.results["cells"]}
     skipped = cells["pgd50-linf-8"]

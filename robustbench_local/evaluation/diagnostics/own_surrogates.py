@@ -21,7 +21,7 @@ from robustbench_local.attacks.adaptive.layer_checks import has_straight_functio
 from robustbench_local.attacks.adaptive.local_slopes import has_identity_slope
 from robustbench_local.attacks.adaptive.module_records import ModuleRecord, record_modules
 from robustbench_local.attacks.adaptive.operator_scan import scan_operators
-from robustbench_local.bpda import is_straight_through
+from robustbench_local.bpda import is_own_surrogate, is_straight_through
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.autograd_graph import walk_graph
 from robustbench_local.classifier.wrapper import find_innermost
@@ -43,10 +43,12 @@ def has_own_surrogates(classifier: Classifier, findings: ModelFindings, images: 
         images: (N, C, H, W) in [0, 1].
 
     Returns:
-        True if its gradient is the one through surrogates of its operators, beside the images as well, or if
-        every layer where the gradient goes wrong lies in one that has the gradient of the identity by its own
-        doing.
+        True if this package itself gives the model's answers other gradients, as to rounded files, if its
+        gradient is the one through surrogates of its operators, beside the images as well, or if every layer
+        where the gradient goes wrong lies in one that has the gradient of the identity by its own doing.
     """
+    if is_own_surrogate(find_innermost(classifier).model):
+        return True
     cosine = findings.gradients.surrogate_cosine
     if cosine is not None and cosine >= MIN_SURROGATE_COSINE:
         agreement = findings.gradients.cosine

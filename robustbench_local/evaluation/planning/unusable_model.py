@@ -17,7 +17,7 @@ from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.models.endpoint_options import is_url, remove_credentials
 from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 
-_BLACK_BOX_SOURCES = ("onnx:", "litert:", "openvino:", "maite:")
+_BLACK_BOX_SOURCES = ("litert:", "openvino:", "maite:")
 """How the sources begin that give no gradients, besides services."""
 
 

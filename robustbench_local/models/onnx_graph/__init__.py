@@ -1,0 +1,1 @@
+"""ONNX graphs evaluated by torch, node by node, so that their gradients exist."""
