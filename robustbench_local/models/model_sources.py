@@ -80,7 +80,7 @@ def load_classifier(
         entry: Dotted path of the part of a weights file to use, such as ``"state_dict_ema"``, if several
             parts fit; ``"."`` for the outermost mapping itself.
         architecture: For a checkpoint: one of our networks, or ``torchvision:NAME``, ``timm:NAME``,
-            ``python:FILE.py:NAME``.
+            ``hf:FOLDER``, ``python:FILE.py:NAME``.
         num_classes: By default the number in the weights, then ``default_classes``.
         normalize: Overrides the source's normalization; ``"none"`` switches it off.
         input_size: (H, W), overrides the source's input size.
@@ -278,7 +278,7 @@ def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
     if request.architecture is None and (card := find_card(file, request.base_folder)) is not None:
         return _load_with_card(card, file, request)
     kind, _, rest = (request.architecture or "").partition(":")
-    if kind in ("torchvision", "timm", "python") and rest:
+    if kind in ("torchvision", "timm", "hf", "python") and rest:
         inner = _LOADERS[kind](rest, replace(request, weights=file))
         inner.provenance["architecture"] = request.architecture or ""
         return inner
@@ -298,7 +298,7 @@ def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
             "a checkpoint needs its network by name",
             where=file,
             remedy=f"set architecture: one of {', '.join(ARCHITECTURES)}, or torchvision:NAME, timm:NAME, "
-            "python:FILE.py:NAME",
+            "hf:FOLDER, python:FILE.py:NAME",
         )
     loaded = build_with_weights(architecture.build_network, architecture.num_classes, weights, request)
     loaded.channels = architecture.input_shape[0]

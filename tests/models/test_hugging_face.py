@@ -12,6 +12,7 @@ from hugging_face_samples import CLASS_NAMES, make_photographs, save_clip, save_
 from safetensors.torch import load_file, save_file
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.defenses.training.initial_networks import load_initial_network
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
 from robustbench_local.models.model_sources import load_classifier
 
@@ -195,6 +196,23 @@ def test_configurations_that_do_not_fit(
     assert "\n" not in str(caught.value)
 
 
+def test_weights_that_were_trained_here(folder: Path, tmp_path: Path) -> None:
+    network = load_initial_network("hf:vit", num_classes=5, seed=1, base_folder=tmp_path)
+    assert network.architecture == "hf:vit"
+    save_file(network.module.network.state_dict(), tmp_path / "ours.safetensors")
+    ours = {"weights": "ours.safetensors", "base_folder": tmp_path}
+    found = load_classifier("hf:vit", **ours)  # type: ignore[arg-type]
+    assert (found.num_classes, found.class_names) == (5, None)
+    assert found.contract == _load(folder).contract
+    images = make_photographs(2)
+    assert torch.allclose(found(images), network.module(images), atol=1e-5)
+    again = load_classifier("checkpoint:ours.safetensors", architecture="hf:vit", base_folder=tmp_path)
+    assert again.provenance["architecture"] == "hf:vit"
+    assert torch.equal(again(images), found(images))
+    with pytest.raises(ConfigError, match=r"transformers alone knows .* Name it model\.safetensors"):
+        _load(folder, weights="vit/model.safetensors")
+
+
 def test_several_labels_an_image_are_noted(folder: Path) -> None:
     _change_json(folder / "config.json", problem_type="multi_label_classification")
     assert "only the one with the highest logit counts" in _load(folder).notes[0]
@@ -238,7 +256,7 @@ def _replace_by_link(path: Path) -> None:
         ("hf:./vti", {}, r"\./vti: there is no such folder. Did you mean vit"),
         ("hf:vit/config.json", {}, "is a file. Name the folder with config.json"),
         ("hf:vit", {"revision": "main"}, "vit is a folder, which has no revisions"),
-        ("hf:vit", {"weights": "x.pt"}, "holds both network and weights. Leave weights out"),
+        ("hf:vit", {"architecture": "x"}, "holds both network and weights. Leave architecture out"),
         ("hf:vit", {"num_classes": 4}, "has 3 classes, but num_classes is 4"),
         ("hf:vit", {"sha256": "0" * 64}, "model.safetensors: its SHA-256 is"),
         ("hf:vit", {"templates": ["{}"]}, "reads no prompts. Leave templates out"),

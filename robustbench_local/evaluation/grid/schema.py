@@ -114,8 +114,8 @@ class ModelEntry(StrictModel):
     entry: str | None = None
     """Which part of a weights file to load, as a dotted path, where several parts fit."""
     architecture: str | None = None
-    """The network that a checkpoint belongs to: ``torchvision:NAME``, ``timm:NAME``, or a name from ``rbl
-    list models``."""
+    """The network that a checkpoint belongs to: ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER``, or a name
+    from ``rbl list models``."""
     num_classes: Annotated[int, BeforeValidator(_check_class_count), Field(ge=2)] | None = None
     """Number of classes; by default read from the weights, else the data's number."""
     normalize: Normalization | None = None

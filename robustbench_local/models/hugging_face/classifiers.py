@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -22,7 +25,8 @@ from robustbench_local.models.hugging_face.transformers_loading import (
     quiet_transformers,
     read_config,
 )
-from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
+from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
+from robustbench_local.models.networks.network_registry import fixed_initial_weights
 
 _PLACEHOLDER_NAME = re.compile(r"LABEL_\d+")
 
@@ -49,13 +53,15 @@ def load_hugging_face(reference: str, request: ModelRequest) -> LoadedModel:
 
     Args:
         reference: A folder that ``save_pretrained`` has written, or ``OWNER/NAME`` on the Hugging Face hub.
-        request: The user's options.
+        request: The user's options; ``weights`` is the file of a training here that began with this network.
 
     Raises:
         ConfigError: If transformers is not installed, or an option does not apply.
         ModelError: If it is no image classifier, its files do not fit, or they cannot be obtained.
         RefusedError: If it is pickled or needs code of its own.
     """
+    if request.weights is not None:
+        return _load_own_weights(reference, request)
     check_options(f"hf:{reference}", request)
     folder = find_model_folder(reference, request)
     with quiet_transformers(folder) as transformers:
@@ -86,6 +92,35 @@ def load_hugging_face(reference: str, request: ModelRequest) -> LoadedModel:
         notes=[*notes, *remarks],
         provenance=provenance,
     )
+
+
+def _load_own_weights(reference: str, request: ModelRequest) -> LoadedModel:
+    """Load the network of a folder with the weights of another file."""
+    weights = request.read(str(request.weights))
+    if not any("network." in name for name in weights.stored.tensors):
+        raise ConfigError(
+            "was not trained here, and transformers alone knows how to read its names",
+            where=weights.path.name,
+            remedy=f"name it model.safetensors, beside a copy of the other files of {reference}",
+        )
+    described = replace(request, weights=None, architecture=None, entry=None, num_classes=None)
+    base = load_hugging_face(reference, replace(described, sha256=None, trust_pickle=None))
+    loaded = build_with_weights(partial(_rebuild_network, base), base.num_classes, weights, request)
+    loaded.contract, loaded.is_unnormalized = base.contract, base.is_unnormalized
+    loaded.channels = base.channels
+    loaded.class_names = base.class_names if loaded.num_classes == base.num_classes else None
+    return loaded
+
+
+def _rebuild_network(base: LoadedModel, num_classes: int) -> nn.Module:
+    """Return the network itself, or one of the same configuration for another number of classes."""
+    network: Any = base.model
+    if num_classes == base.num_classes:
+        return cast("nn.Module", network)
+    config = deepcopy(network.network.config)
+    config.num_labels = num_classes
+    with fixed_initial_weights():
+        return LogitsNetwork(type(network.network)(config)).eval()
 
 
 def check_options(source: str, request: ModelRequest) -> None:
