@@ -80,6 +80,11 @@ class InputContract:
             return 3
         return count if count > 1 else None
 
+    @property
+    def geometry(self) -> tuple[Any, ...]:
+        """What decides how photographs are resized and cropped; equal values give equal images."""
+        return (self.input_size, self.resize, self.interpolation, self.antialias)
+
     def describe_fields(self) -> dict[str, Any]:
         """Return the contract as JSON values, for reports."""
         mean_and_std = self.normalization and [list(part) for part in self.normalization]

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,13 +14,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustbench_local.classifier.input_contract import InputContract
+from robustbench_local.classifier.literals import Interpolation
 from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.decode import BadImageError, DecodedImage, Pixels, is_colour
-from robustbench_local.data.resize import resize_and_crop
+from robustbench_local.data.resize import format_preparation, prepare_pixels
 from robustbench_local.errors import ConfigError, DataError
 
 ProgressCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelContract:
+    """The input contract of models for which images of many sizes are prepared.
+
+    Args:
+        contract: The contract, with an input size.
+        models: The models, as the subject of a sentence; empty if the user gave the contract.
+    """
+
+    contract: InputContract
+    models: str = ""
+
+
+ContractLookup = Callable[[tuple[str, ...], tuple[int, int] | None], ModelContract | None]
+"""Returns the contract to prepare images by where the user gives no size, for the names of the data's
+classes, and (H, W) of the images if they share one. None: there is no such contract, or no need for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +49,8 @@ class ReadOptions:
 
     Args:
         size: Height and width of all images; None keeps them as they are.
-        resize: See :func:`~robustbench_local.data.resize.resize_and_crop`.
+        resize: See :data:`~robustbench_local.data.resize.Resize`.
+        interpolation: How images are resized; None for bilinear, or as a model's contract says.
         gray_to_rgb: Repeat the channel of gray images to make them RGB.
         alpha: Background color for transparent images.
         max_bad: Most unusable images that are quarantined rather than being an error.
@@ -42,6 +63,7 @@ class ReadOptions:
 
     size: tuple[int, int] | None = None
     resize: int | Literal["stretch"] | None = None
+    interpolation: Interpolation | None = None
     gray_to_rgb: bool = False
     alpha: str | None = None
     max_bad: int = 0
@@ -57,8 +79,19 @@ class ReadOptions:
             return
         if self.size is None:
             raise ConfigError("resize needs size", remedy="set the size to crop, such as size: 224")
-        if self.resize != "stretch" and self.resize < max(self.size):
+        if isinstance(self.resize, int) and self.resize < max(self.size):
             raise ConfigError(f"resize {self.resize} is smaller than size {max(self.size)}")
+
+    @property
+    def preparation(self) -> InputContract | None:
+        """How images are brought to ``size``; None without one."""
+        if self.size is None:
+            return None
+        return InputContract(
+            input_size=self.size,
+            resize=self.size if self.resize == "stretch" else self.resize,
+            interpolation=self.interpolation or "bilinear",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +130,11 @@ class Listing:
 
 
 def collect_dataset(
-    listing: Listing, positions: Sequence[int], options: ReadOptions, progress: ProgressCallback | None = None
+    listing: Listing,
+    positions: Sequence[int],
+    options: ReadOptions,
+    progress: ProgressCallback | None = None,
+    find_contract: ContractLookup | None = None,
 ) -> Dataset:
     """Decode the selected images, bring them to one shape, and record what was done.
 
@@ -106,6 +143,7 @@ def collect_dataset(
         positions: Positions of the images, in this order.
         options: The user's options.
         progress: Called with (images read, images in total) after each image.
+        find_contract: Finds the contract by which images are prepared without ``options.size``.
 
     Raises:
         DataError: If more than ``options.max_bad`` images are unusable, none remains (F33), sizes differ
@@ -114,7 +152,9 @@ def collect_dataset(
     unread = [(image_id, reason) for image_id, _, reason in listing.unread_images]
     if options.count_unread:
         _check_quarantine(unread, len(positions), options.max_bad, listing.where)
-    decoded = _decode_images(listing, positions, options, progress)
+    decoded = _DecodedImages(options, find_contract, listing.class_names)
+    _decode_images(listing, positions, decoded, progress)
+    decoded.prepare_common_size()
     counted = [*decoded.bad_images, *unread] if options.count_unread else decoded.bad_images
     _check_quarantine(counted, len(decoded.arrays), options.max_bad, listing.where)
     ids = tuple(listing.ids[position] for position in decoded.kept_positions)
@@ -130,48 +170,92 @@ def collect_dataset(
         ids=ids,
         class_names=listing.class_names,
         name=listing.name,
-        masks=None if listing.masks is None else _stack_masks(listing.masks[decoded.kept_positions], options),
+        masks=None
+        if listing.masks is None
+        else _stack_masks(listing.masks[decoded.kept_positions], decoded.preparation),
         surface=listing.surface,
         label_map=listing.label_map,
         quarantined=(*decoded.bad_images, *unread),
-        notes=(*listing.notes, *conversions, *gray_notes, *duplicate_notes),
+        notes=(*listing.notes, *decoded.preparation_notes, *conversions, *gray_notes, *duplicate_notes),
+        preparation=decoded.preparation,
         groups=None
         if listing.groups is None
         else tuple(listing.groups[row] for row in decoded.kept_positions),
     )
 
 
-@dataclass
 class _DecodedImages:
-    """The result of decoding: positions and pixels of the valid images, the others with the reason."""
+    """The result of decoding: positions and pixels of the valid images, the others with the reason.
 
-    kept_positions: list[int] = field(default_factory=list)
-    arrays: list[Pixels] = field(default_factory=list)
-    bad_images: list[tuple[str, str]] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
+    Args:
+        options: The user's options.
+        find_contract: See `collect_dataset`.
+        class_names: Names of the data's classes.
+    """
+
+    def __init__(
+        self, options: ReadOptions, find_contract: ContractLookup | None, class_names: tuple[str, ...]
+    ) -> None:
+        self.kept_positions: list[int] = []
+        self.arrays: list[Pixels] = []
+        self.bad_images: list[tuple[str, str]] = []
+        self.notes: Counter[str] = Counter()
+        self.preparation = options.preparation
+        self.preparation_notes: tuple[str, ...] = ()
+        self._interpolation, self._class_names = options.interpolation, class_names
+        self._find_contract = find_contract if self.preparation is None else None
+
+    @property
+    def count_to_know_size(self) -> int:
+        """Number of images after which their final size is known, in most cases."""
+        return 1 if self._find_contract is None else 2
+
+    def add_image(self, position: int, picture: DecodedImage) -> None:
+        """Add an image; at the first one of another size, find out how all of them are prepared."""
+        pixels = picture.pixels
+        if self._find_contract and self.arrays and pixels.shape[:2] != self.arrays[0].shape[:2]:
+            self._prepare_by_contract(self._find_contract(self._class_names, None))
+            self._find_contract = None
+        self.notes.update(picture.notes)
+        self.kept_positions.append(position)
+        self.arrays.append(pixels if self.preparation is None else prepare_pixels(pixels, self.preparation))
+
+    def prepare_common_size(self) -> None:
+        """Prepare images that all have one size, if a contract calls for it."""
+        if self._find_contract and self.arrays:
+            height, width = self.arrays[0].shape[:2]
+            self._prepare_by_contract(self._find_contract(self._class_names, (height, width)))
+
+    def _prepare_by_contract(self, found: ModelContract | None) -> None:
+        """Prepare the images so far, and all that follow."""
+        if found is None:
+            return
+        contract = found.contract
+        self.preparation = InputContract(
+            input_size=contract.input_size,
+            resize=contract.resize,
+            interpolation=self._interpolation or contract.interpolation,
+            antialias=contract.antialias,
+        )
+        self.arrays[:] = [prepare_pixels(pixels, self.preparation) for pixels in self.arrays]
+        how = format_preparation(self.preparation)
+        self.preparation_notes = (f"photographs are prepared as {found.models}: {how}",)
 
 
 def _decode_images(
-    listing: Listing, positions: Sequence[int], options: ReadOptions, progress: ProgressCallback | None
-) -> _DecodedImages:
-    decoded = _DecodedImages()
+    listing: Listing, positions: Sequence[int], decoded: _DecodedImages, progress: ProgressCallback | None
+) -> None:
     for done, position in enumerate(positions, start=1):
         try:
             picture = listing.read_image(position)
         except BadImageError as error:
             decoded.bad_images.append((listing.ids[position], str(error)))
         else:
-            pixels = picture.pixels
-            if options.size is not None:
-                pixels = resize_and_crop(pixels, options.size, options.resize)
-            if not decoded.arrays:
-                _check_memory(pixels.size, len(positions), listing.where)
-            decoded.notes.update(picture.notes)
-            decoded.kept_positions.append(position)
-            decoded.arrays.append(pixels)
+            decoded.add_image(position, picture)
+            if len(decoded.arrays) == min(decoded.count_to_know_size, len(positions)):
+                _check_memory(decoded.arrays[0].size, len(positions), listing.where)
         if progress is not None:
             progress(done, len(positions))
-    return decoded
 
 
 def _check_memory(values: int, count: int, where: str) -> None:
@@ -204,7 +288,9 @@ def _check_sizes(arrays: Sequence[Pixels], ids: Sequence[str], where: str) -> No
         if array.shape[:2] != (height, width):
             sizes = f"{ids[0]} is {width}x{height} and {image_id} is {array.shape[1]}x{array.shape[0]}"
             raise DataError(
-                f"sizes differ: {sizes}", where=where, remedy="set a common size, such as size: 224"
+                f"sizes differ: {sizes}",
+                where=where,
+                remedy="set a common size, such as size: 224, or the input_size of a model",
             )
 
 
@@ -265,10 +351,8 @@ def _stack_images(arrays: Sequence[Pixels]) -> Tensor:
     return torch.from_numpy(images)
 
 
-def _stack_masks(masks: NDArray[np.bool_], options: ReadOptions) -> Tensor:
-    if options.size is not None:
+def _stack_masks(masks: NDArray[np.bool_], preparation: InputContract | None) -> Tensor:
+    if preparation is not None:
         shades = masks.astype(np.float32)[..., None]
-        masks = np.stack(
-            [resize_and_crop(shade, options.size, options.resize)[..., 0] >= 0.5 for shade in shades]
-        )
+        masks = np.stack([prepare_pixels(shade, preparation)[..., 0] >= 0.5 for shade in shades])
     return torch.from_numpy(np.ascontiguousarray(masks[:, None]))

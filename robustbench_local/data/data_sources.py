@@ -8,8 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from robustbench_local.classifier.input_contract import InputContract
+from robustbench_local.classifier.literals import Interpolation
 from robustbench_local.config.class_lookup import resolve_classes
-from robustbench_local.data.collect import Listing, ProgressCallback, ReadOptions, collect_dataset
+from robustbench_local.data.collect import (
+    ContractLookup,
+    Listing,
+    ModelContract,
+    ProgressCallback,
+    ReadOptions,
+    collect_dataset,
+)
 from robustbench_local.data.data_source_kinds import DATASET_SOURCES
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.folder import list_folder
@@ -38,6 +47,8 @@ def load_dataset(
     classes: Sequence[int | str] | None = None,
     size: int | Sequence[int] | None = None,
     resize: int | Literal["stretch"] | None = None,
+    interpolation: Interpolation | None = None,
+    contract: InputContract | ContractLookup | None = None,
     gray_to_rgb: bool = False,
     alpha: str | None = None,
     max_bad: int = 0,
@@ -69,6 +80,10 @@ def load_dataset(
         classes: Use only images of these classes, given by name or index.
         size: Side, or height and width, in pixels: images are resized to cover it, then center-cropped.
         resize: Length of the shorter side before the crop, or ``"stretch"`` to ignore the aspect ratio.
+        interpolation: How images are resized: ``"nearest"``, ``"bilinear"`` (default), ``"bicubic"`` or
+            ``"lanczos"``, bit by bit as PIL does it.
+        contract: A model's ``classifier.contract``: without ``size``, images are prepared as it says. Or a
+            function that returns it when the classes and the images' sizes are known.
         gray_to_rgb: Repeat the channel of gray images.
         alpha: Background color for transparent images.
         max_bad: Skip up to this many unusable images; they are listed in ``quarantined``.
@@ -102,6 +117,7 @@ def load_dataset(
     options = ReadOptions(
         size=_parse_size(size),
         resize=resize,
+        interpolation=_parse_interpolation(interpolation),
         gray_to_rgb=gray_to_rgb,
         alpha=alpha,
         max_bad=max_bad,
@@ -140,7 +156,9 @@ def load_dataset(
             listing, unread_images=tuple(image for image in listing.unread_images if image[1] in wanted)
         )
     chosen = _choose_positions(positions, listing, limit, seed, choose)
-    return group_images(collect_dataset(listing, chosen, options, progress), group_options)
+    return group_images(
+        collect_dataset(listing, chosen, options, progress, _make_lookup(contract)), group_options
+    )
 
 
 def _build_listing(
@@ -238,6 +256,29 @@ def _parse_scale(scale: float | str | None, source: str) -> float | None:
     if white <= 0:
         raise ConfigError(f"scale must be a number above 0, got {scale!r}", remedy="write the value of white")
     return white
+
+
+def _parse_interpolation(interpolation: str | None) -> Interpolation | None:
+    known = get_args(Interpolation)
+    if interpolation is not None and interpolation not in known:
+        raise ConfigError(
+            f"unknown interpolation {interpolation!r}", remedy=did_you_mean(str(interpolation), known)
+        )
+    return interpolation  # type: ignore[return-value]
+
+
+def _make_lookup(contract: InputContract | ContractLookup | None) -> ContractLookup | None:
+    """Return a lookup that knows the user's contract; one without an input size says nothing about sizes."""
+    if not isinstance(contract, InputContract):
+        return contract
+    if contract.input_size is None:
+        return None
+    known = ModelContract(contract=contract, models="the contract says")
+
+    def find(_class_names: tuple[str, ...], _size: tuple[int, int] | None) -> ModelContract:
+        return known
+
+    return find
 
 
 def _find_root(root: Path | str | None) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import DataError
 
@@ -38,6 +39,7 @@ class Dataset:
         notes: Remarks for the reader of the report about how the images were read.
         groups: Name of the object that each image shows, if known: images of one object must not be on both
             sides of a split, and intervals of accuracies are over objects.
+        preparation: How images of other sizes were resized and cropped; None if none were, or if unknown.
 
     Raises:
         DataError: If there is no image (F33), a shape or dtype is wrong, a value is NaN or outside [0, 1]
@@ -56,6 +58,7 @@ class Dataset:
     quarantined: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None
+    preparation: InputContract | None = None
 
     def __post_init__(self) -> None:
         outside = check_pixel_values(self.images, self.name)
@@ -106,7 +109,7 @@ class Dataset:
     @property
     def has_class_names(self) -> bool:
         """True if the classes have names other than their numbers."""
-        return self.class_names != build_class_names(self.num_classes)
+        return has_class_names(self.class_names)
 
     @property
     def group_by_image(self) -> dict[str, str]:
@@ -138,6 +141,11 @@ class Dataset:
             masks=None if self.masks is None else self.masks[chosen],
             groups=None if self.groups is None else tuple(self.groups[row] for row in chosen.tolist()),
         )
+
+
+def has_class_names(class_names: tuple[str, ...]) -> bool:
+    """Return True if classes have names other than their numbers."""
+    return class_names != build_class_names(len(class_names))
 
 
 def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> Dataset:

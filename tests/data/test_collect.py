@@ -7,9 +7,11 @@ import pytest
 import torch
 from pictures import build_pixels
 
+from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.data import collect as module
-from robustbench_local.data.collect import Listing, ReadOptions, collect_dataset
+from robustbench_local.data.collect import Listing, ModelContract, ReadOptions, collect_dataset
 from robustbench_local.data.decode import BadImageError, DecodedImage
+from robustbench_local.data.resize import prepare_pixels
 from robustbench_local.errors import ConfigError, DataError
 
 
@@ -176,3 +178,49 @@ def test_progress_is_told():
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(ConfigError, match=message):
         ReadOptions(**options)
+
+
+CONTRACT = InputContract(input_size=(4, 4), resize=5, interpolation="bicubic", channel_order="bgr")
+
+
+def test_images_of_several_sizes_are_prepared_by_a_contract():
+    """All of them, also those before the first of another size; of the contract, only its geometry counts."""
+    asked = []
+
+    def find(class_names, size):
+        asked.append((class_names, size))
+        return ModelContract(contract=CONTRACT, models="net does")
+
+    pictures = [*colours(2), *colours(2, 9, 7, 3)]
+    masks = np.zeros((4, 6, 5), dtype=bool)
+    data = collect_dataset(make(pictures), range(4), ReadOptions(), find_contract=find)
+    assert asked == [(("a", "b", "c"), None)]
+    assert data.notes == ("photographs are prepared as net does: shorter side 5, bicubic, center 4x4",)
+    assert data.preparation == InputContract(input_size=(4, 4), resize=5, interpolation="bicubic")
+    expected = [prepare_pixels(picture, CONTRACT) for picture in pictures]
+    assert np.array_equal((data.images * 255).round().byte().permute(0, 2, 3, 1).numpy(), expected)
+    own = collect_dataset(make(pictures), range(4), ReadOptions(interpolation="nearest"), find_contract=find)
+    assert own.preparation is not None
+    assert own.preparation.interpolation == "nearest"
+    asked.clear()
+    once = collect_dataset(make(colours(2), masks=masks), range(2), ReadOptions(), find_contract=find)
+    assert asked == [(("a", "b", "c"), (6, 5))]
+    assert once.images.shape == (2, 3, 4, 4)
+    assert once.masks is not None
+    assert once.masks.shape == (2, 1, 4, 4)
+
+
+def test_without_a_contract_sizes_stay_or_are_refused():
+    def find(_class_names, _size):
+        return None
+
+    kept = collect_dataset(make(colours(2)), range(2), ReadOptions(), find_contract=find)
+    assert kept.preparation is None
+    pictures = [*colours(1), *colours(1, 9, 7, 3)]
+    with pytest.raises(DataError, match=r"sizes differ.*or the input_size of a model"):
+        collect_dataset(make(pictures), range(2), ReadOptions(), find_contract=find)
+    sized = ReadOptions(size=(4, 4))  # the user's size comes first: nothing is asked
+    fixed = collect_dataset(make(pictures), range(2), sized, find_contract=lambda *_: 1 / 0)
+    assert fixed.preparation == InputContract(input_size=(4, 4))
+    stretched = ReadOptions(size=(4, 3), resize="stretch", interpolation="lanczos").preparation
+    assert stretched == InputContract(input_size=(4, 3), resize=(4, 3), interpolation="lanczos")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from robustbench_local.classifier.literals import Interpolation
 from robustbench_local.config.strict_yaml import StrictModel
 
 Size = int | tuple[int, int]
@@ -28,10 +29,14 @@ class DataEntry(StrictModel):
     """``stratified``: as even over the classes as the data allow. ``first``: the first images of the
     source."""
     size: Size | None = None
-    """Side, or ``[height, width]``, in pixels: images are resized to cover it and the center is cut out."""
+    """Side, or ``[height, width]``, in pixels: images are resized to cover it and the center is cut out. If
+    it is left out, photographs are prepared as the models prepare theirs."""
     resize: Annotated[int, Field(ge=1)] | Literal["stretch"] | None = None
     """Length of the shorter side before the center is cut out (256 for most ImageNet presets), or
     ``stretch`` to ignore the aspect ratio."""
+    interpolation: Interpolation | None = None
+    """How images are resized: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``, as PIL does it. By
+    default bilinear, or as the models do it where ``size`` is left out."""
     gray_to_rgb: bool = False
     """Repeat the single channel of gray images."""
     alpha: str | None = None

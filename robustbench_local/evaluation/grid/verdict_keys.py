@@ -11,17 +11,21 @@ VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precisi
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
 _GROUP_KEYS = ("groups", "group_pattern", "groups_key")
 """Keys of the data that decide intervals only."""
+_LATER_KEYS = ("preprocessing", "interpolation")
+"""Keys of models and data that count only where they are set: runs from before there were such keys go on."""
 
 
 def flatten_verdict_keys(grid: Grid) -> dict[str, str]:
     """Return everything in a grid that decides verdicts: path of the key -> its value as text."""
     content = grid.dump_without_names()
     for model in content["models"]:
-        if model["preprocessing"] is None:
-            del model["preprocessing"]  # runs from before there was such a key go on
         if model["endpoint"]:
             model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
     content["data"] = {key: value for key, value in content["data"].items() if key not in _GROUP_KEYS}
+    for entry in (*content["models"], content["data"]):
+        for key in _LATER_KEYS:
+            if key in entry and entry[key] is None:
+                del entry[key]
     return dict(_flatten_content({key: content[key] for key in VERDICT_KEYS}))
 
 

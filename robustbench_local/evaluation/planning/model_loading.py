@@ -12,7 +12,8 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.model_identity import digest_network, digest_parts
 from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.errors import ModelError
+from robustbench_local.data.resize import describe_deviation
+from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, PREPROCESSING_SETTINGS, ModelEntry
 from robustbench_local.evaluation.isolation.isolated_call import catch_process_exit
 from robustbench_local.evaluation.isolation.time_limit import limit_time
@@ -144,10 +145,8 @@ class ModelLoader:
 
     def _load_classifier(self, entry: ModelEntry) -> tuple[Classifier, Dataset]:
         """Load one model, and fit the data to it."""
-        classifier = load_classifier(
-            **entry.model_dump(exclude={"id", "name", "defenses", *PREPROCESSING_SETTINGS}),
-            **entry.list_preprocessing(),
-            name=entry.id,
+        classifier = load_entry(
+            entry,
             device=str(self.device),
             allow_code=self.options.allow_code,
             default_classes=self.data.num_classes,
@@ -158,6 +157,9 @@ class ModelLoader:
         )
         fitted = fit_labels(self.data, classifier.num_classes, classifier.class_names)
         classifier.notes.extend(note for note in fitted.notes if note not in self.data.notes)
+        deviation = describe_deviation(classifier.contract, self.data.preparation)
+        if deviation is not None:
+            classifier.add_note(deviation)
         return classifier, fitted
 
     def _check_defended_subject(self, subject: EvaluationSubject) -> EvaluationSubject:
@@ -174,6 +176,29 @@ class ModelLoader:
             subject.description["consistency"] = describe_consistency(subject.classifier)
             subject.description.update(describe_gradients(subject.classifier))
         return subject
+
+
+def load_entry(entry: ModelEntry, **circumstances: Any) -> Classifier:
+    """Load the classifier of an entry, as it is written in the grid.
+
+    Args:
+        entry: The model in the grid.
+        **circumstances: Arguments of `load_classifier` that come from the data and the options of the run.
+
+    Raises:
+        RobustbenchError: As `load_classifier` does, with the model's id where that names no place.
+    """
+    try:
+        return load_classifier(
+            **entry.model_dump(exclude={"id", "name", "defenses", *PREPROCESSING_SETTINGS}),
+            **entry.list_preprocessing(),
+            name=entry.id,
+            **circumstances,
+        )
+    except ConfigError as error:
+        if error.where is not None:
+            raise
+        raise ConfigError(error.what, where=f"model {entry.id}", remedy=error.remedy) from error
 
 
 def has_foreign_code(entry: ModelEntry) -> bool:

@@ -14,6 +14,7 @@ from robustbench_local.classifier.device import resolve_device
 from robustbench_local.classifier.wrapper import find_innermost
 from robustbench_local.config.cards import Card
 from robustbench_local.config.class_lookup import resolve_classes
+from robustbench_local.data.collect import ContractLookup
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.look_alikes import UNDECLARED_HINT
@@ -30,6 +31,7 @@ from robustbench_local.evaluation.planning.environment import (
 )
 from robustbench_local.evaluation.planning.goal import override_goal
 from robustbench_local.evaluation.planning.grid_labels import build_run_labels
+from robustbench_local.evaluation.planning.image_preparation import ContractFinder
 from robustbench_local.evaluation.planning.model_loading import ModelLoader
 from robustbench_local.evaluation.planning.outside_code import (
     check_outside_code,
@@ -94,7 +96,8 @@ def _build_plan(
         options, allow_batch_dependence=options.allow_batch_dependence or grid.allow_batch_dependence
     )
     device = resolve_device(options.device or "auto")
-    load = cache(partial(load_data, grid, base_folder))
+    finder = ContractFinder(entries=grid.models, options=options, base_folder=base_folder)
+    load = cache(partial(load_data, grid, base_folder, finder.find_contract))
     weight_cache = WeightCache(
         grid=grid,
         load_evaluation_data=load,
@@ -190,13 +193,17 @@ def _check_gate_classes(grid: Grid, subjects: Sequence[EvaluationSubject]) -> No
                 resolve_classes([gate.true_class], subject.data.class_names)
 
 
-def load_data(grid: Grid, base: Path) -> Dataset:
-    """Load the images of the grid."""
+def load_data(grid: Grid, base: Path, find_contract: ContractLookup | None = None) -> Dataset:
+    """Load the images of the grid; those of several sizes are prepared by the contract that is found."""
     entry = grid.data
     seed = grid.seed if entry.seed is None else entry.seed
     judged = bool(grid.gates)  # a data set that shrinks unnoticed must not pass a gate
     return load_dataset(
-        **entry.model_dump(exclude={"seed"}), seed=seed, base_folder=base, count_unread=judged
+        **entry.model_dump(exclude={"seed"}),
+        seed=seed,
+        base_folder=base,
+        count_unread=judged,
+        contract=find_contract,
     )
 
 
