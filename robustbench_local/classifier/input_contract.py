@@ -81,14 +81,15 @@ class InputContract:
         return count if count > 1 else None
 
     @property
-    def geometry(self) -> tuple[Any, ...]:
-        """What decides how photographs are resized and cropped; equal values give equal images."""
-        return (self.input_size, self.resize, self.interpolation, self.antialias)
+    def geometry(self) -> InputContract:
+        """The part that decides how photographs are resized and cropped; equal ones give equal images."""
+        return InputContract(**{name: getattr(self, name) for name in _GEOMETRY_FIELDS})
 
     def describe_fields(self) -> dict[str, Any]:
-        """Return the contract as JSON values, for reports."""
+        """Return the contract as JSON values, and in words as ``text``, for reports."""
         mean_and_std = self.normalization and [list(part) for part in self.normalization]
         return {
+            "text": "; ".join(filter(None, (self.format_geometry(), self.format_values()))),
             "input_size": self.input_size and list(self.input_size),
             "resize": list(self.resize) if isinstance(self.resize, tuple) else self.resize,
             "interpolation": self.interpolation,
@@ -140,6 +141,7 @@ class InputContract:
         }
 
 
+_GEOMETRY_FIELDS = ("input_size", "resize", "interpolation", "antialias", "crop_rounding")
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(InputContract)}
 
 

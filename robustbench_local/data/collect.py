@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -230,13 +230,8 @@ class _DecodedImages:
         """Prepare the images so far, and all that follow."""
         if found is None:
             return
-        contract = found.contract
-        self.preparation = InputContract(
-            input_size=contract.input_size,
-            resize=contract.resize,
-            interpolation=self._interpolation or contract.interpolation,
-            antialias=contract.antialias,
-        )
+        geometry = found.contract.geometry
+        self.preparation = replace(geometry, interpolation=self._interpolation or geometry.interpolation)
         self.arrays[:] = [prepare_pixels(pixels, self.preparation) for pixels in self.arrays]
         how = format_preparation(self.preparation)
         self.preparation_notes = (f"photographs are prepared as {found.models}: {how}",)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from robustbench_local.classifier.image_resize import find_crop_start, find_resized_size, resize_images
 from robustbench_local.classifier.input_contract import InputContract, format_size
-from robustbench_local.classifier.literals import Interpolation
+from robustbench_local.classifier.literals import CropRounding, Interpolation
 from robustbench_local.data.decode import Pixels
 
 _FILTERS: dict[Interpolation, Image.Resampling] = {
@@ -42,7 +42,7 @@ def prepare_pixels(pixels: Pixels, contract: InputContract) -> Pixels:
         is_pils = pixels.dtype == np.uint8 and (contract.antialias or contract.interpolation == "lanczos")
         resize = _resize_as_pil if is_pils or contract.interpolation == "nearest" else _resize_tensor
         pixels = resize(pixels, target, contract)
-    return _crop_center(pixels, size)
+    return _crop_center(pixels, size, contract.crop_rounding)
 
 
 def format_preparation(contract: InputContract) -> str:
@@ -90,9 +90,9 @@ def _resize_tensor(pixels: Pixels, target: tuple[int, int], contract: InputContr
     return on_grid[0].permute(1, 2, 0).numpy().astype(pixels.dtype)
 
 
-def _crop_center(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def _crop_center(pixels: Pixels, size: tuple[int, int], rounding: CropRounding) -> Pixels:
     """Crop the center, padded with black where the image is smaller."""
-    top, left = (find_crop_start(pixels.shape[axis], size[axis]) for axis in (0, 1))
+    top, left = (find_crop_start(pixels.shape[axis], size[axis], rounding) for axis in (0, 1))
     if top < 0 or left < 0:
         padding = [
             (max(0, -start), max(0, start + length - before))

@@ -80,6 +80,7 @@ def test_words_and_json_values_of_a_contract() -> None:
     assert caffe.format_geometry() == "stretched to 30x40, bilinear without antialiasing, center 24x32"
     assert caffe.format_values() == "BGR, 0..255, mean 103.9, 116.8, 123.7, std 1, 1, 1"
     assert caffe.describe_fields() == {
+        "text": f"{caffe.format_geometry()}; {caffe.format_values()}",
         "input_size": [24, 32],
         "resize": [30, 40],
         "interpolation": "bilinear",

@@ -69,6 +69,14 @@ def test_without_resize_the_picture_just_covers_the_size(height, width):
     assert np.array_equal(_prepare(pixels, (24, 24))[..., 0], expected)
 
 
+def test_a_crop_with_an_odd_margin_begins_where_the_contract_rounds():
+    pixels = build_pixels(10, 9, 3)
+    assert np.array_equal(
+        _prepare(pixels, (8, 6), resize=9), pixels[1:9, 2:8]
+    )  # 1.5 is 2 to the nearest even
+    assert np.array_equal(_prepare(pixels, (8, 6), resize=9, crop_rounding="down"), pixels[1:9, 1:7])
+
+
 def test_other_shapes_than_squares_are_covered_too():
     for shape in ((50, 31), (31, 50), (10, 10), (200, 20)):
         assert _prepare(build_pixels(*shape, 3), (24, 40)).shape == (24, 40, 3)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from robustbench_local.classifier.literals import ChannelOrder, Interpolation
+from robustbench_local.classifier.literals import ChannelOrder, CropRounding, Interpolation
 from robustbench_local.config.strict_yaml import StrictModel
 from robustbench_local.evaluation.grid.data_entries import Size
 
@@ -24,6 +24,9 @@ class PreprocessingEntry(StrictModel):
     """How images are resized: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``, as PIL does it."""
     antialias: bool | None = None
     """``false`` for models whose images were shrunk without antialiasing."""
+    crop_rounding: CropRounding | None = None
+    """Where a crop with an odd margin begins: ``down`` as transformers rounds half a pixel, or ``nearest`` as
+    torchvision does."""
     channel_order: ChannelOrder | None = None
     """``bgr`` for networks from Caffe or OpenCV."""
     value_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

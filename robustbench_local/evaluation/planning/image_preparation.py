@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.counted_nouns import choose_form
@@ -70,15 +69,15 @@ class ContractFinder:
 
     def _group_models(self, class_names: tuple[str, ...]) -> list[tuple[InputContract, list[str]]]:
         """Return the different ways to resize and crop, each with the ids of its models, in their order."""
-        groups: dict[tuple[Any, ...], tuple[InputContract, list[str]]] = {}
+        groups: dict[InputContract, list[str]] = {}
         for entry in self.entries:
             try:
                 contract = self._read_contract(entry, class_names)
             except ModelError:
                 continue
             if contract.input_size is not None:
-                groups.setdefault(contract.geometry, (contract, []))[1].append(entry.id)
-        return list(groups.values())
+                groups.setdefault(contract.geometry, []).append(entry.id)
+        return list(groups.items())
 
     def _read_contract(self, entry: ModelEntry, class_names: tuple[str, ...]) -> InputContract:
         """Load a model and return its contract; in a child process where that may run a user's code."""

@@ -83,6 +83,7 @@ def _render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> 
             trial.source,
         ]
         lines.append(f"{head}: {escape_markdown(' '.join(_format_sentence(part) for part in more if part))}")
+    lines += _render_preprocessing(evidence)
     seed = "not recorded" if evidence.seed is None else str(evidence.seed)
     return [
         *lines,
@@ -90,6 +91,18 @@ def _render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> 
         f"Seed {seed}. Hyper-parameters and every default are in results.json and run.yaml.",
         "",
     ]
+
+
+def _render_preprocessing(evidence: Evidence) -> Iterator[str]:
+    """Render what each model does to its images; models with a defense have that of their baseline."""
+    texts = {
+        str(about["id"]): about["preprocessing"].get("text")
+        for about in evidence.models
+        if about.get("preprocessing")
+    }
+    for name, text in texts.items():
+        if text:
+            yield f"- Preprocessing inside **{escape_markdown(name)}**: {escape_markdown(text)}."
 
 
 def _format_sentence(text: str) -> str:
