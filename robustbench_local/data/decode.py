@@ -79,6 +79,28 @@ def read_image(path: Path, *, where: str, alpha: str | None = None) -> DecodedIm
     """
     remedy = "make the file readable, or remove it"
     content = read_user_file(path, where=where, error=DataError, limit=MAX_IMAGE_BYTES, remedy=remedy)
+    return decode_image(content, where=where, alpha=alpha)
+
+
+def decode_image(
+    content: bytes, *, where: str, alpha: str | None = None, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
+    """Decode the bytes of an image file.
+
+    Args:
+        content: The whole file.
+        where: Its name in messages.
+        alpha: Background for transparent images.
+        max_pixels: Largest width times height, checked before any pixel is decoded.
+
+    Returns:
+        The image, upright (EXIF orientation applied).
+
+    Raises:
+        BadImageError: If the file is empty, truncated, corrupt or in another format (F38 to F41).
+        DataError: If it has transparent pixels without ``alpha`` (F43).
+        RefusedError: If it has more pixels (F51).
+    """
     if not content:
         raise BadImageError("empty file")
     with translate_decoding_errors(where):
@@ -86,7 +108,7 @@ def read_image(path: Path, *, where: str, alpha: str | None = None) -> DecodedIm
             # Pillow's decoder accepts a truncated PNG (F39); verify() does not.
             _open_image(content).verify()
         image = _open_image(content)
-        _check_bomb(image, where)
+        _check_bomb(image, where, max_pixels)
         image.load()
         upright, notes = _rotate_upright(image)
         return convert_image(upright, where=where, alpha=alpha, notes=(*_list_losses(content, image), *notes))
@@ -165,13 +187,13 @@ def _open_image(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
 
 
-def _check_bomb(image: Image.Image, where: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise _build_bomb_error(where)
+def _check_bomb(image: Image.Image, where: str, max_pixels: int = MAX_PIXELS) -> None:
+    if image.width * image.height > max_pixels:
+        raise _build_bomb_error(where, max_pixels)
 
 
-def _build_bomb_error(where: str) -> RefusedError:
-    what = f"the image unpacks to more than {MAX_PIXELS:,} pixels, as a decompression bomb does"
+def _build_bomb_error(where: str, max_pixels: int = MAX_PIXELS) -> RefusedError:
+    what = f"the image unpacks to more than {max_pixels:,} pixels, as a decompression bomb does"
     return RefusedError(what, where=where, remedy="make it smaller, or remove it")
 
 

@@ -75,15 +75,22 @@ def is_possible_data(path: Path) -> bool:
     )
 
 
+def find_image_format(start: bytes) -> str | None:
+    """Return the format that the first 16 bytes of a file show, supported or not; None for another file."""
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WEBP"
+    if start[4:8] == b"ftyp" and start[8:12] in _FTYP_BRANDS:
+        return "HEIF"
+    if start[:1] == b"P" and start[1:2] in b"123456" and start[2:3].isspace():
+        return "PPM"
+    return next((name for magic, name in _MAGIC_BYTES.items() if start.startswith(magic)), None)
+
+
 def _detect_format(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             start = file.read(16)
     except OSError:
         return None
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "WEBP without its ending"
-    if start[4:8] == b"ftyp" and start[8:12] in _FTYP_BRANDS:
-        return "HEIF without its ending"
-    image_format = next((name for magic, name in _MAGIC_BYTES.items() if start.startswith(magic)), None)
+    image_format = find_image_format(start)
     return None if image_format is None else f"{image_format} without its ending"
