@@ -41,6 +41,7 @@ COMMANDS = {
     "train": "robustbench_local.cli.train_command",
     "list": "robustbench_local.cli.list_command",
     "show": "robustbench_local.cli.show_command",
+    "serve": "robustbench_local.cli.serve_command",
     "attack-score": "robustbench_local.cli.attack_score_command",
     "doctor": "robustbench_local.cli.doctor_command",
 }

@@ -70,7 +70,8 @@ def test_the_dockerfile_is_clean_by_hadolint_and_does_not_run_as_root():
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     text = (ROOT / "Dockerfile").read_text("utf-8")
-    assert re.findall(r"^USER (\S+)$", text, re.MULTILINE) == ["1000"]
+    assert set(re.findall(r"^USER (\S+)$", text, re.MULTILINE)) == {"1000"}
+    assert all("USER 1000" in stage for stage in re.split(r"^FROM ", text, flags=re.MULTILINE)[2:])
     for source in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
         assert all((ROOT / name).exists() for name in source.split()), source
 

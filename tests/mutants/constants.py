@@ -56,6 +56,7 @@ CONSTANTS = (
         ("0.04", "0.06"),
         "reports/analysis/test_policy_gates.py",
     ),
+    _make_constant("serving/drift.py", "DRIFT_ALPHA", ("0.0095", "0.0105"), "serving/test_drift.py"),
     _make_constant("threats/lp_ball.py", "LINF_SLACK", ("5e-7", "2e-6"), "evaluation/test_verify_limits.py"),
     _make_constant(
         "threats/lp_ball.py", "RELATIVE_SLACK", ("1e-6", "1e-4"), "evaluation/test_verify_limits.py"
