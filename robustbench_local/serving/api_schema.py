@@ -60,7 +60,7 @@ class ClassAnswer(_Answer):
     classes: list[ClassProbability]
 
 
-class ImageInput(_Answer):
+class SeenImage(_Answer):
     """The image as the model sees it."""
 
     height: int
@@ -76,7 +76,7 @@ class ImageAnswer(_Answer):
 
     prediction: ClassAnswer
     comparison: ClassAnswer | None
-    input: ImageInput
+    input: SeenImage
 
 
 class PredictResponse(_Answer):
