@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hugging_face_samples import make_photographs, to_pil
+from PIL import Image
 
 from robustbench_local.classifier.preprocessing import Preprocessing
+from robustbench_local.data.resize import prepare_pixels
 from robustbench_local.errors import ModelError
 from robustbench_local.models.hugging_face.image_processors import MAX_DIFFERENCE_LEVELS, read_processor
 
@@ -154,6 +157,18 @@ def test_settings_are_read_and_images_are_the_same(
         found = preprocess(images)
         assert found.shape == wanted.shape
         assert (found - wanted).abs().max() * std / contract.value_scale * 255 < MAX_DIFFERENCE_LEVELS
+
+
+@pytest.mark.parametrize(("name", "resample"), [("CLIP", 3), ("MobileNetV1", 2), ("DeiT", 1), ("ViT", 0)])
+def test_photographs_are_prepared_bit_by_bit(library: Any, name: str, resample: int) -> None:
+    processor = getattr(library, f"{name}ImageProcessorPil")(resample=resample)
+    contract, _ = read_processor(processor)
+    preprocess = Preprocessing(contract, torch.device("cpu"), torch.float32)
+    for height, width in ((100, 131), (301, 452), (500, 375)):
+        photograph = np.asarray(to_pil(make_photographs(1, height, width))[0])
+        prepared = torch.from_numpy(prepare_pixels(photograph, contract)).permute(2, 0, 1)[None]
+        wanted = processor(images=Image.fromarray(photograph), return_tensors="pt")["pixel_values"]
+        assert torch.allclose(preprocess(prepared.float() / 255), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
