@@ -7,6 +7,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
@@ -19,8 +20,9 @@ USER_PREFIX = "robustbench_local_user_"
 """Prefix of the names under which a user's own file is imported."""
 COMPUTING_LIBRARIES = frozenset(
     """
-    accelerate cv2 einops jax kornia lightning numpy onnx onnxruntime open_clip PIL pytorch_lightning scipy
-    skimage sklearn tensorflow timm torch torchaudio torchvision transformers triton xformers
+    accelerate ai_edge_litert cv2 einops equinox flax haiku jax jaxlib keras kornia lightning numpy onnx
+    onnxruntime open_clip openvino PIL pytorch_lightning scipy skimage sklearn tensorflow timm torch
+    torchaudio torchvision transformers triton xformers
     """.split()  # noqa: SIM905
 )
 """Libraries whose arithmetic may affect a model's answers: identified by their versions."""
@@ -134,7 +136,8 @@ def _locate_module(name: str, folder: Path | None) -> str | None:
         places = list(getattr(above, "__path__", []))
         if above is None and (file := _locate_module(parent, folder)) and Path(file).name == "__init__.py":
             places = [str(Path(file).parent)]
-        spec = PathFinder.find_spec(name, places) if places else None
+        with suppress(KeyError):  # a folder without __init__.py, whose parent is not imported, has no file
+            spec = PathFinder.find_spec(name, places) if places else None
     else:
         spec = PathFinder.find_spec(name, [*sys.path, *([str(folder)] if folder else [])])
     return spec.origin if spec is not None and spec.has_location else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from doc_blocks import PAGES, ROOT, DocBlock, read_blocks
 
 FAST_PAGES = {"docs/how-to/bring-data.md"}
 """Pages whose commands are also run without -m slow."""
+EXTRA_PAGES = {"docs/how-to/test-keras-and-jax-models.md": "jax"}
+"""Pages whose commands need a library that this package does not."""
 MAX_NOT_RUN = 12
 """Blocks that the tests may leave out, all pages together."""
 
@@ -23,7 +26,12 @@ EXTRA_PAGES = {"docs/how-to/use-hugging-face.md": "transformers"}
 
 def _mark(path: Path):
     name = str(path.relative_to(ROOT))
-    return pytest.param(path, id=name, marks=() if name in FAST_PAGES else pytest.mark.slow)
+    marks = [] if name in FAST_PAGES else [pytest.mark.slow]
+    if name in EXTRA_PAGES:
+        library = EXTRA_PAGES[name]
+        missing = importlib.util.find_spec(library) is None
+        marks += [pytest.mark.extra, pytest.mark.skipif(missing, reason=f"needs {library}, as the page says")]
+    return pytest.param(path, id=name, marks=marks)
 
 
 @pytest.fixture
