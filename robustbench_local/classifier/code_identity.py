@@ -16,6 +16,7 @@ import os
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
@@ -200,6 +201,11 @@ class CodeDescriber:
         self.module_names.add(value.__name__)
         return f"module {remove_addresses(value.__name__)}"
 
+    def _describe_script_object(self, value: torch.ScriptObject) -> str:
+        """Describe an object of TorchScript by its state, such as the packed weights of a quantized layer."""
+        kind, state = value._type().qualified_name(), self.describe_value(value.__getstate__())  # noqa: SLF001
+        return _TORCHSCRIPT_MANGLING.sub("", f"{kind} {state}")
+
     def _describe_object(self, value: Any) -> str:
         """Describe any other object: a user's own, or a plain container, by its content."""
         kind = type(value)
@@ -226,6 +232,7 @@ _DESCRIBERS_BY_TYPE: tuple[tuple[Any, Callable[[CodeDescriber, Any], str]], ...]
     ((property, staticmethod, classmethod, functools.cached_property), CodeDescriber._describe_descriptor),  # noqa: SLF001
     (types.ModuleType, CodeDescriber._describe_python_module),  # noqa: SLF001
     (types.CodeType, lambda _, value: describe_code(value)),
+    (torch.ScriptObject, CodeDescriber._describe_script_object),  # noqa: SLF001
     (torch.jit.ScriptFunction, lambda _, value: _TORCHSCRIPT_MANGLING.sub("", str(value.code))),
     (type(os.environ), lambda _, _value: "environment"),
     ((set, frozenset), CodeDescriber._describe_set),  # noqa: SLF001
@@ -245,27 +252,51 @@ def describe_code(code: types.CodeType) -> str:
 
 def describe_tensor(value: Tensor) -> str:
     """Describe a tensor by shape, type and the SHA-256 of its bytes."""
-    if value.is_meta or value.layout != torch.strided or value.is_quantized:
+    if value.is_quantized:
+        return f"{describe_tensor(value.int_repr())} {value.dtype} {_describe_quantization(value)}"
+    if value.is_meta or value.layout != torch.strided:
         return f"tensor {tuple(value.shape)} {value.dtype} {hashlib.sha256(repr(value).encode()).hexdigest()}"
     content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return f"tensor {tuple(value.shape)} {value.dtype} {hashlib.sha256(content.tobytes()).hexdigest()}"
 
 
+def _describe_quantization(value: Tensor) -> str:
+    """Describe the scales and zero points of a quantized tensor."""
+    if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return f"{value.q_scale()!r} {value.q_zero_point()}"
+    scales = (value.q_per_channel_scales(), value.q_per_channel_zero_points())
+    return f"{value.q_per_channel_axis()} {' '.join(map(describe_tensor, scales))}"
+
+
 def describe_program(module: nn.Module) -> str:
     """Describe the program of a TorchScript or torch.fx module, which its class does not reveal."""
-    code = ""
-    if not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
-        return code
-    try:
-        code = str(getattr(module, "code", ""))
-        if isinstance(module, torch.jit.ScriptModule):
-            names = sorted(module._concrete_type.get_attributes())  # noqa: SLF001 - nothing public names them
-            settings = {name: getattr(module, name, None) for name in names}
-            code += repr({name: value for name, value in settings.items() if not _is_tensor_or_module(value)})
-            code += repr(module.code_with_constants[1].const_mapping)
-    except (RuntimeError, AttributeError):
-        return f" {code}"
-    return " " + _TORCHSCRIPT_MANGLING.sub("", _MEMORY_ADDRESS.sub("", code))
+    if isinstance(module, torch.jit.ScriptModule):
+        parts = [_read_script_code, _read_script_settings, _read_script_constants]
+    elif isinstance(module, torch.fx.GraphModule):
+        parts = [_read_script_code]
+    else:
+        return ""
+    described = []
+    for read in parts:
+        with suppress(RuntimeError, AttributeError):  # a part without a forward has no code
+            described.append(CodeDescriber().describe_value(read(module)))
+    return " " + _TORCHSCRIPT_MANGLING.sub("", _MEMORY_ADDRESS.sub("", " ".join(described)))
+
+
+def _read_script_code(module: Any) -> str:
+    return str(module.code)
+
+
+def _read_script_settings(module: Any) -> dict[str, Any]:
+    """Return the attributes of a TorchScript module besides tensors and parts."""
+    names = sorted(module._concrete_type.get_attributes())  # noqa: SLF001 - nothing public names them
+    settings = {name: getattr(module, name, None) for name in names}
+    return {name: value for name, value in settings.items() if not _is_tensor_or_module(value)}
+
+
+def _read_script_constants(module: Any) -> dict[str, Any]:
+    """Return the constants in a TorchScript module's code, the weights of a frozen one among them."""
+    return dict(module.code_with_constants[1].const_mapping)
 
 
 def _is_tensor_or_module(value: Any) -> bool:

@@ -8,6 +8,8 @@ from robustbench_local.errors import escape_unprintable
 
 _OUT_OF_MEMORY_TEXTS = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "can't allocate memory")
 
+_TORCHSCRIPT_HEAD = "The following operation failed in the TorchScript interpreter"
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Check whether an exception means that memory ran out, on a GPU or on the host."""
@@ -17,6 +19,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def extract_first_line(error: BaseException, limit: int = 200) -> str:
-    """Return an exception's message as part of one line, at most ``limit`` characters."""
-    line = next(iter(str(error).strip().splitlines()), "no message")
+    """Return an exception's message as part of one line, at most ``limit`` characters.
+
+    TorchScript's message begins with a stack of its program; the error itself is its last line.
+    """
+    lines = str(error).strip().splitlines() or ["no message"]
+    line = lines[-1] if lines[0].startswith(_TORCHSCRIPT_HEAD) else lines[0]
     return escape_unprintable(line[:limit]).rstrip(". ")

@@ -41,7 +41,7 @@ def read_logits(output: Any, count: int, num_classes: int, *, key: str | int | N
         ModelError: If there is no such entry, or it is not N rows of K floats.
     """
     entry, head = select_entry(output, key)
-    scores = _select_tensor(output, entry, name)
+    scores = select_output_tensor(output, entry, name)
     if head is not None:
         return expand_to_two_logits(scores, count, head, name)
     if scores.is_floating_point() and scores.numel() == count and num_classes == 2:
@@ -87,7 +87,7 @@ def read_abstaining_logits(
         return move_rejecting_output(scores, abstention.index)
     if abstention.kind == "nan":
         return append_rejection_of_nan(scores)
-    accepting = _select_tensor(output, abstention.entry, name)
+    accepting = select_output_tensor(output, abstention.entry, name)
     if accepting.numel() != count:
         raise ModelError(
             f"accepts by {tuple(accepting.shape)} for {count} images, not by one value an image",
@@ -106,7 +106,7 @@ def read_labels(output: Any, count: int, num_classes: int, *, key: str | int | N
         ModelError: If they are not N integers from 0 to K - 1.
     """
     entry, head = select_entry(output, key)
-    answer = _select_tensor(output, entry, name)
+    answer = select_output_tensor(output, entry, name)
     if answer.is_floating_point() and (answer.ndim == 2 or head is not None):
         scores = read_logits(answer, count, num_classes, key=head, name=name)
         rows = functional.one_hot(scores.argmax(dim=1), num_classes).float()
@@ -135,7 +135,17 @@ def _explain_output_count(found: int, declared: int) -> str:
     return f"{fitting}; if one output means that the image is rejected, declare abstain: last"
 
 
-def _select_tensor(output: Any, key: str | int | None, name: str) -> Tensor:
+def select_output_tensor(output: Any, key: str | int | None, name: str) -> Tensor:
+    """Return the tensor in an entry of a model's output.
+
+    Args:
+        output: A tensor or array, or a dict or tuple of them.
+        key: The entry; None for the output itself.
+        name: Name of the model in messages.
+
+    Raises:
+        ModelError: If there is no such entry, or it is no tensor.
+    """
     selected = _select_output(output, key, name)
     if isinstance(selected, np.ndarray):
         selected = torch.from_numpy(selected)

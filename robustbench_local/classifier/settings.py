@@ -24,7 +24,7 @@ class ClassifierSettings:
     """Minimum batch size of the model: where it is 2, a single image is passed twice."""
     fixed_batch_size: int | None = None
     """Exact batch size of the model: smaller batches are filled up by repeating images. None unless its
-    answers depend on the batch and the user allowed that."""
+    answers depend on the batch, and the user allowed that or it is 1."""
     is_fork_safe: bool = True
     """Whether it works in a fork of this process; not where it has threads of its own."""
     uses_fresh_copies: bool = False

@@ -12,6 +12,8 @@ MODEL_SOURCES: Mapping[str, str] = {
     "onnx:FILE.onnx": "a file with gradients, or an int8 file as a black box, by onnxruntime (extra)",
     "litert:FILE.tflite": "a black box that gives scores, by LiteRT (extra)",
     "openvino:FILE.xml": "a black box that gives scores, by OpenVINO (extra)",
+    "torchscript:FILE.pt": "a TorchScript archive, only with --allow-code",
+    "export:FILE.pt2": "a program of torch.export, only with --allow-code",
     "http://HOST/PATH": "a service that gives scores or labels",
     "python:FILE.py:NAME": "your own code, only with --allow-code",
     "maite:FILE.py:NAME": "a model that follows MAITE's protocol, only with --allow-code",

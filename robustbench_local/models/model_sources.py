@@ -22,6 +22,7 @@ from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.extensions.entry_points import find_entry_point, list_entry_points
 from robustbench_local.models.endpoint_options import EndpointOptions, is_url, remove_credentials
+from robustbench_local.models.exported_program import load_export
 from robustbench_local.models.http_model import load_endpoint
 from robustbench_local.models.hugging_face.classifiers import load_hugging_face
 from robustbench_local.models.hugging_face.zero_shot import load_zero_shot
@@ -32,7 +33,9 @@ from robustbench_local.models.maite_model import load_maite
 from robustbench_local.models.networks.network_registry import ARCHITECTURES, find_architecture
 from robustbench_local.models.onnx_source import load_onnx
 from robustbench_local.models.openvino_model import load_openvino
+from robustbench_local.models.quantized_models import ask_one_by_one, find_quantized_access
 from robustbench_local.models.timm_networks import load_timm
+from robustbench_local.models.torchscript_model import load_torchscript
 from robustbench_local.models.user_code import load_from_entry_point, load_python
 from robustbench_local.models.weights_card import WeightsCard, find_card
 from robustbench_local.models.zoo import ZOO_FOLDER, find_zoo_card
@@ -73,9 +76,9 @@ def load_classifier(
 
     Args:
         source: ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER``, ``clip:FOLDER``, ``checkpoint:FILE``,
-            ``zoo:NAME``, ``python:FILE.py:NAME``, ``maite:FILE.py:NAME``, ``onnx:FILE``, ``litert:FILE``,
-            ``openvino:FILE``, the URL of a service, or the name of an entry point of an installed
-            distribution, with ``:REST`` if it takes a reference.
+            ``zoo:NAME``, ``python:FILE.py:NAME``, ``maite:FILE.py:NAME``, ``torchscript:FILE``,
+            ``export:FILE``, ``onnx:FILE``, ``litert:FILE``, ``openvino:FILE``, the URL of a service, or the
+            name of an entry point of an installed distribution, with ``:REST`` if it takes a reference.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for random ones.
         entry: Dotted path of the part of a weights file to use, such as ``"state_dict_ema"``, if several
             parts fit; ``"."`` for the outermost mapping itself.
@@ -139,9 +142,11 @@ def load_classifier(
         default_class_names=default_class_names,
         declares_preprocessing=normalize is not None and input_size is not None,
         sample_images=sample_images,
+        input_size=input_size,
     )
     _check_special_options(source, request)
     loaded = load_model(source, request)
+    find_quantized_access(loaded, request, where=name or remove_credentials(source))
     if entry is not None and "weights" not in loaded.provenance:
         raise ConfigError(
             f"there is no weights file with an entry {entry!r}", where=name, remedy="leave entry out"
@@ -178,6 +183,7 @@ def load_classifier(
     if loaded.is_unnormalized and normalize is None:
         classifier.add_note("no normalization declared: images are passed on in [0, 1]")
     classifier.check_finite_weights()
+    ask_one_by_one(classifier)
     return classifier
 
 
@@ -328,6 +334,7 @@ def _load_with_card(card: WeightsCard, file: str, request: ModelRequest) -> Load
 _LOADERS: dict[str, Callable[[str, ModelRequest], LoadedModel]] = {
     "checkpoint": _load_checkpoint,
     "clip": load_zero_shot,
+    "export": load_export,
     "hf": load_hugging_face,
     "litert": load_litert,
     "maite": load_maite,
@@ -335,6 +342,7 @@ _LOADERS: dict[str, Callable[[str, ModelRequest], LoadedModel]] = {
     "openvino": load_openvino,
     "python": load_python,
     "timm": load_timm,
+    "torchscript": load_torchscript,
     "torchvision": load_torchvision,
     "zoo": _load_zoo,
 }

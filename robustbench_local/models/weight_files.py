@@ -80,7 +80,7 @@ def read_weights(
         check_zip_bomb(
             data, where=where, error=ModelError, remedy="get the file again: weights do not compress"
         )
-        loaded = _load_torch_file(data, where, trusted=_is_trusted(trust_pickle, digest, where))
+        loaded = _load_torch_file(data, where, trusted=is_trusted_file(trust_pickle, digest, where))
         if isinstance(loaded, nn.Module):
             module, loaded = loaded, loaded.state_dict()
             notes = (f"{where} was unpickled as a whole, trusted by its SHA-256",)
@@ -106,7 +106,17 @@ def _parse_safetensors(data: bytes, where: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _is_trusted(trust_pickle: str | None, digest: str, where: str) -> bool:
+def is_trusted_file(trust_pickle: str | None, digest: str, where: str) -> bool:
+    """Return True if the user trusts the file with this digest, False if the user trusts none.
+
+    Args:
+        trust_pickle: ``"sha256:<hash>"``, or None.
+        digest: SHA-256 of the file, hexadecimal.
+        where: Its name in messages.
+
+    Raises:
+        RefusedError: If the user trusts another file.
+    """
     if trust_pickle is None:
         return False
     if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", trust_pickle) or strip_hash_prefix(trust_pickle) != digest:
@@ -130,7 +140,7 @@ def _load_torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
         raise RefusedError(
             "this is a TorchScript archive, which is a program",
             where=where,
-            remedy="save the state_dict of the original module instead",
+            remedy=f"write torchscript:{where}, or save the state_dict of the original module",
         )
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns about unusual files before it raises

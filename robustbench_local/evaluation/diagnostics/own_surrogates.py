@@ -30,6 +30,8 @@ from robustbench_local.randomness import RandomStream
 MIN_SURROGATE_COSINE = 0.95
 """Smallest cosine between a model's gradient and the one through surrogates of its operators from which on
 the model counts as having surrogates of its own."""
+_ROUNDING_NODES = ("FakeQuantize", "FusedMovingAvgObsFq")
+"""How the nodes begin by which torch imitates quantization; their gradients pass straight through."""
 PROBED_IMAGES = 2
 """Images on which layers are looked at."""
 
@@ -78,7 +80,8 @@ def _goes_straight(classifier: Classifier, images: Tensor) -> bool:
     exact = outer.use_exact_gradients(), inner.use_exact_gradients()
     with preserve_randomness(), torch.enable_grad(), exact[0], exact[1]:
         answer = classifier(images[:PROBED_IMAGES].detach().clone().requires_grad_())
-    if any(is_straight_through(node) for node in walk_graph(answer)):
+    nodes = list(walk_graph(answer))
+    if any(is_straight_through(node) or node.name().startswith(_ROUNDING_NODES) for node in nodes):
         return True
     # on the 8-bit grid, rounding to it changes nothing
     return has_straight_functions(find_innermost(classifier), _move_beside(images[:PROBED_IMAGES]))

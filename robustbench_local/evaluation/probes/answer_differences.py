@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.models.program_operators import is_dynamically_quantized
+
 SAME_SHAPE_TOLERANCE = 1e-4
 """Share of the logits' range by which answers may differ between batches of one size, with the image at the
 same position: kernels then compute the same, whatever the other images are. As large as the margin that makes
@@ -15,8 +17,8 @@ other sizes: sums are taken in another order, and a network of low precision rou
 MAX_ROUNDING_SHARE = 0.1
 """The largest share of the logits' range that may count as rounding."""
 QUANTIZED_TOLERANCE = 8 / 256
-"""Share for networks with quantized layers: their arithmetic has 256 levels, which some of them lay over the
-whole batch."""
+"""Share for networks with quantized layers: their arithmetic has 256 levels. Those that lay them over the
+whole batch have no such tolerance: their answers do depend on it."""
 SERVICE_TOLERANCE = 1e-2
 """The same for a callable: its arithmetic is unknown, and it may round its answers."""
 RECORDED_TOLERANCE = 1e-2
@@ -49,7 +51,9 @@ def has_difference(first: Tensor, second: Tensor, tolerance: float) -> bool:
 
 def find_tolerance(module: nn.Module | None) -> float:
     """Return the tolerance for batches of one size, with the image at the same position."""
-    kinds = (type(part).__module__ for part in (module.modules() if module is not None else ()))
+    if module is None or is_dynamically_quantized(module):
+        return SAME_SHAPE_TOLERANCE
+    kinds = (type(part).__module__ for part in module.modules())
     quantized = any(kind.startswith("torch.") and "quantized" in kind for kind in kinds)
     return max(SAME_SHAPE_TOLERANCE, QUANTIZED_TOLERANCE if quantized else 0.0)
 

@@ -89,14 +89,17 @@ class ConsistencyFindings:
     is_stateful: bool = False
     has_misleading_gradients: bool = False
     read_files: tuple[str, ...] = ()
+    batch_suspect: str = (
+        "perhaps by a mean over dimension 0, batch norm in training mode inside forward, or attention"
+    )
+    """What may make an answer depend on the rest of its batch."""
 
     def refuse_batch_dependence(self, first: Tensor, second: Tensor, tolerance: float, what: str) -> None:
         """Raise if an image's answer depends on ``what`` of its batch."""
         if has_difference(first, second, tolerance):
-            why = (
-                "perhaps by a mean over dimension 0, batch norm in training mode inside forward, or attention"
+            cause = (
+                f"answers depend on {what} ({self._format_difference(first, second)}): {self.batch_suspect}"
             )
-            cause = f"answers depend on {what} ({self._format_difference(first, second)}): {why}"
             raise InconsistentError(self.build_result("company", cause, first, second))
 
     def refuse_memory(self, first: Tensor, second: Tensor, when: str, changed: Collection[str]) -> None:

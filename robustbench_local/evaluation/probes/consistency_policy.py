@@ -14,6 +14,7 @@ from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError,
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated
 from robustbench_local.evaluation.probes.consistency_findings import ConsistencyResult
 from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
+from robustbench_local.models.program_operators import has_active_observers, is_dynamically_quantized
 
 _REMEDIES = {
     "company": "let its forward treat each image by itself, or give --batch-size N and "
@@ -23,6 +24,13 @@ _REMEDIES = {
     "gradients": "let its forward answer the same with and without gradients, or declare access: scores and "
     "use black-box attacks",
 }
+
+_MARKED_REMEDY = "or give --batch-size N and --allow-batch-dependence: every number is marked then"
+_DYNAMIC_REMEDY = f"quantize it statically, let its forward ask about one image at a time, {_MARKED_REMEDY}"
+_OBSERVER_REMEDY = (
+    "its quantization observers still watch its inputs: switch them off by "
+    "model.apply(torch.ao.quantization.disable_observer)"
+)
 
 
 def check_consistency(
@@ -113,7 +121,7 @@ def apply_consistency(
     if result.is_consistent:
         return
     if not allowed:
-        raise ModelError(result.cause, where=classifier.name, remedy=_REMEDIES[result.kind])
+        raise ModelError(result.cause, where=classifier.name, remedy=_choose_remedy(classifier, result))
     how = "each call is answered by a copy that remembers nothing"
     if result.kind == "company":
         if batch_size is None:
@@ -126,6 +134,16 @@ def apply_consistency(
     reason = f"{result.cause}; allowed: {how}"
     classifier.configure(consistency=replace(consistency, inconsistency_note=reason))
     classifier.add_note(f"not to be relied on: {reason}")
+
+
+def _choose_remedy(classifier: Classifier, result: ConsistencyResult) -> str:
+    """Return what to do about an inconsistent model."""
+    module = classifier.module
+    if module is not None and result.kind == "company" and is_dynamically_quantized(module):
+        return _DYNAMIC_REMEDY
+    if module is not None and result.kind == "memory" and has_active_observers(module):
+        return _OBSERVER_REMEDY
+    return _REMEDIES[result.kind]
 
 
 def describe_consistency(classifier: Classifier) -> dict[str, Any] | None:

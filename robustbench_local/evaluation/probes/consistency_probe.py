@@ -42,6 +42,7 @@ from robustbench_local.evaluation.probes.probe_images import (
 )
 from robustbench_local.evaluation.probes.query_history_checks import check_history_dependence
 from robustbench_local.evaluation.probes.state_changes import find_state_changes, format_names
+from robustbench_local.models.program_operators import is_dynamically_quantized
 
 
 def probe_consistency(
@@ -81,6 +82,8 @@ def _probe_once(classifier: Classifier, images: Tensor, backward: bool) -> Consi
     with classifier.evaluation_mode():
         distinct = make_distinct_images(images).to(classifier.device)
         findings = ConsistencyFindings(classifier.access, find_tolerance(classifier.module))
+        if classifier.module is not None and is_dynamically_quantized(classifier.module):
+            findings.batch_suspect = "its dynamic quantization takes one scale from the whole batch"
         questions = ModelQueries(classifier, findings, backward)
         try:
             if classifier.module is None:
