@@ -10,5 +10,8 @@ CardsOption = Annotated[
     list[Path] | None, typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated.")
 ]
 AllowCodeOption = Annotated[
-    bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: code to run.")
+    bool,
+    typer.Option(
+        "--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: code and exported programs to run."
+    ),
 ]

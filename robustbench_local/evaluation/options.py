@@ -74,7 +74,7 @@ class Options:
     """Folders with cards of your own, besides ``cards/`` beside the grid file."""
     allow_code: bool = False
     """Whether ``python:FILE.py:NAME`` may run its file: of a model, an attack, a defense, a certificate or
-    data."""
+    data; and whether ``torchscript:`` and ``export:`` may run the program in theirs."""
     allow_batch_dependence: bool = False
     """Whether models whose answers depend on the other images of a batch, or on earlier calls, are evaluated
     all the same: in batches of exactly ``batch_size``, with every number marked and every gate undecided."""

@@ -99,8 +99,8 @@ def load_classifier(
         name: Name of the classifier; by default the source.
         device: Device of the computation; ``"auto"`` means CUDA if available.
         sha256: Required SHA-256 of the weights file.
-        allow_code: Allow a Python file to be run.
-        trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
+        allow_code: Allow a Python file, or the program in an exported file, to be run.
+        trust_pickle: ``"sha256:<hash>"`` of a weights file or program that may run code while it is loaded.
         default_classes: Number of classes of the data.
         image_shape: (C, H, W) of the data's images, on which a model is tried whose file does not state its
             input.

@@ -106,8 +106,9 @@ class ModelEntry(StrictModel):
     """Label in tables and figures. Gates refer to the id."""
     source: str
     """Where the model comes from: ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER``, ``clip:FOLDER``,
-    ``checkpoint:FILE``, ``python:FILE.py:NAME``, ``maite:FILE.py:NAME``, ``onnx:FILE.onnx``,
-    ``litert:FILE.tflite``, ``openvino:FILE.xml``, ``http(s)://...`` or ``zoo:NAME``."""
+    ``checkpoint:FILE``, ``python:FILE.py:NAME``, ``maite:FILE.py:NAME``, ``torchscript:FILE.pt``,
+    ``export:FILE.pt2``, ``onnx:FILE.onnx``, ``litert:FILE.tflite``, ``openvino:FILE.xml``, ``http(s)://...``
+    or ``zoo:NAME``."""
     weights: str | None = None
     """A weights file, or the name of published weights such as ``DEFAULT``; random weights if it is left
     out."""
@@ -146,7 +147,8 @@ class ModelEntry(StrictModel):
     templates: Annotated[list[str], Field(min_length=1)] | None = None
     """Prompts of ``clip:``, each with ``{}`` for the name of a class; by default ``a photo of a {}.``"""
     trust_pickle: str | None = None
-    """``sha256:HASH`` of a pickle that you made yourself; no other pickle with code is loaded."""
+    """``sha256:HASH`` of a pickle, a TorchScript archive or an exported program whose origin you trust; no
+    other one is loaded, unless ``--allow-code`` allows programs."""
     endpoint: EndpointOptions | None = None
     """How an HTTP service is called."""
     defenses: Defenses | None = None
