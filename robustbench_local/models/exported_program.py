@@ -79,6 +79,7 @@ def load_export(file: str, request: ModelRequest) -> LoadedModel:
 
 
 def _load_archive(program: ProgramFile) -> Any:
+    _start_autograd()
     try:
         with warnings.catch_warnings(action="ignore"), _silence_exporter():
             return torch.export.load(io.BytesIO(program.content))
@@ -88,6 +89,15 @@ def _load_archive(program: ProgramFile) -> Any:
             where=program.path.name,
             remedy="export it again with this version of torch, and import what its operators come from",
         ) from error
+
+
+def _start_autograd() -> None:
+    """Start autograd before torch.export pretends that there are GPUs, for which it would start threads.
+
+    Forks of a process with such threads cannot compute gradients.
+    """
+    if not torch.cuda.is_available():
+        torch.zeros(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -5,16 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Access
+from robustbench_local.classifier.autograd_graph import reaches_leaf
 from robustbench_local.classifier.binary_output import select_entry
 from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
-from robustbench_local.classifier.gradient_repair import confirm_gradient, remove_nonfinite
 from robustbench_local.classifier.model_output import select_output_tensor
 from robustbench_local.classifier.state_guard import RandomStates
 from robustbench_local.errors import ModelError, RobustbenchError
@@ -32,10 +31,10 @@ ZERO_GRADIENTS_NOTE = (
     "its gradients are zero, as those of rounded values are: access is scores, and white-box attacks are "
     "skipped; access: gradients runs them all the same"
 )
-UNCONFIRMED_GRADIENTS_NOTE = (
-    "its gradients do not predict how its answers change at a few trial images, as those that pass straight "
-    "through a rounding need not"
-)
+_DEAD_NODES = ("WarnNotImplemented", "NotImplemented")
+"""How the nodes of autograd's graph begin that stand for operators without a derivative."""
+_FLAT_NODES = ("RoundBackward", "FloorBackward", "CeilBackward", "TruncBackward", "SignBackward")
+"""How those begin that give gradients of zero."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +126,18 @@ def try_model(
     where: str,
     is_quantized: bool = False,
 ) -> ModelTrial:
-    """Ask a model about a few images, and for its gradients: their presence, their size and their truth.
+    """Ask a model about a few images, and look whether gradients would lead back to their pixels.
+
+    There is no backward pass: the first one of a process may start threads, after which its forks have none.
+    Whether gradients tell the truth is asked later, see `probe_consistency`.
 
     Args:
         module: The model, on the device of the images, in evaluation mode; random states stay as they are.
         images: (N, C, H, W) in [0, 1].
         output: The entry of its output to read, see `Classifier`.
         where: Its name in messages.
-        is_quantized: Whether it rounds values, so that gradients of zero are no accident of the images:
-            another model with such gradients is left to white-box attacks, and to the diagnostics.
+        is_quantized: Whether it is known to round values, so that white-box attacks with gradients of zero
+            are no use: another model that rounds is left to them, and to the diagnostics.
 
     Raises:
         ModelError: If it raises, its output has no such entry, or it is not one row for each image.
@@ -153,7 +155,7 @@ def try_model(
 def _try_once(
     module: Callable[[Tensor], Any], images: Tensor, output: str | int | None, where: str, is_quantized: bool
 ) -> ModelTrial:
-    """Ask once, and take the answer and its gradient apart."""
+    """Ask once, and look at the answer and its graph."""
     with torch.enable_grad():
         leaf = images.clone().requires_grad_()
         scores = _query_output(module, leaf, output, where)
@@ -166,17 +168,11 @@ def _try_once(
             remedy="save it with logits as its output",
         )
     width = scores.shape[1] if scores.ndim == 2 else 1
-    gradient = _compute_gradient(scores, leaf)
-    if gradient is None:
+    if not reaches_leaf(scores, leaf, without=_DEAD_NODES):
         return ModelTrial(width, "scores", (NO_GRADIENTS_NOTE,))
-    if not bool(gradient.any()):
-        found: tuple[Access, tuple[str, ...]] = (
-            ("scores", (ZERO_GRADIENTS_NOTE,)) if is_quantized else ("gradients", ())
-        )
-        return ModelTrial(width, *found)
-    losses_at = partial(_compute_losses, module, output=output, where=where)
-    confirmed = confirm_gradient(losses_at, leaf.detach(), _mix_scores(scores.detach()), gradient)
-    return ModelTrial(width, "gradients", () if bool(confirmed.any()) else (UNCONFIRMED_GRADIENTS_NOTE,))
+    if is_quantized and not reaches_leaf(scores, leaf, without=_DEAD_NODES + _FLAT_NODES):
+        return ModelTrial(width, "scores", (ZERO_GRADIENTS_NOTE,))
+    return ModelTrial(width, "gradients")
 
 
 def _query_output(
@@ -192,30 +188,3 @@ def _query_output(
         raise ModelError(what, where=where, remedy="check input_size and channels") from error
     entry, _ = select_entry(answer, output)
     return select_output_tensor(answer, entry, where)
-
-
-def _compute_gradient(scores: Tensor, leaf: Tensor) -> Tensor | None:
-    """Return the finite gradient of a mixture of scores by images; None without a path or a derivative."""
-    losses = _mix_scores(scores)
-    if not losses.requires_grad:
-        return None
-    try:
-        (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
-    except RuntimeError as error:  # an operation without a derivative
-        if is_out_of_memory(error):
-            raise
-        return None
-    return None if gradient is None else remove_nonfinite(gradient)
-
-
-def _compute_losses(
-    module: Callable[[Tensor], Any], images: Tensor, *, output: str | int | None, where: str
-) -> Tensor:
-    with torch.no_grad():
-        return _mix_scores(_query_output(module, images, output, where))
-
-
-def _mix_scores(scores: Tensor) -> Tensor:
-    """Return a fixed mixture of the scores of each image, (N,), that no softmax saturates."""
-    rows = scores.float().reshape(len(scores), -1)
-    return (rows * (1 + torch.arange(rows.shape[1], device=rows.device)).cos()).sum(dim=1)
