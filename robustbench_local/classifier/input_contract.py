@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from robustbench_local.classifier.literals import ChannelOrder, CropRounding, Interpolation
@@ -53,6 +53,10 @@ class InputContract:
     normalization: Normalization | None = None
     """Means and standard deviations, subtracted and divided last: in the order of the network's channels, and
     in the units of ``value_scale``; None for none."""
+    origin: str = field(default="", compare=False, repr=False)
+    """Where it comes from, in a few words such as ``"card"``; empty if unknown. No part of the contract."""
+    overridden: InputContract | None = field(default=None, compare=False, repr=False)
+    """The source's own contract, where the user declares another; no part of the contract."""
 
     def __post_init__(self) -> None:
         _check_literal("interpolation", self.interpolation, get_args(Interpolation))
@@ -100,6 +104,11 @@ class InputContract:
             "normalize": mean_and_std and {"mean": mean_and_std[0], "std": mean_and_std[1]},
         }
 
+    @property
+    def origin_words(self) -> str:
+        """Where it comes from, as a reader is told."""
+        return "none found" if self == InputContract() else self.origin or "model source"
+
     def format_geometry(self) -> str:
         """Return resizing and crop in words: ``"shorter side 256, bicubic, center 224x224"``; "" if none."""
         if self.input_size is None:
@@ -142,7 +151,7 @@ class InputContract:
 
 
 _GEOMETRY_FIELDS = ("input_size", "resize", "interpolation", "antialias", "crop_rounding")
-_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(InputContract)}
+_DEFAULTS: dict[str, Any] = {entry.name: entry.default for entry in fields(InputContract)}
 
 
 def make_contract(preprocessing: InputContract | Mapping[str, Any] | None, **overrides: Any) -> InputContract:
@@ -181,6 +190,10 @@ def override_contract(
         ConfigError: If a key is unknown, or a value is impossible or contradicts another.
     """
     changes = _parse_preprocessing(preprocessing)
+    if changes or normalize is not None or input_size is not None:
+        own = contract.overridden or (None if contract == InputContract() else contract)
+        rest = "" if own is None else f", the rest: {own.origin_words}"
+        contract = replace(contract, origin=f"declared{rest}", overridden=own)
     if input_size is not None:
         declared = (int(input_size[0]), int(input_size[1]))
         if declared != contract.input_size:

@@ -74,6 +74,7 @@ def _read_preset(preset: Any) -> InputContract:
         resize=resize[0] if len(resize) == 1 else tuple(resize),
         interpolation=preset.interpolation.value,
         antialias=preset.antialias,
+        origin="torchvision's preset",
     )
 
 

@@ -309,7 +309,9 @@ def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
     loaded = build_with_weights(architecture.build_network, architecture.num_classes, weights, request)
     loaded.channels = architecture.input_shape[0]
     loaded.contract = InputContract(
-        normalization=architecture.normalize, input_size=architecture.input_shape[1:]
+        normalization=architecture.normalize,
+        input_size=architecture.input_shape[1:],
+        origin=f"the network {request.architecture}",
     )
     loaded.provenance["architecture"] = request.architecture or ""
     return loaded

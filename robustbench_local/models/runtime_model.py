@@ -143,7 +143,7 @@ def make_loaded_model(model: RuntimeModel, request: ModelRequest, *, where: str,
         model=model,  # type: ignore[arg-type]  # arrays and named outputs are handled like tensors
         num_classes=classes,
         channels=model.layout.channels,
-        contract=InputContract(input_size=model.layout.size),
+        contract=InputContract(input_size=model.layout.size, origin="file"),
         notes=notes,
         provenance={"weights": where} | {name: find_library_version(name) for name in model.libraries},
     )

@@ -35,4 +35,5 @@ def read_data_config(config: Mapping[str, Any], where: str | None = None) -> Inp
         resize=before[0] if mode == _CENTER else (before[0], before[1]),
         interpolation="bilinear" if interpolation == "random" else interpolation,
         normalization=(tuple(map(float, config["mean"])), tuple(map(float, config["std"]))),
+        origin="timm's data config",
     )

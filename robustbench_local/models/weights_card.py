@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,7 +49,8 @@ class WeightsCard(StrictModel):
         Raises:
             ConfigError: If the card's values are impossible.
         """
-        return make_contract(self.preprocessing, normalize=self.normalize, input_size=self.input_size)
+        contract = make_contract(self.preprocessing, normalize=self.normalize, input_size=self.input_size)
+        return replace(contract, origin="card", overridden=None)
 
 
 def read_weights_card(path: Path, *, remedy: str) -> WeightsCard:

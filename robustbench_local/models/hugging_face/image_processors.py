@@ -92,6 +92,7 @@ def _read_contract(processor: Any, kind: str, name: str) -> InputContract:
         channel_order=order,
         value_scale=scale,
         normalization=normalization,
+        origin="image processor",
     )
 
 
