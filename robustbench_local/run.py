@@ -18,6 +18,7 @@ from robustbench_local.evaluation.execution.stopping_run import execute_until_st
 from robustbench_local.evaluation.grid.run_directory import find_run_directory
 from robustbench_local.evaluation.grid.schema import Grid, load_grid
 from robustbench_local.evaluation.options import DEFAULT_OPTIONS, Options
+from robustbench_local.evaluation.planning.model_checks import check_plan_models
 from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.reports import write_report
@@ -28,6 +29,7 @@ from robustbench_local.reports.analysis.stop_targets import list_precision_targe
 from robustbench_local.reports.writers.csv_files import load_outcomes_frame
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.stop_target import StopTarget
+from robustbench_local.store.preprocessing_record import PREPROCESSING_CHECK_KEY
 from robustbench_local.store.records import EventRecord
 from robustbench_local.store.run_labels import LABELS_KEY
 from robustbench_local.store.run_store import RunStore
@@ -154,7 +156,7 @@ def prepare_run(
     content, base_folder = (grid, Path.cwd()) if isinstance(grid, Grid) else load_grid(grid)
     directory = find_run_directory(content, out)
     plan = make_plan(content, options, base_folder=base_folder, is_dry_run=is_dry_run, report=report)
-    return plan, directory
+    return check_plan_models(plan, directory), directory
 
 
 def execute_run(
@@ -207,12 +209,12 @@ def find_stop_targets(store: RunStore) -> list[StopTarget]:
 def _merge_models(plan: Plan, store: RunStore) -> list[dict[str, Any]]:
     """Merge the model descriptions: the stored ones, except for models that could not be used then."""
     first = {(about["id"], about["defense"]): about for about in store.read_meta("models") or ()}
-    return [
-        about
-        if first.get(key := (about["id"], about["defense"]), about).get("problem")
-        else first.get(key, about)
-        for about in plan.description["models"]
-    ]
+    merged = []
+    for about in plan.description["models"]:
+        known = first.get((about["id"], about["defense"]), about)
+        look = {key: about[key] for key in (PREPROCESSING_CHECK_KEY,) if key in about}
+        merged.append(about if known.get("problem") else {**look, **known})  # an older run has no such look
+    return merged
 
 
 def _write_metadata(plan: Plan, store: RunStore) -> None:

@@ -16,6 +16,7 @@ from robustbench_local.cli.finished_grid import DescribedGrid
 from robustbench_local.cli.json_display import JsonDisplay
 from robustbench_local.cli.json_events import print_early_end, print_run_end
 from robustbench_local.cli.live_display import LiveDisplay
+from robustbench_local.cli.model_table import build_model_table, list_model_objects
 from robustbench_local.cli.plain_display import PlainDisplay
 from robustbench_local.cli.plan_table import build_plan_table
 from robustbench_local.cli.progress import choose_display
@@ -212,6 +213,7 @@ def _show_plan(
         resolution = [asdict(row) for row in _list_resolutions(plan)]
         classes = _compute_class_resolution(plan)
         phases = [asdict(row) for row in _list_phase_resolutions(plan)]
+        print_json(console, {"event": "models", "models": list_model_objects(plan)})
         event = {
             "event": "plan",
             "cells": cells,
@@ -222,6 +224,8 @@ def _show_plan(
         }
         print_json(console, event)
         return
+    if (models := build_model_table(plan)) is not None:
+        console.print(models)
     console.print(build_plan_table(plan, seconds))
     ending = ""
     if dry_run:

@@ -49,6 +49,11 @@ TIME_KEYS: Mapping[str, str] = {
 
 EVENTS: Mapping[str, Mapping[str, str]] = {
     "training": {"message": "A line about the training of a defense, before the plan."},
+    "models": {
+        "models": "The models without their wrappers, each with `model`, `defense`, `input` (channels, "
+        "height and width of the data's images), `preprocessing`, `preprocessing_from` and "
+        "`preprocessing_check`, as under `models` in `results.json`."
+    },
     "plan": {
         "cells": "The cells, each with its images, `max_passes`, `max_seconds`, and why it is skipped.",
         "resolution": "What the numbers of images can resolve.",

@@ -81,6 +81,8 @@ def diagnose_job(job: Job, timeout: float | None) -> tuple[DiagnosticResult, ...
         ids=data.ids,
         budget=PassBudget(limit=int(MAX_PASSES_SHARE * sum(job.max_passes))),
         seed=job.seed,
+        is_wrapped=wrapper is not None,
+        class_names=data.class_names,
         declares_surrogate=wrapper is not None and wrapper.has_approximated_gradient,
         lacks_surrogate=wrapper is not None
         and (wrapper.access, wrapper.inner.access) == ("scores", "gradients"),

@@ -56,6 +56,17 @@ class Endpoint:
             self.first_labels = str((first.argmax(axis=1) if first.ndim == 2 else first).tolist())
         return torch.from_numpy(answers)
 
+    def count_images_within(self, seconds: float) -> int | None:
+        """Return how many images the limit on requests lets through in a time, at least one; None without it.
+
+        Args:
+            seconds: The time.
+        """
+        if self._options.rate is None:
+            return None
+        size = 1 if self._options.format == "png" else self._options.batch
+        return max(1, int(self._options.rate * seconds)) * size
+
     def _query_service(self, images: Tensor) -> np.ndarray:
         if self._options.format == "png":
             answer = self._client.post_request(self._encode_png(images[0]), "image/png")

@@ -95,7 +95,7 @@ def load_onnx(file: str, request: ModelRequest) -> LoadedModel:
         model=model,  # type: ignore[arg-type]  # arrays and named outputs are handled like tensors
         num_classes=classes,
         channels=model.input.channels,
-        contract=InputContract(input_size=model.input.size),
+        contract=InputContract(input_size=model.input.size, origin="file"),
         is_unnormalized=not model.input.takes_bytes,
         notes=_describe_model(model, onnx_file),
         provenance={"weights": onnx_file.path.name, "sha256": digest, "onnxruntime": runtime_version},

@@ -88,6 +88,7 @@ def test_dry_run_writes_nothing(workplace, rbl):
     code, out, _ = rbl("run", "grid.yaml", "--dry-run")
     assert code == 0
     assert "nothing was run" in out
+    assert out.index("models, before any attack") < out.index("max. passes")
     assert sorted(path.name for path in workplace.iterdir()) == before
 
 
@@ -97,7 +98,7 @@ def test_json_is_one_object_a_line_and_ends_with_the_results(short, rbl):
     events = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     kinds = [event["event"] for event in events]
-    assert kinds[:2] == ["plan", "run_started"]
+    assert kinds[:3] == ["models", "plan", "run_started"]
     assert kinds[-3:] == ["results", "gate", "run_ended"]
     assert {"diagnosis", "cell_started", "progress", "cell_ended"} < set(kinds)
     for event in events:  # each has the keys that the reference describes

@@ -24,5 +24,8 @@ def test_the_bridge_of_the_guide_has_torchs_scores_and_gradients():
     found = names["JaxNetwork"](weights)(images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     for column in range(5):
-        slopes = [torch.autograd.grad(each[:, column].sum(), images, retain_graph=True)[0] for each in (found, expected)]
+        slopes = [
+            torch.autograd.grad(each[:, column].sum(), images, retain_graph=True)[0]
+            for each in (found, expected)
+        ]
         torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-4, atol=1e-4)

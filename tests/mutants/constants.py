@@ -324,6 +324,18 @@ CONSTANTS = (
         ("0.0009", "0.002"),
         "evaluation/diagnostics/test_diagnostic_limits.py",
     ),
+    *(
+        _make_constant(f"evaluation/probes/{file}.py", name, values, f"evaluation/probes/test_{test}.py")
+        for file, name, values, test in (
+            ("form_comparison", "MAX_FAMILY_CHANCE", ("0.007", "0.016"), "preprocessing_probe"),
+            ("form_comparison", "MIN_GAIN", ("0.0495", "0.0505"), "preprocessing_probe"),
+            ("class_orders", "MIN_ORDER_ACCURACY", ("0.49", "0.51"), "class_orders"),
+            ("class_orders", "MIN_IMAGES_PER_CLASS", ("3", "5"), "class_orders"),
+            ("class_orders", "MAX_ASSIGNED_CLASSES", ("63", "65"), "class_orders"),
+            ("preprocessing_probe", "MIN_SCREENING_SHARE", ("0.16", "0.3"), "preprocessing_probe"),
+            ("preprocessing_probe", "NEAR_BEST_SHARE", ("0.03", "0.07"), "preprocessing_probe"),
+        )
+    ),
     _make_constant(
         "evaluation/diagnostics/own_surrogates.py",
         "MIN_SURROGATE_COSINE",

@@ -14,6 +14,7 @@ from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier, passes_per_query
 from robustbench_local.evaluation.diagnostics.pass_budget import PassBudget
+from robustbench_local.store.preprocessing_record import PreprocessingCheck
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -39,8 +40,14 @@ class DiagnosedModel:
     """The run's seed."""
     declares_surrogate: bool = False
     """Whether its gradient is that of a smooth approximation (BPDA), as the model or its defense declares."""
+    is_wrapped: bool = False
+    """Whether a wrapper defense is around the model."""
     lacks_surrogate: bool = False
     """Whether its defense blocks gradients and declares nothing that replaces them."""
+    preprocessing_check: PreprocessingCheck | None = None
+    """What the first look at the model, without its wrapper, found; None if there was none."""
+    class_names: tuple[str, ...] = ()
+    """Names of the data's classes."""
     logits: Tensor = field(default_factory=lambda: torch.zeros(0, 2))
     """Answers to the first images, (M, K), M at most N."""
     threat: ThreatModel | None = None

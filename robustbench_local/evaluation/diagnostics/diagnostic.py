@@ -19,6 +19,7 @@ __all__ = [
     "Diagnostic",
     "Reading",
     "build_unread",
+    "capitalize_first",
     "format_figure",
     "format_images",
 ]
@@ -84,6 +85,11 @@ def format_images(count: int, n: int) -> str:
     """Format ``3 of 16 images``, and ``all 16 images`` where none is missing."""
     images = format_count(n, "image")
     return f"all {images}" if count == n > 1 else f"{count:,} of {images}"
+
+
+def capitalize_first(text: str) -> str:
+    """Return a phrase with a capital letter at its start."""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def format_figure(number: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from robustbench_local.evaluation.diagnostics.blocking_operators import BlockingOperators
 from robustbench_local.evaluation.diagnostics.changing_answers import ChangingAnswers
 from robustbench_local.evaluation.diagnostics.chosen_members import ChosenMembers
+from robustbench_local.evaluation.diagnostics.class_order import ClassOrderCheck
 from robustbench_local.evaluation.diagnostics.diagnostic import Diagnostic
 from robustbench_local.evaluation.diagnostics.gradient_agreement import GradientAgreement
 from robustbench_local.evaluation.diagnostics.gradient_reach import GradientReach
@@ -36,6 +37,7 @@ DIAGNOSTICS: tuple[Diagnostic, ...] = (
     GradientAgreement(),
     LogitScale(),
     InputScale(),
+    ClassOrderCheck(),
     InnerOptimization(),
     BlockingOperators(),
     GradientReach(),

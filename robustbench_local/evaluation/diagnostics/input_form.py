@@ -15,7 +15,10 @@ from robustbench_local.evaluation.diagnostics.diagnostic import (
     Diagnostic,
     Reading,
     build_unread,
+    capitalize_first,
 )
+from robustbench_local.evaluation.probes.form_comparison import MAX_FAMILY_CHANCE
+from robustbench_local.store.preprocessing_record import PreprocessingCheck
 
 MAX_CHANCE = 0.001
 """Chance of so many gains, among images whose answer becomes right or wrong, up to which another form is the
@@ -62,6 +65,37 @@ class InputForm(Diagnostic):
     source = "measured: sound networks lose accuracy under each of these forms"
 
     def check_model(self, model: DiagnosedModel) -> Reading:
+        """Read what the first look at the model found; without one, or behind a wrapper, ask about forms."""
+        check = model.preprocessing_check
+        if check is not None and check.n and (not model.is_wrapped or _is_about_images(check)):
+            return self.judge_check(check)
+        return self._try_forms(model)
+
+    def judge_check(self, check: PreprocessingCheck) -> Reading:
+        """Judge the record of the first look at a model.
+
+        Args:
+            check: The record, with at least one image.
+        """
+        better = check.better
+        if better is not None and _is_about_images(check):
+            return Reading(
+                status="fail",
+                sentence=f"The preprocessing looks wrong: {better.correct_before:,} of "
+                f"{format_count(better.n, 'image')} are classified correctly as they are, and "
+                f"{better.correct:,} with {better.form}.",
+                value=better.chance,
+                limit=MAX_FAMILY_CHANCE,
+                n=better.n,
+                action=f"{capitalize_first(better.format_advice())}, and measure again.",
+            )
+        tried = f"{format_count(check.forms, 'other form')} of the images or classes " if check.forms else ""
+        sentence = f"{check.correct:,} of {format_count(check.n, 'image')} are classified correctly; " + (
+            f"none of {tried}is clearly better." if tried else "no other form could be clearly better."
+        )
+        return Reading(status="ok", sentence=sentence, value=1.0, limit=MAX_FAMILY_CHANCE, n=check.n)
+
+    def _try_forms(self, model: DiagnosedModel) -> Reading:
         """Ask about the first images in each form, and about more where it helps."""
         n = len(model.logits)
         forms = _list_forms(model.images)
@@ -121,6 +155,10 @@ class InputForm(Diagnostic):
             n=n,
             action="Mend the preprocessing inside the model, or its loading, and measure again.",
         )
+
+
+def _is_about_images(check: PreprocessingCheck) -> bool:
+    return check.better is not None and check.better.kind == "images"
 
 
 def compute_gain_chance(gains: int, losses: int) -> float:

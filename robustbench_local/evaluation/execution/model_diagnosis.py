@@ -14,6 +14,7 @@ from robustbench_local.store.diagnostic_records import (
     DiagnosticResult,
     DiagnosticsRecord,
 )
+from robustbench_local.store.preprocessing_record import PREPROCESSING_CHECK_KEY, PreprocessingCheck
 from robustbench_local.store.records import CellRecord
 from robustbench_local.store.run_store import RunStore
 from robustbench_local.threats.threat_model import BALL_NORMS, ThreatModel
@@ -78,6 +79,7 @@ def diagnose_subject(
 def _build_model(subject: EvaluationSubject, budget: PassBudget, seed: int) -> DiagnosedModel:
     """Build the model under diagnosis, on the first images of the run."""
     data, wrapper = subject.data, subject.description.get("wrapper") or {}
+    check = subject.description.get(PREPROCESSING_CHECK_KEY)
     return DiagnosedModel(
         id=subject.id,
         defense=subject.defense,
@@ -89,6 +91,9 @@ def _build_model(subject: EvaluationSubject, budget: PassBudget, seed: int) -> D
         seed=seed,
         declares_surrogate=wrapper.get("surrogate") == "bpda",
         lacks_surrogate=bool(wrapper) and wrapper.get("surrogate") is None,
+        is_wrapped=bool(wrapper),
+        preprocessing_check=None if check is None else PreprocessingCheck.from_json(check),
+        class_names=data.class_names,
     )
 
 

@@ -222,6 +222,7 @@ def _build_subject(entry: ModelEntry, classifier: Classifier, fitted: Dataset) -
         "parameters": classifier.count_parameters(),
         "access": classifier.access,
         "preprocessing": classifier.contract.describe_fields(),
+        "preprocessing_from": classifier.contract.origin_words,
         "notes": list(classifier.notes),
         "consistency": describe_consistency(classifier),
         "provenance": classifier.provenance or None,

@@ -66,6 +66,7 @@ _MODEL_KEYS: tuple[str, ...] = (
     "access",
 )
 _MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper", "abstain", "preprocessing")
+_MODEL_KEYS += ("preprocessing_from", "preprocessing_check")
 """Facts that an evaluation may have recorded; missing ones become None."""
 
 _META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)

@@ -33,7 +33,7 @@ UNTRUSTED_PHRASE = "not trustworthy"
 GRADIENT_QUESTIONS = frozenset({"D6a", "D6b", "D7"})
 """Without an answer to one of them a number rests on gradients that nobody has looked at."""
 _OLDER_RUN = DiagnosticResult(
-    id="D1-D7, D10, D11, D18-D20, D26-D30",
+    id="D1-D7, D10, D11, D18-D20, D26-D31",
     name="questions to the model",
     model="",
     status="not run",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_diagnostics import check, make_model
 from torch import nn
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.evaluation.diagnostics.class_order import ClassOrderCheck
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.input_form import (
     FIRST_IMAGES,
@@ -17,6 +20,20 @@ from robustbench_local.evaluation.diagnostics.input_form import (
     compute_gain_chance,
 )
 from robustbench_local.evaluation.diagnostics.pass_budget import PassBudget
+from robustbench_local.store.preprocessing_record import BetterForm, PreprocessingCheck
+
+BETTER = BetterForm(
+    kind="images",
+    form="BGR channels",
+    remedy="preprocessing: {channel_order: bgr}",
+    is_yaml=True,
+    correct=57,
+    correct_before=12,
+    gains=45,
+    losses=0,
+    n=64,
+    chance=1e-12,
+)
 
 
 class Pattern(nn.Module):
@@ -95,3 +112,48 @@ def test_too_few_passes_ask_nothing():
     assert check(InputForm(), few).status == "not run"
     enough = make_subject(lambda images: images.flip(1), limit=5 * len(FORMS) * FIRST_IMAGES)
     assert check(InputForm(), enough).status == "fail"
+
+
+def test_the_first_look_at_a_model_is_not_repeated():
+    """The record decides; behind a wrapper the whole is asked, unless the record found something."""
+    subject = make_subject(lambda images: images.flip(1))
+    subject.preprocessing_check = PreprocessingCheck(correct=47, n=48, passes=48)
+    reading = check(InputForm(), subject)
+    assert (reading.status, reading.n) == ("ok", 48)
+    assert "47 of 48 images are classified correctly; no other form could be" in reading.sentence
+    subject.preprocessing_check = replace(subject.preprocessing_check, forms=30)
+    assert "none of 30 other forms" in check(InputForm(), subject).sentence
+    subject.is_wrapped = True
+    assert "reverse order" in check(InputForm(), subject).sentence
+    subject.preprocessing_check = replace(subject.preprocessing_check, better=BETTER)
+    reading = check(InputForm(), subject)
+    assert (reading.status, reading.value, reading.n) == ("fail", BETTER.chance, BETTER.n)
+    assert (
+        "12 of 64 images are classified correctly as they are, and 57 with BGR channels" in reading.sentence
+    )
+    assert reading.action == "Set preprocessing: {channel_order: bgr}, and measure again."
+    subject.preprocessing_check = PreprocessingCheck(unchecked="it hangs")
+    assert "reverse order" in check(InputForm(), subject).sentence
+
+
+def test_an_order_of_the_classes_that_fits_better_fails():
+    """D31: from the record of the first look, or from the answers that are there anyway."""
+    subject = make_subject(lambda images: images)
+    assert check(ClassOrderCheck(), subject).status == "ok"
+    subject.labels = 1 - subject.labels
+    subject.class_names = ("no", "yes")
+    reading = check(ClassOrderCheck(), subject)
+    assert reading.status == "fail"
+    assert "The order of the classes looks wrong: 0 of 48 images" in reading.sentence
+    assert reading.action == "Set class_names: ['yes', 'no'], and measure again."
+    subject.preprocessing_check = PreprocessingCheck(correct=48, n=48)
+    assert check(ClassOrderCheck(), subject).status == "ok"
+    subject.preprocessing_check = replace(subject.preprocessing_check, better=BETTER)
+    assert check(ClassOrderCheck(), subject).status == "ok"
+    assert check(InputForm(), subject).status == "fail"
+    shifted = replace(BETTER, kind="classes", form="its first output as a background class")
+    subject.preprocessing_check = replace(subject.preprocessing_check, better=shifted)
+    assert "57 with its first output" in check(ClassOrderCheck(), subject).sentence
+    assert check(InputForm(), subject).status == "ok"
+    subject.preprocessing_check, subject.logits = None, subject.logits[:0]
+    assert check(ClassOrderCheck(), subject).status == "not run"
