@@ -18,7 +18,8 @@ def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | 
 
     The first rule that applies is used:
 
-    1. Both have names, and the model has each class of the data: match by name, in any order.
+    1. Both have names, and the model has each class of the data: match by name, in any order. Where the model
+       has synonyms, as in ``"tench, Tinca tinca"``, one of them is enough.
     2. Both have the same number of classes: keep the indices.
     3. The data has no names and all its labels are below ``num_classes``: keep the indices.
     4. The data has exactly ``num_classes`` different labels, with gaps: close the gaps, with a note.
@@ -117,12 +118,16 @@ def _find_known_labels(dataset: Dataset) -> list[int]:
 def _match_names(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -> dict[int, int] | None:
     """Map each label to the model's class of that name; None if the model lacks a name."""
     indices: dict[str, list[int]] = {}
+    synonyms: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         indices.setdefault(normalize_class_name(name), []).append(index)
+        for synonym in dict.fromkeys(map(normalize_class_name, name.split(","))):
+            synonyms.setdefault(synonym, []).append(index)
     mapping: dict[int, int] = {}
     for label in known:
         name = dataset.class_names[label]
-        matches = indices.get(normalize_class_name(name), [])
+        key = normalize_class_name(name)
+        matches = indices.get(key) or synonyms.get(key, [])
         if not matches:
             return None
         if len(matches) > 1 and label not in matches:

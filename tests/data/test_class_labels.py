@@ -51,6 +51,16 @@ def test_folders_are_found_in_imagenet_by_name():
     assert "by name" in fitted.notes[-1]
 
 
+def test_one_of_several_synonyms_is_enough():
+    names = ("goldfish, Carassius auratus", "tench, Tinca tinca", "tinca tinca", "crane", "crane, lifter")
+    fitted = fit_labels(make([0, 1, 2], ["Carassius auratus", "tench", "Tinca_tinca"]), 5, names)
+    assert fitted.labels.tolist() == [0, 1, 2]  # the whole name comes first
+    with pytest.raises(DataError, match="the data has 2 classes"):
+        fit_labels(make([0, 1], ["crane", "auratus"]), 5, names)
+    with pytest.raises(DataError, match=r"'fish' matches 2 .* \[0, 1\]"):
+        fit_labels(make([2, 1], ["a", "tench", "fish"]), 3, ("fish, a", "fish, b", "tench"))
+
+
 def test_the_same_names_in_another_order_are_matched_by_name():
     fitted = fit_labels(make([0, 1, 2], ["bird", "cat", "dog"]), 3, ["dog", "cat", "bird"])
     assert fitted.labels.tolist() == [2, 1, 0]
