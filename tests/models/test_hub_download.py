@@ -123,6 +123,7 @@ def test_what_is_not_pinned_is_recorded(hub: Hub, revision: str | None, reason: 
     ("source", "revision", "message"),
     [
         ("hf:we/nothing", None, "we/nothing: there is no such folder here, and no such repository"),
+        ("hf:remot", None, "remot: there is no such folder here.* Did you mean the folder remote"),
         ("hf:we/vit", MISSING, f"we/vit: has no revision '{MISSING}'. Pin a commit that exists"),
         ("hf:we/gated", None, "we/gated: is gated. Accept its terms"),
         ("timm:hf-hub:we/vit", COMMIT, "we/vit: timm cannot load it.*Write hf: instead of timm:"),

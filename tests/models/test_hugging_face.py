@@ -252,7 +252,8 @@ def _replace_by_link(path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("hf:vti", {}, "there is no such folder|cannot be downloaded"),
+        pytest.param(f"hf:{'a' * 5000}", {}, "there is no such folder", id="long"),
+        ("hf:~nobody-here/x", {}, "there is no such folder"),
         ("hf:./vti", {}, r"\./vti: there is no such folder. Did you mean vit"),
         ("hf:vit/config.json", {}, "is a file. Name the folder with config.json"),
         ("hf:vit", {"revision": "main"}, "vit is a folder, which has no revisions"),
@@ -323,6 +324,8 @@ class TestZeroShot:
             ({"templates": ["a photo"]}, "template 'a photo' has no place for the class name"),
             ({"templates": ["{} " * 14]}, "tokens, and the model takes 12"),
             ({"num_classes": 5}, "3 class names and num_classes 5"),
+            ({"class_names": ["priority road", "priority_road"]}, "'priority road' occurs twice"),
+            ({"class_names": ["stop", " "]}, "a class name is empty"),
         ],
     )
     def test_prompts_that_do_not_fit(
@@ -330,7 +333,7 @@ class TestZeroShot:
     ) -> None:
         save_clip(tmp_path / "clip", is_siglip=is_siglip)
         with pytest.raises(ConfigError, match=message):
-            load_classifier("clip:clip", base_folder=tmp_path, class_names=CLASS_NAMES, **options)
+            load_classifier("clip:clip", base_folder=tmp_path, **{"class_names": CLASS_NAMES, **options})
 
     def test_it_needs_its_tokenizer(self, tmp_path: Path, is_siglip: bool) -> None:
         save_clip(tmp_path / "clip", is_siglip=is_siglip)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +22,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE_FILE = "pytorch_model.bin"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
 _MAX_JSON_BYTES = 64 * MIB
 _CONVERSION = (
     'convert it once, in that folder: python -c "import torch, safetensors.torch as s; '
@@ -178,10 +179,16 @@ def find_model_folder(reference: str, request: ModelRequest) -> ModelFolder:
         ConfigError: If ``revision`` is set for a folder.
         ModelError: If there is no such folder or repository, or it cannot be downloaded.
     """
-    is_local = any(path.exists() for path in _list_candidates(reference, request))
-    if is_local or not _REPOSITORY.fullmatch(reference):
+    candidates = _list_candidates(reference, request)
+    if not _REPOSITORY.fullmatch(reference) or any(path.exists() for path in candidates):
         return find_local_folder(reference, request)
-    return find_repository(reference, request)
+    try:
+        return find_repository(reference, request)
+    except ModelError as error:
+        closest = _find_similar_folder(candidates)
+        if closest is None:
+            raise
+        raise ModelError(error.what, where=reference, remedy=f"did you mean the folder {closest}?") from error
 
 
 def find_local_folder(reference: str, request: ModelRequest) -> ModelFolder:
@@ -208,7 +215,9 @@ def find_repository(reference: str, request: ModelRequest) -> ModelFolder:
 
 
 def _list_candidates(reference: str, request: ModelRequest) -> list[Path]:
-    path = Path(reference).expanduser()
+    path = Path(reference)
+    with suppress(RuntimeError):  # "~name", where there is no such user
+        path = path.expanduser()
     if path.is_absolute():
         return [path]
     return [root / path for root in (request.base_folder, Path.cwd()) if root is not None]
@@ -222,15 +231,19 @@ def _is_folder(path: Path) -> bool:
 
 
 def _explain_missing_folder(candidates: list[Path], reference: str) -> ModelError:
-    path = candidates[0]
-    try:
+    with suppress(OSError, ValueError):
         if any(candidate.is_file() for candidate in candidates):
             return ModelError("is a file", where=reference, remedy=f"name the folder with {CONFIG_FILE}")
-        neighbors = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
-    except (OSError, ValueError):
-        neighbors = []
-    closest = get_close_matches(path.name, neighbors, n=1)
-    remedy = (
-        f"did you mean {closest[0]}?" if closest else "name a folder, or OWNER/NAME on the Hugging Face hub"
-    )
+    closest = _find_similar_folder(candidates)
+    remedy = f"did you mean {closest}?" if closest else "name a folder, or OWNER/NAME on the Hugging Face hub"
     return ModelError("there is no such folder", where=reference, remedy=remedy)
+
+
+def _find_similar_folder(candidates: list[Path]) -> str | None:
+    """Return the name of a folder beside a missing one that is nearly called the same."""
+    for path in candidates:
+        with suppress(OSError, ValueError):
+            neighbors = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+            if closest := get_close_matches(path.name, neighbors, n=1):
+                return closest[0]
+    return None

@@ -6,6 +6,7 @@ Radford et al. 2021, Learning Transferable Visual Models From Natural Language S
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -128,6 +129,12 @@ def _write_prompts(reference: str, request: ModelRequest) -> tuple[list[list[str
             f"clip:{reference} needs the names of the classes, and the data has none",
             remedy="set class_names: one name for each class, in the order of the labels",
         )
+    keys = [" ".join(name.replace("_", " ").split()) for name in names]
+    counts = Counter(keys)
+    twice = next((name for name, key in zip(names, keys, strict=True) if not key or counts[key] > 1), None)
+    if twice is not None:
+        what = f"the class name {twice!r} occurs twice" if twice.strip() else "a class name is empty"
+        raise ConfigError(what, where="class_names", remedy="give each class a name of its own")
     if request.num_classes not in (None, len(names)):
         raise ConfigError(
             f"{format_count(len(names), 'class name')} and num_classes {request.num_classes}",
@@ -142,7 +149,7 @@ def _write_prompts(reference: str, request: ModelRequest) -> tuple[list[list[str
                 where="templates",
                 remedy="write {} where it belongs, as in 'a photo of a {}.'",
             )
-    prompts = [[template.replace("{}", name.replace("_", " ")) for template in templates] for name in names]
+    prompts = [[template.replace("{}", key) for template in templates] for key in keys]
     origin = "class names" if request.class_names else "the data's class names"
     example = f"{templates[0]!r}" + (f" and {len(templates) - 1} more" if len(templates) > 1 else "")
     return prompts, [f"zero-shot from {origin} in {example}"]
