@@ -18,10 +18,11 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.cluster_statistics import Groups, estimate_image_share
 from robustbench_local.data.class_labels import fit_labels
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.errors import DataError
 from robustbench_local.evaluation.attack_choice import choose_attack
-from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, format_transfer_note
+from robustbench_local.evaluation.grid.surrogate_checks import format_transfer_note
 from robustbench_local.evaluation.harness.adaptation import adapt_job
+from robustbench_local.evaluation.harness.artefact_finish import FINISH_QUERIES
 from robustbench_local.evaluation.harness.attack_goal import resolve_goal
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
@@ -39,6 +40,7 @@ from robustbench_local.evaluation.options import (
 )
 from robustbench_local.evaluation.outcome_diagnostics import complete_diagnostics, list_diagnostic_notes
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
+from robustbench_local.evaluation.second_model import check_transfer, list_twin_notes, view_twin
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store.diagnostic_records import DiagnosticResult
@@ -148,6 +150,8 @@ def evaluate(
     sources: Sequence[int | str] | int | None = (),
     transformation: str | None = None,
     surrogate: Classifier | None = None,
+    twin: Classifier | None = None,
+    twin_queries: int = FINISH_QUERIES,
     test_views: int = TEST_VIEWS,
     seed: int = 0,
     num_classes: int | None = None,
@@ -182,6 +186,10 @@ def evaluate(
         transformation: The corruption, with ``norm="corruption"``.
         surrogate: Another classifier of the same classes to craft the candidates on: a transfer attack, which
             never queries ``classifier``. It is moved to the classifier's device.
+        twin: The float network that ``classifier``, a shipped artefact, was made from. Attacks search with
+            its gradients, and only ``classifier`` decides success; ``outcomes`` have what the twin answers.
+            It is moved to the classifier's device.
+        twin_queries: Queries of ``classifier`` for each image that the search through the twin leaves.
         test_views: Number of views per image in which a sticker or patch is evaluated.
         seed: Decides every random draw; 0 or more.
         num_classes: Classes of a bare network; by default found by a forward pass.
@@ -200,6 +208,7 @@ def evaluate(
     """
     check_whole_number("seed", seed, least=0)
     check_whole_number("test_views", test_views, least=1)
+    check_whole_number("twin_queries", twin_queries, least=0)
     check_parameter_names("evaluate", parameters)
     options.check_applicable("evaluate")
     known = join_data(data, labels)
@@ -220,13 +229,14 @@ def evaluate(
         chosen = choose_attack(attack, overrides, parameters, folders, arguments)
     method, goal = chosen.attack, resolve_goal(chosen.threat, fitted)
     threat = goal.threat
+    view = view_twin(classifier, twin, surrogate, known, fitted)
     if surrogate is None:
-        method.check_support(threat, classifier)
+        method.check_support(threat, view or classifier)
     else:
-        _check_transfer(method, threat, classifier, surrogate, known, fitted)
+        check_transfer(method, threat, classifier, surrogate, known, fitted)
     if not len(goal.positions):
         raise DataError("no image is of a source class and outside the targets", where=fitted.name)
-    for model in (classifier, *([] if surrogate is None else [surrogate])):
+    for model in filter(None, (classifier, surrogate, twin)):
         _check_model(model, fitted, options)
     key = {"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)}
     job = make_job(
@@ -238,17 +248,20 @@ def evaluate(
         threat=threat,
         seed=seed,
         surrogate=surrogate,
+        view=view,
+        finish_queries=twin_queries,
         test_views=test_views,
     )
-    found = diagnose_job(job, options.timeout) if diagnostics and surrogate is None else ()
+    found = diagnose_job(job, options.timeout, view) if diagnostics and surrogate is None else ()
     batches, heard, adaptation = run_job(job, options)
     found = _complete_diagnostics(found, job, method, batches)
     notes = (
         *list_diagnostic_notes(found),
         *classifier.notes,
         *fitted.notes,
-        method.describe_caveats(surrogate or classifier, threat),
+        method.describe_caveats(surrogate or view or classifier, threat),
         format_transfer_note(surrogate.name) if surrogate else "",
+        *list_twin_notes(view, method, fitted),
         *method.list_warnings(threat),
         *heard,
     )
@@ -353,25 +366,6 @@ def _build_view_table(batches: Sequence[OutcomeBatch]) -> pd.DataFrame:
     sightings = [look for batch in batches for look in batch.view_predictions]
     views = [view for batch in batches for view in batch.views]
     return pd.DataFrame(iterate_sticker_view_rows(sightings, views), columns=list(STICKER_VIEW_COLUMNS))
-
-
-def _check_transfer(
-    attack: Attack,
-    threat: ThreatModel,
-    classifier: Classifier,
-    surrogate: Classifier,
-    original_data: Dataset,
-    fitted_data: Dataset,
-) -> None:
-    """Move the surrogate to the classifier's device and check that the attack can run on it."""
-    if attack.measure == "views":
-        raise ConfigError(
-            f"{type(attack).__name__} is evaluated on its own model only", remedy="leave surrogate out"
-        )
-    if surrogate is classifier:
-        raise ConfigError("the surrogate is the classifier itself", remedy="leave surrogate out")
-    own = fit_labels(original_data, surrogate.num_classes, surrogate.class_names)
-    check_surrogate(attack, threat, surrogate.to(classifier.device), own, fitted_data)
 
 
 def build_outcome_table(rows: Sequence[OutcomeRecord]) -> pd.DataFrame:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.twin_view import TwinView
 from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.evaluation.diagnostics.diagnose import (
     MAX_SAMPLE_IMAGES,
@@ -23,6 +26,11 @@ from robustbench_local.evaluation.isolation.isolated_call import (
 from robustbench_local.models.http_model import Endpoint
 from robustbench_local.store.diagnostic_records import UNENDED_REASON, DiagnosticResult
 from robustbench_local.threats.threat_model import BALL_NORMS, ThreatModel
+
+TWIN_DIAGNOSTICS = frozenset(
+    {"D3", "D5", "D6a", "D6b", "D6c", "D7", "D11", "D18", "D20", "D26", "D28", "D30"}
+)
+"""Diagnostics that ask whether gradients lead a search, which then are those of the twin."""
 
 
 def run_diagnostics(
@@ -62,14 +70,43 @@ def _ask_model(
     return diagnose_model(model, threats, send_to_parent), model.budget.spent
 
 
-def diagnose_job(job: Job, timeout: float | None) -> tuple[DiagnosticResult, ...]:
+def diagnose_job(
+    job: Job, timeout: float | None, view: TwinView | None = None
+) -> tuple[DiagnosticResult, ...]:
     """Run the diagnostics of the model of a job, with a share of the passes that the job may take.
 
     Args:
         job: The job of an attack on the model itself.
         timeout: As in `run_diagnostics`; with one they run in a child process.
+        view: The model with its twin, whose gradients are then diagnosed; None without a twin.
     """
-    classifier = job.classifier
+    if view is None:
+        return _diagnose_classifier(job, job.classifier, timeout)
+    own, twin = (_diagnose_classifier(job, model, timeout) for model in (view.inner, view.twin))
+    return merge_twin_diagnostics(own, twin)
+
+
+def merge_twin_diagnostics(
+    own: Sequence[DiagnosticResult], twin: Sequence[DiagnosticResult]
+) -> tuple[DiagnosticResult, ...]:
+    """Return the diagnostics of a model with those of its twin in place of what asks about gradients.
+
+    Args:
+        own: The results of the model.
+        twin: Those of its twin, in whose gradients attacks search.
+    """
+    model, defense = (own[0].model, own[0].defense) if own else ("", "")
+    of_twin = [
+        replace(result, model=model, defense=defense, sentence=f"Of its twin: {result.sentence}")
+        for result in twin
+        if own and result.id in TWIN_DIAGNOSTICS
+    ]
+    return (*(result for result in own if result.id not in TWIN_DIAGNOSTICS), *of_twin)
+
+
+def _diagnose_classifier(
+    job: Job, classifier: Classifier, timeout: float | None
+) -> tuple[DiagnosticResult, ...]:
     data = job.select_images(range(min(MAX_SAMPLE_IMAGES, job.image_count)))
     wrapper = classifier if isinstance(classifier, WrappedClassifier) else None
     model = DiagnosedModel(

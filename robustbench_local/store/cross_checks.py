@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, get_args
 
-from robustbench_local.store.records import CellStatus, Condition, OutcomeStatus, ViewKind
+from robustbench_local.store.records import CellStatus, Condition, OutcomeStatus, SearchPhase, ViewKind
 
 EPS_SLACK_SHARE = 1e-4
 """Relative allowance for distances above eps; the harness itself allows 1e-5."""
@@ -185,6 +185,21 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
     (
         f"o.broken_fixed_draw IS NULL OR ({_build_flag_rule('o.broken_fixed_draw')} AND o.clean_correct = 1)",
         "it is broken with a fixed draw without being clean-correct",
+    ),
+    (
+        (
+            f"{_build_count_rule('o.twin_forward_passes', 'o.twin_backward_passes')} AND "
+            f"(o.twin_clean_correct IS NULL OR ({_build_flag_rule('o.twin_clean_correct')})) AND "
+            f"o.search_phase IN ({_format_literals(SearchPhase)})"
+        ),
+        "an entry about the twin is of a wrong kind",
+    ),
+    (
+        (
+            f"o.twin_broken IS NULL OR ({_build_flag_rule('o.twin_broken')} "
+            "AND (o.twin_broken = 0 OR coalesce(o.twin_clean_correct, 0) = 1))"
+        ),
+        "it is broken for the twin without being clean-correct for it",
     ),
 )
 

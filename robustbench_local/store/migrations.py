@@ -205,6 +205,23 @@ def m010_draws(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE outcomes ADD COLUMN {column}")
 
 
+def m011_twins(connection: sqlite3.Connection) -> None:
+    """Add what the float twin of a shipped model answers; older runs have no twins."""
+    connection.execute("ALTER TABLE cells ADD COLUMN twin TEXT")
+    for column in (
+        "twin_clean_prediction INTEGER",
+        "twin_clean_correct INTEGER",
+        "twin_prediction INTEGER",
+        "twin_broken INTEGER",
+        "clean_difference REAL",
+        "adversarial_difference REAL",
+        "twin_forward_passes INTEGER NOT NULL DEFAULT 0",
+        "twin_backward_passes INTEGER NOT NULL DEFAULT 0",
+        "search_phase TEXT NOT NULL DEFAULT ''",
+    ):
+        connection.execute(f"ALTER TABLE outcomes ADD COLUMN {column}")
+
+
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (
     m001_cells_outcomes_events,
@@ -217,6 +234,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m008_gradients,
     m009_changed_pixels,
     m010_draws,
+    m011_twins,
 )
 
 

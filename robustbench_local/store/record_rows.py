@@ -29,7 +29,7 @@ SIGHTING_COLUMNS = tuple(field.name for field in fields(ViewPredictionsRecord))
 VIEW_COLUMNS = tuple(field.name for field in fields(ViewRecord))
 
 _FLAGS = ("clean_correct", "broken", "moved_elsewhere", "fragile", "abstained")
-_FLAGS_OR_NONE = ("broken_8bit", "certified", "broken_fixed_draw")
+_FLAGS_OR_NONE = ("broken_8bit", "certified", "broken_fixed_draw", "twin_clean_correct", "twin_broken")
 _GRADIENT_COUNTS = (
     "gradient_steps",
     "nonfinite_gradient_entries",
@@ -77,6 +77,7 @@ def cell_to_row(cell: CellRecord) -> Row:
         *_escape_texts(cell.measure, cell.concerns),
         float(cell.alpha),
         None if cell.surface is None else to_json(asdict(cell.surface)),
+        _convert_optional_text(cell.twin),
     )
 
 
@@ -125,6 +126,15 @@ def outcome_to_row(outcome: OutcomeRecord) -> Row:
         int(outcome.draws),
         int(outcome.successful_draws),
         _convert_optional_flag(outcome.broken_fixed_draw),
+        _convert_optional_int(outcome.twin_clean_prediction),
+        _convert_optional_flag(outcome.twin_clean_correct),
+        _convert_optional_int(outcome.twin_prediction),
+        _convert_optional_flag(outcome.twin_broken),
+        _convert_finite(outcome.clean_difference),
+        _convert_finite(outcome.adversarial_difference),
+        int(outcome.twin_forward_passes),
+        int(outcome.twin_backward_passes),
+        *_escape_texts(outcome.search_phase),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 CellStatus = Literal["pending", "running", "done", "stopped", "partial", "error", "timeout", "skipped"]
 OutcomeStatus = Literal["ok", "clean-wrong", "non-finite", "rejected", "void", "error"]
+SearchPhase = Literal["", "transfer", "search", "finish"]
 Condition = Literal["clean", "sticker", "no-size", "random-colours", "without-views", "whole-sign"]
 """What is on a sign in a view: nothing, the result of the attack (a sticker, or a patch beside the sign), or
 one of the controls."""
@@ -116,6 +117,29 @@ class OutcomeRecord:
     broken_fixed_draw: bool | None = None
     """The attack also succeeds if attacker and harness see one fixed draw of the model's random numbers; None
     if it was not tried, and in runs older than this field."""
+    twin_clean_prediction: int | None = None
+    """Predicted class of the clean image by the model's float twin; None without a twin, or if its output is
+    not finite. The other fields are about the model itself, unless they name the twin."""
+    twin_clean_correct: bool | None = None
+    """The twin classifies the clean image correctly; None without a twin."""
+    twin_prediction: int | None = None
+    """The twin's prediction on the verified candidate of the model; None as for the clean image."""
+    twin_broken: bool | None = None
+    """The twin classifies the clean image correctly, and the attack on the twin itself or the candidate of
+    the model reaches the attacker's goal on it; None without a twin."""
+    clean_difference: float | None = None
+    """Largest absolute difference between an output of the model and of its twin on the clean image: of
+    logits, or of probabilities if the model returns those; None without a twin, or if it returns labels."""
+    adversarial_difference: float | None = None
+    """The same on the verified candidate."""
+    twin_forward_passes: int = 0
+    """Forward passes on the twin, which are no part of ``forward_passes``."""
+    twin_backward_passes: int = 0
+    """Backward passes on the twin, which are no part of ``backward_passes``."""
+    search_phase: SearchPhase = ""
+    """With a twin, the phase that found the successful candidate: ``transfer`` (the candidate for the twin
+    itself), ``search`` (on gradients of the twin and answers of the model) or ``finish`` (queries of the
+    model alone). Empty otherwise, and for an attack without gradients."""
 
     @property
     def has_missing_gradients(self) -> bool:
@@ -200,6 +224,8 @@ class CellRecord:
     """Error probability of a certificate for each image."""
     surface: SurfaceRecord | None = None
     """Surface for the sticker; None without one and in runs older than this field."""
+    twin: str | None = None
+    """The float twin of the model: the id of a model of the grid or a source; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)

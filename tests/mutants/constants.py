@@ -74,6 +74,24 @@ CONSTANTS = (
         "evaluation/test_viewing_limits.py",
     ),
     _make_constant(
+        "evaluation/harness/twin_agreement.py",
+        "MIN_TWIN_AGREEMENT",
+        ("0.88", "0.92"),
+        "evaluation/harness/test_twin_agreement.py",
+    ),
+    _make_constant(
+        "evaluation/harness/twin_search.py",
+        "MAX_PASSES_FOR_TWO_SEARCHES",
+        ("995", "1005"),
+        "evaluation/harness/test_twin_job.py",
+    ),
+    _make_constant(
+        "classifier/twin_view.py",
+        "MAX_SUM_ERROR",
+        ("0.018", "0.022"),
+        "classifier/test_twin_view.py",
+    ),
+    _make_constant(
         "store/records.py", "MIN_CLEAN_SHARE", ("0.94", "0.96"), "evaluation/test_viewing_limits.py"
     ),
     _make_constant(

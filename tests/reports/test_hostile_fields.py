@@ -34,6 +34,7 @@ DECIDING = frozenset(
         "condition",
         "kind",
         "level",
+        "search_phase",
     }
     | {"time", "original_hash", "adversarial_hash", "metric", "on", "min", "max", "digest", "part"}
 )

@@ -63,9 +63,21 @@ class HopSkipJump(BallAttack):
 
     def find_candidates(self, inputs: AttackInputs) -> Tensor:
         """Step along the boundary's normal and back to it; see :meth:`BallAttack.find_candidates`."""
-        stream, threat = inputs.stream, inputs.threat
         oracle = DecisionOracle(inputs, self.queries)
-        rows = oracle.find_starting_points(stream)
+        return self.search_from(oracle, oracle.find_starting_points(inputs.stream), inputs)
+
+    def search_from(self, oracle: DecisionOracle, rows: Tensor, inputs: AttackInputs) -> Tensor:
+        """Search on from the nearest successes that an oracle knows, until its queries are used up.
+
+        Args:
+            oracle: The successes, with the remaining queries of each image.
+            rows: Indices of the images to search for, (M,).
+            inputs: Arguments of the attack.
+
+        Returns:
+            Candidates, (N, C, H, W).
+        """
+        stream, threat = inputs.stream, inputs.threat
         points = oracle.points[rows]
         for round_ in itertools.count(1):
             # queries of the steps after the estimate are reserved, so that no round is cut off

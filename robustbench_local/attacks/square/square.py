@@ -114,6 +114,8 @@ class SquareSearch(Search[SquareState]):
             of acceptance do not change: evaluations after an accepted proposal are discarded. This costs at
             most ``lookahead_budget`` evaluations, so it is not for a classifier whose queries are counted.
         name: Name of the stage.
+        starts: (N, C, H, W): a point in the ball for each image of the engine to start from; None: stripes or
+            tiles.
     """
 
     def __init__(
@@ -125,8 +127,9 @@ class SquareSearch(Search[SquareState]):
         rescale: bool = False,
         use_lookahead: bool = False,
         name: str = "square",
+        starts: Tensor | None = None,
     ) -> None:
-        self.threat, self.steps, self.name = threat, steps, name
+        self.threat, self.steps, self.name, self._starts = threat, steps, name, starts
         self.lookahead_budget = int(_LOOKAHEAD_BUDGET_SHARE * steps) if use_lookahead else 0
         self._first_share, self._rescale = p, rescale
         self._power = {"Linf": 0, "L2": 2, "L1": 1}[threat.norm]
@@ -137,7 +140,7 @@ class SquareSearch(Search[SquareState]):
         self._cached_positions: tuple[Tensor, Tensor] | None = None
 
     def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> SquareState:
-        """Start with stripes of random colors under Linf, with tiles under L2 and L1."""
+        """Start with stripes of random colors under Linf, with tiles under L2 and L1, or at given points."""
         channels, height, width = front.points.shape[1:]
         self._projects_whole_image = self.threat.norm == "L1" and channels > 1
         smallest, odd = (3, True) if self._power else (1, False)
@@ -147,7 +150,8 @@ class SquareSearch(Search[SquareState]):
         self._window_side_table = torch.tensor(self._window_sides)
         front.originals = front.originals.contiguous()
         start = self._start_from_tiles if self._power else self._start_from_stripes
-        front.points = start(front, stream, draws).contiguous()
+        points = start(front, stream, draws) if self._starts is None else self._starts[front.rows]
+        front.points = points.contiguous()
         front.best_points = front.points.clone()
         spent = compute_used_budget(front.points - front.originals, self._power)
         entry = 3 if self._power else 1

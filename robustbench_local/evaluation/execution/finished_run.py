@@ -144,7 +144,9 @@ def _list_data_files(grid: Grid, base: Path) -> list[Path]:
 
 def _find_weights(entry: ModelEntry, base: Path) -> Path | None:
     """Return a model's own weights file; None for a shipped model, whose file is part of the package."""
-    plain = entry.endpoint is None and entry.trust_pickle is None and entry.weights is None
+    plain = (
+        entry.twin is None and entry.endpoint is None and entry.trust_pickle is None and entry.weights is None
+    )
     kind, _, name = entry.source.partition(":")
     _require_condition(plain and kind in {"zoo", "checkpoint"})
     if kind == "zoo":

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from robustbench_local.evaluation.diagnostics.diagnose import MAX_SAMPLE_IMAGES
 from robustbench_local.evaluation.diagnostics.diagnosed_model import DiagnosedModel
 from robustbench_local.evaluation.diagnostics.pass_budget import MAX_PASSES_SHARE, PassBudget
-from robustbench_local.evaluation.job_diagnosis import run_diagnostics
+from robustbench_local.evaluation.job_diagnosis import merge_twin_diagnostics, run_diagnostics
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.store.diagnostic_records import (
     DIAGNOSTICS_KEY,
@@ -71,6 +71,16 @@ def diagnose_subject(
         The results, and the passes that they took.
     """
     threats = list(_select_threats(cells))
+    if subject.twin is None:
+        return _ask_subject(subject, threats, planned, plan)
+    own, passes = _ask_subject(subject, threats, planned // 2, plan)
+    twin, more = _ask_subject(subject.twin, threats, planned // 2, plan)
+    return merge_twin_diagnostics(own, twin), passes + more
+
+
+def _ask_subject(
+    subject: EvaluationSubject, threats: Sequence[ThreatModel], planned: int, plan: Plan
+) -> tuple[tuple[DiagnosticResult, ...], int]:
     budget = PassBudget(limit=int(MAX_PASSES_SHARE * planned))
     model = _build_model(subject, budget, plan.seed)
     return run_diagnostics(model, threats, isolated=True, timeout=plan.timeout, name=str(subject))

@@ -25,6 +25,11 @@ from robustbench_local.evaluation.grid.declarations import Declarations
 from robustbench_local.evaluation.grid.example_grids import read_example
 from robustbench_local.evaluation.grid.preprocessing_entry import PreprocessingEntry
 from robustbench_local.evaluation.grid.stop_entry import Stop
+from robustbench_local.evaluation.grid.twin_checks import (
+    check_twin_entry,
+    check_twin_source,
+    expand_twin,
+)
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 
 MAX_NAME_LENGTH = 100
@@ -153,6 +158,16 @@ class ModelEntry(StrictModel):
     """How an HTTP service is called."""
     defenses: Defenses | None = None
     """Defenses of this model only, in place of the grid's list."""
+    twin: Annotated[ModelEntry | None, BeforeValidator(expand_twin)] = None
+    """The float network that this model was made from: the id of another model, a source, or a mapping of
+    model keys. Attacks search with its gradients; success is decided by this model."""
+    twin_queries: Annotated[int, Field(ge=0)] | None = None
+    """Queries of this model for each image that the search through the twin leaves; by default 500."""
+
+    @model_validator(mode="after")
+    def _check_twin(self) -> ModelEntry:
+        check_twin_entry(self.twin, self.twin_queries, self.id)
+        return self
 
     def list_preprocessing(self) -> dict[str, Any]:
         """Return the preprocessing that the entry sets, as the arguments of `load_classifier`."""
@@ -258,6 +273,9 @@ class Grid(StrictModel):
         _check_names_differ("models", [(entry.name, entry.id) for entry in self.models])
         for where, entries in self._list_defense_lists():
             _check_names_differ(where, [(entry.name, entry.card) for entry in entries])
+        for model in self.models:
+            if model.twin is not None:
+                check_twin_source(model.twin.source, model.id, ids)
         for gate in self.gates:
             if gate.model is not None and gate.model not in ids:
                 raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
@@ -277,6 +295,8 @@ class Grid(StrictModel):
         content = self.model_dump(mode="json", by_alias=True)
         for model, entry in zip(content["models"], self.models, strict=True):
             model["source"] = remove_credentials(model["source"])
+            if model["twin"] is not None:
+                model["twin"]["source"] = remove_credentials(model["twin"]["source"])
             model["defenses"] = None if entry.defenses is None else _dump_defenses(entry.defenses)
         content["defenses"] = _dump_defenses(self.defenses)
         content["attacks"] = [{**entry.settings, **entry.overrides} for entry in self.attacks]

@@ -11,7 +11,7 @@ VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precisi
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
 _GROUP_KEYS = ("groups", "group_pattern", "groups_key")
 """Keys of the data that decide intervals only."""
-_LATER_KEYS = ("preprocessing", "interpolation")
+_LATER_KEYS = ("preprocessing", "interpolation", "twin", "twin_queries")
 """Keys of models and data that count only where they are set: runs from before there were such keys go on."""
 
 
@@ -22,7 +22,8 @@ def flatten_verdict_keys(grid: Grid) -> dict[str, str]:
         if model["endpoint"]:
             model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
     content["data"] = {key: value for key, value in content["data"].items() if key not in _GROUP_KEYS}
-    for entry in (*content["models"], content["data"]):
+    twins = [model["twin"] for model in content["models"] if model["twin"] is not None]
+    for entry in (*content["models"], *twins, content["data"]):
         for key in _LATER_KEYS:
             if key in entry and entry[key] is None:
                 del entry[key]

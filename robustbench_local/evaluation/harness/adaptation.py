@@ -100,7 +100,7 @@ def _adapt_safely(job: AttackJob, batch_size: int, isolation: IsolationSettings)
 
 def _adapt_attack(job: AttackJob, batch_size: int) -> AdaptationRecord:
     """Choose the sample, adapt the attack on it, and count the passes."""
-    model = job.attacked_model
+    model = job.adapted_model
     with prepare_models(job, batch_size):
         sample, spent = _choose_sample(job, batch_size)
         if not sample:
@@ -122,7 +122,7 @@ def _adapt_attack(job: AttackJob, batch_size: int) -> AdaptationRecord:
 
 def _choose_sample(job: AttackJob, batch_size: int) -> tuple[list[int], int]:
     """Return the positions of the first correctly classified images, and the passes that took."""
-    model, spent = job.attacked_model, 0
+    model, spent = job.adapted_model, 0
     sample: list[int] = []
     wanted = count_sample_images(job.image_count, has_gradients=model.access == "gradients")
     last = min(job.image_count, MAX_CANDIDATE_FACTOR * wanted)

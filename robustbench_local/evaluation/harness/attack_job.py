@@ -15,7 +15,6 @@ from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.pass_counter import GradientCounts, PassCounter
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, ModelError, UnreachableError
@@ -50,6 +49,7 @@ from robustbench_local.evaluation.harness.outside_checks import (
     keep_model_unchanged,
     keep_process_unchanged,
 )
+from robustbench_local.evaluation.harness.spent_passes import SpentPasses
 from robustbench_local.evaluation.harness.success_refinement import (
     FINISHING_VERIFICATION_PASSES,
     AttackedImages,
@@ -163,20 +163,40 @@ class AttackJob(BaseAttackJob):
         short = sum(self.attack.estimate_cost(self.threat)) <= MAX_PASSES_FOR_CHUNKS
         return BATCHES_PER_CHUNK * batch_size if self.attack.refills_batches and short else batch_size
 
+    @property
+    def stream_name(self) -> str:
+        """The name under which the images' random numbers are drawn."""
+        return repr(self.attack)
+
+    @property
+    def adapted_model(self) -> Classifier:
+        """The model that an adaptive attack looks at before the first batch."""
+        return self.attacked_model
+
     def run(self, positions: list[int]) -> OutcomeBatch:
         """Run the four stages."""
         return _run_attack_job(self, positions)
+
+    def open_account(self, count: int) -> SpentPasses:
+        """Open an account of the passes on attacked images."""
+        return SpentPasses(self.attacked_model, count)
+
+    def attack_images(
+        self, chosen: Dataset, spent: SpentPasses
+    ) -> tuple[VerificationResult, AgreementCounts]:
+        """Attack correctly classified images and verify the candidates.
+
+        Args:
+            chosen: The images.
+            spent: The account of their passes.
+        """
+        return attack_and_verify(self, chosen, spent)
 
 
 def compute_group_size(attack: Attack, data: Dataset) -> int:
     """Return the size of an attack's fixed groups: smaller for larger images, the same on every machine."""
     pixels = int(data.images[0].numel())
     return max(4, min(2 * attack.group_size, attack.group_size * GROUP_REFERENCE_PIXELS // pixels))
-
-
-def _split_passes_evenly(total: int, count: int) -> Tensor:
-    """Split the passes of an external attack, which reports only their total, into equal integer shares."""
-    return total // count + (torch.arange(count) < total % count).long()
 
 
 def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
@@ -201,9 +221,9 @@ def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
         records[row] = build_proven_outcome(records[row])
     attacked = (clean.correct & ~proven).nonzero().flatten()
     if len(attacked):
-        spent = _SpentPasses(job, len(attacked))
+        spent = job.open_account(len(attacked))
         try:
-            verified, more_agreement = _attack_and_verify(job, data.select_images(attacked.tolist()), spent)
+            verified, more_agreement = job.attack_images(data.select_images(attacked.tolist()), spent)
             agreement += more_agreement
             with classifier.open_fresh_copy() as judge:
                 agreement += compare_clean_answers(judge, images, labels, clean.margin)
@@ -224,45 +244,6 @@ def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
     return OutcomeBatch(outcomes=outcomes, candidates=candidates, agreement=agreement)
 
 
-class _SpentPasses:
-    """Passes spent on the attacked images, available whether or not the attack finishes.
-
-    With a surrogate, the attack's passes are those on the surrogate, and the harness's are those on the
-    classifier.
-    """
-
-    def __init__(self, job: AttackJob, count: int) -> None:
-        self._attacked_model, self._count = job.attacked_model, count
-        self.pass_counters: list[PassCounter] = []
-        self.partial_pass_counters: list[tuple[PassCounter, Tensor]] = []
-        """Meters of some of the images, with their rows, (M,) int64 on the CPU."""
-
-    @property
-    def stages(self) -> list[str]:
-        """The stage of the attack, if it has stages, that found the candidate of each image."""
-        return self.pass_counters[0].stages
-
-    def collect_gradient_counts(self) -> list[GradientCounts]:
-        """Return the gradient counts of each image; call it before `passes`, which resets external ones."""
-        others = _split_passes_evenly(self._attacked_model.external_passes[1], self._count).tolist()
-        counted = self.pass_counters[0].gradient_counts
-        return [
-            counts._replace(steps=counts.steps + more) for counts, more in zip(counted, others, strict=True)
-        ]
-
-    def collect_passes(self) -> list[tuple[int, int]]:
-        """Return each image's passes; those of other libraries count as passes of these images alone."""
-        forward, backward = (
-            _split_passes_evenly(total, self._count) for total in self._attacked_model.take_external_passes()
-        )
-        for counter in self.pass_counters:
-            forward, backward = forward + counter.forward_passes, backward + counter.backward_passes
-        for counter, rows in self.partial_pass_counters:
-            forward.index_add_(0, rows, counter.forward_passes)
-            backward.index_add_(0, rows, counter.backward_passes)
-        return list(zip(forward.tolist(), backward.tolist(), strict=True))
-
-
 def _craft_candidates(
     job: AttackJob,
     attacked_model: Classifier,
@@ -270,7 +251,7 @@ def _craft_candidates(
     labels: Tensor,
     masks: Tensor | None,
     stream: RandomStream,
-    spent: _SpentPasses,
+    spent: SpentPasses,
 ) -> tuple[Tensor, Tensor]:
     """Run the attack, and again if faults of gradients were missed; return candidates and forward passes."""
     repeated = True
@@ -291,15 +272,15 @@ def _craft_candidates(
     return candidates, counter.forward_passes
 
 
-def _attack_and_verify(
-    job: AttackJob, chosen: Dataset, spent: _SpentPasses
+def attack_and_verify(
+    job: AttackJob, chosen: Dataset, spent: SpentPasses
 ) -> tuple[VerificationResult, AgreementCounts]:
     """Verify candidates for correctly classified images, on a copy that saw no attack."""
     classifier = job.classifier
     images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
     attacked_model = job.attacked_model.accept_only(images, labels)
     masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
-    stream = RandomStream(job.seed, chosen.ids, repr(job.attack))
+    stream = RandomStream(job.seed, chosen.ids, job.stream_name)
 
     def verify_rows(rows: Tensor, candidates: Tensor) -> VerificationResult:
         # verification is counted, but must not spend the attack's queries

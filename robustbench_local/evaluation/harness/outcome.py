@@ -34,7 +34,7 @@ def build_clean_outcome(
     Returns:
         A record without any perturbation.
     """
-    prediction = _get_class_index(clean.prediction[row])
+    prediction = get_class_index(clean.prediction[row])
     status: OutcomeStatus = "ok" if clean.correct[row] else "clean-wrong"
     mark = hash_image(data.images[row])
     return OutcomeRecord(
@@ -94,7 +94,7 @@ def build_attacked_outcome(
     Returns:
         The complete record except for the seconds.
     """
-    prediction = _get_class_index(result.predictions.prediction[row])
+    prediction = get_class_index(result.predictions.prediction[row])
     reason, broken = result.rejection_reasons[row], bool(result.broken[row])
     status: OutcomeStatus = "ok" if reason is None else "rejected"
     return replace(
@@ -186,10 +186,10 @@ def build_certificate_outcome(
         passes: Forward and backward passes on this image.
         seconds: Its share of the batch's wall time.
     """
-    claimed, label = _get_class_index(certified.predictions[row]), int(data.labels[row])
+    claimed, label = get_class_index(certified.predictions[row]), int(data.labels[row])
     prediction, correct = claimed, claimed == label
     if clean is not None:
-        prediction, correct = _get_class_index(clean.prediction[row]), bool(clean.correct[row])
+        prediction, correct = get_class_index(clean.prediction[row]), bool(clean.correct[row])
     margin, radius, proven = (
         float(certified.margins[row]),
         float(certified.radius[row]),
@@ -274,6 +274,6 @@ def hash_image(image: Tensor) -> str:
     return hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
-def _get_class_index(prediction: Tensor) -> int | None:
+def get_class_index(prediction: Tensor) -> int | None:
     """Return the class index, or None for the mark of an answer that is not finite."""
     return int(prediction) if int(prediction) >= 0 else None

@@ -16,6 +16,7 @@ from robustbench_local.attacks.physical.eot import EOTAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import PassCounter
 from robustbench_local.classifier.stochastic import passes_per_query
+from robustbench_local.classifier.twin_view import TwinView
 from robustbench_local.errors import InvariantError, UnreachableError
 from robustbench_local.evaluation.harness.answer_agreement import compare_with_fresh_copy
 from robustbench_local.evaluation.harness.attack_job import (
@@ -32,6 +33,7 @@ from robustbench_local.evaluation.harness.sticker_scene import (
     StickerScene,
     ViewPredictions,
 )
+from robustbench_local.evaluation.harness.sticker_twin import compare_sticker_views, open_twin_counter
 from robustbench_local.evaluation.harness.verify import Predictions, predict
 from robustbench_local.randomness import RandomStream
 from robustbench_local.store.records import (
@@ -55,6 +57,8 @@ SIGN_SUCCESS_SHARE = 0.5
 """A sign is broken if more than this share of its views end as the attacker wants."""
 WHOLE_SIGN_STEP_DIVISOR = 3
 """Divisor of the number of steps for a sticker over the whole sign, a positive control that needs few."""
+TWIN_IMAGE_PASSES = 6
+"""Passes on the flat images that a comparison with a twin takes: four on the twin, two on the model."""
 SHOWN_VIEWS, SHOWN_FRAMES = 8, 12
 """Numbers of stored photographs of a sign: its first test views, and frames evenly over the drive-by."""
 
@@ -70,6 +74,18 @@ class StickerJob(BaseAttackJob):
     """The attack and its hyper-parameters."""
     test_views: int = TEST_VIEWS
     """Number of views of each sign."""
+    view: TwinView | None = None
+    """The classifier with the gradients of its float twin, which the attack searches on; None without one."""
+
+    @property
+    def attacked_model(self) -> Classifier:
+        """The model that the attack queries."""
+        return self.view or self.classifier
+
+    @property
+    def queried_model(self) -> Classifier:
+        """The model that the attack queries, with its twin."""
+        return self.attacked_model
 
     @property
     def images_per_position(self) -> int:
@@ -87,6 +103,8 @@ class StickerJob(BaseAttackJob):
         views = (len(crafted) + 2) * self.test_views + 2 * APPROACH_FRAMES
         query_passes, verdict_passes = passes_per_query(self.classifier)
         count = self.image_count
+        if self.view is not None:
+            forward, views = 2 * forward, views + 2 * self.test_views + TWIN_IMAGE_PASSES
         return (
             count * (forward * query_passes + (views + HARNESS_PASSES) * verdict_passes),
             count * backward * query_passes,
@@ -112,12 +130,15 @@ class StickerJob(BaseAttackJob):
         batch = OutcomeBatch(outcomes=tuple(records), candidates=data.images.clone())
         rows = clean.correct.nonzero().flatten().tolist()
         if rows:
-            with classifier.count_passes(len(rows)) as counter:
+            with (
+                classifier.count_passes(len(rows)) as counter,
+                open_twin_counter(self.view, len(rows)) as twin,
+            ):
                 counters = [counter]
                 try:
                     with classifier.open_fresh_copy() as judge, judge.count_passes(len(rows)) as looking:
                         counters.append(looking)
-                        batch = self._attack_signs(batch, rows, judge, counters)
+                        batch = self._attack_signs(batch, rows, judge, counters, twin)
                 except Exception as failure:
                     if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
                         raise
@@ -127,7 +148,12 @@ class StickerJob(BaseAttackJob):
         return replace(batch, outcomes=tuple(replace(row, seconds=seconds) for row in batch.outcomes))
 
     def _attack_signs(
-        self, batch: OutcomeBatch, rows: list[int], judge: Classifier, counters: list[PassCounter]
+        self,
+        batch: OutcomeBatch,
+        rows: list[int],
+        judge: Classifier,
+        counters: list[PassCounter],
+        twin_counter: PassCounter | None,
     ) -> OutcomeBatch:
         """Attack these rows of a batch; return the batch with their outcomes.
 
@@ -136,15 +162,17 @@ class StickerJob(BaseAttackJob):
             rows: The rows to attack.
             judge: A copy of the classifier, which predicts the results of the attack on the classifier.
             counters: The pass counters of both.
+            twin_counter: That of the twin, whose gradients the attack follows; None without one.
         """
         clean_records = [batch.outcomes[row] for row in rows]
         chosen = self.select_images([record.position for record in clean_records])
         signs = StickerScene.from_data(
-            self.classifier, chosen, self.attack.ranges, test_views=self.test_views, seed=self.seed
+            self.attacked_model, chosen, self.attack.ranges, test_views=self.test_views, seed=self.seed
         )
-        self.classifier.gradient_guard.check_every_gradient()
+        self.attacked_model.gradient_guard.check_every_gradient()
         crafted = signs.craft_stickers(self.attack, self.threat, self.seed)
-        gradients = counters[0].gradient_counts  # those of the attack; its controls prove nothing
+        # those of the attack; its controls prove nothing
+        gradients = (twin_counter or counters[0]).gradient_counts
         seen_by = replace(signs, classifier=judge)
         views_by_condition = self._predict_conditions(signs, seen_by, crafted)
         flat = signs.compose_flat(crafted)
@@ -161,6 +189,10 @@ class StickerJob(BaseAttackJob):
         for index, row in enumerate(rows):
             record = judged.build_outcome(clean_records[index], index, _count_passes(counters, index))
             outcomes[row] = add_gradient_counts(record, gradients[index])
+        if self.view is not None and twin_counter is not None:
+            answers = compare_sticker_views(self.view, signs, crafted, flat)
+            for index, row in enumerate(rows):
+                outcomes[row] = answers.add_to_outcome(outcomes[row], index, twin_counter, SIGN_SUCCESS_SHARE)
         report_arrays = _build_report_arrays(signs, crafted)
         return OutcomeBatch(
             outcomes=tuple(outcomes),

@@ -19,12 +19,8 @@ from robustbench_local.classifier.foreign_errors import extract_first_line, is_o
 from robustbench_local.classifier.pass_counter import PassCounter
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.errors import InvariantError, UnreachableError
-from robustbench_local.evaluation.harness.verify import (
-    FRAGILE_MARGIN_SHARE,
-    PREDICTION_FIELDS,
-    Predictions,
-    VerificationResult,
-)
+from robustbench_local.evaluation.harness.merged_results import replace_rows
+from robustbench_local.evaluation.harness.verify import FRAGILE_MARGIN_SHARE, VerificationResult
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.eight_bit import has_8bit_choice
 from robustbench_local.threats.threat_model import ThreatModel
@@ -210,21 +206,7 @@ def _merge_results(
         if bool(second.broken[index])
         and _is_improvement(_rate_success(first, row), _rate_success(second, index))
     ]
-    chosen = rows[places]
-    for index in places:
-        eight[int(rows[index])] = second.broken_8bit[index]
-    old, new = first.predictions, second.predictions
-    reading = Predictions(
-        **{
-            name: getattr(old, name).index_put((chosen,), getattr(new, name)[places])
-            for name in PREDICTION_FIELDS
-        }
-    )
-    tensors = {
-        name: getattr(first, name).index_put((chosen,), getattr(second, name)[places])
-        for name in ("candidates", "linf", "l2", "l1", "l0", "draws", "successful_draws")
-    }
-    return replace(first, predictions=reading, broken_8bit=tuple(eight), **tensors)
+    return replace_rows(first, second, rows, places)
 
 
 def _rate_success(verified: VerificationResult, row: int) -> tuple[bool, bool]:

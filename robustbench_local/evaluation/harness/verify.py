@@ -278,10 +278,7 @@ def verify(
     checked, reasons = _select_valid_candidates(candidates, originals, threat, masks, stream)
     legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool)
     reading = predict_in_shuffled_batches(classifier, checked, labels, stream, allows_rejection=True)
-    goal = threat.is_success(reading.prediction, labels.cpu()) & ~reading.rejected
-    if not threat.targets:
-        goal |= ~reading.correct  # a tie with the label is not a correct answer, whatever argmax picks
-    broken = (~reading.is_finite | goal) & legal
+    broken = has_reached_goal(reading, labels, threat) & legal
     change = (checked.double() - originals.double()).cpu()
     return VerificationResult(
         candidates=checked.cpu(),
@@ -298,6 +295,20 @@ def verify(
             reading.draw_predictions, reading.draw_correct, labels, threat, classifier
         ),
     )
+
+
+def has_reached_goal(reading: Predictions, labels: Tensor, threat: ThreatModel) -> Tensor:
+    """Return whether predictions under attack reach the attacker's goal or are not finite, (N,) boolean.
+
+    Args:
+        reading: The predictions on candidates, in which a rejected image counts as correct.
+        labels: True classes, (N,).
+        threat: Its goal.
+    """
+    goal = threat.is_success(reading.prediction, labels.cpu()) & ~reading.rejected
+    if not threat.targets:
+        goal |= ~reading.correct  # a tie with the label is not a correct answer, whatever argmax picks
+    return ~reading.is_finite | goal
 
 
 def count_successful_draws(

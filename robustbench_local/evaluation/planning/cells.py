@@ -16,6 +16,7 @@ from robustbench_local.evaluation.grid.surrogate_checks import NAIVE_NOTE, forma
 from robustbench_local.evaluation.harness.attack_goal import AttackGoal, resolve_goal
 from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
+from robustbench_local.evaluation.harness.twin_agreement import format_twin_note
 from robustbench_local.evaluation.planning.entry_cards import format_method_name, make_method
 from robustbench_local.evaluation.planning.outside_code import check_outside_method, describe_code
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject
@@ -139,7 +140,12 @@ class _CellBuilder:
         identity = {"attack": repr(attack), "search": search, **describe_code(attack)}
         if attack.measure == "views":
             identity["test views"] = str(test_views)
-        notes = [attack.describe_caveats((surrogate or subject).classifier, goal.threat)]
+        attacked = surrogate.classifier if surrogate else subject.attacked_classifier
+        notes = [attack.describe_caveats(attacked, goal.threat)]
+        twin = None if surrogate else subject.twin
+        if twin:
+            identity |= {"twin": twin.digest, "finish queries": str(subject.finish_queries)}
+            notes.append(format_twin_note(twin.id, attack))
         if surrogate:
             identity["surrogate"] = surrogate.digest
             notes.append(NAIVE_NOTE if is_naive else format_transfer_note(surrogate.id))
@@ -152,12 +158,9 @@ class _CellBuilder:
             method_identity=identity,
             parameters=asdict(attack),
             note="; ".join(filter(None, notes)),
-            knowledge="naive"
-            if is_naive
-            else "transfer"
-            if surrogate
-            else attack.get_knowledge_of(subject.classifier),
+            knowledge="naive" if is_naive else "transfer" if surrogate else attack.get_knowledge_of(attacked),
             surrogate=entry.transfer_from,
+            twin=twin.id if twin else None,
             measure=attack.measure,
             surface=build_surface_record(subject.data, goal.positions, goal.threat),
         )

@@ -20,6 +20,7 @@ from robustbench_local.evaluation.isolation.time_limit import limit_time
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.defended_models import GridDefense, WrapperDefense
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
+from robustbench_local.evaluation.planning.twins import defend_twin
 from robustbench_local.evaluation.planning.unusable_model import add_defense_name, make_unusable_subject
 from robustbench_local.evaluation.probes.consistency_policy import (
     apply_consistency,
@@ -41,6 +42,9 @@ from robustbench_local.models.model_sources import is_outside_model, load_classi
 
 _FOREIGN_SOURCES = ("python:", "maite:", "onnx:", "litert:", "torchscript:", "export:")
 """How the sources begin that run a user's code, or a program of theirs in a library."""
+
+_ENTRY_KEYS = ("id", "name", "defenses", "twin", "twin_queries")
+"""Keys of an entry that are no arguments of `load_classifier`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,8 @@ class ModelLoader:
                 is_outside = isinstance(defense, WrapperDefense) and bool(defense.code)
                 with limit_time(self.options.timeout if is_outside else None, f"{entry.id} + {defense.name}"):
                     defended = defense.apply_to_model(model)
+                if model.twin is not None:
+                    defended = defend_twin(model.twin, defended, defense)
                 return self._check_defended_subject(defended)
         except ModelError as problem:
             unusable = make_unusable_subject(entry, self.data, problem, self.device)
@@ -190,7 +196,7 @@ def load_entry(entry: ModelEntry, **circumstances: Any) -> Classifier:
     """
     try:
         return load_classifier(
-            **entry.model_dump(exclude={"id", "name", "defenses", *PREPROCESSING_SETTINGS}),
+            **entry.model_dump(exclude={*_ENTRY_KEYS, *PREPROCESSING_SETTINGS}),
             **entry.list_preprocessing(),
             name=entry.id,
             **circumstances,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -10,8 +11,10 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack
 from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.twin_view import TwinView
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import RobustbenchError
+from robustbench_local.evaluation.harness.artefact_finish import FINISH_QUERIES
 from robustbench_local.evaluation.harness.job import Job
 from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
@@ -40,10 +43,26 @@ class EvaluationSubject:
     for a pass. Empty if unknown."""
     defense: str = "none"
     """Name of its defense."""
+    twin: EvaluationSubject | None = None
+    """The float network that the model was made from, which attacks search on; None without one."""
+    finish_queries: int = FINISH_QUERIES
+    """Queries of the model for each image that a search through its twin leaves."""
     undefended: EvaluationSubject | None = None
     """The model without its wrapper, for attacks unaware of the defense; None if it has none."""
     problem: RobustbenchError | None = None
     """The reason why the model cannot be used, which makes its cells errors; None if it can."""
+
+    @cached_property
+    def view(self) -> TwinView | None:
+        """The classifier with the gradients of its twin; None without one."""
+        if self.twin is None or self.problem is not None or self.twin.problem is not None:
+            return None
+        return TwinView(self.classifier, self.twin.classifier)
+
+    @property
+    def attacked_classifier(self) -> Classifier:
+        """The classifier as attacks see it: with the gradients of its twin, if it has one."""
+        return self.view or self.classifier
 
     def __str__(self) -> str:
         return self.id if self.defense == "none" else f"{self.id} + {self.defense}"
@@ -82,6 +101,8 @@ class CellSpec:
         """The subject that most passes go through: for votes under noise, the wrapped model."""
         if self.surrogate is not None:
             return self.surrogate
+        if self.subject.twin is not None:
+            return self.subject
         is_inner = self.make_job().queried_model is not self.subject.classifier
         return (self.subject.undefended or self.subject) if is_inner else self.subject
 
@@ -106,6 +127,8 @@ class CellSpec:
             threat=self.threat,
             seed=self.seed,
             surrogate=None if self.surrogate is None else self.surrogate.classifier,
+            view=self.subject.view,
+            finish_queries=self.subject.finish_queries,
             test_views=self.test_views,
         )
 

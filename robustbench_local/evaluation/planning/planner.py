@@ -43,6 +43,7 @@ from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubje
 from robustbench_local.evaluation.planning.screening import build_screening_cells
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
 from robustbench_local.evaluation.planning.stop_rule import resolve_stop_rule
+from robustbench_local.evaluation.planning.twins import attach_twin
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.store.image_groups import GROUPS_KEY
@@ -169,7 +170,8 @@ def _load_subjects(
     Raises:
         RobustbenchError: If none of them can be used.
     """
-    models = {entry.id: loader.load_or_replace(entry) for entry in grid.models}
+    loaded = {entry.id: loader.load_or_replace(entry) for entry in grid.models}
+    models = {entry.id: attach_twin(entry, loaded, loader.load_or_replace) for entry in grid.models}
     subjects = tuple(
         loader.apply_defense(entry, models[entry.id], defense)
         for entry in grid.models
@@ -178,7 +180,7 @@ def _load_subjects(
     if all(subject.problem for subject in subjects):
         raise next(subject.problem for subject in subjects if subject.problem)
     for subject in (*models.values(), *subjects):
-        subject.classifier.configure(
+        subject.attacked_classifier.configure(
             search_precision=grid.search_precision, compile_steps=loader.options.compile_steps
         )
     return models, subjects
@@ -225,6 +227,8 @@ def _build_identity(
     flat["data digest"] = data.compute_digest()
     for name, subject in subjects.items():
         flat[f"digest of model {name}"] = subject.digest
+        if subject.twin is not None:
+            flat[f"digest of the twin of model {name}"] = subject.twin.digest
         if subject.undefended is None and subject.problem is None:
             flat |= {
                 f"{part} of model {name}": value

@@ -69,7 +69,7 @@ def _is_screenable(cell: CellSpec, attack: APGD) -> bool:
         and threat.norm in attack.norms
         and threat.region in attack.regions
         and cell.method.measure != "views"
-        and cell.subject.classifier.access == "gradients"
+        and cell.subject.attacked_classifier.access == "gradients"
     )
 
 
@@ -87,7 +87,7 @@ def _build_cell(dearest: CellSpec, attack: APGD, position: int) -> CellSpec:
         parameters={"method": "apgd", **asdict(attack)},
         identity=identity,
         note=_NOTE,
-        knowledge=attack.get_knowledge_of(dearest.subject.classifier),
+        knowledge=attack.get_knowledge_of(dearest.subject.attacked_classifier),
         measure=attack.measure,
     )
     return replace(dearest, record=screening, method=attack)

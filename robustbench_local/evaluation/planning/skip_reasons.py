@@ -9,6 +9,9 @@ from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate
 from robustbench_local.evaluation.harness.attack_goal import AttackGoal
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
 
+TWIN_CERTIFICATE_REASON = "a certificate of its float twin would say nothing about this model"
+"""Addition to the reason why a certificate is skipped on a model with a twin."""
+
 
 def find_attack_obstacle(
     attack: Attack,
@@ -40,9 +43,9 @@ def find_attack_obstacle(
         check_surrogate(attack, goal.threat, surrogate.classifier, surrogate.data, subject.data)
         return None
     try:
-        attack.check_support(goal.threat, subject.classifier)
+        attack.check_support(goal.threat, subject.attacked_classifier)
     except RobustbenchError as problem:
-        if subject.classifier.access == "gradients":
+        if subject.attacked_classifier.access == "gradients":
             raise
         return str(problem)
     return None
@@ -81,5 +84,5 @@ def find_certificate_obstacle(
     except ThreatError:
         raise
     except RobustbenchError as problem:
-        return str(problem)
+        return f"{problem}; {TWIN_CERTIFICATE_REASON}" if subject.twin else str(problem)
     return None

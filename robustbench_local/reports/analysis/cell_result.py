@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from robustbench_local.cluster_statistics import Groups, estimate_image_share
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
-from robustbench_local.reports.analysis.image_verdict import ImagePrediction, ImageVerdict
+from robustbench_local.reports.analysis.image_verdict import ImagePrediction, ImageVerdict, TwinVerdict
 from robustbench_local.reports.analysis.sticker_views import (
     SignResult,
     compute_attack_success,
@@ -83,6 +83,8 @@ class CellResult:
     rejected_images: frozenset[str] = field(default=frozenset(), repr=False)
     """Ids of the images that the model rejects: clean, or under attack if correctly classified clean; empty
     unless done."""
+    twin_verdicts: Mapping[str, TwinVerdict] = field(default_factory=dict, repr=False)
+    """Image id -> what the model's float twin answers; empty without a twin, and unless done or stopped."""
     signs: tuple[SignResult, ...] = field(default=(), repr=False)
     """Results of each sign, if the cell is evaluated over views."""
     groups: Groups = field(default_factory=dict, repr=False)
@@ -111,6 +113,12 @@ class CellResult:
         """Label of the surrogate model that the candidates were crafted on, if any."""
         surrogate = self.record.surrogate
         return surrogate and self.labels.get_model_label(surrogate, "none")
+
+    @property
+    def twin_label(self) -> str | None:
+        """Label of the float twin that attacks searched on, if any."""
+        twin = self.record.twin
+        return twin and self.labels.get_model_label(twin, "none")
 
     @property
     def threat(self) -> Threat:

@@ -11,7 +11,11 @@ from statistics import median
 from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.reports.analysis.cell_result import CellResult, QueryStats, ReportedStatus
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.analysis.image_verdict import ImagePrediction, ImageVerdict
+from robustbench_local.reports.analysis.image_verdict import (
+    ImagePrediction,
+    ImageVerdict,
+    build_twin_verdict,
+)
 from robustbench_local.reports.analysis.sticker_views import SignResult, read_signs
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import redact_private_data
@@ -66,7 +70,7 @@ _MODEL_KEYS: tuple[str, ...] = (
     "access",
 )
 _MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper", "abstain", "preprocessing")
-_MODEL_KEYS += ("preprocessing_from", "preprocessing_check")
+_MODEL_KEYS += ("preprocessing_from", "preprocessing_check", "twin")
 """Facts that an evaluation may have recorded; missing ones become None."""
 
 _META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)
@@ -175,6 +179,11 @@ def build_cell_result(
             for row in outcomes
             if done and row.abstained and (row.clean_correct or row.status == "clean-wrong")
         ),
+        twin_verdicts={
+            row.image: verdict
+            for row in outcomes
+            if seen and (verdict := build_twin_verdict(row)) is not None
+        },
         signs=signs,
         groups=groups or {},
     )
@@ -266,7 +275,7 @@ def _redact_adaptation(adaptation: AdaptationRecord) -> AdaptationRecord:
 
 def _redact_record(record: CellRecord) -> CellRecord:
     note, error, parameters = redact_private_data((record.note, record.error, record.parameters))
-    shown = ("model", "defense", "attack", "card", "surrogate")
+    shown = ("model", "defense", "attack", "card", "surrogate", "twin")
     names = {key: redact_private_data(getattr(record, key)) for key in shown}
     surface = record.surface and replace(record.surface, what=redact_private_data(record.surface.what))
     return replace(record, note=note, error=error, parameters=parameters, surface=surface, **names)

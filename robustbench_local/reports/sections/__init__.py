@@ -29,12 +29,14 @@ from robustbench_local.reports.sections.stopped_section import STOPPED
 from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.sections.transfers_section import TRANSFERS
 from robustbench_local.reports.sections.trust_section import TRUST
+from robustbench_local.reports.sections.twins_section import TWINS
 
 SECTIONS: tuple[Section[Any], ...] = (
     TRUST,
     STOPPED,
     HEATMAP,
     EIGHT_BIT,
+    TWINS,
     CLASSES,
     CURVES,
     NAIVE_VS_ADAPTIVE,

@@ -16,6 +16,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.resubmission import TABLE_TRIES, build_resubmission_curves
 from robustbench_local.reports.analysis.trust import list_cell_distrust
+from robustbench_local.reports.analysis.twin_results import build_twin_results
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store import OutcomeRecord, RunStore
@@ -240,6 +241,21 @@ def _build_cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
         "rejected_clean": counts.rejected_clean,
         "rejected_adversarial": counts.rejected_adversarial,
         **_build_draw_columns(cell, evidence),
+        **_build_twin_columns(cell, evidence),
+    }
+
+
+def _build_twin_columns(cell: CellResult, evidence: Evidence) -> dict[str, float | str | int | None]:
+    """Return the float twin and what it withstands; empty without one."""
+    results = {result.cell.record.key: result for result in build_twin_results(evidence)}
+    result, unknown = results.get(cell.record.key), compute_clopper_pearson(0, 0)
+    return {
+        "twin": cell.record.twin,
+        **_build_share_columns("twin_robust_accuracy", result.twin_robust if result else unknown),
+        "only_model_lost": len(result.only_model_lost) if result else None,
+        "only_twin_lost": len(result.only_twin_lost) if result else None,
+        "twin_forward_passes": result.twin_passes[0] if result else None,
+        "twin_backward_passes": result.twin_passes[1] if result else None,
     }
 
 

@@ -146,6 +146,7 @@ def _encode_cell(cell: CellResult, evidence: Evidence) -> JsonDict:
         "identity": redact_private_data(record.identity),
         "knowledge": record.knowledge,
         "surrogate": record.surrogate,
+        "twin": record.twin,
         "measure": record.measure,
         "queries": cell.query_stats._asdict(),
         **({"severity": _compute_cell_severity(cell, evidence)} if cell.targeted else {}),
