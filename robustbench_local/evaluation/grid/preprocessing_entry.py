@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
+from robustbench_local.classifier.input_contract import make_contract
 from robustbench_local.classifier.literals import ChannelOrder, CropRounding, Interpolation
 from robustbench_local.config.strict_yaml import StrictModel
+from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.data_entries import Size
 
 
@@ -32,6 +34,16 @@ class PreprocessingEntry(StrictModel):
     value_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """255 for a model that takes 0..255; then the mean and deviation of ``normalize`` are in that range, in
     the order of the model's channels."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what no contract can have, in the contract's words."""
+        try:
+            make_contract({info.field_name or "": value}, input_size=(1, 1))
+        except ConfigError as error:
+            raise ValueError("; ".join(filter(None, (error.what, error.remedy)))) from None
+        return value
 
     def list_values(self) -> dict[str, Any]:
         """Return the values that are set."""
