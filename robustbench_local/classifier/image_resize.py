@@ -15,7 +15,7 @@ from robustbench_local.bpda import apply_straight_through
 from robustbench_local.classifier.literals import CropRounding, Interpolation
 
 _LANCZOS_LOBES = 3
-_ROUNDING = 1e-5
+MAX_ROUNDING = 1e-5
 """Overshoot that may be rounding: there, the clamp lets gradients pass. In torch, a clamp's gradient is 0 at
 the border itself, where all black areas are."""
 
@@ -104,5 +104,5 @@ def _build_lanczos_weights(before: int, after: int) -> Tensor:
 def _clamp_overshoot(images: Tensor) -> Tensor:
     """Clamp to [0, 1]; the gradient is that of the clamp, except where only rounding is cut off."""
     clamped = apply_straight_through(lambda pixels: pixels.clamp(0, 1), images)
-    is_inside = (images >= -_ROUNDING) & (images <= 1 + _ROUNDING)
+    is_inside = (images >= -MAX_ROUNDING) & (images <= 1 + MAX_ROUNDING)
     return torch.where(is_inside, clamped, clamped.detach())

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as torchvision_functional
 
+from robustbench_local.classifier import image_resize
 from robustbench_local.classifier.image_resize import (
     crop_center,
     find_crop_start,
@@ -143,3 +144,13 @@ def test_the_contract_in_order() -> None:
     torch.testing.assert_close(prepare(ready)[:, 0], (ready[:, 2] * 255 - 100), rtol=1e-5, atol=1e-4)
     small = torch.rand(1, 3, 10, 10)  # smaller than the crop on every side
     assert prepare(small).shape == (1, 3, 20, 24)
+
+
+@pytest.mark.parametrize(("beyond", "slope"), [(9.5e-6, 1.0), (1.05e-5, 0.0)])
+def test_overshoot_up_to_a_hundred_thousandth_is_rounding(beyond: float, slope: float) -> None:
+    values = torch.tensor([-beyond, 1 + beyond], dtype=torch.float64, requires_grad=True)
+    clamped = image_resize._clamp_overshoot(values)
+    assert clamped.tolist() == [0.0, 1.0]
+    clamped.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [slope, slope]

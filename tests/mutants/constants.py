@@ -462,6 +462,15 @@ CONSTANTS = (
         ("8e-4", "1.2e-3"),
         "attacks/adaptive/test_limits.py",
     ),
+    _make_constant(
+        "evaluation/planning/image_preparation.py",
+        "MIN_PHOTOGRAPH_SIDE",
+        ("127", "129"),
+        "evaluation/planning/test_image_preparation.py",
+    ),
+    _make_constant(
+        "classifier/image_resize.py", "MAX_ROUNDING", ("9e-6", "1.1e-5"), "classifier/test_image_resize.py"
+    ),
     _make_constant("classifier/image_borders.py", "DEFAULT_INSET", ("5e-7", "2e-6"), GRADIENTS),
     _make_constant("classifier/image_borders.py", "MIN_BROKEN_SHARE", ("0.49", "0.51"), GRADIENTS),
     _make_constant("classifier/gradient_repair.py", "MAX_SLOPE_RATIO", ("2.8", "3.2"), GRADIENTS),

@@ -25,6 +25,7 @@ from robustbench_local.reports.formatting.text import (
     redact_private_data,
 )
 from robustbench_local.reports.sections.examples_section import EXAMPLES
+from robustbench_local.reports.sections.method_section import METHOD
 from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.summary import headline
 from robustbench_local.statistics import compute_clopper_pearson
@@ -264,3 +265,18 @@ def test_names_that_no_font_can_draw_get_a_number():
     assert select_drawable_text("Stop", "class 3") == "Stop"
     assert select_drawable_text("\U000f0000", "class 3") == "class 3"
     assert select_drawable_text(" ", "class 3") == "class 3"
+
+
+def test_the_preprocessing_of_each_model_is_stated_once(content):
+    """A model with a defense has that of its baseline; older runs say nothing."""
+    known = {"preprocessing": {"text": "shorter side 256, bicubic, center 224x224; BGR, 0..255"}}
+    models = [
+        {"id": "a_b"} | known,
+        {"id": "a_b", "defense": "jpeg"} | known,
+        {"id": "old", "preprocessing": None},
+    ]
+    evidence = replace(content.evidence, models=models)
+    lines = [line for line in METHOD.to_markdown((), evidence) if "Preprocessing" in line]
+    assert lines == [
+        "- Preprocessing inside **a\\_b**: shorter side 256, bicubic, center 224x224; BGR, 0..255."
+    ]

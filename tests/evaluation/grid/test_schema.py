@@ -10,6 +10,7 @@ from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.example_grids import list_examples, read_example
 from robustbench_local.evaluation.grid.schema import load_grid
+from robustbench_local.evaluation.grid.verdict_keys import flatten_verdict_keys
 
 # ``on:`` would be the truth value True to a YAML 1.1 reader.
 SMALL = """
@@ -25,6 +26,21 @@ def write(folder, text, name="grid.yaml"):
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_preprocessing_of_a_model_is_read_and_is_no_verdict_key_where_it_is_not_set():
+    entry = {"id": "a", "source": "s", "input_size": 24, "normalize": {"mean": [104], "std": [1]}}
+    values = {"resize": [30, 28], "interpolation": "bicubic", "channel_order": "bgr", "value_scale": 255}
+    grid, _ = load_grid(parse_yaml(SMALL, where="test", error=ConfigError))
+    models = [entry | {"preprocessing": values}]
+    own, _ = load_grid({"data": {"source": "signs"}, "models": models, "attacks": ["x"]})
+    assert own.models[0].list_preprocessing() == {
+        "normalize": ([104.0], [1.0]),
+        "input_size": (24, 24),
+        "preprocessing": values | {"resize": (30, 28)},
+    }
+    assert not [key for key in flatten_verdict_keys(grid) if "preprocessing" in key or "interpolation" in key]
+    assert flatten_verdict_keys(own)["models[0].preprocessing.channel_order"] == "bgr"
 
 
 def test_a_grid_is_read_with_its_defaults_written_out(tmp_path):
@@ -44,6 +60,14 @@ REFUSED = {
     "data: {source: signs, limt: 3}": "limit",
     "data: {source: signs, limit: 0}": "data.limit",
     "models: [{id: a, source: s, normalise: imagenet}]": "normalize",
+    "models: [{id: a, source: s, preprocessing: {interpolatoin: bicubic}}]": "Did you mean interpolation",
+    "models: [{id: a, source: s, preprocessing: {interpolation: cubic}}]": "did you mean bicubic",
+    "models: [{id: a, source: s, preprocessing: {channel_order: gbr}}]": "did you mean bgr",
+    "models: [{id: a, source: s, preprocessing: {value_scale: .nan}}]": "the value of white: 1 or 255",
+    "models: [{id: a, source: s, preprocessing: {resize: squash}}]": "the length of the shorter side",
+    "models: [{id: a, source: s, preprocessing: {antialias: 1}}]": "antialias must be true or false",
+    "models: [{id: a, source: s, preprocessing: bicubic}]": "models.0.preprocessing",
+    "data: {source: signs, interpolation: cubic}": "data.interpolation",
     "models: [{id: a, source: s}, {id: a, source: s}]": "used twice",
     "models: [{source: s}]": "models.0.id",
     "gates: [{threat: linf-8}]": "min or max",

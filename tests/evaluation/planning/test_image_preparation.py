@@ -15,7 +15,7 @@ from robustbench_local.data.resize import describe_deviation
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import ModelEntry, load_grid
 from robustbench_local.evaluation.options import Options
-from robustbench_local.evaluation.planning.image_preparation import MIN_PHOTOGRAPH_SIDE, ContractFinder
+from robustbench_local.evaluation.planning.image_preparation import ContractFinder
 from robustbench_local.evaluation.planning.planner import make_plan
 
 BICUBIC: dict[str, Any] = {"resize": 36, "interpolation": "bicubic"}
@@ -52,11 +52,10 @@ def test_the_contract_of_most_models_or_of_the_first_prepares_images_of_several_
 
 def test_images_of_one_size_are_prepared_only_where_all_models_say_how_to_shrink_them() -> None:
     plain, one, two = _entry("plain"), _entry("one", BICUBIC), _entry("two", BICUBIC)
-    side = MIN_PHOTOGRAPH_SIDE
-    assert _find([one, two], (side, side)) == ("one and two do", 36, "bicubic")
-    assert _find([one], (side - 1, 500)) is None
-    assert _find([plain], (side, side)) is None  # a network without a word about its photographs
-    assert _find([one, plain], (side, side)) is None
+    assert _find([one, two], (128, 128)) == ("one and two do", 36, "bicubic")
+    assert _find([one], (127, 500)) is None
+    assert _find([plain], (128, 128)) is None  # a network without a word about its photographs
+    assert _find([one, plain], (128, 128)) is None
     large = _entry("large", {"resize": 300, "interpolation": "bicubic"}, input_size=256)
     assert _find([large], (255, 300)) is None  # it would be enlarged
     assert _find([large], (256, 256)) is None
