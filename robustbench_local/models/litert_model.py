@@ -190,9 +190,9 @@ def _describe_numbers(model: LiteRTModel, described: LiteRTFile) -> list[str]:
     """Return notes on what the numbers of the file mean for an attack."""
     notes = []
     if model.dtype.kind != "f":
-        levels = f"images are rounded to {model.dtype} inside"
-        source = "as its metadata say" if described.normalization else "the bytes 0 to 255 of an image"
-        notes.append(levels if model.byte_normalization is None else f"{levels}, {source}")
+        note = f"its input is {model.dtype}: pixels are rounded to its levels inside"
+        is_bytes = model.byte_normalization is not None and described.normalization is None
+        notes.append(f"{note}, by default as the bytes 0 to 255 of an image" if is_bytes else note)
     notes += [
         f"its output {name} has {levels:,} levels, between which attacks on scores see no difference"
         for name, levels in model.quantized_outputs.items()

@@ -73,7 +73,7 @@ def test_a_fully_quantized_file_gets_bytes_and_its_scores_are_dequantized(tmp_pa
     )
     declared = load_classifier("litert:net.tflite", base_folder=tmp_path, normalize=NORMALIZATION)
     assert (declared(images) == scores).float().mean() > 0.99
-    assert any(f"rounded to {np.dtype(dtype)}" in note for note in found.notes)
+    assert any(f"its input is {np.dtype(dtype)}" in note for note in found.notes)
     assert any("has 256 levels" in note for note in found.notes)
 
 
