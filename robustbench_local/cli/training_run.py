@@ -20,6 +20,7 @@ from robustbench_local.cli.terminal_output import print_line
 from robustbench_local.config.cards import Card, find_card
 from robustbench_local.config.strict_yaml import parse_yaml, validate
 from robustbench_local.counted_nouns import format_count
+from robustbench_local.data.reference_outputs import MIN_REFERENCE_IMAGES
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.training.initial_networks import InitialNetwork, load_initial_network
 from robustbench_local.errors import ConfigError
@@ -31,6 +32,7 @@ from robustbench_local.evaluation.training.train_and_save import (
     apply_settings,
     fit,
     measure_row,
+    save_reference,
     save_training,
 )
 from robustbench_local.evaluation.training.training_data import TrainingDataSpec, load_training_images
@@ -163,6 +165,8 @@ def _train_and_save(
         seed=seed,
         command=command,
     )
+    if not save_reference(out, start, images, sources, device):
+        report(f"no reference for rbl serve: there are fewer than {MIN_REFERENCE_IMAGES} held-out images")
 
 
 def _train_in_child(

@@ -75,7 +75,8 @@ def load_dataset(
             with another spelling, or ``none`` if its folders are classes.
         limit: Use only this many images.
         choose: ``"stratified"``: as even over the classes as the data allow, the same for the same seed;
-            ``"first"``: the first images in the order of the source.
+            ``"random"``: any images, so that classes keep their shares; ``"first"``: the first images in the
+            order of the source.
         seed: Seed of the choice; for ``signs`` also of the rendering.
         classes: Use only images of these classes, given by name or index.
         size: Side, or height and width, in pixels: images are resized to cover it, then center-cropped.
@@ -230,7 +231,7 @@ def _check_choice(limit: int | None, choose: str, seed: int) -> None:
     if seed < 0:
         raise ConfigError(f"seed must be 0 or more, got {seed}")
     if choose not in get_args(SubsampleMethod):
-        raise ConfigError(f"choose must be {' or '.join(get_args(SubsampleMethod))}, got {choose!r}")
+        raise ConfigError(f"choose must be one of {', '.join(get_args(SubsampleMethod))}, got {choose!r}")
 
 
 def _parse_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:

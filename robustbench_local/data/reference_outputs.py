@@ -5,6 +5,7 @@ A server compares what it receives with it: see `robustbench_local.serving.drift
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from robustbench_local.errors import DataError
 IMAGE_STATISTICS = ("brightness", "contrast", "sharpness")
 """Statistics of an image, in this order: mean and standard deviation of its gray values, and the mean size of
 their Laplacian, all of values in [0, 1]."""
+MAX_REFERENCE_IMAGES = 500
+"""More images make the tests of drift hardly sharper."""
 MIN_REFERENCE_IMAGES = 50
 """Fewer images say too little about what is usual."""
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,7 @@ class ReferenceOutputs:
         probabilities: (N, K), float32: the softmax of each image.
         statistics: (N, 3), float32: the `IMAGE_STATISTICS` of each image.
         source: Where the images come from, for readers.
+        weights: SHA-256 of the weights file that the outputs are of; None if there is no such file.
 
     Raises:
         DataError: If shapes do not agree, a number is not finite, or there are too few images.
@@ -40,6 +45,7 @@ class ReferenceOutputs:
     probabilities: Tensor
     statistics: Tensor
     source: str
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         count = len(self.probabilities)
@@ -62,7 +68,36 @@ class ReferenceOutputs:
             "probabilities": self.probabilities.float().contiguous(),
             "statistics": self.statistics.float().contiguous(),
         }
-        return save(tensors, {"source": self.source})
+        return save(tensors, {"source": self.source, "weights": self.weights or ""})
+
+
+def collect_reference(
+    compute_probabilities: Callable[[Tensor], Tensor],
+    images: Tensor,
+    source: str,
+    weights: str | None = None,
+) -> ReferenceOutputs:
+    """Compute the reference of a model.
+
+    Args:
+        compute_probabilities: Images, (N, C, H, W) in [0, 1], to the softmax of each, (N, K); rows that are
+            not finite are left out.
+        images: The reference images, as the model takes them.
+        source: As in `ReferenceOutputs`.
+        weights: As in `ReferenceOutputs`.
+
+    Raises:
+        DataError: If there are too few images.
+    """
+    parts = [compute_probabilities(part).float().cpu() for part in torch.split(images, _BATCH_SIZE)]
+    probabilities = torch.cat(parts)
+    finite = probabilities.isfinite().all(dim=1)
+    return ReferenceOutputs(
+        probabilities=probabilities[finite],
+        statistics=compute_image_statistics(images[finite]),
+        source=source,
+        weights=weights,
+    )
 
 
 def compute_image_statistics(images: Tensor) -> Tensor:
@@ -97,11 +132,12 @@ def read_reference(path: Path) -> ReferenceOutputs:
     check_user_file(path, where=path.name, error=DataError)
     try:
         with safe_open(path, framework="pt") as file:
-            source = str((file.metadata() or {}).get("source", path.name))
+            about = file.metadata() or {}
             return ReferenceOutputs(
                 probabilities=file.get_tensor("probabilities").float(),
                 statistics=file.get_tensor("statistics").float(),
-                source=source,
+                source=str(about.get("source", path.name)),
+                weights=about.get("weights") or None,
             )
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())

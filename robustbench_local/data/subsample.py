@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
-SubsampleMethod = Literal["stratified", "first"]
+SubsampleMethod = Literal["stratified", "random", "first"]
 
 
 def choose_images(
@@ -29,7 +29,8 @@ def choose_images(
         labels: One class per image.
         limit: Number of images; None, or more than there are, chooses all.
         seed: Seed of the choice.
-        choose: ``"first"`` takes the first ``limit`` images in the order of the source instead.
+        choose: ``"random"`` keeps the classes' shares instead, up to chance; ``"first"`` takes the first
+            ``limit`` images in the order of the source.
 
     Returns:
         Positions of the chosen images, ascending.
@@ -39,6 +40,8 @@ def choose_images(
     if choose == "first":
         return list(range(limit))
     keys = [_hash_id(seed, image_id) for image_id in ids]
+    if choose == "random":
+        return sorted(sorted(range(len(ids)), key=keys.__getitem__)[:limit])
     by_class: defaultdict[int, list[int]] = defaultdict(list)
     for position in sorted(range(len(ids)), key=keys.__getitem__):
         by_class[labels[position]].append(position)

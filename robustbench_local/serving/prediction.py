@@ -67,11 +67,10 @@ def read_answers(model: ServedModel, logits: Tensor) -> list[Answer]:
         logits: (N, K), or (N, K + 1) if the model may reject images.
     """
     count = model.classifier.num_classes
-    classes = logits[:, :count].double()
-    finite = classes.isfinite().all(dim=1)
+    finite = logits[:, :count].isfinite().all(dim=1)
     chosen = logits.argmax(dim=1)
     gives_scores = model.classifier.access != "labels"
-    probabilities = classes if model.gives_probabilities else torch.softmax(classes, dim=1)
+    probabilities = convert_to_probabilities(model, logits)
     answers = []
     for row in range(len(logits)):
         is_rejected = bool(finite[row]) and int(chosen[row]) >= count
@@ -84,6 +83,12 @@ def read_answers(model: ServedModel, logits: Tensor) -> list[Answer]:
             )
         )
     return answers
+
+
+def convert_to_probabilities(model: ServedModel, logits: Tensor) -> Tensor:
+    """Convert logits to the probabilities of the classes, (N, K), float64; a rejecting logit is left out."""
+    classes = logits[:, : model.classifier.num_classes].double()
+    return classes if model.gives_probabilities else torch.softmax(classes, dim=1)
 
 
 def encode_png(image: Tensor) -> str:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from robustbench_local.config.file_lookup import find_file
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.reference_outputs import (
-    MIN_REFERENCE_IMAGES,
+    MAX_REFERENCE_IMAGES,
     ReferenceOutputs,
-    compute_image_statistics,
+    collect_reference,
     name_reference_file,
     read_reference,
 )
-from robustbench_local.errors import ConfigError
-from robustbench_local.serving.prediction import read_answers
+from robustbench_local.errors import DataError
+from robustbench_local.serving.prediction import convert_to_probabilities
 from robustbench_local.serving.served_model import ServedModel
-
-_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +26,7 @@ class ReferenceData:
     """As in a grid file, such as ``folder:photos``."""
     split: str = "val"
     """Their split: held-out images, since a model is surer of those that it was trained on."""
-    limit: int = 500
+    limit: int = MAX_REFERENCE_IMAGES
     """Largest number of images."""
 
 
@@ -56,8 +51,17 @@ def find_reference(model: ServedModel, data: ReferenceData | None) -> ReferenceO
     if kind != "checkpoint" or model.choice.defense is not None:
         return None
     base = model.choice.settings.get("base_folder")
-    path: Path = name_reference_file(find_file(file, base))
-    return read_reference(path) if path.is_file() else None
+    path = name_reference_file(find_file(file, base))
+    if not path.is_file():
+        return None
+    known = read_reference(path)
+    if known.weights not in (None, model.classifier.provenance.get("sha256")):
+        raise DataError(
+            "the reference belongs to other weights",
+            where=path.name,
+            remedy="remove it, train again, or name images with --reference",
+        )
+    return known
 
 
 def compute_reference(model: ServedModel, data: ReferenceData) -> ReferenceOutputs:
@@ -66,29 +70,19 @@ def compute_reference(model: ServedModel, data: ReferenceData) -> ReferenceOutpu
     Raises:
         RobustbenchError: If the images cannot be loaded, or are too few.
     """
+    data_resize = model.contract.resize
     images = load_dataset(
         data.source,
         split=data.split,
         limit=data.limit,
+        choose="random",  # evenly over the classes, the mix of classes would differ from that of all images
         size=model.size,
-        resize="stretch" if isinstance(model.contract.resize, tuple) else model.contract.resize,
+        resize="stretch" if isinstance(data_resize, tuple) else data_resize,
         interpolation=model.contract.interpolation,
         gray_to_rgb=model.channels == 3,
     ).images
-    if len(images) < MIN_REFERENCE_IMAGES:
-        raise ConfigError(
-            f"{data.source} has {len(images)} images, which say too little about what is usual",
-            where="--reference",
-            remedy=f"use {MIN_REFERENCE_IMAGES} or more",
-        )
-    answers = [
-        answer
-        for part in torch.split(images, _BATCH_SIZE)
-        for answer in read_answers(model, model.compute_logits(part))
-    ]
-    kept = [answer.probabilities for answer in answers if answer.probabilities is not None]
-    return ReferenceOutputs(
-        probabilities=torch.tensor(kept),
-        statistics=compute_image_statistics(images),
-        source=f"{data.source}, {data.split}",
+    return collect_reference(
+        lambda part: convert_to_probabilities(model, model.compute_logits(part)),
+        images,
+        f"{data.source}, {data.split}",
     )

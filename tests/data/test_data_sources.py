@@ -127,7 +127,7 @@ def test_unknown_sources(source, message):
     [
         ({"limit": 0}, "limit must be 1 or more"),
         ({"seed": -1}, "seed must be 0 or more"),
-        ({"choose": "best"}, "choose must be stratified or first"),
+        ({"choose": "best"}, "choose must be one of stratified, random, first"),
         ({"size": 0}, "size must be 1 to"),
         ({"size": [32]}, "size must be 1 to"),
         ({"size": "big"}, "size must be 1 to"),

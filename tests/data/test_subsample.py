@@ -72,3 +72,17 @@ def test_first_is_the_first_and_no_limit_is_all():
 def test_the_choice_never_changes_between_versions():
     ids, labels = [f"file {row}" for row in range(40)], [row % 4 for row in range(40)]
     assert choose_images(ids, labels, limit=6, seed=0) == [8, 9, 14, 15, 23, 30]
+
+
+def test_random_keeps_the_shares_of_the_classes_and_the_order_of_the_source_does_not_matter():
+    ids = [f"image/{number}" for number in range(2000)]
+    labels = [int(number % 10 == 0) for number in range(2000)]
+    chosen = choose_images(ids, labels, limit=500, seed=3, choose="random")
+    assert chosen == sorted(chosen)
+    assert len(set(chosen)) == 500
+    # 10% of 500, give or take four standard deviations
+    assert 23 <= sum(labels[row] for row in chosen) <= 77
+    turned = choose_images(ids[::-1], labels[::-1], limit=500, seed=3, choose="random")
+    assert {1999 - row for row in turned} == set(chosen)
+    fewer = choose_images(ids, labels, limit=100, seed=3, choose="random")
+    assert set(fewer) < set(chosen)

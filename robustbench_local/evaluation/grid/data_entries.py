@@ -24,10 +24,10 @@ class DataEntry(StrictModel):
     limit: Annotated[int, Field(ge=1)] | None = None
     """Number of images to use; all if it is left out."""
     seed: int | None = None
-    """Seed of the stratified choice, and of the rendering of ``signs``; by default the grid's seed."""
-    choose: Literal["stratified", "first"] = "stratified"
-    """``stratified``: as even over the classes as the data allow. ``first``: the first images of the
-    source."""
+    """Seed of the choice, and of the rendering of ``signs``; by default the grid's seed."""
+    choose: Literal["stratified", "random", "first"] = "stratified"
+    """``stratified``: as even over the classes as the data allow. ``random``: any images, so that classes
+    keep their shares. ``first``: the first images of the source."""
     size: Size | None = None
     """Side, or ``[height, width]``, in pixels: images are resized to cover it and the center is cut out. If
     it is left out, photographs are prepared as the models prepare theirs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,12 @@ from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import Card, expand_card
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.reference_outputs import (
+    MAX_REFERENCE_IMAGES,
+    MIN_REFERENCE_IMAGES,
+    collect_reference,
+    name_reference_file,
+)
 from robustbench_local.data.subsample import choose_images
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.recipes.recipe_registry import list_parameter_names, read_recipe
@@ -29,6 +36,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.training.certified_score import count_certified, list_certificates
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.store.atomic_files import write_atomically
 from robustbench_local.threats.threat_model import ThreatModel
 
 _DEFAULT_THREAT = ThreatModel(norm="Linf", eps=8 / 255)
@@ -127,14 +135,7 @@ def measure_row(
     """
     threat = getattr(recipe, "threat", None) or _DEFAULT_THREAT
     data = images.test or images.validation
-    network = start.module.network
-    classifier = Classifier(
-        network,
-        num_classes=start.num_classes,
-        preprocessing=start.contract,
-        class_names=data.class_names,
-        device=device,
-    )
+    classifier = _build_classifier(start, data, device)
     figures: list[dict[str, Any]] = []
     for attack, count in _list_attacks(len(data), autoattack):
         some = _select_images(data, count)
@@ -201,6 +202,55 @@ def save_training(
         command=command,
     )
     write_curves(out, trained.curves, best=trained.best.epoch, title=f"{card.name} on {images.training.name}")
+
+
+def save_reference(
+    out: Path, start: InitialNetwork, images: TrainingImages, sources: Mapping[str, str], device: torch.device
+) -> bool:
+    """Write the reference of the trained network beside its weights: what it answers on held-out images.
+
+    Args:
+        out: The weights file, which has been written.
+        start: The network with its trained weights.
+        images: The images: of the test images, else of the validation images, at most 500 by chance.
+        sources: As for `save_training`.
+        device: Device to compute on.
+
+    Returns:
+        Whether there were enough images; without, there is no such file.
+
+    Raises:
+        StorageError: If writing fails.
+    """
+    path = name_reference_file(out)
+    part, data = ("validation", images.validation) if images.test is None else ("test", images.test)
+    if len(data) < MIN_REFERENCE_IMAGES:
+        path.unlink(missing_ok=True)  # that of earlier weights
+        return False
+    chosen = choose_images(
+        data.ids, data.labels.tolist(), limit=MAX_REFERENCE_IMAGES, seed=0, choose="random"
+    )
+    classifier = _build_classifier(start, data, device)
+    with classifier.evaluation_mode(), torch.no_grad():
+        reference = collect_reference(
+            lambda some: classifier(some).double().softmax(dim=1),
+            data.select_images(chosen).images,
+            sources[part],
+            hashlib.sha256(out.read_bytes()).hexdigest(),
+        )
+    write_atomically(path, reference.encode())
+    return True
+
+
+def _build_classifier(start: InitialNetwork, data: Dataset, device: torch.device) -> Classifier:
+    """Build a classifier of the trained network."""
+    return Classifier(
+        start.module.network,
+        num_classes=start.num_classes,
+        preprocessing=start.contract,
+        class_names=data.class_names,
+        device=device,
+    )
 
 
 def _select_images(data: Dataset, count: int) -> Dataset:
