@@ -16,7 +16,7 @@ from robustbench_local.serving.analysis_process import Analyst
 from robustbench_local.serving.attack_query import AttackQuery
 from robustbench_local.serving.batch_queue import BatchQueue
 from robustbench_local.serving.drift import DriftMonitor
-from robustbench_local.serving.image_upload import Upload, UploadedImage, decode_upload
+from robustbench_local.serving.image_upload import Upload, decode_upload
 from robustbench_local.serving.kept_images import ImageFolder
 from robustbench_local.serving.metrics import ServingMetrics
 from robustbench_local.serving.prediction import Answer, encode_png, read_answers
@@ -131,13 +131,12 @@ class Application:
         model = self.model
         queue = self.queues[model.name]
         queue.check_room(len(uploads))
-        images = await self._decode_uploads(uploads)
-        prepared = await self._prepare_images(model, images)
+        asked = self.models if request.compares else self.models[:1]
+        prepared, *others = await self._prepare_uploads(uploads, asked)
         answers = await self._answer_images(model, prepared)
         compared: list[Answer] | None = None
-        if request.compares and self.comparison is not None:
-            theirs = await self._prepare_images(self.comparison, images)
-            compared = await self._answer_images(self.comparison, theirs)
+        if others and self.comparison is not None:
+            compared = await self._answer_images(self.comparison, others[0])
         unusual = await self._monitor_images(prepared, answers)
         rows: list[dict[str, Any]] = []
         for place, (image, answer) in enumerate(zip(prepared, answers, strict=True)):
@@ -158,7 +157,7 @@ class Application:
                 }
             )
         if self.folder is not None:
-            self.folder.add_images(request.request_id, images, [row["prediction"] for row in rows])
+            self.folder.add_images(request.request_id, uploads, [row["prediction"] for row in rows])
         return {
             "model": model.name,
             "digest": model.digest,
@@ -179,10 +178,8 @@ class Application:
         Raises:
             ProblemError: If the file or the attack is not usable, or too much waits.
         """
-        image = (await self._decode_uploads([upload]))[0]
-        tensors = {
-            model.name: (await self._prepare_images(model, [image]))[0].tensor for model in self.models
-        }
+        prepared = await self._prepare_uploads([upload], self.models)
+        tensors = {model.name: images[0].tensor for model, images in zip(self.models, prepared, strict=True)}
         steps = query.steps * _SQUARE_QUERIES_PER_STEP if query.attack == "square" else query.steps
         request = StressRequest(
             images=tensors,
@@ -208,8 +205,7 @@ class Application:
         """
         if self.model.certificate is None:
             raise ProblemError(404, "the served model has no certificate; name one with --certificate")
-        image = (await self._decode_uploads([upload]))[0]
-        prepared = (await self._prepare_images(self.model, [image]))[0]
+        ((prepared,),) = await self._prepare_uploads([upload], [self.model])
         answer = await self._run_analysis(CertifyRequest(image=prepared.tensor))
         outcome = "certified" if answer["certified"] else "not certified"
         self.metrics.analyses.labels("certificate", outcome).inc()
@@ -220,26 +216,27 @@ class Application:
             raise ProblemError(404, "attacks are switched off on this server")
         return await self.analyst.analyze_image(request)
 
-    async def _decode_uploads(self, uploads: Sequence[Upload]) -> list[UploadedImage]:
-        """Decode files, off the event loop; the first unusable one fails the request."""
+    async def _prepare_uploads(
+        self, uploads: Sequence[Upload], models: Sequence[ServedModel]
+    ) -> list[list[PreparedImage]]:
+        """Decode files and prepare them for models, off the event loop; the first unusable one fails all.
+
+        Returns:
+            For each model, its images.
+        """
         loop = asyncio.get_running_loop()
         jobs = [
-            loop.run_in_executor(self._decoders, decode_upload, upload, self.options.max_pixels)
+            loop.run_in_executor(self._decoders, prepare_upload, upload, models, self.options.max_pixels)
             for upload in uploads
         ]
         try:
-            return [await job for job in jobs]
+            rows = [await job for job in jobs]
         except ProblemError:
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
             raise
-
-    async def _prepare_images(
-        self, model: ServedModel, images: Sequence[UploadedImage]
-    ) -> list[PreparedImage]:
-        loop = asyncio.get_running_loop()
-        return [await loop.run_in_executor(self._decoders, model.prepare_image, image) for image in images]
+        return [list(images) for images in zip(*rows, strict=True)]
 
     async def _answer_images(self, model: ServedModel, images: Sequence[PreparedImage]) -> list[Answer]:
         logits = await self.queues[model.name].submit(torch.cat([image.tensor for image in images]))
@@ -286,6 +283,16 @@ class Application:
             "drift": None if self.monitor is None else self.monitor.to_json(),
             "version": metadata.version("robustbench-local"),
         }
+
+
+def prepare_upload(upload: Upload, models: Sequence[ServedModel], max_pixels: int) -> list[PreparedImage]:
+    """Decode a file and prepare it for each model; its pixels, which may be many, do not outlive the call.
+
+    Raises:
+        ProblemError: If the file is not usable.
+    """
+    image = decode_upload(upload, max_pixels)
+    return [model.prepare_image(image) for model in models]
 
 
 def describe_model(model: ServedModel) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local.errors import ConfigError
-from robustbench_local.serving.image_upload import UploadedImage
+from robustbench_local.serving.image_upload import Upload
 from robustbench_local.serving.request_log import log_event
 
 MAX_KEPT_IMAGES = 10_000
@@ -38,18 +38,18 @@ class ImageFolder:
             ) from None
 
     def add_images(
-        self, request_id: str, images: Sequence[UploadedImage], answers: Sequence[dict[str, Any]]
+        self, request_id: str, uploads: Sequence[Upload], answers: Sequence[dict[str, Any]]
     ) -> None:
         """Keep the images of a request and what the model answered; a full disk fails no request."""
         time = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        for number, (image, answer) in enumerate(zip(images, answers, strict=True), 1):
+        for number, (upload, answer) in enumerate(zip(uploads, answers, strict=True), 1):
             if self._count >= MAX_KEPT_IMAGES:
                 log_event("image not kept: the folder is full", images=MAX_KEPT_IMAGES)
                 return
             name = f"{time}-{request_id}-{number}.img"
             line = {"file": name, "index": answer["index"], "probability": answer["probability"]}
             try:
-                (self._folder / name).write_bytes(image.upload.content)
+                (self._folder / name).write_bytes(upload.content)
                 with (self._folder / "answers.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
             except OSError as error:

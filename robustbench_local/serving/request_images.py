@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.datastructures import FormData, UploadFile
@@ -22,8 +21,8 @@ IMAGE_MEDIA_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/x-portable-p
 RAW_MEDIA_TYPES = frozenset({*IMAGE_MEDIA_TYPES, "application/octet-stream"})
 IMAGE_FIELD = "image"
 """Name of the form field of an image; it may be repeated."""
-BODY_BUDGET_BYTES = 256 * MEBIBYTE
-"""Memory for the bodies of all requests; further requests are not read before there is room."""
+BODY_BUDGET_BYTES = 512 * MEBIBYTE
+"""Memory for the bodies of all requests; a request that finds none gets 503."""
 _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 16_384
 
@@ -45,7 +44,7 @@ class ImageRequest:
 
 
 class ByteBudget:
-    """Memory that requests share; who finds none waits in turn.
+    """Memory that the bodies of requests share; what is announced and does not come takes none.
 
     Args:
         size: Bytes in all.
@@ -53,49 +52,38 @@ class ByteBudget:
 
     def __init__(self, size: int) -> None:
         self._free = size
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    @asynccontextmanager
-    async def reserve_bytes(self, count: int, timeout: float) -> AsyncIterator[None]:
-        """Reserve memory while the context is open.
+    @contextmanager
+    def open_account(self) -> Iterator[Callable[[int], None]]:
+        """Open an account of a request, whose bytes are free again when the context ends.
 
-        Args:
-            count: Bytes, at most the whole budget.
-            timeout: Longest wait in seconds.
-
-        Raises:
-            ProblemError: 503 if there is none in time.
+        Yields:
+            A function that takes a number of bytes; it raises a ProblemError, 503, if there are not so many.
         """
-        if self._waiting or count > self._free:
-            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((count, place))
-            try:
-                await asyncio.wait_for(place, timeout)
-            except TimeoutError:
-                self._waiting = deque(entry for entry in self._waiting if entry[1] is not place)
-                raise build_overload_problem("too many requests are being read") from None
-        else:
+        taken = 0
+
+        def take_bytes(count: int) -> None:
+            nonlocal taken
+            if count > self._free:
+                raise build_overload_problem("too many requests are being read")
             self._free -= count
+            taken += count
+
         try:
-            yield
+            yield take_bytes
         finally:
-            self._free += count
-            while self._waiting and self._waiting[0][0] <= self._free:
-                size, place = self._waiting.popleft()
-                if not place.done():
-                    self._free -= size
-                    place.set_result(None)
+            self._free += taken
 
 
 async def read_images(
-    request: Request, options: ServingOptions, budget: ByteBudget, *, max_images: int
+    request: Request, options: ServingOptions, take_bytes: Callable[[int], None], *, max_images: int
 ) -> ImageRequest:
     """Read the images of a request, from a form or a body that is one image.
 
     Args:
         request: The request.
         options: The limits.
-        budget: Memory for bodies.
+        take_bytes: Takes the memory for the body; see `ByteBudget`.
         max_images: Largest number of images here.
 
     Raises:
@@ -107,26 +95,24 @@ async def read_images(
         supported = ", ".join(["multipart/form-data", *IMAGE_MEDIA_TYPES])
         named = f"the content type {media_type!r} is" if media_type else "a body without a content type is"
         raise ProblemError(415, f"{named} not supported; send {supported}", {"Accept": supported})
-    expected = _read_content_length(request, options.max_body_bytes)
-    async with budget.reserve_bytes(expected, options.body_seconds):
-        body = await _read_body(request, options)
-        if is_form:
-            return await _parse_form(request, body, max_images)
-        if not body:
-            raise ProblemError(400, "the body is empty; send an image")
-        return ImageRequest((Upload("image 1", body),), len(body))
+    _check_content_length(request, options.max_body_bytes)
+    body = await _read_body(request, options, take_bytes)
+    if is_form:
+        return await _parse_form(request, body, max_images)
+    if not body:
+        raise ProblemError(400, "the body is empty; send an image")
+    return ImageRequest((Upload("image 1", body),), len(body))
 
 
-def _read_content_length(request: Request, limit: int) -> int:
-    """Return the announced size of the body, or the largest allowed one for a chunked body."""
+def _check_content_length(request: Request, limit: int) -> None:
+    """Refuse a body whose announced size is no number or too large, before it is read."""
     text = request.headers.get("content-length")
     if text is None:
-        return limit
+        return
     if not (text.isascii() and text.isdigit()):
         raise ProblemError(400, "Content-Length is not a number")
     if int(text) > limit:
         raise _build_size_problem(limit)
-    return int(text)
 
 
 def _build_size_problem(limit: int) -> ProblemError:
@@ -134,7 +120,7 @@ def _build_size_problem(limit: int) -> ProblemError:
     return ProblemError(413, f"{what}; send a smaller image, or fewer", {"Connection": "close"})
 
 
-async def _read_body(request: Request, options: ServingOptions) -> bytes:
+async def _read_body(request: Request, options: ServingOptions, take_bytes: Callable[[int], None]) -> bytes:
     chunks, size = [], 0
     try:
         async with asyncio.timeout(options.body_seconds):
@@ -142,6 +128,7 @@ async def _read_body(request: Request, options: ServingOptions) -> bytes:
                 size += len(chunk)
                 if size > options.max_body_bytes:
                     raise _build_size_problem(options.max_body_bytes)
+                take_bytes(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
         seconds = f"{options.body_seconds:g} s"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any
 
@@ -14,9 +16,10 @@ from robustbench_local.serving import api_schema
 from robustbench_local.serving.api_schema import describe_problems
 from robustbench_local.serving.application import Application, PredictionRequest
 from robustbench_local.serving.attack_query import check_query_names, parse_attack_query
+from robustbench_local.serving.image_upload import Upload
 from robustbench_local.serving.problems import ProblemError
 from robustbench_local.serving.reference_page import render_reference_page
-from robustbench_local.serving.request_images import ImageRequest, read_images
+from robustbench_local.serving.request_images import read_images
 
 PAGE_FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -60,19 +63,18 @@ async def predict_images(
     """Classify one image or several: classes with probabilities, the most probable first."""
     application = find_application(request)
     check_query_names(request.query_params, _PREDICT_NAMES)
-    images = await _read_request(request, application.options.max_images)
     asked = PredictionRequest(
         top=top, includes_input=include_input, compares=compare, request_id=request.state.request_id
     )
-    return JSONResponse(await application.predict_images(images.uploads, asked))
+    async with _read_request(request, application.options.max_images) as uploads:
+        return JSONResponse(await application.predict_images(uploads, asked))
 
 
 async def certify_image(request: Request) -> Any:
     """Certify the answer to an image, if the served model has a certificate: what no attack can change."""
-    application = find_application(request)
     check_query_names(request.query_params, ())
-    images = await _read_request(request, 1)
-    return JSONResponse(await application.certify_image(images.uploads[0]))
+    async with _read_request(request, 1) as uploads:
+        return JSONResponse(await find_application(request).certify_image(uploads[0]))
 
 
 async def attack_image(request: Request) -> Any:
@@ -81,15 +83,18 @@ async def attack_image(request: Request) -> Any:
     parts = {name: request.query_params.getlist(name) for name in request.query_params}
     names, options = application.model.class_names, application.options
     query = parse_attack_query(parts, names, options.max_attack_steps)
-    images = await _read_request(request, 1)
-    return JSONResponse(await application.attack_image(images.uploads[0], query))
+    async with _read_request(request, 1) as uploads:
+        return JSONResponse(await application.attack_image(uploads[0], query))
 
 
-async def _read_request(request: Request, max_images: int) -> ImageRequest:
+@asynccontextmanager
+async def _read_request(request: Request, max_images: int) -> AsyncIterator[tuple[Upload, ...]]:
+    """Read the images of a request; their memory counts until the context ends."""
     application = find_application(request)
-    images = await read_images(request, application.options, application.budget, max_images=max_images)
-    request.state.log = {"images": len(images.uploads), "body_bytes": images.body_bytes}
-    return images
+    with application.budget.open_account() as take_bytes:
+        images = await read_images(request, application.options, take_bytes, max_images=max_images)
+        request.state.log = {"images": len(images.uploads), "body_bytes": images.body_bytes}
+        yield images.uploads
 
 
 async def get_model(request: Request) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustbench_local.certification.randomized_smoothing.smoothed_classifier import SmoothedClassifier
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.image_resize import find_resized_size
 from robustbench_local.classifier.input_contract import override_contract
 from robustbench_local.classifier.stochastic import with_verdict_draws
 from robustbench_local.data.resize import format_preparation, prepare_pixels
@@ -21,7 +22,10 @@ from robustbench_local.randomness import RandomStream
 from robustbench_local.serving.certificate_choice import ServedCertificate, find_certificate
 from robustbench_local.serving.image_upload import UploadedImage, convert_to_tensor, fit_channels
 from robustbench_local.serving.model_choice import ModelChoice
+from robustbench_local.serving.problems import ProblemError
 
+MAX_RESIZED_PIXELS = 50_000_000
+"""Largest image between resizing and crop: one of 1 x 30,000 pixels, made to cover 224, has more."""
 Resize = int | Literal["stretch"] | None
 
 
@@ -90,8 +94,18 @@ class ServedModel:
         return tuple(names) if names else tuple(map(str, range(self.classifier.num_classes)))
 
     def prepare_image(self, image: UploadedImage) -> PreparedImage:
-        """Bring an upload to the size and channels of the model, as data of a grid file are."""
+        """Bring an upload to the size and channels of the model, as data of a grid file are.
+
+        Raises:
+            ProblemError: 422 for an image so long and thin that it would be enlarged beyond all bounds.
+        """
         height, width = image.pixels.shape[:2]
+        target = find_resized_size((height, width), self.contract.resize, self.size)
+        if target[0] * target[1] > MAX_RESIZED_PIXELS:
+            raise ProblemError(
+                422,
+                f"{image.upload.name}: {width} x {height} pixels are too long and thin; cut out the object",
+            )
         pixels, notes = fit_channels(image.pixels, self.channels)
         prepared = prepare_pixels(pixels, self.contract)
         is_enlarged = height < self.size[0] or width < self.size[1]

@@ -158,6 +158,11 @@ def test_unusual_images_are_converted_and_say_so(client, content, note):
         (RED[:60], 422, "image 1: cannot be decoded"),
         (RED[:-30], 422, "image 1: cannot be decoded"),
         (b"P6 12 12 255\n123", 422, "image 1: cannot be decoded"),
+        (
+            encode_image(np.zeros((1, 6_250_001, 3), np.uint8)),
+            422,
+            "6250001 x 1 pixels are too long and thin",
+        ),
         (make_bomb(20_000, 20_000), 413, "as a decompression bomb does"),
         (make_bomb(8_000, 7_000), 413, "more than 50,000,000 pixels"),
         (make_bomb(2_000_000_000, 2), 413, "decompression bomb"),
@@ -194,6 +199,18 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_a_length():
         chunks = (b"x" * 500 for _ in range(5))
         response = client.post("/predict", content=chunks, headers={"content-type": "image/png"})
         check_problem(response, 413, "the body is larger than")
+
+
+def test_bodies_share_a_bounded_memory():
+    with open_client() as client:
+        budget = client.application.budget
+        with budget.open_account() as take_bytes:
+            take_bytes(budget._free - 20)
+            response = post_image(client)
+            check_problem(response, 503, "too many requests are being read")
+            assert response.headers["retry-after"] == "1"
+        assert post_image(client).status_code == 200
+        assert budget._free == 512 * 2**20
 
 
 @pytest.mark.parametrize(

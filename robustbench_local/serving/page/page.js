@@ -226,9 +226,13 @@ byId("camera-start").addEventListener("click", async () => {
     showMessage("The camera cannot be used: there is none, or it was not allowed.");
     return;
   }
+  byId("camera-take").disabled = true;
   byId("camera-view").srcObject = camera;
   byId("camera").hidden = false;
   byId("camera-start").disabled = true;
+});
+byId("camera-view").addEventListener("loadeddata", () => {
+  byId("camera-take").disabled = false;
   byId("camera-take").focus();
 });
 byId("camera-stop").addEventListener("click", () => { stopCamera(); byId("camera-start").focus(); });
