@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.classifier.tensor_identity import describe_tensor, remove_memory_addresses
 from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_file, is_user_module
 
 CODE_RECORD_ATTRIBUTE = "_robustbench_local_code"
 """Attribute of a model that names the files of its code; see `model_identity`."""
-_MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _USER_MODULE_HASH = re.compile(rf"{USER_PREFIX}(\w+?)_[0-9a-f]{{16}}")
 _TORCHSCRIPT_MANGLING = re.compile(r"___torch_mangle_\d+\.?")
 _SIMPLE_TYPES = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
@@ -250,24 +250,6 @@ def describe_code(code: types.CodeType) -> str:
     return f"code {steps} {counts} {names} {constants}"
 
 
-def describe_tensor(value: Tensor) -> str:
-    """Describe a tensor by shape, type and the SHA-256 of its bytes."""
-    if value.is_quantized:
-        return f"{describe_tensor(value.int_repr())} {value.dtype} {_describe_quantization(value)}"
-    if value.is_meta or value.layout != torch.strided:
-        return f"tensor {tuple(value.shape)} {value.dtype} {hashlib.sha256(repr(value).encode()).hexdigest()}"
-    content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return f"tensor {tuple(value.shape)} {value.dtype} {hashlib.sha256(content.tobytes()).hexdigest()}"
-
-
-def _describe_quantization(value: Tensor) -> str:
-    """Describe the scales and zero points of a quantized tensor."""
-    if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
-        return f"{value.q_scale()!r} {value.q_zero_point()}"
-    scales = (value.q_per_channel_scales(), value.q_per_channel_zero_points())
-    return f"{value.q_per_channel_axis()} {' '.join(map(describe_tensor, scales))}"
-
-
 def describe_program(module: nn.Module) -> str:
     """Describe the program of a TorchScript or torch.fx module, which its class does not reveal."""
     if isinstance(module, torch.jit.ScriptModule):
@@ -280,7 +262,7 @@ def describe_program(module: nn.Module) -> str:
     for read in parts:
         with suppress(RuntimeError, AttributeError):  # a part without a forward has no code
             described.append(CodeDescriber().describe_value(read(module)))
-    return " " + _TORCHSCRIPT_MANGLING.sub("", _MEMORY_ADDRESS.sub("", " ".join(described)))
+    return " " + _TORCHSCRIPT_MANGLING.sub("", remove_memory_addresses(" ".join(described)))
 
 
 def _read_script_code(module: Any) -> str:
@@ -306,7 +288,7 @@ def _is_tensor_or_module(value: Any) -> bool:
 
 def remove_addresses(text: str) -> str:
     """Remove memory addresses, and the hashes in the names of user modules, from a text."""
-    return _USER_MODULE_HASH.sub(r"\1", _MEMORY_ADDRESS.sub("", text))
+    return _USER_MODULE_HASH.sub(r"\1", remove_memory_addresses(text))
 
 
 @functools.cache

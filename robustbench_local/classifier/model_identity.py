@@ -25,9 +25,9 @@ from robustbench_local.classifier.code_identity import (
     CODE_RECORD_ATTRIBUTE,
     CodeDescriber,
     describe_program,
-    describe_tensor,
     remove_addresses,
 )
+from robustbench_local.classifier.tensor_identity import describe_tensor
 from robustbench_local.classifier.user_modules import (
     find_library_version,
     find_module_files,

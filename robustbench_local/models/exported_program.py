@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ModelError
+from robustbench_local.models.exported_archive import load_exported
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 from robustbench_local.models.model_trial import (
     TRIAL_BATCH,
@@ -64,7 +59,7 @@ def load_export(file: str, request: ModelRequest) -> LoadedModel:
     """
     program = read_program("export", file, request)
     where = program.path.name
-    exported = _load_archive(program)
+    exported = load_exported(program)
     entry = _read_input(exported, where)
     module = exported.module()
     training_notes = check_training_mode(module, where)
@@ -76,40 +71,6 @@ def load_export(file: str, request: ModelRequest) -> LoadedModel:
     loaded.notes += training_notes
     loaded.channels, loaded.contract = entry.channels, InputContract(input_size=entry.size)
     return loaded
-
-
-def _load_archive(program: ProgramFile) -> Any:
-    _start_autograd()
-    try:
-        with warnings.catch_warnings(action="ignore"), _silence_exporter():
-            return torch.export.load(io.BytesIO(program.content))
-    except Exception as error:
-        raise ModelError(
-            f"torch cannot load it: {type(error).__name__}: {extract_first_line(error)}",
-            where=program.path.name,
-            remedy="export it again with this version of torch, and import what its operators come from",
-        ) from error
-
-
-def _start_autograd() -> None:
-    """Start autograd before torch.export pretends that there are GPUs, for which it would start threads.
-
-    Forks of a process with such threads cannot compute gradients.
-    """
-    if not torch.cuda.is_available():
-        torch.zeros(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _silence_exporter() -> Iterator[None]:
-    """Silence torch's log, into which it writes the trace of an error that is also raised."""
-    logger = logging.getLogger("torch.export")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def _read_input(exported: Any, where: str) -> _ExportedInput:

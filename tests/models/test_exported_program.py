@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,55 @@ def test_without_a_gradient_the_access_is_scores(tmp_path: Path) -> None:
     classifier = load(tmp_path)
     assert classifier.access == "scores"
     assert any("gives no gradients" in note for note in classifier.notes)
+
+
+class Levels(nn.Module):
+    """A network whose pixels are rounded to integers and back, as torchao exports it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = build_network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        rounding = torch.ops.quantized_decomposed
+        levels = (1 / 127, 0, -128, 127, torch.int8)
+        rounded = rounding.quantize_per_tensor(images, *levels)
+        return self.network(rounding.dequantize_per_tensor(rounded, *levels))
+
+
+def test_operators_of_quantization_are_found_without_the_library_that_exported_them(tmp_path: Path) -> None:
+    import torch.ao.quantization.fx._decomposed  # noqa: F401 - registers them here
+
+    save_exported(tmp_path / "net.pt2", Levels(), batch=Dim("n"))
+    code = (
+        "from pathlib import Path; from robustbench_local.models.model_sources import load_classifier; print("
+        f"load_classifier('export:net.pt2', base_folder=Path({str(tmp_path)!r}), allow_code=True).access)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "scores"
+    content = (tmp_path / "net.pt2").read_bytes()
+    (tmp_path / "net.pt2").write_bytes(content.replace(b"quantize_per_tensor", b"kwantize_per_tensor"))
+    with pytest.raises(ModelError, match=r"torch cannot load it: (?!RuntimeError: We ran)"):
+        load(tmp_path)
+
+
+def test_a_fork_computes_gradients_after_programs_were_loaded(tmp_path: Path) -> None:
+    save_exported(tmp_path / "net.pt2", build_network())
+    code = (
+        "import os, torch; from pathlib import Path\n"
+        "from robustbench_local.models.model_sources import load_classifier\n"
+        f"model = load_classifier('export:net.pt2', base_folder=Path({str(tmp_path)!r}), allow_code=True)\n"
+        "def ask():\n"
+        "    with model.evaluation_mode():\n"
+        "        return model.compute_gradient(torch.rand(2, 3, 8, 8), lambda logits: logits.sum(dim=1))[2]\n"
+        "ask()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(0 if bool(ask().any()) else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "0", answer.stderr
 
 
 def test_what_is_no_batch_of_float_images_is_refused(tmp_path: Path) -> None:

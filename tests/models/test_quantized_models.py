@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.ao import quantization
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.tensor_identity import describe_tensor
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
@@ -159,6 +160,33 @@ def test_packed_weights_are_a_part_of_the_identity(tmp_path: Path) -> None:
         programs = [torch.jit.load(tmp_path / f"{index}.pt") for index in range(3)]
     digests = [Classifier(program, num_classes=4).compute_digest() for program in programs]
     assert digests[0] == digests[1] != digests[2]
+
+
+class Pair(Tensor):
+    """A tensor that consists of two, as torchao's are; most operators do not know it."""
+
+    def __new__(cls, first: Tensor, scale: float) -> Tensor:
+        made = Tensor._make_wrapper_subclass(cls, first.shape, dtype=torch.float32)
+        made.first, made.scale = first, scale
+        return made
+
+    def __tensor_flatten__(self) -> tuple[list[str], float]:
+        return ["first"], self.scale
+
+    @classmethod
+    def __torch_dispatch__(cls, operator, *_args, **_options):
+        raise NotImplementedError(str(operator))
+
+
+def test_a_tensor_of_tensors_is_described_by_its_parts() -> None:
+    levels = torch.zeros(64, 64, dtype=torch.int8)
+    changed = levels.clone()
+    changed[30, 30] = 1
+    digests = [describe_tensor(Pair(*parts)) for parts in ((levels, 0.1), (changed, 0.1), (levels, 0.2))]
+    assert len(set(digests)) == 3
+    assert describe_tensor(Pair(levels.clone(), 0.1)) == digests[0]
+    assert describe_tensor(changed.float().to_sparse()) != describe_tensor(levels.float().to_sparse())
+    assert describe_tensor(torch.empty(2, 3, device="meta")) == "tensor (2, 3) torch.float32 without values"
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

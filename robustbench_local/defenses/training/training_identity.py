@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from robustbench_local.classifier.code_identity import describe_tensor
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
 from robustbench_local.classifier.package_code import digest_code
+from robustbench_local.classifier.tensor_identity import describe_tensor
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.extensions.open_registry import describe_outside_code
