@@ -9,11 +9,15 @@ from torch import nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.input_contract import InputContract
+from robustbench_local.config import cards
+from robustbench_local.defenses.recipes.recipe_registry import read_recipe
 from robustbench_local.defenses.training.initial_networks import (
     NormalizedNetwork,
     build_teacher_loader,
     load_initial_network,
 )
+from robustbench_local.defenses.training.provenance import write_weights
+from robustbench_local.defenses.training.training_result import Score, TrainingResult
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.weights_card import find_card
@@ -99,3 +103,36 @@ def test_a_damaged_card_beside_weights_says_what_to_do(tmp_path):
     (tmp_path / "net.yaml").write_text("schema: 1\nname: other\n")
     with pytest.raises(ModelError, match=r"net\.yaml.*[Rr]emove it"):
         find_card("net.safetensors", tmp_path)
+
+
+def test_the_card_of_trained_weights_keeps_their_preprocessing(tmp_path):
+    changes = {"channel_order": "bgr", "value_scale": 255, "resize": [36, 34], "interpolation": "bicubic"}
+    normalize = ((102.0,) * 3, (64.0,) * 3)
+    start = load_initial_network(
+        "zoo:signs-plain",
+        num_classes=43,
+        seed=0,
+        normalize=normalize,
+        input_size=(32, 32),
+        preprocessing=changes,
+    )
+    card = cards.find_card("standard", kind="defense")
+    score = Score(epoch=1, clean=1.0, robust=0.5)
+    write_weights(
+        tmp_path / "mine.safetensors",
+        start,
+        card=card,
+        recipe=read_recipe(card),
+        trained=TrainingResult(state=start.module.network.state_dict(), best=score, seconds=1.0),
+        class_names=[str(number) for number in range(43)],
+        data={},
+        measured=[],
+        seed=0,
+        command="rbl train",
+    )
+    again = load_classifier(f"checkpoint:{tmp_path / 'mine.safetensors'}")
+    assert again.contract == start.contract
+    assert again.contract.resize == (36, 34)
+    images = torch.rand(2, 3, 40, 50, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), start.module.eval()(images), rtol=0, atol=1e-5)
