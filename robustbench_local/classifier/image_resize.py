@@ -7,14 +7,19 @@ are. Bicubic and Lanczos filters overshoot at edges; as 8-bit images cannot, res
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from robustbench_local.bpda import apply_straight_through
 from robustbench_local.classifier.literals import CropRounding, Interpolation
+from robustbench_local.errors import DataError
 
 _LANCZOS_LOBES = 3
+MAX_RESIZED_PIXELS = 2**28
+"""Most pixels of a resized image before its center is cropped: 268 million, more than any camera gives."""
 MAX_ROUNDING = 1e-5
 """Overshoot that may be rounding: there, the clamp lets gradients pass. In torch, a clamp's gradient is 0 at
 the border itself, where all black areas are."""
@@ -30,16 +35,26 @@ def find_resized_size(
         resize: Length of the shorter side, to which the other is rounded down as torchvision does; (H, W)
             regardless of the aspect ratio; None for the smallest size that covers ``crop``.
         crop: (H, W) of the crop.
+
+    Raises:
+        DataError: If the image is so narrow that it would not fit into memory.
     """
     height, width = before
     if isinstance(resize, tuple):
         return resize
     if resize is not None:
         shorter = min(before)
-        return max(1, height * resize // shorter), max(1, width * resize // shorter)
-    if crop[0] * width >= crop[1] * height:
-        return crop[0], width * crop[0] // height
-    return height * crop[1] // width, crop[1]
+        size = max(1, height * resize // shorter), max(1, width * resize // shorter)
+    elif crop[0] * width >= crop[1] * height:
+        size = crop[0], width * crop[0] // height
+    else:
+        size = height * crop[1] // width, crop[1]
+    if size[0] * size[1] > MAX_RESIZED_PIXELS:
+        raise DataError(
+            f"an image of {height}x{width} would be resized to {size[0]}x{size[1]} pixels",
+            remedy="remove it, or stretch the images: resize: stretch",
+        )
+    return size
 
 
 def find_crop_start(before: int, after: int, rounding: CropRounding = "nearest") -> int:
@@ -85,6 +100,7 @@ def _resize_axis(images: Tensor, length: int, interpolation: Interpolation, *, a
     return _clamp_overshoot(images @ _build_lanczos_weights(width, length).to(images).T)
 
 
+@lru_cache(maxsize=16)
 def _build_lanczos_weights(before: int, after: int) -> Tensor:
     """Return the weights of pixels in a resized row, (after, before), float64; rows sum to 1."""
     scale = before / after

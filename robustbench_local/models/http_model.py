@@ -20,6 +20,8 @@ from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 
 MAX_IDENTITY_IMAGES = 8
 """Number of images whose labels identify a state of a service."""
+_PNG_TOLERANCE = 1e-3
+"""Distance from [0, 1] that is rounding or interpolation."""
 _PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -118,6 +120,14 @@ class Endpoint:
                 f"a PNG has 1, 3 or 4 channels, this image has {len(image)}",
                 where=self._client.display_url,
                 remedy="set endpoint: {format: json}",
+            )
+        if float(image.min()) < -_PNG_TOLERANCE or float(image.max()) > 1 + _PNG_TOLERANCE:
+            raise ModelError(
+                f"a PNG holds pixels of 0 to 1, and preprocessing gives {float(image.min()):.3g} to "
+                f"{float(image.max()):.3g}",
+                where=self._client.display_url,
+                remedy="leave normalize and value_scale out, which the service applies, or set endpoint: "
+                "{format: json}",
             )
         pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
         stream = io.BytesIO()

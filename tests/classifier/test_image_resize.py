@@ -18,6 +18,7 @@ from robustbench_local.classifier.image_resize import (
 from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.classifier.literals import CropRounding
 from robustbench_local.classifier.preprocessing import Preprocessing
+from robustbench_local.errors import DataError
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -121,6 +122,10 @@ def test_size_that_covers_the_crop_or_ignores_the_aspect_ratio() -> None:
     assert find_resized_size((200, 100), None, (50, 60)) == (120, 60)
     assert find_resized_size((100, 200), (30, 20), (10, 10)) == (30, 20)
     assert find_resized_size((1, 900), 1, (1, 1)) == (1, 900)
+    assert find_resized_size((1, 2**20), 16, (1, 1)) == (16, 2**24)  # 2**28 pixels are the most
+    for resize in (17, None):
+        with pytest.raises(DataError, match=r"an image of 1x1048576 would be resized to 17x17825792 pixels"):
+            find_resized_size((1, 2**20), resize, (17, 17))
 
 
 def test_the_contract_in_order() -> None:

@@ -29,6 +29,18 @@ def test_scores_come_back_for_exactly_these_images_in_batches(service: SampleSer
     torch.testing.assert_close(service.load(endpoint={"key": "result.p"})(IMAGES[:1]), MEANS[:1])
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"normalize": ([0.5] * 3, [0.25] * 3)}, {"preprocessing": {"value_scale": 255}}],
+    ids=["normalized", "0..255"],
+)
+def test_a_png_holds_no_preprocessed_pixels(service: SampleService, changes):
+    """They would be cut off without a word, and the service asked about other images."""
+    classifier = service.load(endpoint={"format": "png"}, **changes)
+    with pytest.raises(ModelError, match=r"a PNG holds pixels of 0 to 1, and preprocessing gives"):
+        classifier(torch.tensor([0.0, 1.0]).repeat(1, 3, 4, 2))
+
+
 def test_pngs_go_out_one_by_one_rounded_to_8_bits(service: SampleService):
     service.answer = lambda scores: {"scores": scores.tolist()}
     classifier = service.load(endpoint={"format": "png"})
