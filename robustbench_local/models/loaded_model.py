@@ -47,8 +47,8 @@ class ModelRequest:
         default_class_names: The names of the data's classes, if they have any.
         templates: Prompts of a zero-shot classifier, with ``{}`` for the name of the class.
         declares_preprocessing: Whether the user declares how images are prepared, instead of the source.
-        sample_images: Some of these images as they are loaded, (N, C, H, W) in [0, 1], where known.
         input_size: (H, W) that the user declares.
+        sample_images: Some of these images as they are loaded, (N, C, H, W) in [0, 1], where known.
     """
 
     weights: str | None = None
@@ -69,8 +69,8 @@ class ModelRequest:
     default_class_names: Sequence[str] | None = None
     templates: Sequence[str] | None = None
     declares_preprocessing: bool = False
-    sample_images: Tensor | None = None
     input_size: tuple[int, int] | None = None
+    sample_images: Tensor | None = None
 
     def read(self, file: str) -> WeightsFile:
         """Find and read a weights file under these options."""

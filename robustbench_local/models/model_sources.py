@@ -141,8 +141,8 @@ def load_classifier(
         class_names=class_names,
         default_class_names=default_class_names,
         declares_preprocessing=normalize is not None and input_size is not None,
-        sample_images=sample_images,
         input_size=input_size,
+        sample_images=sample_images,
     )
     _check_special_options(source, request)
     loaded = load_model(source, request)

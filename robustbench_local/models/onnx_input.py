@@ -59,10 +59,13 @@ class ImageInput:
     def arrange_images(self, images: Tensor) -> Tensor:
         """Return the input of the graph for images (N, C, H, W); differentiable.
 
-        Bytes are the images times 255, rounded with the gradient of the identity, as floats.
+        Bytes are rounded with the gradient of the identity, as floats.
+
+        Args:
+            images: In [0, 1], normalised if the graph does not do it; 0 to 255 where it takes bytes.
 
         Raises:
-            ModelError: If bytes are wanted, and the images are not in [0, 1].
+            ModelError: If bytes are wanted, and the images are not in [0, 255].
         """
         if self.takes_bytes:
             images = self._round_to_bytes(images)
@@ -85,20 +88,21 @@ class ImageInput:
         if not self.has_batch:
             notes.append("takes one image without a batch axis: images are given one by one")
         if self.takes_bytes:
-            notes.append("takes whole numbers from 0 to 255: images are multiplied by 255 and rounded inside")
+            notes.append("takes whole numbers from 0 to 255: images are rounded to them inside")
         notes += [f"its input {name!r} is set to false" for name, _ in self.flags]
         return notes
 
     def _round_to_bytes(self, images: Tensor) -> Tensor:
         values = images.detach()
-        if len(values) and not -_BYTE_TOLERANCE <= float(values.min()) <= float(values.max()) <= 1.001:
+        limit = 255 + _BYTE_TOLERANCE
+        if len(values) and not -_BYTE_TOLERANCE <= float(values.min()) <= float(values.max()) <= limit:
             raise ModelError(
                 f"the file takes pixels as whole numbers, and is given values from {values.min():.3g} to "
-                f"{values.max():.3g} to make them of",
+                f"{values.max():.3g}",
                 where=self.name,
-                remedy="set normalize: none, and no value_scale: the file does both by itself",
+                remedy="set normalize: none: the file normalizes by itself",
             )
-        return apply_straight_through(lambda pixels: torch.round(pixels).clamp(0, 255), images * 255)
+        return apply_straight_through(lambda pixels: torch.round(pixels).clamp(0, 255), images)
 
 
 def find_image_input(inputs: Sequence[Any], where: str) -> ImageInput:

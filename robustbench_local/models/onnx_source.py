@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from robustbench_local.classifier.binary_output import parse_output_key
@@ -31,13 +32,14 @@ from robustbench_local.models.onnx_graph.final_softmax import (
 )
 from robustbench_local.models.onnx_graph.graph_reader import OnnxGraph, read_graph
 from robustbench_local.models.onnx_graph.operator_table import UnsupportedOperatorError
+from robustbench_local.models.onnx_metadata import read_metadata
 from robustbench_local.models.onnx_model import OnnxModel, build_session
 from robustbench_local.models.onnx_module import OnnxModule, OnnxStraightThroughModule
 
 _ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "QGemm", "QLinear")
 """How the names of operators begin that round activations; ``DequantizeLinear`` alone only stores weights."""
 _BATCH_ROUNDING = "DynamicQuantizeLinear"
-_DEFAULT_SIDE_PIXELS = 32
+_SMALL_SIDE_PIXELS, _LARGE_SIDE_PIXELS = 32, 224
 _MAX_SAMPLES = 8
 
 
@@ -62,6 +64,11 @@ class _OnnxFile:
     is_rounded: bool
     depends_on_batch: bool
     probability_output: str | None
+
+    @property
+    def is_half(self) -> bool:
+        """Return whether it computes in half precision."""
+        return self.model.input.dtype == np.float16 or (self.graph is not None and self.graph.is_half)
 
 
 def load_onnx(file: str, request: ModelRequest) -> LoadedModel:
@@ -95,11 +102,14 @@ def load_onnx(file: str, request: ModelRequest) -> LoadedModel:
         model=model,  # type: ignore[arg-type]  # arrays and named outputs are handled like tensors
         num_classes=classes,
         channels=model.input.channels,
-        contract=InputContract(input_size=model.input.size, origin="file"),
+        contract=InputContract(
+            input_size=model.input.size, value_scale=255 if model.input.takes_bytes else 1, origin="file"
+        ),
         is_unnormalized=not model.input.takes_bytes,
         notes=_describe_model(model, onnx_file),
         provenance={"weights": onnx_file.path.name, "sha256": digest, "onnxruntime": runtime_version},
     )
+    _add_metadata(loaded, model)
     _add_gradients(loaded, onnx_file, request)
     return loaded
 
@@ -156,6 +166,25 @@ def _find_output(model: OnnxModel, request: ModelRequest) -> str | None:
     if entry not in names and str(entry).isdigit():
         return names[int(entry)] if int(entry) < len(names) else None
     return str(entry)
+
+
+def _add_metadata(loaded: LoadedModel, model: OnnxModel) -> None:
+    """Take class names and preprocessing from what the file says about itself."""
+    metadata = read_metadata(model.metadata)
+    if len(metadata.class_names) == loaded.num_classes:
+        loaded.class_names = metadata.class_names
+    if model.input.takes_bytes:
+        return
+    length = len(metadata.normalization[0]) if metadata.normalization is not None else 1
+    if metadata.describes_pixels and length in (1, model.input.channels or length):
+        loaded.contract = replace(
+            loaded.contract,
+            value_scale=metadata.value_scale or 1.0,
+            normalization=metadata.normalization,
+            channel_order="bgr" if metadata.is_bgr and model.input.channels in (None, 3) else "rgb",
+        )
+        loaded.is_unnormalized = False
+        loaded.provenance["preprocessing"] = "the file's metadata"
 
 
 def _describe_model(model: OnnxModel, onnx_file: _OnnxFile, module: OnnxModule | None = None) -> list[str]:
@@ -230,7 +259,7 @@ def _check_module(
         return f"no conversion to torch for {error}"
     except Exception as error:  # noqa: BLE001 - a strange graph may raise anything
         return f"the conversion to torch fails: {extract_first_line(error)}"
-    is_half = onnx_file.model.input.dtype == np.float16
+    is_half = onnx_file.is_half
     if onnx_file.is_rounded:
         loaded.model = OnnxStraightThroughModule(module, onnx_file.model).eval()
         how = "straight-through gradients of a conversion to torch, answers of onnxruntime"
@@ -258,7 +287,7 @@ def _compare_with_file(
     A conversion often takes any number of images where the file takes one, which is many times faster.
     """
     entry, _ = parse_output_key(request.output)
-    is_half = onnx_file.model.input.dtype == np.float16
+    is_half = onnx_file.is_half
     check = partial(
         check_conversion,
         module,
@@ -284,10 +313,20 @@ def _make_inputs(model: OnnxModel, request: ModelRequest) -> Tensor:
     samples = request.sample_images
     shape = request.image_shape or (tuple(samples.shape[1:]) if samples is not None else None)
     channels = model.input.channels or (shape[0] if shape else 3)
-    size = model.input.size or (shape[1:] if shape else (_DEFAULT_SIDE_PIXELS, _DEFAULT_SIDE_PIXELS))
+    size = model.input.size or request.input_size or (shape[1:] if shape else _find_size(model, channels))
     if samples is not None:
         samples = samples[:: max(1, len(samples) // _MAX_SAMPLES)][:_MAX_SAMPLES].float().cpu()
-    return make_check_inputs(samples, (channels, size[0], size[1]), is_unit=model.input.takes_bytes)
+    takes_bytes = model.input.takes_bytes
+    inputs = make_check_inputs(samples, (channels, size[0], size[1]), is_unit=takes_bytes)
+    return 255 * inputs if takes_bytes else inputs
+
+
+def _find_size(model: OnnxModel, channels: int) -> tuple[int, int]:
+    """Return a size of images that the file takes, where nothing tells it."""
+    with suppress(Exception):  # too small for its layers, which raises errors of any kind
+        model(torch.zeros(1, channels, _SMALL_SIDE_PIXELS, _SMALL_SIDE_PIXELS))
+        return _SMALL_SIDE_PIXELS, _SMALL_SIDE_PIXELS
+    return _LARGE_SIDE_PIXELS, _LARGE_SIDE_PIXELS
 
 
 def _hash_external_files(path: Path, content: bytes) -> list[str]:

@@ -72,9 +72,11 @@ def write_network(
     layout: str = "first",
     batch: int | str = "N",
     has_softmax: bool = False,
+    has_rounded_end: bool | None = None,
     takes_bytes: bool = False,
     flag: str | None = None,
     dtype: int | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """Write `build_network` as a file.
 
@@ -83,9 +85,11 @@ def write_network(
         layout: ``"first"`` or ``"last"``, where the channels are.
         batch: Number of images, or a name for any.
         has_softmax: Whether it ends in a softmax.
+        has_rounded_end: Whether a rounding to 1/255 or, if False, the identity follows.
         takes_bytes: Whether its input is uint8.
         flag: Name of a second input, a truth value that does nothing.
         dtype: Of its input and weights, by default float.
+        metadata: Entries of ``metadata_props``.
     """
     helper, kind, network = onnx.helper, dtype or onnx.TensorProto.FLOAT, build_network()
     values = dict(network.state_dict())
@@ -110,14 +114,23 @@ def write_network(
         helper.make_node("AveragePool", ["relu"], ["pool"], kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Flatten", ["pool"], ["flat"]),
         helper.make_node("Gemm", ["flat", "4.weight", "4.bias"], ["logits"], transB=1),
-        helper.make_node("Softmax" if has_softmax else "Identity", ["logits"], ["scores"]),
+        helper.make_node("Softmax" if has_softmax else "Identity", ["logits"], ["end"]),
     ]
+    if has_rounded_end:
+        tensors.append(onnx.numpy_helper.from_array(np.array(1 / 255, np.float32), "step"))
+        nodes.append(helper.make_node("QuantizeLinear", ["end", "step"], ["whole"]))
+        nodes.append(helper.make_node("DequantizeLinear", ["whole", "step"], ["scores"]))
+    elif has_rounded_end is False:
+        nodes.append(helper.make_node("Identity", ["end"], ["scores"]))
+    else:
+        nodes[-1].output[0] = "scores"
     inputs = [helper.make_tensor_value_info("images", input_kind, shape)]
     if flag is not None:
         inputs.append(helper.make_tensor_value_info(flag, onnx.TensorProto.BOOL, []))
     outputs = [helper.make_tensor_value_info("scores", kind, [batch, 4])]
     graph = helper.make_graph(nodes, "network", inputs, outputs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(model, metadata or {})
     path.write_bytes(model.SerializeToString())
     return path
 

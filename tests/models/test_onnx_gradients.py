@@ -46,6 +46,7 @@ def find_note(classifier: Classifier, part: str) -> str:
         ({"layout": "last"}, "takes channels last: images are transposed inside"),
         ({"batch": 1}, "the file takes exactly 1 image at a time, and its conversion any number"),
         ({"has_softmax": True}, "its final softmax is undone by a logarithm"),
+        ({"has_softmax": True, "has_rounded_end": False}, "its final softmax is undone by a logarithm"),
         ({"flag": "training"}, "its input 'training' is set to false"),
     ],
 )
@@ -108,17 +109,27 @@ def test_an_int8_file_is_a_black_box_unless_gradients_are_wanted(tmp_path: Path,
     torch.testing.assert_close(alone, box(IMAGES), rtol=0, atol=1e-6)
 
 
+def test_rounded_probabilities_have_the_slopes_of_the_logits(tmp_path: Path):
+    file = write_network(tmp_path / "net.onnx", has_softmax=True, has_rounded_end=True)
+    straight, network = load(file, access="gradients"), build_network()
+    _, _, gradient = straight.compute_gradient(IMAGES, lambda logits: logits[:, 0] - logits[:, 1])
+    torch.testing.assert_close(gradient, _differentiate(network)[1], rtol=1e-3, atol=1e-5)
+    steps = (straight(IMAGES).exp() / straight(IMAGES).exp().sum(dim=1, keepdim=True)) * 255
+    torch.testing.assert_close(steps, network(IMAGES).softmax(dim=1) * 255, rtol=0, atol=1.5)
+
+
 def test_pixels_in_bytes_are_rounded_inside(tmp_path: Path):
     file = write_network(tmp_path / "net.onnx", layout="last", takes_bytes=True)
     box = load(file)
     assert (box.access, box.normalization) == ("scores", None)
-    assert find_note(box, "multiplied by 255 and rounded inside")
+    assert find_note(box, "images are rounded to them inside")
     assert not find_note(box, "no normalization declared")
     on_grid = (IMAGES * 255).round() / 255
     torch.testing.assert_close(box(IMAGES), build_network()(on_grid).detach(), rtol=1e-4, atol=1e-5)
     straight = load(file, access="gradients")
     _, _, gradient = straight.compute_gradient(on_grid, lambda logits: logits[:, 0] - logits[:, 1])
     torch.testing.assert_close(gradient, _differentiate(build_network(), on_grid)[1], rtol=1e-3, atol=1e-4)
+    assert (box.contract.value_scale, box.contract.input_size) == (255, (8, 8))
     with pytest.raises(ModelError, match=r"takes pixels as whole numbers.*Set normalize: none"):
         load(file, normalize=([0.5], [0.5]))(IMAGES)
 

@@ -42,17 +42,14 @@ def find_probability_step(graph: OnnxGraph, output: str) -> float | None:
 
 
 def remove_softmax(graph: OnnxGraph, output: str) -> OnnxGraph:
-    """Return the graph with the logits in place of an output's probabilities.
-
-    A softmax whose answers are rounded stays: the rounding decides labels.
+    """Return the graph with the logits in place of an output's probabilities, also of rounded ones.
 
     Args:
         graph: The graph.
         output: Name of the output.
     """
     softmax = find_softmax(graph, output)
-    if softmax is None or output not in softmax.outputs:
+    if softmax is None:
         return graph
-    nodes = [node for node in graph.nodes if node is not softmax]
-    identity = OnnxNode("Identity", softmax.inputs[:1], softmax.outputs)
-    return replace(graph, nodes=(*nodes, identity))
+    nodes = [node for node in graph.nodes if output not in node.outputs]
+    return replace(graph, nodes=(*nodes, OnnxNode("Identity", softmax.inputs[:1], (output,))))

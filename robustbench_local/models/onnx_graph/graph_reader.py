@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from robustbench_local.models.onnx_graph.operator_table import OnnxNode
-from robustbench_local.models.onnx_graph.tensor_types import convert_array
+from robustbench_local.models.onnx_graph.tensor_types import HALF_TYPES, convert_array
 
 _OWN_DOMAINS = ("", "ai.onnx")
 
@@ -25,13 +25,14 @@ class OnnxGraph:
         constants: Tensors in the file, by name.
         inputs: Names of the inputs that have to be given.
         outputs: Names of the outputs.
+        is_half: Whether some tensors are in half precision.
     """
 
     nodes: tuple[OnnxNode, ...]
     constants: Mapping[str, Tensor]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    is_half: bool = False
 
     def iterate_nodes(self) -> Iterator[OnnxNode]:
         """Yield all nodes, also of the graphs within nodes."""
@@ -96,6 +97,7 @@ class _GraphReader:
             constants=constants,
             inputs=tuple(entry.name for entry in graph.input if entry.name not in constants),
             outputs=tuple(entry.name for entry in graph.output),
+            is_half=any(tensor.data_type in HALF_TYPES for tensor in graph.initializer),
         )
 
     def _read_node(self, proto: Any) -> OnnxNode:

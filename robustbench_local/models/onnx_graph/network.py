@@ -21,6 +21,7 @@ from robustbench_local.models.onnx_graph import (
     shapes,
 )
 from robustbench_local.models.onnx_graph.graph_reader import OnnxGraph
+from robustbench_local.models.onnx_graph.node_order import find_used_names, sort_nodes
 from robustbench_local.models.onnx_graph.operator_table import (
     OPERATORS,
     OnnxNode,
@@ -45,6 +46,13 @@ OPERATOR_MODULES = (
 
 _MAX_HOST_VALUES = 64
 """Integer tensors up to this size stay on the host: they are shapes and axes, which Python reads."""
+_HOST_READERS = frozenset(
+    {
+        *("ConstantOfShape", "CumSum", "Expand", "OneHot", "Pad", "Range", "Reshape", "Resize", "Slice"),
+        *("Split", "Squeeze", "Tile", "TopK", "Unsqueeze", "Upsample"),
+    }
+)
+"""Operators that Python reads inputs of: an accelerator would have to be waited for."""
 _RANDOM_OPERATORS = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomUniform"})
 
 
@@ -67,14 +75,14 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__()
-        unsupported = find_unsupported(graph.find_operators() - {"If"})
+        self.inputs, self.outputs = graph.inputs, graph.outputs
+        nodes, values = _select_used_nodes(graph), dict(graph.constants)
+        unsupported = find_unsupported(replace(graph, nodes=tuple(nodes)).find_operators() - {"If"})
         if unsupported:
             raise UnsupportedOperatorError(", ".join(unsupported))
-        self.inputs, self.outputs = graph.inputs, graph.outputs
-        values = dict(graph.constants)
-        self._nodes = _fold_constants(_drop_unused_outputs(graph), values)
+        self._nodes = _fold_constants(nodes, values)
         self._releases = _find_releases(self._nodes, graph.outputs)
-        used = {name for node in self._nodes for name in _find_used_names(node)} | set(graph.outputs)
+        used = {name for node in self._nodes for name in find_used_names(node)} | set(graph.outputs)
         norms = (node for node in self._nodes if node.operator == "BatchNormalization")
         statistics = {name for node in norms for name in node.inputs[3:]}
         self._host: dict[str, Tensor] = {}
@@ -122,7 +130,7 @@ def _run_node(node: OnnxNode, values: dict[str, Tensor], device: torch.device) -
         _run_branch(node, values, device)
         return
     inputs = [values[name] if name else None for name in node.inputs]
-    if device.type != "cpu":
+    if device.type != "cpu" and node.operator not in _HOST_READERS:
         inputs = _move_together(inputs)
     outputs = compute_node(node, inputs)
     values.update((name, value) for name, value in zip(node.outputs, outputs, strict=False) if name)
@@ -145,19 +153,18 @@ def _move_together(inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
     )
     if device is None:
         return list(inputs)
-    return [
-        value.to(device) if value is not None and value.ndim and value.is_floating_point() else value
-        for value in inputs
-    ]
+    return [value.to(device) if value is not None and value.ndim else value for value in inputs]
 
 
-def _drop_unused_outputs(graph: OnnxGraph) -> list[OnnxNode]:
-    """Return the nodes without names for outputs that nothing reads, such as the mask of a dropout."""
-    used = {name for node in graph.nodes for name in _find_used_names(node)} | set(graph.outputs)
-    return [
-        replace(node, outputs=tuple(name if name in used else "" for name in node.outputs))
-        for node in graph.nodes
-    ]
+def _select_used_nodes(graph: OnnxGraph) -> list[OnnxNode]:
+    """Return the nodes that the outputs depend on, without names for outputs that nothing reads."""
+    used, kept = set(graph.outputs), []
+    for node in reversed(sort_nodes(graph.nodes)):
+        outputs = tuple(name if name in used else "" for name in node.outputs)
+        if any(outputs):
+            kept.append(replace(node, outputs=outputs))
+            used.update(find_used_names(node))
+    return kept[::-1]
 
 
 def _fold_constants(nodes: Sequence[OnnxNode], values: dict[str, Tensor]) -> tuple[OnnxNode, ...]:
@@ -165,25 +172,12 @@ def _fold_constants(nodes: Sequence[OnnxNode], values: dict[str, Tensor]) -> tup
     left = []
     with torch.no_grad():
         for node in nodes:
-            is_constant = all(not name or name in values for name in _find_used_names(node))
+            is_constant = all(not name or name in values for name in find_used_names(node))
             if is_constant and node.operator not in _RANDOM_OPERATORS:
                 _run_node(node, values, torch.device("cpu"))
             else:
                 left.append(node)
     return tuple(left)
-
-
-def _find_used_names(node: OnnxNode) -> list[str]:
-    """Return the names that a node reads, also those that the graphs within it read from outside."""
-    names = [name for name in node.inputs if name]
-    for value in node.attributes.values():
-        if isinstance(value, OnnxGraph):
-            inner = {name for child in value.iterate_nodes() for name in child.outputs}
-            read_names = [name for child in value.nodes for name in _find_used_names(child)]
-            names += [
-                name for name in [*read_names, *value.outputs] if name not in inner | value.constants.keys()
-            ]
-    return names
 
 
 def _find_releases(nodes: Sequence[OnnxNode], outputs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -192,7 +186,7 @@ def _find_releases(nodes: Sequence[OnnxNode], outputs: Sequence[str]) -> tuple[t
     releases: list[tuple[str, ...]] = []
     for node in reversed(nodes):
         made = [name for name in node.outputs if name]
-        last = [name for name in dict.fromkeys([*_find_used_names(node), *made]) if name not in seen]
+        last = [name for name in dict.fromkeys([*find_used_names(node), *made]) if name not in seen]
         releases.append(tuple(last))
         seen.update(last)
     return tuple(reversed(releases))

@@ -29,6 +29,8 @@ _TORCH_TYPES = {
 }
 """By the number of ONNX's TensorProto.DataType. Half precision is computed in single: its gradients underflow
 less, and onnxruntime computes it so on the CPU, too."""
+HALF_TYPES = (10, 16)
+"""float16 and bfloat16."""
 INTEGER_RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 21: (0, 15), 22: (-8, 7)}
 """Smallest and largest value of the types that quantised values have."""
 

@@ -325,3 +325,92 @@ def test_what_is_not_computed_is_named(operator: str, arrays: list, attributes: 
     content, feed = build_node(operator, arrays, **attributes)
     with pytest.raises(UnsupportedOperatorError, match=message):
         OnnxNetwork(read_graph(content, Path()))(torch.from_numpy(feed["input0"]))
+
+
+def test_shapes_stay_on_the_host_and_numbers_go_to_the_device():
+    helper, kind = onnx.helper, onnx.TensorProto
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Reshape", ["x", "shape"], ["same"]),
+        helper.make_node("Cast", ["shape"], ["sizes"], to=kind.FLOAT),
+        helper.make_node("Mul", ["same", "sizes"], ["scaled"]),
+        helper.make_node("Greater", ["sizes", "limits"], ["is_large"]),
+        helper.make_node("Where", ["is_large", "scaled", "same"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", kind.FLOAT, [2, 3, 5, 4])]
+    outputs = [helper.make_tensor_value_info("y", kind.FLOAT, None)]
+    limits = onnx.numpy_helper.from_array(np.full(4, 2.5, np.float32), "limits")
+    graph = helper.make_graph(nodes, "mixed", inputs, outputs, [limits])
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    network = OnnxNetwork(read_graph(content.SerializeToString(), Path()))
+    x = torch.from_numpy(f(2, 3, 5, 4))
+    (expected,) = run_onnxruntime(content.SerializeToString(), {"x": x.numpy()})
+    np.testing.assert_allclose(network(x)[0].detach(), expected, rtol=1e-6)
+    assert network.to("meta")(x.to("meta"))[0].device.type == "meta"  # any device but the host's
+
+
+def build_branch(is_scaled: bool, condition: str) -> bytes:
+    helper, kind = onnx.helper, onnx.TensorProto
+    out = [helper.make_tensor_value_info("result", kind.FLOAT, None)]
+    factor = onnx.numpy_helper.from_array(np.array(2, np.float32), "factor")
+    yes = helper.make_graph([helper.make_node("Mul", ["x", "factor"], ["result"])], "yes", [], out, [factor])
+    no = helper.make_graph([helper.make_node("Neg", ["x"], ["result"])], "no", [], out)
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Greater", ["largest", "zero"], ["is_positive"]),
+        helper.make_node("If", [condition], ["y"], then_branch=yes, else_branch=no),
+    ]
+    tensors = [
+        onnx.numpy_helper.from_array(np.array(0, np.float32), "zero"),
+        onnx.numpy_helper.from_array(np.array(is_scaled), "constant"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", kind.FLOAT, [2, 3])]
+    outputs = [helper.make_tensor_value_info("y", kind.FLOAT, None)]
+    graph = helper.make_graph(nodes, "branches", inputs, outputs, tensors)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    ).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("is_scaled", "condition"), [(True, "constant"), (False, "constant"), (True, "is_positive")]
+)
+def test_a_branch_is_chosen_by_its_condition(is_scaled: bool, condition: str):
+    content = build_branch(is_scaled, condition)
+    network = OnnxNetwork(read_graph(content, Path()))
+    for x in (f(2, 3), -np.abs(f(2, 3)) - 0.1):
+        (expected,) = run_onnxruntime(content, {"x": x})
+        np.testing.assert_allclose(network(torch.from_numpy(x))[0].detach(), expected, rtol=1e-6)
+
+
+def test_functions_of_the_file_are_put_in_their_places():
+    helper, kind = onnx.helper, onnx.TensorProto
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    body = [helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Neg", ["b"], ["c"])]
+    function = helper.make_function("own", "NegativeRelu", ["a"], ["c"], body, opsets[:1])
+    nodes = [helper.make_node("NegativeRelu", ["x"], ["y"], domain="own")]
+    inputs = [helper.make_tensor_value_info("x", kind.FLOAT, [2, 3])]
+    outputs = [helper.make_tensor_value_info("y", kind.FLOAT, [2, 3])]
+    graph = helper.make_graph(nodes, "functions", inputs, outputs)
+    model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=9)
+    x = torch.from_numpy(f(2, 3))
+    (found,) = OnnxNetwork(read_graph(model.SerializeToString(), Path()))(x)
+    assert torch.equal(found, -x.relu())
+
+
+def test_nodes_are_computed_in_any_order_and_unused_ones_not_at_all():
+    helper, kind = onnx.helper, onnx.TensorProto
+    nodes = [
+        helper.make_node("Bernoulli", ["x"], ["unused"]),
+        helper.make_node("Neg", ["exp"], ["y"]),
+        helper.make_node("Exp", ["x"], ["exp"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", kind.FLOAT, [2])]
+    graph = helper.make_graph(nodes, "mixed", inputs, [helper.make_tensor_value_info("y", kind.FLOAT, [2])])
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+    x = torch.from_numpy(f(2))
+    assert torch.equal(OnnxNetwork(read_graph(content, Path()))(x)[0], -x.exp())
+    nodes[2].input[0] = "y"
+    graph = helper.make_graph(nodes, "circle", inputs, graph.output)
+    with pytest.raises(ValueError, match="cycle"):
+        OnnxNetwork(read_graph(helper.make_model(graph).SerializeToString(), Path()))
