@@ -14,14 +14,13 @@ from doc_blocks import PAGES, ROOT, DocBlock, read_blocks
 
 FAST_PAGES = {"docs/how-to/bring-data.md"}
 """Pages whose commands are also run without -m slow."""
-EXTRA_PAGES = {"docs/how-to/test-keras-and-jax-models.md": "jax"}
-"""Pages whose commands need a library that this package does not."""
+EXTRA_PAGES = {
+    "docs/how-to/test-keras-and-jax-models.md": "jax",
+    "docs/how-to/use-hugging-face.md": "transformers",
+}
+"""Pages whose commands need a library that this package does not, or only by an extra."""
 MAX_NOT_RUN = 12
 """Blocks that the tests may leave out, all pages together."""
-
-
-EXTRA_PAGES = {"docs/how-to/use-hugging-face.md": "transformers"}
-"""Pages whose commands need a library that only an extra installs."""
 
 
 def _mark(path: Path):
