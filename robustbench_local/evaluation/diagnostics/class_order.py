@@ -11,7 +11,7 @@ from robustbench_local.evaluation.diagnostics.diagnostic import (
     capitalize_first,
 )
 from robustbench_local.evaluation.probes.class_orders import find_better_order
-from robustbench_local.evaluation.probes.form_comparison import MAX_FAMILY_CHANCE, find_classes
+from robustbench_local.evaluation.probes.form_comparison import MAX_FAMILY_CHANCE, find_predicted_classes
 from robustbench_local.store.preprocessing_record import BetterForm
 
 
@@ -31,7 +31,7 @@ class ClassOrderCheck(Diagnostic):
         if not n:
             return build_unread("there are no answers")
         classes = model.classifier.num_classes
-        predictions = find_classes(model.logits, classes)
+        predictions = find_predicted_classes(model.logits, classes)
         found = find_better_order(predictions, model.labels[:n], classes, model.class_names)
         return self.judge_order(found, n)
 

@@ -85,6 +85,8 @@ def _look_at_model(classifier: Classifier, data: Dataset) -> PreprocessingCheck:
     service = classifier.model if isinstance(classifier.model, Endpoint) else None
     first = FIRST_IMAGES if service is None else _count_service_images(service)
     chosen = data.select_images(choose_check_images(data, MORE_IMAGES if service is None else first))
+    # where noise is added, a stronger contrast alone makes a sound model better
+    draws = classifier.settings.consistency.draws_numbers
     with classifier.evaluation_mode(), classifier.open_fresh_copy() as model:
         return FormSearch(
             classifier=model,
@@ -92,7 +94,7 @@ def _look_at_model(classifier: Classifier, data: Dataset) -> PreprocessingCheck:
             labels=chosen.labels,
             class_names=chosen.class_names,
             first=first,
-            in_range=service is not None,
+            in_range=service is not None or draws,
             clock=WorkClock() if service is None else time.monotonic,
         ).run()
 

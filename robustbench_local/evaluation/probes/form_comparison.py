@@ -18,20 +18,26 @@ accuracy in each form, so that their chance of a false alarm is far smaller."""
 MIN_GAIN = 0.05
 """Gain in clean accuracy from which on a form is reported."""
 NO_CLASS = -1
-"""The prediction for an image that no logit or a rejecting one decides."""
+"""The prediction for an image that no logit decides."""
 
 
-def find_classes(logits: Tensor, num_classes: int) -> Tensor:
-    """Return the class of the strictly largest logit, (N,); `NO_CLASS` for none, NaN, or a rejected image.
+def find_predicted_classes(logits: Tensor, num_classes: int) -> Tensor:
+    """Return the class of the strictly largest logit, (N,), also of rejected images; `NO_CLASS` for none.
 
     Args:
-        logits: (N, K) or, with a rejecting output, (N, K + 1).
+        logits: (N, K) or, with a rejecting output last, (N, K + 1).
         num_classes: K.
     """
-    top = logits.topk(2, dim=1)
+    top = logits[:, :num_classes].topk(2, dim=1)
     is_clear = torch.isfinite(logits).all(dim=1) & (top.values[:, 0] > top.values[:, 1])
-    classes = top.indices[:, 0]
-    return torch.where(is_clear & (classes < num_classes), classes, torch.full_like(classes, NO_CLASS))
+    return torch.where(is_clear, top.indices[:, 0], torch.full_like(top.indices[:, 0], NO_CLASS))
+
+
+def find_rejected(logits: Tensor, num_classes: int) -> Tensor:
+    """Return which images a model rejects, (N,); see `find_predicted_classes`."""
+    if logits.shape[1] == num_classes:
+        return torch.zeros(len(logits), dtype=torch.bool)
+    return logits[:, num_classes] >= logits[:, :num_classes].amax(dim=1)
 
 
 def can_be_better(errors: int, n: int, forms: int) -> bool:
@@ -72,6 +78,8 @@ def compare_form(
         remedy: What to do, and whether it is YAML.
     """
     n = len(labels)
+    if not n:
+        return None
     comparison = compute_mcnemar(before.tolist(), after.tolist())
     gains, losses = comparison.only_second, comparison.only_first
     if gains <= losses:

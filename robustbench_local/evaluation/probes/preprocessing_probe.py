@@ -29,7 +29,8 @@ from robustbench_local.evaluation.probes.form_comparison import (
     NO_CLASS,
     can_be_better,
     compare_form,
-    find_classes,
+    find_predicted_classes,
+    find_rejected,
 )
 from robustbench_local.evaluation.probes.input_variants import (
     InputVariant,
@@ -126,7 +127,10 @@ class FormSearch:
     passes: int = 0
     """Forward passes so far."""
     predictions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    """Predictions for the first images as they are, (M,), -1 where there is none."""
+    """Predictions for the first images as they are, (M,), -1 where there is none; of rejected images too,
+    since a stronger contrast alone makes a model reject fewer."""
+    rejected: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    """Which of them the model rejects, (M,)."""
     known: int = 0
     """How many of them the clean accuracy counts."""
 
@@ -139,9 +143,8 @@ class FormSearch:
         if MIN_GAIN * self.known <= self._count_errors() and not self._can_be_better(forms):
             self._extend_predictions(len(self.images))  # a small gain shows on more images only
             self.known = len(self.predictions)
-        check = PreprocessingCheck(
-            correct=self.known - self._count_errors(), n=self.known, passes=self.passes
-        )
+        accepted = self._find_correct(self.known) & ~self.rejected[: self.known]
+        check = PreprocessingCheck(correct=int(accepted.sum()), n=self.known, passes=self.passes)
         if not self._can_be_better(forms):
             return check
         try:
@@ -185,8 +188,10 @@ class FormSearch:
 
     def _extend_predictions(self, count: int) -> None:
         """Ask about the images as they are until there are so many predictions."""
-        fresh = self._predict(self.classifier, slice(len(self.predictions), count))
-        self.predictions = torch.cat([self.predictions, fresh])
+        fresh = self._compute_logits(self.classifier, self.images[len(self.predictions) : count])
+        classes = self.classifier.num_classes
+        self.predictions = torch.cat([self.predictions, find_predicted_classes(fresh, classes)])
+        self.rejected = torch.cat([self.rejected, find_rejected(fresh, classes)])
 
     def _find_correct(self, count: int) -> Tensor:
         """Return which of the first images are classified correctly as they are, (count,)."""
@@ -223,11 +228,13 @@ class FormSearch:
         return self._compare_variant(variant, after, forms)
 
     def _compare_variant(self, variant: InputVariant, after: Tensor, forms: int) -> BetterForm | None:
+        """Compare a variant with the images as they are, without those that are rejected without a class."""
         base, n = self.classifier.contract, len(after)
+        known = ~(self.rejected[:n] & (self.predictions[:n] == NO_CLASS))
         return compare_form(
-            self._find_correct(n),
-            after,
-            self.labels[:n],
+            self._find_correct(n)[known],
+            after[known],
+            self.labels[:n][known],
             num_classes=self.classifier.num_classes,
             forms=forms,
             kind="images",
@@ -247,26 +254,23 @@ class FormSearch:
         """Return the predictions for images in another form; none where the model refuses them."""
         changed = apply_contract(self.classifier, variant.contract)
         try:
-            return self._predict(changed, rows, variant)
+            logits = self._compute_logits(changed, variant.change_images(self.images[rows]))
         except UnreachableError:
             raise
         except ModelError:  # such as for pixels outside [0, 1]
             return torch.full_like(self.labels[rows], NO_CLASS)
+        return find_predicted_classes(logits, changed.num_classes)
 
-    def _predict(
-        self, classifier: Classifier, rows: slice | Tensor, variant: InputVariant | None = None
-    ) -> Tensor:
-        """Return the class of each image, -1 where no logit is the largest or the image is rejected."""
-        images = self.images[rows]
-        images = images if variant is None else variant.change_images(images)
+    def _compute_logits(self, classifier: Classifier, images: Tensor) -> Tensor:
+        """Return the logits of some images, on the CPU, in batches that fit into memory."""
         size = compute_default_batch_size(self.images)
         self.passes += len(images)
-        parts = [torch.zeros(0, dtype=torch.int64)]
-        for start in range(0, len(images), size):
-            with torch.no_grad():
-                logits = classifier(images[start : start + size].to(classifier.device)).float().cpu()
-            parts.append(find_classes(logits, classifier.num_classes))
-        return torch.cat(parts)
+        with torch.no_grad():
+            parts = [
+                classifier(images[start : start + size].to(classifier.device)).float().cpu()
+                for start in range(0, len(images), size)
+            ]
+        return torch.cat(parts) if parts else torch.zeros(0, classifier.num_classes)
 
 
 def choose_form(forms: Sequence[BetterForm]) -> BetterForm | None:

@@ -161,6 +161,22 @@ def test_a_model_that_fails_is_left_to_the_evaluation(prepared):
     assert next(iter(table.columns[1].cells)).plain.startswith("not asked: ")
 
 
+def test_a_model_that_draws_random_numbers_is_tried_in_its_range_only(prepared):
+    """Where noise is added, a stronger contrast alone makes a sound model better."""
+    plan, _ = prepared
+    subject = plan.subjects[0]
+    wrong = subject.data.labels.roll(1)
+    told = []
+    for draws in (False, True):
+        classifier = Classifier(subject.classifier.model, num_classes=43, name="noisy")
+        consistency = replace(classifier.settings.consistency, draws_numbers=draws)
+        classifier.configure(consistency=consistency)
+        data = replace(subject.data, labels=wrong)
+        check = check_subject(replace(subject, classifier=classifier, data=data), timeout=30.0)
+        told.append(check.forms)
+    assert told[0] > 20 > told[1] > 2
+
+
 @pytest.mark.parametrize(
     ("options", "count"),
     [

@@ -16,7 +16,8 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.probes.form_comparison import (
     can_be_better,
     compare_form,
-    find_classes,
+    find_predicted_classes,
+    find_rejected,
 )
 from robustbench_local.evaluation.probes.input_variants import InputVariant, list_input_variants
 from robustbench_local.evaluation.probes.preprocessing_probe import (
@@ -352,7 +353,49 @@ def test_a_form_is_better_by_a_significant_gain_of_at_least_5_percent(gains, los
 
 def test_a_tie_nan_and_a_rejected_image_have_no_class():
     logits = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 5], [float("nan"), 1, 0], [0, 2, 1]])
-    assert find_classes(logits, 2).tolist() == [0, -1, -1, -1, 1]
+    assert find_predicted_classes(logits, 2).tolist() == [0, -1, -1, -1, 1]
+    assert find_rejected(logits, 2).tolist() == [False, False, True, False, False]
+    assert not find_rejected(logits, 3).any()
+
+
+class Hesitant(nn.Module):
+    """Rejects an image whose best class is not far ahead, so that a stronger contrast rejects fewer."""
+
+    def __init__(self, wanted: InputContract, margin: float) -> None:
+        super().__init__()
+        self.inner, self.margin = NearestPrototype(wanted), margin
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.inner(images)
+        best = logits.topk(2, dim=1).values
+        return torch.cat([logits, best[:, 1:] + self.margin], dim=1)
+
+
+def test_fewer_rejected_images_make_no_form_better():
+    images, labels = make_images(64)
+    for wanted, found in ((PLAIN, None), (BGR, "BGR channels")):
+        model = Hesitant(wanted, 1.0)
+        classifier = Classifier(model, num_classes=6, abstain="last")
+        check = FormSearch(classifier=classifier, images=images, labels=labels).run()
+        rejected = classifier(images).argmax(dim=1) == 6
+        correct = (classifier(images).argmax(dim=1) == labels).sum()
+        assert (check.correct, check.n) == (int(correct), 64)
+        assert int(rejected.sum()) > 10
+        assert (check.better and check.better.form) == found
+
+
+def test_an_image_that_is_rejected_without_a_class_is_left_out():
+    images, labels = make_images(64)
+
+    def answer(pixels: torch.Tensor) -> torch.Tensor:
+        logits = NearestPrototype(PLAIN)(pixels)
+        dim = pixels.flatten(1).amax(dim=1) < 0.75
+        return logits.masked_fill(dim[:, None], float("nan"))
+
+    classifier = Classifier(answer, num_classes=6, abstain="nan")
+    check = FormSearch(classifier=classifier, images=images, labels=labels).run()
+    assert check.correct < 50
+    assert check.better is None
 
 
 def test_the_warning_is_one_line_and_the_record_survives_json():
