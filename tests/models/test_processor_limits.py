@@ -1,7 +1,9 @@
-"""The limit of the difference to an image processor, on both sides, with a processor of our own."""
+"""What needs no transformers: the limit of the difference to a processor, and how to install the extra."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 import torch
 
 from robustbench_local.classifier.input_contract import InputContract
-from robustbench_local.errors import ModelError
+from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.hugging_face.image_processors import read_processor
+from robustbench_local.models.model_sources import load_classifier
 
 
 class PlainProcessor:
@@ -55,3 +58,16 @@ def test_outputs_that_are_no_images(output: dict[str, Any], message: str) -> Non
 
     with pytest.raises(ModelError, match=message):
         read_processor(Processor(0))
+
+
+@pytest.mark.parametrize(
+    ("source", "library"),
+    [("hf:here", "transformers"), ("clip:here", "transformers"), ("hf:a/b", "huggingface_hub")],
+)
+def test_without_the_extra_there_is_a_line_that_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, library: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ConfigError, match=rf"{library} is not installed. Run pip install '\.\[hf\]'"):
+        load_classifier(source, base_folder=tmp_path, default_class_names=["a", "b"])
