@@ -21,6 +21,7 @@ from litert_samples import (
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated
+from robustbench_local.models.litert_file import MAX_LABEL_BYTES
 from robustbench_local.models.model_sources import load_classifier
 
 pytestmark = pytest.mark.extra
@@ -167,6 +168,7 @@ def test_metadata_give_normalization_and_class_names(tmp_path: Path):
         ({"mean": [127.5], "std": [0.0]}, {}, "it has the means"),
         ({"labels": "labels.txt"}, {"other.txt": "a"}, "is not attached"),
         ({"labels": "labels.txt"}, {}, "its metadata cannot be read"),
+        ({"labels": "labels.txt"}, {"labels.txt": "a" * (MAX_LABEL_BYTES + 1)}, "is too large"),
         (b"M001", {}, "lacks the identifier"),
         (b"\xff\xff\xff\xffM001", {}, "leads out of the file"),
     ],

@@ -216,7 +216,19 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     write_network(tmp_path / "net.xml", kind=np.int16)
     with pytest.raises(ModelError, match="takes i16, not floats or bytes"):
         load(tmp_path)
+    parts = [ops.parameter([1, 4, 4, 3], np.float32, name=name) for name in ("left", "right")]
+    for part, name in zip(parts, ("left", "right"), strict=True):
+        part.output(0).set_names({name})
+    total = ops.multiply(ops.add(*parts), ops.constant(MATRIX[:1, :3]))
+    openvino.save_model(openvino.Model([ops.result(total)], parts), tmp_path / "net.xml")
+    with pytest.raises(ModelError, match=r"takes 2 inputs \((left, right|right, left)\)"):
+        load(tmp_path)
+    write_network(tmp_path / "net.xml", outputs=("scores", "probabilities"))
+    with pytest.raises(ModelError, match="does not state its number of classes. Set num_classes"):
+        load(tmp_path)
     write_network(tmp_path / "net.xml")
+    with pytest.raises(ConfigError, match="holds both network and weights"):
+        load(tmp_path, weights="w.pt")
     with pytest.raises(ConfigError, match="gives no gradients"):
         load(tmp_path, access="gradients")
     monkeypatch.setitem(sys.modules, "openvino", None)

@@ -41,7 +41,9 @@ from robustbench_local.models.endpoint_options import remove_credentials
 from robustbench_local.models.model_sources import is_outside_model, load_classifier
 
 _FOREIGN_SOURCES = ("python:", "maite:", "onnx:", "litert:", "torchscript:", "export:")
-"""How the sources begin that run a user's code, or a program of theirs in a library."""
+"""How the sources begin that run a user's code, or a program of theirs in a library.
+
+``openvino:`` is none of them: a child of a process that has compiled a network cannot compile another one."""
 
 _ENTRY_KEYS = ("id", "name", "defenses", "twin", "twin_queries")
 """Keys of an entry that are no arguments of `load_classifier`."""
