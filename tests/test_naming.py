@@ -69,7 +69,7 @@ FIELD_VERBS = frozenset(
     ]
 )
 """Verbs that say enough alone, because the field or the class around them says of what."""
-PROTOCOL_NAMES = frozenset({"fileno", "flush", "format", "isatty", "to"})
+PROTOCOL_NAMES = frozenset({"emit", "fileno", "flush", "format", "isatty", "to"})
 """Methods that Python or torch calls, or users know, by this name."""
 METAPHORS = frozenset(
     [
