@@ -102,6 +102,13 @@ class EvaluationResult:
         return estimate_rows(rows, robust, self.groups)
 
     @property
+    def twin_robust_accuracy(self) -> Estimate:
+        """The same of the float twin, under the attack on it and these candidates; unknown without one."""
+        rows = self.outcomes[self.outcomes["twin_broken"].notna()]
+        robust = rows["twin_clean_correct"].astype(bool) & ~rows["twin_broken"].astype(bool)
+        return estimate_rows(rows, robust, self.groups)
+
+    @property
     def attack_success(self) -> Estimate:
         """Share of the clean-correct images on which the attack succeeded."""
         rows = self.outcomes[self.outcomes["clean_correct"]]

@@ -142,6 +142,8 @@ def test_a_model_of_the_grid_is_a_twin_and_the_wrong_one_is_named(workplace):
             "twin of 'second' is neither a model nor a source: did you mean first?",
         ),
         (", twin: second", "", "'second' is its own twin"),
+        (", twin: plain", "", "neither a model nor a source: write a source such as zoo:signs-plain"),
+        (", twin: 5", "", "a twin is a source, the id of another model, or a mapping of model keys"),
         (", twin_queries: 5", "", "'second' has twin_queries and no twin"),
         (
             ', twin: {source: "zoo:signs-plain", twin: "zoo:signs-plain"}',
@@ -201,7 +203,11 @@ def test_evaluate_takes_a_twin(workplace):
     data = rbl.load_dataset("npz:digits.npz", limit=12)
     settings = {"attack": rbl.PGD(steps=3), "norm": "Linf", "eps": "8/255"}
     result = rbl.evaluate(second, data, twin=first, twin_queries=10, **settings)
-    assert set(result.outcomes["twin_broken"]) <= {True, False}
+    rows = result.outcomes
+    robust = rows["twin_clean_correct"] & ~rows["twin_broken"]
+    assert (result.twin_robust_accuracy.value, result.twin_robust_accuracy.n) == (robust.mean(), 12)
+    alone = rbl.evaluate(second, data, **settings | {"attack": "square", "queries": 5})
+    assert not alone.twin_robust_accuracy.is_known
     assert any("gradients of checkpoint:first.safetensors" in note for note in result.notes)
     assert any(found.sentence.startswith("Of its twin: ") for found in result.diagnostics)
     with pytest.raises(ConfigError, match="a surrogate and a twin"):

@@ -25,11 +25,7 @@ from robustbench_local.evaluation.grid.declarations import Declarations
 from robustbench_local.evaluation.grid.example_grids import read_example
 from robustbench_local.evaluation.grid.preprocessing_entry import PreprocessingEntry
 from robustbench_local.evaluation.grid.stop_entry import Stop
-from robustbench_local.evaluation.grid.twin_checks import (
-    check_twin_entry,
-    check_twin_source,
-    expand_twin,
-)
+from robustbench_local.evaluation.grid.twin_checks import check_twin, expand_twin
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 
 MAX_NAME_LENGTH = 100
@@ -164,11 +160,6 @@ class ModelEntry(StrictModel):
     twin_queries: Annotated[int, Field(ge=0)] | None = None
     """Queries of this model for each image that the search through the twin leaves; by default 500."""
 
-    @model_validator(mode="after")
-    def _check_twin(self) -> ModelEntry:
-        check_twin_entry(self.twin, self.twin_queries, self.id)
-        return self
-
     def list_preprocessing(self) -> dict[str, Any]:
         """Return the preprocessing that the entry sets, as the arguments of `load_classifier`."""
         normalize, size = self.normalize, self.input_size
@@ -274,8 +265,7 @@ class Grid(StrictModel):
         for where, entries in self._list_defense_lists():
             _check_names_differ(where, [(entry.name, entry.card) for entry in entries])
         for model in self.models:
-            if model.twin is not None:
-                check_twin_source(model.twin.source, model.id, ids)
+            check_twin(model, ids)
         for gate in self.gates:
             if gate.model is not None and gate.model not in ids:
                 raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
