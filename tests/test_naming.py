@@ -27,6 +27,7 @@ FIELD_VERBS = frozenset(
         "copy",
         "decode",
         "defend",
+        "emit",
         "encode",
         "evaluate",
         "fit",

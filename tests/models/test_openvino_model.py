@@ -224,7 +224,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ModelError, match=r"takes 2 inputs \((left, right|right, left)\)"):
         load(tmp_path)
     write_network(tmp_path / "net.xml", outputs=("scores", "probabilities"))
-    with pytest.raises(ModelError, match="does not state its number of classes. Set num_classes"):
+    with pytest.raises(ModelError, match=r"does not state its number of classes\. Set num_classes"):
         load(tmp_path)
     write_network(tmp_path / "net.xml")
     with pytest.raises(ConfigError, match="holds both network and weights"):
