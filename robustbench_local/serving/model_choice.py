@@ -13,11 +13,11 @@ from robustbench_local.defenses.wrappers.wrapper_registry import defend
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.schema import (
     NO_DEFENSE,
-    PREPROCESSING_SETTINGS,
     Grid,
     ModelEntry,
     load_grid,
 )
+from robustbench_local.evaluation.planning.model_loading import load_entry
 from robustbench_local.models.model_sources import load_classifier
 
 GRID_SUFFIXES = frozenset({".yaml", ".yml"})
@@ -31,7 +31,9 @@ class ModelChoice:
     Args:
         name: Its name in answers.
         source: As for `load_classifier`.
-        settings: Further arguments of `load_classifier`.
+        settings: Further arguments of `load_classifier`, or keys of the entry that it replaces.
+        entry: The model's entry in a grid file; None for a source alone.
+        base_folder: The folder in which relative paths are looked up before the working directory.
         defense: Card of a wrapper defense around it; None for none.
         device: Device to compute on.
         allow_code: Allow Python files to be run.
@@ -40,6 +42,8 @@ class ModelChoice:
     name: str
     source: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    entry: ModelEntry | None = None
+    base_folder: Path | None = None
     defense: str | None = None
     device: str = "cpu"
     allow_code: bool = False
@@ -50,9 +54,15 @@ class ModelChoice:
         Raises:
             RobustbenchError: As `load_classifier` and `defend` do.
         """
-        classifier = load_classifier(
-            self.source, name=self.name, device=self.device, allow_code=self.allow_code, **self.settings
-        )
+        common: dict[str, Any] = {
+            "device": self.device,
+            "allow_code": self.allow_code,
+            "base_folder": self.base_folder,
+        }
+        if self.entry is not None:
+            classifier = load_entry(self.entry.model_copy(update=dict(self.settings)), **common)
+        else:
+            classifier = load_classifier(self.source, name=self.name, **common, **self.settings)
         if classifier.module is not None:
             set_evaluation_mode(classifier.module)
         if self.defense is not None:
@@ -140,8 +150,6 @@ def _find_entry(grid: Grid, model_id: str | None, file: str) -> ModelEntry:
 
 def _choose_entry(entry: ModelEntry, overrides: Mapping[str, Any], base: Path) -> ModelChoice:
     """Choose an entry of a grid file, with the options of the command over its own."""
-    settings = entry.model_dump(exclude={"id", "name", "defenses", "source", *PREPROCESSING_SETTINGS})
-    settings |= entry.list_preprocessing()
     return ModelChoice(
-        name=entry.id, source=entry.source, settings={**settings, **overrides, "base_folder": base}
+        name=entry.id, source=entry.source, settings=dict(overrides), entry=entry, base_folder=base
     )

@@ -50,8 +50,7 @@ def find_reference(model: ServedModel, data: ReferenceData | None) -> ReferenceO
     kind, _, file = model.choice.source.partition(":")
     if kind != "checkpoint" or model.choice.defense is not None:
         return None
-    base = model.choice.settings.get("base_folder")
-    path = name_reference_file(find_file(file, base))
+    path = name_reference_file(find_file(file, model.choice.base_folder))
     if not path.is_file():
         return None
     known = read_reference(path)

@@ -68,6 +68,7 @@ def test_weights_come_with_all_that_a_grid_needs(place):
     assert float(rows[-1]["validation_clean"]) > 0.9
     assert rows[0]["validation_robust"] == ""
     assert (place / "net.curves.png").stat().st_size > 5000
+    assert not (place / "net.reference").exists()  # fifteen validation images say too little
 
 
 @pytest.mark.slow

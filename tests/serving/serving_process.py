@@ -39,7 +39,7 @@ class ServerProcess:
         self.line = self.process.stdout.readline()  # type: ignore[union-attr]
         match = re.search(r"http://\S+", self.line)
         if match is None:
-            self.process.wait(10)
+            self.stop()
             raise AssertionError(self.log.read_text("utf-8"))
         self.url = match[0]
         self.port = int(self.url.rstrip("/").rpartition(":")[2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
@@ -39,10 +41,10 @@ def test_a_grid_file_gives_its_entries(tmp_path):
     file.write_text(GRID)
     first, second = choose_models(str(file), model_id="one", compare="two", settings={"num_classes": 43})
     assert (first.name, first.source, second.name) == ("one", "zoo:signs-plain", "two")
-    assert first.settings["normalize"] == ([0.5] * 3, [0.2] * 3)
-    assert first.settings["input_size"] == (32, 32)
-    assert first.settings["num_classes"] == 43
-    assert first.settings["base_folder"] == tmp_path
+    assert first.base_folder == tmp_path
+    loaded = pickle.loads(pickle.dumps(first)).load()  # as the process of the attacks does
+    assert loaded.normalization == ((0.5,) * 3, (0.2,) * 3)
+    assert (loaded.input_size, loaded.num_classes, loaded.name) == ((32, 32), 43, "one")
     outside = choose_models(str(file), model_id="one", compare="zoo:signs-pgd-at", settings={})[1]
     assert outside.source == "zoo:signs-pgd-at"
     with pytest.raises(ConfigError, match=r"has 2 models. Name one with --model: one, two"):

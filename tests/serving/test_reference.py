@@ -59,5 +59,3 @@ def test_a_training_writes_the_reference_of_its_weights(images):
     model.classifier.provenance["sha256"] = "0" * 64
     with pytest.raises(DataError, match=r"net\.reference: the reference belongs to other weights"):
         find_reference(model, None)
-    assert run_command(words) == 0  # six validation images say too little
-    assert not (images / "net.reference").exists()
