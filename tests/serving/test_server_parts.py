@@ -32,22 +32,21 @@ def test_impossible_options_are_refused(change):
 
 
 def test_addresses_sizes_and_sockets():
-    assert [is_loopback_address(host) for host in ("localhost", "127.0.0.9", "::1", "0.0.0.0", "a.example")] == [
-        True, True, True, False, False,
-    ]  # fmt: skip
+    hosts = ("localhost", "127.0.0.9", "::1", "0.0.0.0", "a.example")
+    assert [is_loopback_address(host) for host in hosts] == [True, True, True, False, False]
     assert split_host("[::1]:80") == "::1"
     assert split_host("a.example:port") is None
     assert (parse_size("224"), parse_size("32x64")) == ((224, 224), (32, 64))
-    with open_socket("127.0.0.1", 0) as opened, pytest.raises(ConfigError, match="choose another --port"):
+    with open_socket("127.0.0.1", 0) as opened, pytest.raises(ConfigError, match="Choose another --port"):
         open_socket("127.0.0.1", opened.getsockname()[1])
-    with pytest.raises(ConfigError, match="cannot listen on no.such.host.invalid"):
+    with pytest.raises(ConfigError, match=r"cannot listen on no\.such.host.invalid"):
         open_socket("no.such.host.invalid", 0)
 
 
 def test_a_log_line_is_one_json_object_whatever_it_says():
     stream = io.StringIO()
-    before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).level, logging.getLogger(name).propagate)
-              for name in (LOGGER_NAME, "uvicorn", "uvicorn.error")}  # fmt: skip
+    loggers = [logging.getLogger(name) for name in (LOGGER_NAME, "uvicorn", "uvicorn.error")]
+    before = [(chosen.handlers, chosen.level, chosen.propagate) for chosen in loggers]
     try:
         set_up_logs(stream)
         log_event("two\nlines", images=2)
@@ -57,8 +56,7 @@ def test_a_log_line_is_one_json_object_whatever_it_says():
             logger.exception("request failed")
         logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     finally:
-        for name, (handlers, level, propagates) in before.items():
-            chosen = logging.getLogger(name)
+        for chosen, (handlers, level, propagates) in zip(loggers, before, strict=True):
             chosen.handlers, chosen.propagate = handlers, propagates
             chosen.setLevel(level)
     first, second, third = (json.loads(line) for line in stream.getvalue().splitlines())
