@@ -195,10 +195,9 @@ def _describe_model(model: OnnxModel, onnx_file: _OnnxFile, module: OnnxModule |
         size = format_count(model.input.batch_size, "image")
         notes.append(f"the file takes exactly {size} at a time, and its conversion any number")
     elif model.input.batch_size is not None and model.input.has_batch:
-        notes.append(
-            f"takes exactly {format_count(model.input.batch_size, 'image')} at a time: batches are "
-            "padded with copies"
-        )
+        size = format_count(model.input.batch_size, "image")
+        how = "batches are padded with copies" if model.input.batch_size > 1 else "they are given one by one"
+        notes.append(f"takes exactly {size} at a time: {how}")
     elif model.batch_size is not None and model.input.has_batch:
         notes.append(
             "its rounding depends on all images of a call (DynamicQuantizeLinear): they are given one by one"

@@ -170,18 +170,13 @@ def test_a_wrong_conversion_is_not_used(
 
 
 def test_the_limits_of_the_comparison():
-    check = ConversionCheck(
-        count=8, difference=0.1, share=onnx_check.MAX_DIFFERENCE, same_labels=8, slope_error=None
-    )
+    check = ConversionCheck(count=8, difference=0.1, share=0.00099, same_labels=8, slope_error=0.249)
     assert check.find_problem(is_half=False) is None
-    assert "differs" in str(replace(check, share=1.001 * check.share).find_problem(is_half=False))
-    assert replace(check, share=onnx_check.MAX_HALF_DIFFERENCE).find_problem(is_half=True) is None
-    above = replace(check, share=1.001 * onnx_check.MAX_HALF_DIFFERENCE)
-    assert "differs" in str(above.find_problem(is_half=True))
+    assert "differs" in str(replace(check, share=0.00101).find_problem(is_half=False))
+    assert replace(check, share=0.0199).find_problem(is_half=True) is None
+    assert "differs" in str(replace(check, share=0.0201).find_problem(is_half=True))
     assert "label on 1 of 8 inputs" in str(replace(check, same_labels=7).find_problem(is_half=False))
-    limit = onnx_check.MAX_SLOPE_ERROR
-    assert replace(check, slope_error=limit).find_problem(is_half=False) is None
-    assert "slopes" in str(replace(check, slope_error=1.001 * limit).find_problem(is_half=False))
+    assert "slopes" in str(replace(check, slope_error=0.251).find_problem(is_half=False))
     assert "differs" in str(replace(check, share=float("nan")).find_problem(is_half=False))
 
 

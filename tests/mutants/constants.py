@@ -32,6 +32,7 @@ AGREEMENT, JOBS, QUEUE = (
 LIMITS, TRUST = "reports/test_report_limits.py", "reports/analysis/test_trust.py"
 
 GRADIENTS = "classifier/test_gradient_limits.py"
+ONNX = "models/test_onnx_gradients.py"
 PROBES = "evaluation/probes/test_probe_limits.py"
 ANSWER_DIFFERENCES, GRADIENT_PROBE, PROBE_IMAGES = (
     f"evaluation/probes/{name}.py" for name in ("answer_differences", "gradient_probe", "probe_images")
@@ -521,4 +522,7 @@ CONSTANTS = (
     ),
     _make_constant("confidence_sequences.py", "BET_WEIGHT", ("2.0", "20.0"), "test_confidence_sequences.py"),
     _make_constant("phased_sequences.py", "EARLY_PHASE_SHARE", ("0.1", "0.4"), "test_phased_sequences.py"),
+    _make_constant("models/onnx_check.py", "MAX_DIFFERENCE", ("9.8e-4", "1.02e-3"), ONNX),
+    _make_constant("models/onnx_check.py", "MAX_HALF_DIFFERENCE", ("1.98e-2", "2.02e-2"), ONNX),
+    _make_constant("models/onnx_check.py", "MAX_SLOPE_ERROR", ("0.24", "0.26"), ONNX),
 )
