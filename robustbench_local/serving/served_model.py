@@ -12,11 +12,10 @@ from torch import Tensor
 
 from robustbench_local.certification.randomized_smoothing.smoothed_classifier import SmoothedClassifier
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.image_resize import find_resized_size
 from robustbench_local.classifier.input_contract import override_contract
 from robustbench_local.classifier.stochastic import with_verdict_draws
 from robustbench_local.data.resize import format_preparation, prepare_pixels
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
 from robustbench_local.randomness import RandomStream
 from robustbench_local.serving.certificate_choice import ServedCertificate, find_certificate
@@ -24,8 +23,6 @@ from robustbench_local.serving.image_upload import UploadedImage, convert_to_ten
 from robustbench_local.serving.model_choice import ModelChoice
 from robustbench_local.serving.problems import ProblemError
 
-MAX_RESIZED_PIXELS = 50_000_000
-"""Largest image between resizing and crop: one of 1 x 30,000 pixels, made to cover 224, has more."""
 Resize = int | Literal["stretch"] | None
 
 
@@ -100,14 +97,14 @@ class ServedModel:
             ProblemError: 422 for an image so long and thin that it would be enlarged beyond all bounds.
         """
         height, width = image.pixels.shape[:2]
-        target = find_resized_size((height, width), self.contract.resize, self.size)
-        if target[0] * target[1] > MAX_RESIZED_PIXELS:
+        pixels, notes = fit_channels(image.pixels, self.channels)
+        try:
+            prepared = prepare_pixels(pixels, self.contract)
+        except DataError:
             raise ProblemError(
                 422,
                 f"{image.upload.name}: {width} x {height} pixels are too long and thin; cut out the object",
-            )
-        pixels, notes = fit_channels(image.pixels, self.channels)
-        prepared = prepare_pixels(pixels, self.contract)
+            ) from None
         is_enlarged = height < self.size[0] or width < self.size[1]
         return PreparedImage(convert_to_tensor(prepared), (*image.notes, *notes), is_enlarged)
 
