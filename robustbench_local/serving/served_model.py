@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from robustbench_local.certification.randomized_smoothing.smoothed_classifier import SmoothedClassifier
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.input_contract import override_contract
+from robustbench_local.classifier.image_resize import find_resized_size
+from robustbench_local.classifier.input_contract import InputContract, override_contract
 from robustbench_local.classifier.stochastic import with_verdict_draws
 from robustbench_local.data.resize import format_preparation, prepare_pixels
 from robustbench_local.errors import ConfigError, DataError
@@ -23,6 +25,8 @@ from robustbench_local.serving.image_upload import UploadedImage, convert_to_ten
 from robustbench_local.serving.model_choice import ModelChoice
 from robustbench_local.serving.problems import ProblemError
 
+MAX_RESIZED_PIXELS = 50_000_000
+"""Largest image between resizing and crop, less than data sets may have: anybody may send one."""
 Resize = int | Literal["stretch"] | None
 
 
@@ -98,13 +102,12 @@ class ServedModel:
         """
         height, width = image.pixels.shape[:2]
         pixels, notes = fit_channels(image.pixels, self.channels)
-        try:
-            prepared = prepare_pixels(pixels, self.contract)
-        except DataError:
+        if _count_resized_pixels((height, width), self.contract) > MAX_RESIZED_PIXELS:
             raise ProblemError(
                 422,
                 f"{image.upload.name}: {width} x {height} pixels are too long and thin; cut out the object",
-            ) from None
+            )
+        prepared = prepare_pixels(pixels, self.contract)
         is_enlarged = height < self.size[0] or width < self.size[1]
         return PreparedImage(convert_to_tensor(prepared), (*image.notes, *notes), is_enlarged)
 
@@ -130,6 +133,15 @@ class ServedModel:
             "preparation": format_preparation(self.contract),
             **self.contract.describe_fields(),
         }
+
+
+def _count_resized_pixels(size: tuple[int, int], contract: InputContract) -> float:
+    """Count the pixels of an image, (H, W), after resizing; infinity beyond the bound of data sets."""
+    try:
+        height, width = find_resized_size(size, contract.resize, contract.input_size or size)
+    except DataError:
+        return math.inf
+    return height * width
 
 
 def _build_stream(images: Tensor) -> RandomStream:

@@ -163,6 +163,7 @@ def test_unusual_images_are_converted_and_say_so(client, content, note):
             422,
             "6250001 x 1 pixels are too long and thin",
         ),
+        (encode_image(np.zeros((1, 800_000, 3), np.uint8)), 422, "800000 x 1 pixels are too long and thin"),
         (make_bomb(20_000, 20_000), 413, "as a decompression bomb does"),
         (make_bomb(8_000, 7_000), 413, "more than 50,000,000 pixels"),
         (make_bomb(2_000_000_000, 2), 413, "decompression bomb"),
