@@ -222,7 +222,13 @@ CASES: list[tuple[str, list[np.ndarray | None], dict[str, Any]]] = [
 
 
 def build_node(
-    operator: str, arrays: list[np.ndarray | None], outputs: int = 1, opset: int = 20, **attributes: Any
+    operator: str,
+    arrays: list[np.ndarray | None],
+    outputs: int = 1,
+    opset: int = 20,
+    first: int = 0,
+    inner: dict[str, Any] | None = None,
+    **attributes: Any,
 ) -> tuple[bytes, dict[str, np.ndarray]]:
     """Build a file of one node, whose first input is an input and the others are constants."""
     helper, to_tensor = onnx.helper, onnx.numpy_helper.from_array
@@ -230,18 +236,15 @@ def build_node(
     domain, _, name = operator.rpartition(".")
     names = ["" if array is None else f"input{place}" for place, array in enumerate(arrays)]
     results = [f"output{place}" for place in range(outputs)]
-    node = helper.make_node(name, names, results, domain=domain, **attributes)
-    first = arrays[0]
-    inputs = [
-        helper.make_tensor_value_info("input0", helper.np_dtype_to_tensor_dtype(first.dtype), first.shape)
-    ]
-    constants = [to_tensor(a, n) for n, a in zip(names[1:], arrays[1:], strict=True) if a is not None]
+    node = helper.make_node(name, names, results, domain=domain, **attributes, **(inner or {}))
+    name, given = names[first], arrays[first]
+    inputs = [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(given.dtype), given.shape)]
+    others = [(n, a) for n, a in zip(names, arrays, strict=True) if a is not None and n != name]
+    constants = [to_tensor(array, n) for n, array in others]
     wanted = [helper.make_tensor_value_info(result, kind, None) for result in results]
     graph = helper.make_graph([node], "node", inputs, wanted, constants)
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString(), {
-        "input0": first
-    }
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString(), {name: given}
 
 
 def run_onnxruntime(content: bytes, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -414,3 +417,93 @@ def test_nodes_are_computed_in_any_order_and_unused_ones_not_at_all():
     graph = helper.make_graph(nodes, "circle", inputs, graph.output)
     with pytest.raises(ValueError, match="cycle"):
         OnnxNetwork(read_graph(helper.make_model(graph).SerializeToString(), Path()))
+
+
+STEP, ZERO = scalar(0.02), scalar(120, np.uint8)
+OUT = [scalar(0.03), scalar(110, np.uint8)]
+SIGNED = RNG.integers(-100, 100, size=(4, 7)).astype(np.int8)
+CHANNEL_STEPS = np.abs(f(4)) / 99 + 0.001
+MICROSOFT = "com.microsoft."
+
+
+@pytest.mark.parametrize(
+    ("operator", "arrays", "attributes"),
+    [
+        (f"{MICROSOFT}QLinearAdd", [BYTES, STEP, ZERO, BYTES[0], STEP, ZERO, *OUT], {}),
+        (f"{MICROSOFT}QLinearMul", [BYTES, STEP, ZERO, BYTES[0], STEP, ZERO, *OUT], {}),
+        (f"{MICROSOFT}QLinearSigmoid", [BYTES, STEP, ZERO, *OUT], {}),
+        (f"{MICROSOFT}QLinearLeakyRelu", [BYTES, STEP, ZERO, *OUT], {"alpha": 0.2}),
+        (f"{MICROSOFT}QLinearGlobalAveragePool", [BYTES, STEP, ZERO, *OUT], {"channels_last": 0}),
+        (f"{MICROSOFT}QLinearAveragePool", [BYTES, STEP, ZERO, *OUT], {"kernel_shape": [2, 2]}),
+        (f"{MICROSOFT}QLinearSoftmax", [BYTES, STEP, ZERO, scalar(1 / 256), scalar(0, np.uint8)], {}),
+        (f"{MICROSOFT}QLinearConcat", [*OUT, BYTES, STEP, ZERO, BYTES, scalar(0.04), ZERO], {"axis": 1}),
+        ("QLinearMatMul", [BYTES, STEP, ZERO, SIGNED.T.copy(), STEP, scalar(3, np.int8), *OUT], {}),
+        (
+            f"{MICROSOFT}QGemm",
+            [
+                BYTES[0, 0],
+                STEP,
+                ZERO,
+                SIGNED,
+                CHANNEL_STEPS,
+                np.zeros(4, np.int8),
+                np.arange(4, dtype=np.int32),
+                *OUT,
+            ],
+            {"transB": 1},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_quantized_operator_is_at_most_one_step_off(operator: str, arrays: list, attributes: dict):
+    first = 2 if operator.endswith("QLinearConcat") else 0  # the others describe its output
+    inner = {"inner": {"opset": 13}} if operator.endswith("QLinearSoftmax") else {}
+    content, feed = build_node(operator, arrays, outtype=np.uint8, first=first, **inner, **attributes)
+    (expected,) = run_onnxruntime(content, feed)
+    (found,) = OnnxNetwork(read_graph(content, Path()))(*(torch.from_numpy(value) for value in feed.values()))
+    assert tuple(found.shape) == expected.shape
+    difference = np.abs(found.numpy().astype(int) - expected.astype(int))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.05  # halves are rounded up by some and to even by others
+    assert len(np.unique(expected)) > 3
+
+
+@pytest.mark.parametrize(("largest", "axis"), [(1, -1), (0, 2)])
+def test_the_largest_values_and_their_places(largest: int, axis: int):
+    helper, kind = onnx.helper, onnx.TensorProto
+    node = helper.make_node("TopK", ["x", "k"], ["values", "places"], axis=axis, largest=largest)
+    inputs = [helper.make_tensor_value_info("x", kind.FLOAT, X.shape)]
+    outputs = [
+        helper.make_tensor_value_info(n, t, None) for n, t in (("values", kind.FLOAT), ("places", kind.INT64))
+    ]
+    graph = helper.make_graph([node], "top", inputs, outputs, [onnx.numpy_helper.from_array(i(3), "k")])
+    content = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    ).SerializeToString()
+    found = OnnxNetwork(read_graph(content, Path()))(torch.from_numpy(X))
+    for part, expected in zip(found, run_onnxruntime(content, {"x": X}), strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("value_float", 2.5), ("value_floats", [1.0, 2.0]), ("value_int", 2), ("value_ints", [1, 2])],
+)
+def test_constants_however_they_are_written(name: str, value: object):
+    helper, kind = onnx.helper, onnx.TensorProto
+    number = kind.FLOAT if "float" in name else kind.INT64
+    nodes = [
+        helper.make_node("Constant", [], ["c"], **{name: value}),
+        helper.make_node("Cast", ["c"], ["f"], to=kind.FLOAT),
+        helper.make_node("Add", ["x", "f"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", kind.FLOAT, [2])]
+    outputs = [helper.make_tensor_value_info("y", kind.FLOAT, [2])]
+    graph = helper.make_graph(nodes, f"constant {number}", inputs, outputs)
+    content = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    ).SerializeToString()
+    x = f(2)
+    np.testing.assert_allclose(
+        OnnxNetwork(read_graph(content, Path()))(torch.from_numpy(x))[0], x + np.array(value)
+    )
