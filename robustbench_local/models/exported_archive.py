@@ -69,28 +69,18 @@ def _start_autograd() -> None:
         torch.zeros(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
 
 
-class _ErrorCollector(logging.Handler):
-    """Collects the exceptions that are logged."""
-
-    def __init__(self, errors: list[BaseException]) -> None:
-        super().__init__()
-        self._errors = errors
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the exception of a record."""
-        if record.exc_info and record.exc_info[1] is not None:
-            self._errors.append(record.exc_info[1])
-
-
 @contextmanager
 def _capture_errors(errors: list[BaseException]) -> Iterator[None]:
     """Collect the errors that torch.export only logs, before it raises another one; print none of its log."""
-    logger, handler = logging.getLogger("torch.export"), _ErrorCollector(errors)
-    propagates = logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
+
+    def collect_error(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            errors.append(record.exc_info[1])
+        return False  # nothing is printed
+
+    logger = logging.getLogger("torch.export")
+    logger.addFilter(collect_error)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagates
+        logger.removeFilter(collect_error)
