@@ -97,11 +97,16 @@ def merge_twin_diagnostics(
     """
     model, defense = (own[0].model, own[0].defense) if own else ("", "")
     of_twin = [
-        replace(result, model=model, defense=defense, sentence=f"Of its twin: {result.sentence}")
+        replace(result, model=model, defense=defense, sentence=_name_twin(result))
         for result in twin
         if own and result.id in TWIN_DIAGNOSTICS
     ]
     return (*(result for result in own if result.id not in TWIN_DIAGNOSTICS), *of_twin)
+
+
+def _name_twin(result: DiagnosticResult) -> str:
+    """Return a result's sentence as one about the twin; a question that was not asked has no answer."""
+    return result.sentence if result.is_unasked else f"Of its twin: {result.sentence}"
 
 
 def _diagnose_classifier(

@@ -24,6 +24,7 @@ from robustbench_local.evaluation.planning.skip_reasons import (
     TWIN_CERTIFICATE_REASON,
     find_certificate_obstacle,
 )
+from robustbench_local.reports.analysis.attack_warnings import _WEAKENING_NOTE_PATTERN
 from robustbench_local.store.run_store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -117,7 +118,7 @@ def check_report(run, rows):
 
 def test_a_model_of_the_grid_is_a_twin_and_the_wrong_one_is_named(workplace):
     planned = plan(build_grid(", twin: first", f"{FLOAT}, "), workplace)
-    assert not any("is that the network" in line for line in planned.warnings)
+    assert not any("as its twin" in line for line in planned.warnings)
     by_model = {cell.subject.id: cell for cell in planned.cells if cell.record.card == "pgd50-linf-8"}
     assert by_model["second"].record.twin == "first"
     assert by_model["second"].subject.twin.digest == by_model["first"].subject.digest
@@ -129,8 +130,9 @@ def test_a_model_of_the_grid_is_a_twin_and_the_wrong_one_is_named(workplace):
     weights = load_file("first.safetensors")
     save_file({name: -value for name, value in weights.items()}, "wrong.safetensors")
     content = build_grid(', twin: {source: "checkpoint:wrong.safetensors", architecture: mnist_fast}')
-    (warning,) = [line for line in plan(content, workplace).warnings if "is that the network" in line]
+    (warning,) = [line for line in plan(content, workplace).warnings if "as its twin" in line]
     assert warning.startswith("model second: gives only ")
+    assert _WEAKENING_NOTE_PATTERN.search(warning)  # stands among the warnings of a report
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ def format_low_agreement(agreement: TwinAgreement, twin: str) -> str:
         return ""
     return (
         f"gives only {agreement.same} of {format_count(agreement.compared, 'clean image')} the same label as "
-        f"its twin {twin}: is that the network it was made from, with the same preprocessing and class order?"
+        f"its twin {twin}, whose gradients then mislead the attacks: robust accuracy may be too high. Check "
+        "that it is the network the model was made from, with the same preprocessing and class order"
     )
 
 

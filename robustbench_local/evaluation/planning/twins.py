@@ -103,6 +103,7 @@ def _describe_twin(subject: EvaluationSubject, twin: EvaluationSubject) -> Evalu
         "outputs": agreement.outputs,
         "same_labels": agreement.same,
         "compared": agreement.compared,
+        "agrees": not agreement.is_low,
     }
     notes = list(subject.classifier.notes)
     return replace(subject, description={**subject.description, "notes": notes, "twin": about})

@@ -19,7 +19,7 @@ from robustbench_local.reports.formatting.text import (
 )
 
 _WEAKENING_NOTE_PATTERN = re.compile(
-    r"random numbers in its forward|probabilities|changed while|changes |NaN|finite|batch"
+    r"random numbers in its forward|probabilities|changed while|changes |NaN|finite|batch|as its twin"
 )
 """Words in a note that make the numbers of its model doubtful; other notes say how it was made."""
 

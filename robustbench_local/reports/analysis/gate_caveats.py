@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.gate_types import GateVerdict
 from robustbench_local.reports.analysis.trust import UNTRUSTED_PHRASE, format_mark
@@ -57,4 +59,26 @@ def note_gradient_attacks(verdict: GateVerdict, cells: Sequence[CellResult]) -> 
     if not attacks or any(cell.searches_without_gradients for cell in attacks):
         return verdict
     caveat = "only attacks that follow gradients ran; adaptive would show whether the model masks them"
+    return replace(verdict, reason=f"{verdict.reason}; {caveat}")
+
+
+def note_twin_disagreement(
+    verdict: GateVerdict, cells: Sequence[CellResult], about: Mapping[str, Any] | None
+) -> GateVerdict:
+    """Return a verdict that says so if it passes on attacks that followed a network unlike the model.
+
+    Args:
+        verdict: The verdict on the measured number.
+        cells: The results that it rests on.
+        about: What the run says of the model's float twin; None without one.
+    """
+    if verdict.ruling != "pass" or verdict.gate.metric == "clean_accuracy":
+        return verdict
+    followed = any(
+        cell.record.twin is not None and cell.record.knowledge not in {"scores", "labels"} for cell in cells
+    )
+    if not followed or about is None or about.get("agrees", True):
+        return verdict
+    compared = format_count(about["compared"], "clean image")
+    caveat = f"attacks followed a twin that gives only {about['same_labels']} of {compared} the same label"
     return replace(verdict, reason=f"{verdict.reason}; {caveat}")

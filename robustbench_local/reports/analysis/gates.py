@@ -19,6 +19,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gate_caveats import (
     apply_distrust,
     note_gradient_attacks,
+    note_twin_disagreement,
     note_unchecked,
 )
 from robustbench_local.reports.analysis.gate_intervals import encode_intervals, read_intervals
@@ -160,19 +161,22 @@ def judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[
         for subject in subjects
     }
     return [
-        note_gradient_attacks(
-            note_unchecked(
-                apply_distrust(
-                    _require_draws(verdict, evidence, own[subject]),
-                    select_gate_distrust(evidence, subject, gate, own[subject]),
-                ),
-                is_unchecked=rests_on_unchecked_gradients(evidence, subject, own[subject]),
-            ),
-            own[subject],
-        )
+        _add_caveats(verdict, evidence, subject, gate, own[subject])
         for subject in subjects
         for verdict in judge_subject(gate, subject, own[subject], doubts, evidence)
     ]
+
+
+def _add_caveats(
+    verdict: GateVerdict, evidence: Evidence, subject: EvaluatedModel, gate: Gate, cells: Sequence[CellResult]
+) -> GateVerdict:
+    """Add what the verdict on a model rests on."""
+    verdict = _require_draws(verdict, evidence, cells)
+    verdict = apply_distrust(verdict, select_gate_distrust(evidence, subject, gate, cells))
+    unchecked = rests_on_unchecked_gradients(evidence, subject, cells)
+    verdict = note_gradient_attacks(note_unchecked(verdict, is_unchecked=unchecked), cells)
+    twin = next((about.get("twin") for about in evidence.models if about["id"] == subject.model), None)
+    return note_twin_disagreement(verdict, cells, twin)
 
 
 def _suggest_name(evidence: Evidence, gate: Gate) -> str:

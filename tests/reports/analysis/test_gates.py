@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sample_run import SampleRun, build_run
 
@@ -160,3 +162,22 @@ def test_the_runs_own_gates_are_used(tmp_path):
 def test_malformed_gates_are_told_what_is_wrong(content, entry, told):
     with pytest.raises(ConfigError, match=told):
         judge_evidence(content.evidence, [entry])
+
+
+@pytest.mark.parametrize("agrees", [False, True])
+def test_a_gate_that_passes_names_a_twin_unlike_the_model(content, agrees):
+    twin = {"same_labels": 57 + agrees, "compared": 64, "agrees": agrees}
+    models = tuple({**about, "twin": twin} for about in content.evidence.models)
+    cells = tuple(
+        replace(cell, record=replace(cell.record, twin="zoo:other")) for cell in content.evidence.cells
+    )
+    caveat = "attacks followed a twin that gives only 57 of 64 clean images the same label"
+    for evidence, is_named in (
+        (replace(content.evidence, models=models, cells=cells), not agrees),
+        (replace(content.evidence, models=models), False),  # no attack followed it
+    ):
+        gates = [HARDENED | {"min": limit} for limit in (0.3, 0.8)]
+        passed, failed = judge_evidence(evidence, gates).verdicts
+        assert (passed.ruling, failed.ruling) == ("pass", "fail")
+        assert (caveat in passed.reason) is is_named
+        assert caveat not in failed.reason
