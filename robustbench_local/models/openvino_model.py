@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.config.file_lookup import find_file
@@ -164,11 +163,11 @@ def _read_network(runtime: Any, content: bytes, weights: bytes | None) -> Any:
 
 
 def _compile_network(runtime: Any, network: Any) -> Any:
-    """Compile for exact answers, in this process's number of threads."""
+    """Compile for exact answers, in one thread: a copy of a process has no other, and may wait for it."""
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "EXECUTION_MODE_HINT": "ACCURACY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": 1,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
     }
