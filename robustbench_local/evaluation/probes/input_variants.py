@@ -25,6 +25,8 @@ CROP_SHARE = 0.875
 """Side of the crop as a share of the shorter side that images are resized to: 224 of 256."""
 _CAFFE_MEANS = (123.68, 116.779, 103.939)
 """Means of red, green and blue that networks of Caffe subtract from pixels of 0 to 255."""
+_DIGITS = 6
+"""Decimal places of a normalization that undoes another."""
 _ONCE_MORE: Normalization = ((0.0,), (WHITE,))
 """Division by 255, for images that a network was trained on after two such divisions."""
 
@@ -162,8 +164,10 @@ def list_input_variants(base: InputContract, shape: torch.Size, *, in_range: boo
             variants.append(InputVariant(contract=contract, normalization_name=name))
             if channels == 1:
                 variants.append(InputVariant(contract=contract, normalization_name=name, change="inverted"))
-    fresh = {(variant.contract, variant.change): variant for variant in reversed(variants)}
-    return [variant for variant in reversed(list(fresh.values())) if variant.count_differences(base)]
+    fresh: dict[tuple[InputContract, str], InputVariant] = {}
+    for variant in variants:
+        fresh.setdefault((variant.contract, variant.change), variant)
+    return [variant for variant in fresh.values() if variant.count_differences(base)]
 
 
 def _list_geometries(base: InputContract, size: tuple[int, int]) -> Iterator[InputContract]:
@@ -194,4 +198,15 @@ def _list_scalings(
         mean, std = base.normalization
         again = tuple(m + s * m for m, s in zip(mean, std, strict=True))
         yield (again, tuple(s * s for s in std)), "its normalization applied twice", base.value_scale
+    elif base.value_scale == 1:
+        for key in dict.fromkeys((first, "imagenet", "half")):
+            if len(NORMALIZATIONS[key][0]) in (1, channels):
+                yield _undo(NORMALIZATIONS[key]), f"a normalization of {key} undone", 1.0
     yield _ONCE_MORE, "pixels divided by 255 once more", 1.0
+
+
+def _undo(normalization: Normalization) -> Normalization:
+    """Return the normalization that undoes another one, for a file that normalizes twice."""
+    mean, std = normalization
+    pairs = list(zip(mean, std, strict=True))
+    return tuple(round(-m / s, _DIGITS) for m, s in pairs), tuple(round(1 / s, _DIGITS) for _, s in pairs)

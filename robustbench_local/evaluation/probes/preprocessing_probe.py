@@ -44,7 +44,7 @@ FIRST_IMAGES = 64
 MORE_IMAGES = 256
 """Images for forms that seem better, where the first ones leave it open and the data have so many."""
 SCREENING_IMAGES = 12
-"""Images, misclassified as they are, that every form is tried on first."""
+"""Images, misclassified as they are, that every form is tried on first; then as many others, to choose."""
 MIN_SCREENING_SHARE = 0.25
 """Share of them that a form has to classify correctly to be tried on more."""
 MAX_SCREENED_FORMS = 6
@@ -198,20 +198,29 @@ class FormSearch:
         return self.predictions[:count] == self.labels[:count]
 
     def screen_variants(self, variants: Sequence[InputVariant]) -> tuple[list[InputVariant], str]:
-        """Return the variants that gain most of some misclassified images, and why not all were tried.
+        """Return the variants that seem to gain most, and why not all were tried.
 
-        Only images that are misclassified can be gained.
+        Only images that are misclassified can be gained. A variant far from the right one may gain as many
+        of a few as the right one does, but loses others: where too many gain, those images count too.
         """
-        wrong = (~self._find_correct(self.known)).nonzero().flatten()
-        wrong = wrong[torch.linspace(0, len(wrong) - 1, min(SCREENING_IMAGES, len(wrong))).long()]
+        correct = self._find_correct(self.known)
+        wrong, right = _spread(~correct), _spread(correct)
         began, gains = self.clock(), {}
         for variant in variants:
             if self.clock() - began > MAX_FORM_SECONDS:
                 break
             gains[variant] = int((self._predict_variant(variant, wrong) == self.labels[wrong]).sum())
         least = MIN_SCREENING_SHARE * len(wrong)
-        ranked = sorted(gains, key=lambda variant: -gains[variant])[:MAX_SCREENED_FORMS]
-        promising = [variant for variant in gains if variant in ranked and gains[variant] >= max(least, 1)]
+        promising = [variant for variant in gains if gains[variant] >= max(least, 1)]
+        if len(promising) > MAX_SCREENED_FORMS:
+            weight = self._count_errors() / len(wrong), int(correct.sum()) / max(len(right), 1)
+            nets = {
+                variant: weight[0] * gains[variant]
+                + weight[1] * int((self._predict_variant(variant, right) == self.labels[right]).sum())
+                for variant in promising
+            }
+            ranked = sorted(nets, key=lambda variant: -nets[variant])[:MAX_SCREENED_FORMS]
+            promising = [variant for variant in promising if variant in ranked]
         is_cut = len(gains) < len(variants)
         problem = f"{len(gains)} of {format_count(len(variants), 'form')} took {MAX_FORM_SECONDS:g} seconds"
         return promising, problem if is_cut else ""
@@ -271,6 +280,12 @@ class FormSearch:
                 for start in range(0, len(images), size)
             ]
         return torch.cat(parts) if parts else torch.zeros(0, classifier.num_classes)
+
+
+def _spread(is_chosen: Tensor) -> Tensor:
+    """Return up to `SCREENING_IMAGES` of the chosen positions, evenly spread over them."""
+    rows = is_chosen.nonzero().flatten()
+    return rows[torch.linspace(0, len(rows) - 1, min(SCREENING_IMAGES, len(rows))).long()]
 
 
 def choose_form(forms: Sequence[BetterForm]) -> BetterForm | None:

@@ -80,6 +80,13 @@ TWICE = replace(
         zip(*((m + s * m, s * s) for m, s in zip(*NORMALIZATIONS["cifar10"], strict=True)), strict=True)
     ),
 )
+UNDONE = replace(
+    PLAIN,
+    normalization=tuple(
+        zip(*((-m / s, 1 / s) for m, s in zip(*NORMALIZATIONS["cifar10"], strict=True)), strict=True)
+    ),
+)
+"""What a file takes that normalizes twice."""
 CAFFE = replace(BGR, value_scale=255.0, normalization=((103.939, 116.779, 123.68), (1.0, 1.0, 1.0)))
 
 
@@ -93,6 +100,11 @@ CAFFE = replace(BGR, value_scale=255.0, normalization=((103.939, 116.779, 123.68
         (BYTES, PLAIN, "preprocessing: {value_scale: 255}"),
         (PLAIN, BYTES, "preprocessing: {value_scale: 1}"),
         (CIFAR, TWICE, "normalize: cifar10"),
+        (
+            UNDONE,
+            PLAIN,
+            "normalize: {mean: [-1.988669, -1.980287, -1.706804], std: [4.046945, 4.106776, 3.82263]}",
+        ),
         (
             CAFFE,
             PLAIN,
@@ -123,6 +135,12 @@ def test_a_normalization_twice_is_what_a_network_may_be_made_for():
     assert check.better is not None
     assert check.better.form == "its normalization applied twice"
     assert check.better.remedy.startswith("normalize: {mean: [0.6")
+
+
+def test_a_simple_form_comes_before_one_that_also_changes_something_else():
+    first, *others = list_input_variants(PLAIN, torch.Size((3, 32, 32)), in_range=False)
+    assert first == InputVariant(contract=BGR)
+    assert first not in others
 
 
 @pytest.mark.parametrize(
@@ -439,3 +457,23 @@ def test_a_form_that_gains_a_quarter_of_some_misclassified_images_is_tried_on_al
     search.predictions, search.known = torch.full((12,), -1), 12
     variants = [InputVariant(contract=BGR)]
     assert search.screen_variants(variants) == (variants if is_tried else [], "")
+
+
+def test_of_many_forms_that_gain_those_that_lose_least_are_tried_on_all(monkeypatch):
+    """Twelve images are misclassified and twelve are not: every form gains as many, the last loses none."""
+    search = FormSearch(
+        classifier=Classifier(NearestPrototype(PLAIN), num_classes=6),
+        images=torch.zeros(24, 3, SIDE, SIDE),
+        labels=torch.zeros(24, dtype=torch.int64),
+    )
+    search.predictions, search.known = torch.arange(24) % 2, 24
+    variants = [InputVariant(contract=replace(PLAIN, value_scale=2.0 + loss)) for loss in range(7, -1, -1)]
+
+    def predict(variant, rows):
+        losses = int(variant.contract.value_scale) - 2
+        gained = rows % 2 == 1
+        return torch.where(gained | (rows >= 2 * losses), 0, 5)
+
+    monkeypatch.setattr(search, "_predict_variant", predict)
+    assert search.screen_variants(variants) == (variants[2:], "")
+    assert search.screen_variants(variants[:6]) == (variants[:6], "")
