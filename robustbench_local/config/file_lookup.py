@@ -37,6 +37,12 @@ def find_file(name: str, base_folder: Path | None = None) -> Path:
     candidate = roots[0] / (name_path.name if name_path.is_absolute() else name_path)
     if _is_file(candidate, or_anything=True):
         raise ModelError("this is not a file", where=name, remedy="name the file with the weights")
+    if candidate.is_symlink():
+        raise ModelError(
+            "is a symbolic link that leads to no file",
+            where=name,
+            remedy="name the file itself, or mend the link",
+        )
     neighbours = _list_neighbours(candidate)
     closest = get_close_matches(candidate.name, neighbours, n=1)
     remedy = f"did you mean {closest[0]}?" if closest else "check the path"

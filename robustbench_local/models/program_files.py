@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def read_program(source: str, file: str, request: ModelRequest) -> ProgramFile:
     entries = _list_entries(content)
     if entries is None or not _is_kind(source, entries):
         raise _explain_content(source, path.name, content, entries)
+    _check_entries(source, path.name, content)
     if not request.allow_code and not is_trusted_file(request.trust_pickle, digest, path.name):
         raise RefusedError(
             "is a program, which can run code and write files when it is loaded",
@@ -91,6 +93,25 @@ def _list_entries(content: bytes) -> frozenset[str] | None:
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, RuntimeError):
         return None
     return frozenset(name.split("/", 1)[-1] for name in names)
+
+
+def _check_entries(source: str, where: str, content: bytes) -> None:
+    """Refuse an archive that was damaged: torch does not compare the checksums, and would use what is left.
+
+    Raises:
+        ModelError: If an entry is not what its checksum says.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
+        damaged = f"an entry ({error})"
+    if damaged is not None:
+        raise ModelError(
+            f"is damaged: {damaged} does not have its checksum",
+            where=where,
+            remedy=f"get it again, or {_SAVE_REMEDIES[source]}",
+        )
 
 
 def _is_kind(source: str, entries: frozenset[str]) -> bool:

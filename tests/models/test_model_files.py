@@ -45,3 +45,10 @@ def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     with pytest.raises(ModelError, match="not a file"):
         find_file("models", tmp_path)
+
+
+@pytest.mark.parametrize("target", ["gone.pt", "net.pt"])
+def test_a_link_to_nowhere_or_to_itself_is_named(tmp_path: Path, target: str) -> None:
+    (tmp_path / "net.pt").symlink_to(target)
+    with pytest.raises(ModelError, match=r"net.pt: is a symbolic link that leads to no file"):
+        find_file("net.pt", tmp_path)

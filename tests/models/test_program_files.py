@@ -62,6 +62,26 @@ def test_an_executorch_program_and_a_checkpoint_are_no_torchscript(tmp_path: Pat
         load_classifier("torchscript:net.pt", base_folder=tmp_path, allow_code=True)
 
 
+@pytest.mark.parametrize("part", ["net/code/net.py", "net/constants.pkl"])
+def test_a_damaged_archive_is_refused(tmp_path: Path, part: str) -> None:
+    path = write_archive(tmp_path / "net.pt", ("constants.pkl", "code/net.py"))
+    content = bytearray(path.read_bytes())
+    content[content.index(part.encode()) + len(part)] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=rf"net.pt: is damaged: {part} does not have its checksum\. Get it"):
+        load_classifier("torchscript:net.pt", base_folder=tmp_path, allow_code=True)
+
+
+def test_an_archive_of_an_unknown_compression_is_refused(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "net.pt", ("constants.pkl", "code/net.py"))
+    content = path.read_bytes().replace(
+        b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x63\x00"
+    )
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"net.pt: is damaged: an entry \("):
+        load_classifier("torchscript:net.pt", base_folder=tmp_path, allow_code=True)
+
+
 def test_permission_is_for_one_file(tmp_path: Path) -> None:
     write_archive(tmp_path / "net.pt2", EXPORTED)
     with pytest.raises(RefusedError, match=r"trust_pickle is 'sha256:0+', but this file is sha256:"):
