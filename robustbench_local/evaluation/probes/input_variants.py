@@ -201,11 +201,11 @@ def _list_scalings(
     elif base.value_scale == 1:
         for key in dict.fromkeys((first, "imagenet", "half")):
             if len(NORMALIZATIONS[key][0]) in (1, channels):
-                yield _undo(NORMALIZATIONS[key]), f"a normalization of {key} undone", 1.0
+                yield _invert_normalization(NORMALIZATIONS[key]), f"a normalization of {key} undone", 1.0
     yield _ONCE_MORE, "pixels divided by 255 once more", 1.0
 
 
-def _undo(normalization: Normalization) -> Normalization:
+def _invert_normalization(normalization: Normalization) -> Normalization:
     """Return the normalization that undoes another one, for a file that normalizes twice."""
     mean, std = normalization
     pairs = list(zip(mean, std, strict=True))

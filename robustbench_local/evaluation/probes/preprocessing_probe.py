@@ -204,7 +204,7 @@ class FormSearch:
         of a few as the right one does, but loses others: where too many gain, those images count too.
         """
         correct = self._find_correct(self.known)
-        wrong, right = _spread(~correct), _spread(correct)
+        wrong, right = _choose_evenly(~correct), _choose_evenly(correct)
         began, gains = self.clock(), {}
         for variant in variants:
             if self.clock() - began > MAX_FORM_SECONDS:
@@ -282,7 +282,7 @@ class FormSearch:
         return torch.cat(parts) if parts else torch.zeros(0, classifier.num_classes)
 
 
-def _spread(is_chosen: Tensor) -> Tensor:
+def _choose_evenly(is_chosen: Tensor) -> Tensor:
     """Return up to `SCREENING_IMAGES` of the chosen positions, evenly spread over them."""
     rows = is_chosen.nonzero().flatten()
     return rows[torch.linspace(0, len(rows) - 1, min(SCREENING_IMAGES, len(rows))).long()]
