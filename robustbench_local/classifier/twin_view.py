@@ -32,7 +32,8 @@ class TwinView(WrappedClassifier):
 
     The artefact's passes count in its own account and the twin's in that of the twin. Probabilities are read
     as their logarithms, which makes them comparable with the twin's logits. Where the artefact gives labels
-    only, the answers are the twin's logits, with the two largest classes exchanged where the labels differ.
+    only, or probabilities that are rounded to 0 but for one, the answers are the twin's logits, with the two
+    largest classes exchanged where the labels differ.
 
     Args:
         artefact: The model under test; its access may be ``"scores"`` or ``"labels"``.
@@ -133,7 +134,11 @@ class TwinView(WrappedClassifier):
         """Return the artefact's answers, (N, K), as logits in the twin's scale."""
         if self.inner.access == "labels":
             return exchange_largest(twin_logits.detach(), answers)
-        return rescale_probabilities(answers)
+        without_rival = names_only_label(answers)
+        if not bool(without_rival.any()):
+            return rescale_probabilities(answers)
+        exchanged = exchange_largest(twin_logits.detach(), answers)
+        return torch.where(without_rival[:, None], exchanged, rescale_probabilities(answers))
 
     def _wrap_copy(self, inner: Classifier) -> Classifier:
         return TwinView(inner, self.twin, slopes=self._slopes)
@@ -187,6 +192,26 @@ def rescale_probabilities(scores: Tensor) -> Tensor:
 def is_probability(scores: Tensor) -> Tensor:
     """Return which rows of scores, (N, K), are probabilities, (N,) boolean."""
     return (scores >= 0).all(dim=1) & ((scores.sum(dim=1) - 1).abs() <= MAX_SUM_ERROR)
+
+
+def is_logarithm(scores: Tensor) -> Tensor:
+    """Return which rows of scores, (N, K), are logarithms of probabilities, (N,): the largest is exactly 0.
+
+    Files that end in a softmax are read as log(p / max p).
+    """
+    return scores.amax(dim=1) == 0
+
+
+def names_only_label(scores: Tensor) -> Tensor:
+    """Return which rows of scores, (N, K), tell nothing but the label, (N,): all others of 3 or more tie.
+
+    So it is where a softmax saturates: every other probability is rounded to 0.
+    """
+    if scores.shape[1] <= 2:
+        return torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    label = scores.argmax(dim=1, keepdim=True)
+    largest = scores.scatter(1, label, -torch.inf).amax(dim=1)
+    return largest == scores.scatter(1, label, torch.inf).amin(dim=1)
 
 
 def exchange_largest(logits: Tensor, answers: Tensor) -> Tensor:

@@ -9,7 +9,12 @@ from torch import nn
 from robustbench_local.attacks.core.losses import compute_cross_entropy
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier
-from robustbench_local.classifier.twin_view import TwinView, exchange_largest, rescale_probabilities
+from robustbench_local.classifier.twin_view import (
+    TwinView,
+    exchange_largest,
+    names_only_label,
+    rescale_probabilities,
+)
 from robustbench_local.errors import ConfigError
 
 IMAGES = torch.rand(5, 1, 3, 3, generator=torch.Generator().manual_seed(1))
@@ -132,3 +137,26 @@ def test_both_are_configured_moved_and_identified_together():
     assert view.compute_digest() != other.compute_digest() != artefact.compute_digest()
     with view.evaluation_mode(), view.open_fresh_copy() as copy:
         assert torch.equal(copy(IMAGES), artefact(IMAGES))
+
+
+@pytest.mark.parametrize(
+    "saturate",
+    [
+        lambda logits: nn.functional.one_hot(logits.argmax(dim=1), 3).float(),
+        lambda logits: 87.3 * (nn.functional.one_hot(logits.argmax(dim=1), 3) - 1.0),
+    ],
+    ids=["probabilities", "logarithms"],
+)
+def test_saturated_answers_leave_the_order_of_the_other_classes_to_the_twin(saturate):
+    artefact, twin = make_pair(answer=saturate)
+    logits, losses, gradient = TwinView(artefact, twin).compute_gradient(IMAGES, loss)
+    expected = exchange_largest(twin(IMAGES).detach(), artefact(IMAGES))
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(losses, loss(expected))
+    assert bool((gradient.flatten(1).abs().amax(dim=1) > 1e-3).all())  # of the saturated loss it vanishes
+
+
+def test_only_ties_among_three_classes_or_more_tell_nothing_but_the_label():
+    rows = torch.tensor([[0.0, -87.0, -87.0], [0.0, -5.0, -87.0], [0.5, 0.25, 0.25], [1.0, 1.0, 0.0]])
+    assert names_only_label(rows).tolist() == [True, False, True, False]
+    assert names_only_label(rows[:, :2]).tolist() == [False] * 4

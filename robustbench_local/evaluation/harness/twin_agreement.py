@@ -10,7 +10,7 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.twin_view import is_probability
+from robustbench_local.classifier.twin_view import is_logarithm, is_probability
 from robustbench_local.counted_nouns import format_count
 
 MAX_COMPARED_IMAGES = 64
@@ -48,7 +48,7 @@ def compare_clean_labels(artefact: Classifier, twin: Classifier, images: Tensor)
     images = images[:MAX_COMPARED_IMAGES]
     with artefact.evaluation_mode(), twin.evaluation_mode(), torch.no_grad():
         own, other = _compute_logits(artefact, images), _compute_logits(twin, images)
-    outputs = "probabilities" if bool(is_probability(own).all()) else "logits"
+    outputs = "probabilities" if bool((is_probability(own) | is_logarithm(own)).all()) else "logits"
     return TwinAgreement(
         same=int((own.argmax(dim=1) == other.argmax(dim=1)).sum()),
         compared=len(images),

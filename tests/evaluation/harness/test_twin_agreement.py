@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.evaluation.harness.output_differences import compute_differences
 from robustbench_local.evaluation.harness.twin_agreement import (
     TwinAgreement,
     compare_clean_labels,
@@ -23,11 +24,17 @@ def read_first_pixel(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([first, 1 - first], dim=1)
 
 
+def read_logarithms(images: torch.Tensor) -> torch.Tensor:
+    probabilities = read_first_pixel(images)
+    return (probabilities / probabilities.amax(dim=1, keepdim=True)).log()
+
+
 @pytest.mark.parametrize(
     ("access", "answer", "outputs"),
     [
         ("scores", lambda images: 5 * read_first_pixel(images) - 2, "logits"),
         ("scores", read_first_pixel, "probabilities"),
+        ("scores", read_logarithms, "probabilities"),
         ("labels", lambda images: read_first_pixel(images).argmax(dim=1), "labels"),
     ],
 )
@@ -47,3 +54,14 @@ def test_a_twin_agrees_on_nine_of_ten_images(same, is_low):
     text = format_low_agreement(agreement, "zoo:other")
     assert text.startswith("gives only 57 of 64 clean images the same label as its twin zoo:other") is is_low
     assert bool(text) is is_low
+
+
+def test_logarithms_of_probabilities_are_compared_as_probabilities():
+    images = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(2))
+    twin = make_classifier(
+        lambda pixels: 3 + read_first_pixel(pixels).log()
+    )  # logits are known up to a constant
+    for answer in (read_first_pixel, read_logarithms):
+        assert compute_differences(make_classifier(answer), twin, images) == pytest.approx([0] * 6, abs=1e-6)
+    moved = make_classifier(lambda pixels: 3.5 + read_first_pixel(pixels).log())
+    assert compute_differences(moved, twin, images) == pytest.approx([0.5] * 6, abs=1e-6)
