@@ -436,6 +436,17 @@ CONSTANTS = (
         ("0.19", "0.35"),
         "attacks/adaptive/test_limits.py",
     ),
+    *(
+        _make_constant(
+            f"attacks/adaptive/{file}.py", name, values, "attacks/adaptive/test_answer_rounding.py"
+        )
+        for file, name, values in (
+            ("answer_rounding", "MIN_NOISE_PER_EPSILON", ("0.2", "0.3")),
+            ("answer_rounding", "MAX_NOISE_PER_EPSILON", ("3.8", "4.2")),
+            ("answer_rounding", "MIN_CHANGE_PER_MEASURED_NOISE", ("3.8", "4.2")),
+            ("gradient_checks", "MIN_RANDOM_COSINE", ("0.83", "0.87")),
+        )
+    ),
     _make_constant(
         "attacks/adaptive/measured_jacobian.py",
         "MAX_CURVATURE",

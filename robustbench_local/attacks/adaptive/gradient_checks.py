@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
+from robustbench_local.attacks.adaptive.answer_rounding import (
+    AIMED_CHANGES_PER_NOISE,
+    MIN_CHANGE_PER_MEASURED_NOISE,
+    compute_agreement,
+    follow_gradient,
+    measure_rounding,
+)
 from robustbench_local.attacks.adaptive.findings import GradientFindings
 from robustbench_local.attacks.adaptive.fixed_draws import fix_draws
 from robustbench_local.attacks.core.losses import compute_cross_entropy, compute_margin
@@ -31,6 +39,13 @@ ROUNDING_SHARE = 1e-6
 JITTER = 0.4 / 255
 """Largest change of the pixels before the comparison: it breaks the ties between neighbors on the 8-bit grid,
 at which a median or a maximum has no gradient."""
+
+
+FOLLOWING_DIRECTIONS = 4
+"""Directions that follow the gradient in half precision, where others hardly rise above the noise."""
+MIN_RANDOM_COSINE = 0.85
+"""Smallest cosine along the other directions, over all images, for a gradient in half precision that leaves
+nothing out."""
 
 
 @dataclass(frozen=True)
@@ -109,40 +124,83 @@ def compare_with_differences(
     """
     noise_draw = stream.sample_uniform(images.shape[1:], draw="jitter", device=images.device)
     images = (images + JITTER * (2 * noise_draw - 1)).clamp(0, 1)
-    gradient = compute_margin_gradient(classifier, images, labels, stream)
-    measured, predicted, noise = [], [], []
-    with fix_draws(classifier, stream) as seed_draws, torch.no_grad():
-        for number in range(DIRECTIONS):
-            signs = stream.sample_uniform(images.shape[1:], draw=f"sign {number}", device=images.device)
-            direction = torch.where(signs < 0.5, -1.0, 1.0)
-            for step in STEP_SIZES:
-                ends = [(images + side * step * direction).clamp(0, 1) for side in (1, -1)]
-                losses, sizes = [], []
-                for end in ends:
-                    seed_draws()
-                    logits = classifier(end)
-                    losses.append(compute_margin(logits, labels).double())
-                    sizes.append(logits.abs().amax(dim=1).double())
-                measured.append(losses[0] - losses[1])
-                predicted.append((gradient.double() * (ends[0] - ends[1]).double()).flatten(1).sum(dim=1))
-                noise.append(ROUNDING_SHARE * torch.maximum(*sizes))
-    return _compare_slopes(
-        *(
-            torch.stack(part).view(DIRECTIONS, len(STEP_SIZES), -1).permute(1, 2, 0)
-            for part in (measured, predicted, noise)
+    with fix_draws(classifier, stream) as seed_draws:
+        seed_draws()
+        logits, _, gradient = classifier.compute_gradient(
+            images, lambda logits: compute_margin(logits, labels)
         )
+    largest = logits.abs().amax(dim=1)
+    rounding = measure_rounding(classifier, images, labels, stream)
+    changes: list[list[Tensor]] = [[], [], []]
+    for number in range(DIRECTIONS):
+        direction = draw_signs(images, stream, number)
+        steps: Sequence[float | Tensor] = rounding.random_steps if rounding.is_coarse else STEP_SIZES
+        if rounding.is_coarse and number < FOLLOWING_DIRECTIONS:
+            direction = follow_gradient(gradient, direction, stream, f"direction {number}")
+            steps = [rounding.choose_step(gradient, largest, aimed) for aimed in AIMED_CHANGES_PER_NOISE]
+        for step in steps:
+            parts = measure_change(classifier, images, labels, stream, gradient, step * direction)
+            for values, kept in zip(parts, changes, strict=True):
+                kept.append(values)
+    measured, predicted, sizes = (
+        torch.stack(part).view(DIRECTIONS, len(STEP_SIZES), -1).permute(1, 2, 0) for part in changes
     )
+    if not rounding.is_coarse:
+        return _compare_slopes(measured, predicted, ROUNDING_SHARE * sizes)
+    noise = rounding.compute_noise(sizes)
+    return _compare_coarse_slopes(measured, predicted, noise)
 
 
-def _compare_slopes(measured: Tensor, predicted: Tensor, noise: Tensor) -> SlopeAgreement:
-    """Compare slopes, (S, N, D): S step sizes, D directions; the better step size of each image counts."""
-    size = measured.norm(dim=2)
-    known = (size > MIN_CHANGE_PER_NOISE * noise.norm(dim=2)) | (
-        predicted.norm(dim=2) > MIN_CHANGE_PER_NOISE * noise.norm(dim=2)
-    )
-    tiny = torch.finfo(torch.float64).tiny
-    cosine = (measured * predicted).sum(dim=2) / (size * predicted.norm(dim=2)).clamp_min(tiny)
-    error = (measured - predicted).norm(dim=2) / size.clamp_min(tiny)
+def draw_signs(images: Tensor, stream: RandomStream, number: int) -> Tensor:
+    """Draw a random direction of signs for each image, (N, C, H, W)."""
+    draw = stream.sample_uniform(images.shape[1:], draw=f"sign {number}", device=images.device)
+    return torch.where(draw < 0.5, -1.0, 1.0)
+
+
+def measure_change(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    stream: RandomStream,
+    gradient: Tensor,
+    offset: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Measure a central difference of the margin loss.
+
+    Args:
+        classifier: In evaluation mode.
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,).
+        stream: The images' random numbers.
+        gradient: Of the loss, (N, C, H, W).
+        offset: From the images to one of the two points, likewise.
+
+    Returns:
+        The change of the loss, the change that the gradient predicts, and the largest logit; (N,) each.
+    """
+    ends = [(images + side * offset).clamp(0, 1) for side in (1, -1)]
+    losses, sizes = [], []
+    with fix_draws(classifier, stream) as seed_draws, torch.no_grad():
+        for end in ends:
+            seed_draws()
+            logits = classifier(end)
+            losses.append(compute_margin(logits, labels).double())
+            sizes.append(logits.abs().amax(dim=1).double())
+    predicted = (gradient.double() * (ends[0] - ends[1]).double()).flatten(1).sum(dim=1)
+    return losses[0] - losses[1], predicted, torch.maximum(*sizes)
+
+
+def _compare_slopes(
+    measured: Tensor, predicted: Tensor, noise: Tensor, *, is_measured: bool = False
+) -> SlopeAgreement:
+    """Compare slopes, (S, N, D): S step sizes, D directions; the better step size of each image counts.
+
+    Noise that was measured is subtracted, and less of a change then informs.
+    """
+    limit = (MIN_CHANGE_PER_MEASURED_NOISE if is_measured else MIN_CHANGE_PER_NOISE) * noise.norm(dim=2)
+    known = (measured.norm(dim=2) > limit) | (predicted.norm(dim=2) > limit)
+    subtracted = noise if is_measured else torch.zeros_like(noise)
+    cosine, error = compute_agreement(measured, predicted, subtracted)
     error = torch.where(known, error.clamp_max(1e6), torch.inf)
     best = error.argmin(dim=0, keepdim=True)
     unknown = ~known.any(dim=0)
@@ -150,6 +208,23 @@ def _compare_slopes(measured: Tensor, predicted: Tensor, noise: Tensor) -> Slope
         cosine=cosine.gather(0, best)[0].masked_fill(unknown, torch.nan),
         relative_error=error.gather(0, best)[0].masked_fill(unknown, torch.nan),
     )
+
+
+def _compare_coarse_slopes(measured: Tensor, predicted: Tensor, noise: Tensor) -> SlopeAgreement:
+    """Compare slopes of a model in half precision, (S, N, D).
+
+    The first directions follow the gradient and do not show what it leaves out; the others are random, and
+    their noise shrinks where all images are taken together.
+    """
+    parts = (measured, predicted, noise)
+    found = _compare_slopes(*(part[..., :FOLLOWING_DIRECTIONS] for part in parts), is_measured=True)
+    rest = [
+        (part / noise.clamp_min(1e-300))[..., FOLLOWING_DIRECTIONS:].flatten(1)[:, None] for part in parts
+    ]
+    cosine = float(_compare_slopes(*rest, is_measured=True).cosine.nan_to_num(1.0)[0])
+    if cosine >= MIN_RANDOM_COSINE:
+        return found
+    return SlopeAgreement(cosine=found.cosine.clamp_max(cosine), relative_error=found.relative_error)
 
 
 def compute_margin_gradient(

@@ -27,6 +27,8 @@ MIN_FAULTY_SHARE = 0.25
 _TINY = 1e-300
 _MIN_CHANGE_PER_NOISE = 20.0
 _ROUNDING = 1e-6
+_ROUNDING_PER_EPSILON = 0.25
+"""Rounding of an output in half precision, in units of its format's epsilon."""
 
 
 def find_local_fault(unit: Callable[[Tensor], Any], inputs: Tensor) -> LayerFault | None:
@@ -100,6 +102,7 @@ def _measure_changes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return measured and predicted changes and their rounding, each (steps, rows, directions)."""
     spread = inputs.detach().std().clamp_min(1e-6) if inputs.numel() > 1 else inputs.abs().clamp_min(1e-6)
+    rounding = max(_ROUNDING, _ROUNDING_PER_EPSILON * torch.finfo(weights.dtype).eps)
     results: list[list[Tensor]] = [[], [], []]
     for step in _RELATIVE_STEPS:
         for _ in range(_DIRECTIONS):
@@ -113,7 +116,7 @@ def _measure_changes(
             difference = weights.double() * (high.double() - low.double())
             moved = (ends[0] - ends[1]).double()
             foretold = torch.zeros_like(moved) if slope is None else slope.double() * moved
-            for values, kept in zip((difference, foretold, _ROUNDING * scale), results, strict=True):
+            for values, kept in zip((difference, foretold, rounding * scale), results, strict=True):
                 kept.append(
                     values.flatten(1).sum(dim=1) if is_rowwise and values.ndim > 1 else values.sum()[None]
                 )

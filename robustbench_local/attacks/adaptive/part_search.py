@@ -148,7 +148,9 @@ def _gives_same_scores(output: Tensor, logits: Tensor) -> bool:
     )
     scale = (target * origin).sum() / origin.square().sum().clamp_min(1e-300)
     residual = float((target - scale * origin).norm() / target.norm().clamp_min(1e-300))
-    return residual <= MAX_NONLINEARITY or torch.allclose(output.softmax(dim=1), logits, atol=1e-4)
+    return residual <= MAX_NONLINEARITY or torch.allclose(
+        output.float().softmax(dim=1), logits.float(), atol=1e-4
+    )
 
 
 def _call_unused_modules(

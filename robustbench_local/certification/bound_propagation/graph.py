@@ -28,9 +28,9 @@ from robustbench_local.certification.bound_propagation.operations import (
 )
 from robustbench_local.certification.bound_propagation.precision import (
     COVERED_DTYPES,
-    DtypeRecorder,
     check_dtypes_covered,
 )
+from robustbench_local.classifier.dtype_recorder import DtypeRecorder
 from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
 from robustbench_local.errors import ModelError
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from robustbench_local.errors import ModelError
 
@@ -34,27 +31,3 @@ def check_dtypes_covered(formats: Iterable[torch.dtype], name: str) -> None:
             where=name,
             remedy="let it compute in float32",
         )
-
-
-class DtypeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the floating-point formats of all computations in its context, with autocast and hooks.
-
-    Attributes:
-        dtypes: The recorded formats.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.dtypes: set[torch.dtype] = set()
-
-    def __torch_dispatch__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Run the operation and record the formats of its results."""
-        result = function(*args, **(kwargs or {}))
-        self.dtypes |= {
-            value.dtype
-            for value in tree_leaves(result)
-            if isinstance(value, Tensor) and value.is_floating_point()
-        }
-        return result

@@ -11,6 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
+from robustbench_local.attacks.adaptive.answer_rounding import (
+    AIMED_CHANGES_PER_NOISE,
+    MIN_CHANGE_PER_MEASURED_NOISE,
+    compute_agreement,
+    follow_gradient,
+    measure_rounding,
+)
 from robustbench_local.attacks.adaptive.findings import GradientFindings, ModelFindings, RandomnessFindings
 from robustbench_local.attacks.adaptive.fixed_draws import fix_draws, preserve_randomness
 from robustbench_local.attacks.adaptive.gradient_checks import (
@@ -21,6 +28,8 @@ from robustbench_local.attacks.adaptive.gradient_checks import (
     check_gradients,
     compute_margin_gradient,
     compute_median_cosine,
+    draw_signs,
+    measure_change,
 )
 from robustbench_local.attacks.adaptive.layer_checks import check_functions
 from robustbench_local.attacks.adaptive.logit_checks import check_logits
@@ -74,12 +83,13 @@ def inspect_briefly(
     """Ask the same in about 17 passes an image, except for parts; arguments as for `inspect_gradients`."""
     with preserve_randomness(), torch.no_grad():
         logits = classifier(images)
-        again = torch.cat([classifier(images[:1]) for _ in range(BRIEF_REPEATS)])
-    unit = F.normalize(torch.cat([logits[:1], again]).double(), dim=1)
+        # alone each time: in half precision an answer depends on the size of the batch
+        again = torch.cat([classifier(images[:1]) for _ in range(BRIEF_REPEATS + 1)])
+    unit = F.normalize(again.double(), dim=1)
     difference = float(torch.nan_to_num((unit - unit[0]).norm(dim=1)).max())
     randomness = RandomnessFindings(
         max_difference=difference,
-        changed_labels=int(bool((again.argmax(dim=1) != logits[0].argmax()).any())),
+        changed_labels=int(bool((again.argmax(dim=1) != again[0].argmax()).any())),
         is_repeated_by_seed=False,
     )
     if not randomness.is_random:
@@ -152,43 +162,48 @@ def _compare_pooled_slopes(
     """Return cosine and relative error of all measured and predicted slopes, each image in its own unit."""
     noise = stream.sample_uniform(images.shape[1:], draw="jitter", device=images.device)
     images = (images + JITTER * (2 * noise - 1)).clamp(0, 1)
-    gradient = compute_margin_gradient(classifier, images, labels, stream).double()
-    measured, predicted, rounding = [], [], []
-    with fix_draws(classifier, stream) as seed_draws, torch.no_grad():
-        for number in range(BRIEF_DIRECTIONS):
-            signs = stream.sample_uniform(images.shape[1:], draw=f"sign {number}", device=images.device)
-            direction = torch.where(signs < 0.5, -1.0, 1.0)
-            ends = [(images + side * BRIEF_STEP * direction).clamp(0, 1) for side in (1, -1)]
-            losses, sizes = [], []
-            for end in ends:
-                seed_draws()
-                logits = classifier(end)
-                losses.append(compute_margin(logits, labels).double())
-                sizes.append(logits.abs().amax(dim=1).double())
-            measured.append(losses[0] - losses[1])
-            predicted.append((gradient * (ends[0] - ends[1]).double()).flatten(1).sum(dim=1))
-            rounding.append(ROUNDING_SHARE * torch.maximum(*sizes))
-    return pool_slopes(*(torch.stack(part, dim=1) for part in (measured, predicted, rounding)))
+    gradient = compute_margin_gradient(classifier, images, labels, stream)
+    rounding = measure_rounding(classifier, images, labels, stream)
+    step: Tensor | float = BRIEF_STEP
+    if rounding.is_coarse:
+        with torch.no_grad():
+            largest = classifier(images).abs().amax(dim=1)
+        step = rounding.choose_step(gradient, largest, min(AIMED_CHANGES_PER_NOISE))
+    changes: list[list[Tensor]] = [[], [], []]
+    for number in range(BRIEF_DIRECTIONS):
+        direction = draw_signs(images, stream, number)
+        if rounding.is_coarse:
+            direction = follow_gradient(gradient, direction, stream, f"direction {number}")
+        parts = measure_change(classifier, images, labels, stream, gradient, step * direction)
+        for values, kept in zip(parts, changes, strict=True):
+            kept.append(values)
+    measured, predicted, sizes = (torch.stack(part, dim=1) for part in changes)
+    if rounding.is_coarse:
+        return pool_slopes(measured, predicted, rounding.compute_noise(sizes), is_measured=True)
+    return pool_slopes(measured, predicted, ROUNDING_SHARE * sizes)
 
 
-def pool_slopes(measured: Tensor, predicted: Tensor, rounding: Tensor) -> tuple[float | None, float | None]:
+def pool_slopes(
+    measured: Tensor, predicted: Tensor, rounding: Tensor, *, is_measured: bool = False
+) -> tuple[float | None, float | None]:
     """Compare slopes, (N, D) each: N images in units of their own, D directions; None where all is rounding.
 
     Args:
         measured: Differences of the loss.
         predicted: The same as the gradient predicts them.
-        rounding: Rounding errors of the differences.
+        rounding: Rounding errors of the differences: bounds, or standard deviations that were measured.
+        is_measured: Whether they were, so that they are subtracted.
     """
     sizes = torch.maximum(measured.norm(dim=1), predicted.norm(dim=1))
-    known = sizes > MIN_CHANGE_PER_NOISE * rounding.norm(dim=1)
+    limit = MIN_CHANGE_PER_MEASURED_NOISE if is_measured else MIN_CHANGE_PER_NOISE
+    known = sizes > limit * rounding.norm(dim=1)
     if not bool(known.any()):
         return None, None
-    unit = sizes[known, None]
-    came, foretold = ((part[known] / unit).flatten() for part in (measured, predicted))
-    tiny = torch.finfo(torch.float64).tiny
-    cosine = float((came * foretold).sum() / (came.norm() * foretold.norm()).clamp_min(tiny))
-    error = float((came - foretold).norm() / came.norm().clamp_min(tiny))
-    return cosine, min(error, 1e6)
+    came, foretold, noise = (
+        (part[known] / sizes[known, None]).flatten() for part in (measured, predicted, rounding)
+    )
+    cosine, error = compute_agreement(came, foretold, noise if is_measured else torch.zeros_like(noise))
+    return float(cosine), min(float(error), 1e6)
 
 
 def _add_operators(
