@@ -83,8 +83,8 @@ class AnswerRounding:
             aimed: Predicted change in units of its noise.
         """
         per_step = 2 * gradient.flatten(1).abs().sum(dim=1) / _BLOCKS**0.5
-        wanted = aimed * self.compute_noise(sizes) / per_step.clamp_min(1e-30)
-        shortest = SHORTEST_STEP_PER_CUBE_ROOT * self.epsilon ** (1 / 3)
+        wanted: Tensor = aimed * self.compute_noise(sizes) / per_step.clamp_min(1e-30)
+        shortest = float(SHORTEST_STEP_PER_CUBE_ROOT * self.epsilon ** (1 / 3))
         return wanted.clamp(shortest, max(self.random_steps)).to(gradient).view(-1, 1, 1, 1)
 
     def compute_noise(self, sizes: Tensor) -> Tensor:
