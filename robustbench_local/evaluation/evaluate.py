@@ -157,7 +157,7 @@ def evaluate(
     sources: Sequence[int | str] | int | None = (),
     transformation: str | None = None,
     surrogate: Classifier | None = None,
-    twin: Classifier | None = None,
+    twin: Classifier | nn.Module | None = None,
     twin_queries: int = FINISH_QUERIES,
     test_views: int = TEST_VIEWS,
     seed: int = 0,
@@ -223,6 +223,7 @@ def evaluate(
     if options.device is not None:
         classifier.to(options.device)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
+    twin = None if twin is None else as_classifier(twin, known.images)
     overrides = _list_overrides(
         norm=norm,
         eps=eps,

@@ -212,6 +212,10 @@ def test_evaluate_takes_a_twin(workplace):
     assert not alone.twin_robust_accuracy.is_known
     assert any("gradients of checkpoint:first.safetensors" in note for note in result.notes)
     assert any(found.sentence.startswith("Of its twin: ") for found in result.diagnostics)
+    bare = rbl.evaluate(second, data, twin=first.module, twin_queries=10, **settings)  # without normalization
+    assert bare.twin_robust_accuracy == result.twin_robust_accuracy
+    with pytest.raises(ConfigError, match="Module, got str"):
+        rbl.evaluate(second, data, twin="zoo:signs-plain", **settings)
     with pytest.raises(ConfigError, match="a surrogate and a twin"):
         rbl.evaluate(second, data, twin=first, surrogate=first, **settings)
     with pytest.raises(ConfigError, match="gives scores only"):
