@@ -19,7 +19,8 @@ def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | 
     The first rule that applies is used:
 
     1. Both have names, and the model has each class of the data: match by name, in any order. Where the model
-       has synonyms, as in ``"tench, Tinca tinca"``, one of them is enough.
+       has synonyms, as in ``"tench, Tinca tinca"``, one of them is enough. Names of a model such as ``"1",
+       "2", "0"`` are numbers of the data's classes, in another order.
     2. Both have the same number of classes: keep the indices.
     3. The data has no names and all its labels are below ``num_classes``: keep the indices.
     4. The data has exactly ``num_classes`` different labels, with gaps: close the gaps, with a note.
@@ -41,7 +42,7 @@ def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | 
     if names == build_class_names(len(names)):
         names = ()
     known = _find_known_labels(dataset)
-    if names and dataset.has_class_names:
+    if names and (dataset.has_class_names or _are_class_numbers(names)):
         by_name = _match_names(dataset, known, names)
         if by_name is not None:
             has_moved = any(source != target for source, target in by_name.items())
@@ -113,6 +114,12 @@ def _find_known_labels(dataset: Dataset) -> list[int]:
     """Return the classes with images in the source, independent of the selected images."""
     present = torch.bincount(dataset.labels).nonzero().flatten().tolist()
     return sorted({*dataset.label_map.values(), *present})
+
+
+def _are_class_numbers(names: Sequence[str]) -> bool:
+    """Return whether a model's names, but for some such as a background, are the numbers from 0 on."""
+    numbers = [name for name in names if name.isdecimal()]
+    return len(numbers) > 1 and set(numbers) == set(build_class_names(len(numbers)))
 
 
 def _match_names(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -> dict[int, int] | None:

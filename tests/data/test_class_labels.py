@@ -106,6 +106,22 @@ def test_numbers_below_the_models_classes_are_its_indices():
     assert fit_labels(data, 43).class_names == build_class_names(43)
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["1", "2", "0"], [2, 0, 1]),
+        (["background", "0", "1", "2"], [1, 2, 3]),
+        (["1", "2", "3"], [0, 1, 2]),  # numbered from 1, or nobody knows
+        (["0", "0", "1"], [0, 1, 2]),
+    ],
+)
+def test_a_model_whose_names_are_numbers_says_which_output_is_which_class(names, expected):
+    data = as_dataset((torch.zeros(3, 3, 4, 4), torch.arange(3)))
+    fitted = fit_labels(data, len(names), names)
+    assert fitted.labels.tolist() == expected
+    assert fitted.class_names == tuple(names)
+
+
 def test_as_many_numbers_as_classes_close_their_gaps_with_a_note():
     data = as_dataset((torch.zeros(4, 3, 4, 4), torch.tensor([30, 10, 20, 10])))
     fitted = fit_labels(data, 3)

@@ -9,7 +9,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from robustbench_local.data.dataset import build_class_names
 from robustbench_local.evaluation.probes.form_comparison import NO_CLASS, compare_form
 from robustbench_local.store.preprocessing_record import BetterForm
 
@@ -43,11 +42,10 @@ class ClassOrder:
         """Return what to do, and whether it is a key for the model's entry in a grid file.
 
         Args:
-            names: Names of the data's classes, one for each output; labels are matched by names only, not by
-                numbers.
+            names: Names of the data's classes, one for each output; numbers where they have no names.
         """
         classes = self.classes.tolist()
-        has_names = tuple(names) != build_class_names(len(names)) and len(names) == len(classes)
+        has_names = len(names) == len(classes) and all(names)
         if has_names and classes.count(NO_CLASS) <= 1 and len(classes) <= MAX_LISTED_CLASSES:
             written = [BACKGROUND_NAME if index == NO_CLASS else names[index] for index in classes]
             line = yaml.safe_dump(

@@ -60,9 +60,10 @@ def test_the_names_are_given_in_the_order_of_the_outputs():
     assert yaml.safe_load(found.remedy)["class_names"] == sorted(NAMES)
 
 
-def test_without_names_the_remedy_is_to_give_some():
+def test_without_names_the_remedy_is_to_give_some_or_numbers():
     order = ClassOrder("x", torch.tensor([1, 0, 2]))
-    assert order.format_remedy(("0", "1", "2"))[1] is False
+    assert order.format_remedy(())[1] is False
+    assert order.format_remedy(("0", "1", "2")) == ("class_names: ['1', '0', '2']", True)
     shifted = ClassOrder("x", torch.tensor([-1, 0, 1]))
     assert yaml.safe_load(shifted.format_remedy(("a", "b", "c"))[0])["class_names"] == [
         "background",
