@@ -62,10 +62,12 @@ def note_gradient_attacks(verdict: GateVerdict, cells: Sequence[CellResult]) -> 
     return replace(verdict, reason=f"{verdict.reason}; {caveat}")
 
 
-def note_twin_disagreement(
+def apply_twin_disagreement(
     verdict: GateVerdict, cells: Sequence[CellResult], about: Mapping[str, Any] | None
 ) -> GateVerdict:
-    """Return a verdict that says so if it passes on attacks that followed a network unlike the model.
+    """Return a verdict that does not pass on attacks that followed a network unlike the model.
+
+    ``trust: ignore`` lets it pass, and it says so.
 
     Args:
         verdict: The verdict on the measured number.
@@ -81,4 +83,10 @@ def note_twin_disagreement(
         return verdict
     compared = format_count(about["compared"], "clean image")
     caveat = f"attacks followed a twin that gives only {about['same_labels']} of {compared} the same label"
-    return replace(verdict, reason=f"{verdict.reason}; {caveat}")
+    if verdict.gate.trust == "ignore":
+        return replace(verdict, reason=f"{verdict.reason}; {caveat}, which trust: ignore lets pass")
+    return replace(
+        verdict,
+        ruling="inconclusive",
+        reason=f"{verdict.reason} as measured, but {caveat}: name the network that the model was made from",
+    )

@@ -18,8 +18,8 @@ from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gate_caveats import (
     apply_distrust,
+    apply_twin_disagreement,
     note_gradient_attacks,
-    note_twin_disagreement,
     note_unchecked,
 )
 from robustbench_local.reports.analysis.gate_intervals import encode_intervals, read_intervals
@@ -176,7 +176,7 @@ def _add_caveats(
     unchecked = rests_on_unchecked_gradients(evidence, subject, cells)
     verdict = note_gradient_attacks(note_unchecked(verdict, is_unchecked=unchecked), cells)
     twin = next((about.get("twin") for about in evidence.models if about["id"] == subject.model), None)
-    return note_twin_disagreement(verdict, cells, twin)
+    return apply_twin_disagreement(verdict, cells, twin)
 
 
 def _suggest_name(evidence: Evidence, gate: Gate) -> str:

@@ -165,7 +165,7 @@ def test_malformed_gates_are_told_what_is_wrong(content, entry, told):
 
 
 @pytest.mark.parametrize("agrees", [False, True])
-def test_a_gate_that_passes_names_a_twin_unlike_the_model(content, agrees):
+def test_no_gate_passes_on_attacks_that_followed_a_twin_unlike_the_model(content, agrees):
     twin = {"same_labels": 57 + agrees, "compared": 64, "agrees": agrees}
     models = tuple({**about, "twin": twin} for about in content.evidence.models)
     cells = tuple(
@@ -176,8 +176,9 @@ def test_a_gate_that_passes_names_a_twin_unlike_the_model(content, agrees):
         (replace(content.evidence, models=models, cells=cells), not agrees),
         (replace(content.evidence, models=models), False),  # no attack followed it
     ):
-        gates = [HARDENED | {"min": limit} for limit in (0.3, 0.8)]
-        passed, failed = judge_evidence(evidence, gates).verdicts
-        assert (passed.ruling, failed.ruling) == ("pass", "fail")
-        assert (caveat in passed.reason) is is_named
+        low, high = HARDENED | {"min": 0.3}, HARDENED | {"min": 0.8}
+        passed, ignored, failed = judge_evidence(evidence, [low, low | {"trust": "ignore"}, high]).verdicts
+        assert (passed.ruling == "inconclusive") is is_named
+        assert (ignored.ruling, failed.ruling) == ("pass", "fail")
+        assert (caveat in passed.reason) is (caveat in ignored.reason) is is_named
         assert caveat not in failed.reason
