@@ -310,7 +310,8 @@ def test_a_grid_is_confined_to_a_pair_of_classes_which_the_plan_names(workplace,
     assert code == 0
     assert "goal: class 3 -> any of class 8, class 9" in out
     code, out, _ = rbl("run", "grid.yaml", "--dry-run", "--json", *goal)
-    cell = json.loads(out.splitlines()[0])["cells"][0]
+    plan = next(event for event in map(json.loads, out.splitlines()) if event["event"] == "plan")
+    cell = plan["cells"][0]
     assert (cell["sources"], cell["targets"]) == (["class 3"], ["class 8", "class 9"])
     code, _, err = rbl("run", "grid.yaml", "--dry-run", "--target-class", "10")
     assert (code, err) == (2, "rbl: error: there is no class '10': the classes are 0 to 9\n")

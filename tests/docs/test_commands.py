@@ -56,8 +56,6 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("path", [_mark(path) for path in PAGES])
 def test_commands_run_as_written(path: Path, shell: Path):
-    if library := EXTRA_PAGES.get(str(path.relative_to(ROOT))):
-        pytest.importorskip(library, reason="needs an extra")
     module, before = ModuleType("example_of_a_page"), set(sys.modules)
     sys.modules[module.__name__] = module
     try:

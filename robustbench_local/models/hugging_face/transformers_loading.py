@@ -220,9 +220,9 @@ def _remove_locations(network: nn.Module) -> None:
         if hasattr(part, "name_or_path"):
             part.name_or_path = ""  # type: ignore[assignment]
         config = getattr(part, "config", None)
-        for inner in (config, *vars(config).values()) if config is not None else ():
-            if hasattr(inner, "_name_or_path"):
-                inner._name_or_path = ""  # noqa: SLF001 - nothing public sets it
+        for entry in (config, *vars(config).values()) if config is not None else ():
+            if hasattr(entry, "_name_or_path"):
+                entry._name_or_path = ""  # noqa: SLF001 - nothing public sets it
 
 
 def _explain_failure(folder: ModelFolder, error: Exception) -> ModelError | RefusedError:
