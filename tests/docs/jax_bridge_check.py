@@ -1,4 +1,4 @@
-"""Compare the guide's bridge to JAX with torch; a program of its own, since JAX does not bear copied processes."""
+"""Compare the guide's bridge to JAX with torch, in a process of its own: JAX does not bear copies of its process."""
 
 from __future__ import annotations
 
