@@ -1,4 +1,4 @@
-"""Compare the guide's bridge to JAX with torch, in a process of its own: JAX does not bear copies of its process."""
+"""Compare the bridge to JAX in the guide with torch; a process of its own, since JAX is not to be forked."""
 
 from __future__ import annotations
 
