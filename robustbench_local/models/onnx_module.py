@@ -21,7 +21,7 @@ class OnnxModule(nn.Module):
     Args:
         graph: The graph.
         image_input: How images enter it.
-        batch_size: The only number of images that the graph is given; None for any.
+        graph_batch_size: The only number of images that the graph is given; None for any.
         identity: Identity of the graph, as text: the hashes of its files.
 
     Raises:
@@ -29,15 +29,16 @@ class OnnxModule(nn.Module):
     """
 
     def __init__(
-        self, graph: OnnxGraph, image_input: ImageInput, batch_size: int | None, identity: str
+        self, graph: OnnxGraph, image_input: ImageInput, graph_batch_size: int | None, identity: str
     ) -> None:
         super().__init__()
         self.network = OnnxNetwork(graph)
-        self.image_input, self.batch_size, self.identity = image_input, batch_size, identity
+        self.image_input, self.identity = image_input, identity
+        self.graph_batch_size = graph_batch_size
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """Return the output, or several outputs by name, each with N rows."""
-        size = self.batch_size or len(images)
+        size = self.graph_batch_size or len(images)
         parts = [self._run_batch(part, size) for part in torch.split(images, size)]
         names = self.network.outputs
         joined = {name: torch.cat([part[name] for part in parts]) for name in names}

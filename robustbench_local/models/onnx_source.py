@@ -191,7 +191,7 @@ def _describe_model(model: OnnxModel, onnx_file: _OnnxFile, module: OnnxModule |
     """Return what a reader of the results should know about the file, or about its conversion."""
     runtime = ["run by onnxruntime on the CPU"] if module is None else []
     notes = [*runtime, *model.input.describe_conversion()]
-    if module is not None and module.batch_size is None and model.input.batch_size is not None:
+    if module is not None and module.graph_batch_size is None and model.input.batch_size is not None:
         size = format_count(model.input.batch_size, "image")
         notes.append(f"the file takes exactly {size} at a time, and its conversion any number")
     elif model.input.batch_size is not None and model.input.has_batch:
@@ -296,14 +296,14 @@ def _compare_with_file(
         is_probability=onnx_file.probability_output is not None,
         should_check_slopes=not onnx_file.is_rounded and not is_half,
     )
-    fixed = module.batch_size
+    fixed = module.graph_batch_size
     if fixed is not None and not onnx_file.depends_on_batch and module.image_input.has_batch:
-        module.batch_size = None
+        module.graph_batch_size = None
         with suppress(Exception):  # shapes that fit this number of images only may raise anything
             result = check()
             if result.find_problem(is_half=is_half) is None:
                 return result
-        module.batch_size = fixed
+        module.graph_batch_size = fixed
     return check()
 
 
