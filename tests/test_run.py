@@ -133,6 +133,7 @@ def test_two_runs_on_one_directory_are_kept_apart(workplace):
         run_grid("grid.yaml", out="out", options=Options(device="cpu"))
 
 
+@pytest.mark.slow
 def test_one_failing_cell_does_not_stop_the_others(workplace, monkeypatch):
     from robustbench_local.attacks.fgsm import FGSM
 

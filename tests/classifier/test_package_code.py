@@ -91,6 +91,7 @@ def _parsed(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[str]:
             yield from (f"{origin}.{name.name}" for name in node.names if name.name != "*")
 
 
+@pytest.mark.slow
 def test_the_search_of_the_text_finds_what_a_parse_finds() -> None:
     for path in PACKAGE_FOLDER.rglob("*.py"):
         text = path.read_text(encoding="utf-8")

@@ -51,6 +51,7 @@ def plan(content: dict, workplace, **options):
     return make_plan(load_grid(content)[0], Options(batch_size=20, **options), base_folder=workplace)
 
 
+@pytest.mark.slow
 def test_the_model_decides_and_the_report_has_both(workplace):
     content = build_grid(f", twin: {FLOAT.replace('id: first, ', '')}, twin_queries: 10")
     run = rbl.run_grid(content, out="runs/twin", options=rbl.Options(batch_size=20))

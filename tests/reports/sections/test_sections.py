@@ -98,6 +98,7 @@ def test_a_program_reads_the_same_as_the_file(sample, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["transfers", "stickers", pytest.param("ordinary", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_no_result_is_computed_twice_for_one_report(tmp_path, kind):
     run = tmp_path / "run"
     build_sticker_run(run) if kind == "stickers" else build_run(
