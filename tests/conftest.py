@@ -66,6 +66,17 @@ def full_batch_size() -> Iterator[int]:
         yield full
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _autograd_started() -> None:
+    """Start autograd before a test exports a network.
+
+    torch.export pretends that there are GPUs, for which autograd would start threads, and forks of a process
+    with these cannot compute gradients.
+    """
+    if not torch.cuda.is_available():
+        torch.zeros(1, requires_grad=True).sum().backward()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real photographs and published checkpoints beside the checkout, where there is one."""
