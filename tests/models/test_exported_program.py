@@ -222,7 +222,7 @@ def test_it_needs_permission_and_a_whole_file(tmp_path: Path) -> None:
     content = (tmp_path / "net.pt2").read_bytes()
     start = content.index(b'"graph_module"')
     (tmp_path / "net.pt2").write_bytes(content[:start] + b'"graph_nodule"' + content[start + 14 :])
-    with pytest.raises(ModelError, match="is damaged: .* does not have its checksum"):
+    with pytest.raises(ModelError, match=r"is damaged: .* does not have its checksum"):
         load(tmp_path)
     shutil.copy(__file__, tmp_path / "net.pt2")
     with pytest.raises(ModelError, match="is not a complete archive"):
