@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.config.file_lookup import find_file
 from robustbench_local.counted_nouns import format_count
-from robustbench_local.errors import ConfigError, ModelError, RefusedError, format_install_command
+from robustbench_local.errors import ModelError, RefusedError
+from robustbench_local.models.extra_libraries import import_extra
 from robustbench_local.models.image_layout import find_layout, format_shape
 from robustbench_local.models.litert_file import LiteRTFile, read_litert_file
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
@@ -136,12 +136,7 @@ def load_litert(file: str, request: ModelRequest) -> LoadedModel:
             from images to scores.
     """
     refuse_file_options("litert", file, request)
-    try:
-        runtime: Any = import_module("ai_edge_litert.interpreter")
-    except ImportError as error:
-        raise ConfigError(
-            "ai-edge-litert is not installed", remedy=f"run {format_install_command('litert')}"
-        ) from error
+    runtime = import_extra("ai_edge_litert.interpreter", extra="litert", distribution="ai-edge-litert")
     path = find_file(file, request.base_folder)
     content, digest = read_file(path, sha256=request.sha256)
     described = read_litert_file(content, path.name)

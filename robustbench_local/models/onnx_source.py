@@ -8,7 +8,6 @@ from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from robustbench_local.config.file_lookup import find_file
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, format_install_command
+from robustbench_local.models.extra_libraries import import_extra
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 from robustbench_local.models.model_files import read_file
 from robustbench_local.models.onnx_check import ConversionCheck, check_conversion, make_check_inputs
@@ -116,12 +116,7 @@ def load_onnx(file: str, request: ModelRequest) -> LoadedModel:
 
 def _open_file(file: str, request: ModelRequest) -> tuple[_OnnxFile, str]:
     """Read a file, build its session, and return both with the SHA-256 of the file."""
-    try:
-        runtime: Any = import_module("onnxruntime")
-    except ImportError as error:
-        raise ConfigError(
-            "onnxruntime is not installed", remedy=f"run {format_install_command('onnx')}"
-        ) from error
+    runtime = import_extra("onnxruntime", extra="onnx")
     path = find_file(file, request.base_folder)
     content, digest = read_file(path, sha256=request.sha256)
     hashes = [digest, *_hash_external_files(path, content)]

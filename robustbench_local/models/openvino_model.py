@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from robustbench_local.errors import (
     ModelError,
     RefusedError,
     RobustbenchError,
-    format_install_command,
 )
+from robustbench_local.models.extra_libraries import import_extra
 from robustbench_local.models.image_layout import ImageLayout, find_layout, format_shape, make_layout
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 from robustbench_local.models.model_files import read_file
@@ -104,12 +103,7 @@ def load_openvino(file: str, request: ModelRequest) -> LoadedModel:
             if path.suffix.lower() == ".tflite"
             else "name the .xml of the converted network",
         )
-    try:
-        runtime: Any = import_module("openvino")
-    except ImportError as error:
-        raise ConfigError(
-            "openvino is not installed", remedy=f"run {format_install_command('openvino')}"
-        ) from error
+    runtime = import_extra("openvino", extra="openvino")
     content, digest = read_file(path, sha256=request.sha256)
     weights = _read_weights(path, content)
     hashes = [digest] if weights is None else [digest, sha256(weights).hexdigest()]

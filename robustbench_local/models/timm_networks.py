@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import nn
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.input_contract import InputContract
-from robustbench_local.errors import ConfigError, ModelError, did_you_mean, format_install_command
+from robustbench_local.errors import ConfigError, ModelError, did_you_mean
+from robustbench_local.models.extra_libraries import import_extra
 from robustbench_local.models.hugging_face.model_folder import (
     CONFIG_FILE,
     ModelFolder,
@@ -40,10 +40,7 @@ def load_timm(name: str, request: ModelRequest) -> LoadedModel:
         ModelError: If the weights cannot be obtained or do not fit.
         RefusedError: If a folder has its weights in a pickle.
     """
-    try:
-        timm: Any = import_module("timm")
-    except ImportError as error:
-        raise ConfigError("timm is not installed", remedy=f"run {format_install_command('timm')}") from error
+    timm = import_extra("timm", extra="timm")
     origin, colon, rest = name.partition(":")
     if colon:
         return _load_folder(timm, origin, rest, request)

@@ -7,12 +7,12 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
-from robustbench_local.errors import ConfigError, ModelError, format_install_command
+from robustbench_local.errors import ModelError
+from robustbench_local.models.extra_libraries import import_extra
 
 _PATTERNS = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
 """The files that are asked for: no pickles, no code, no other copies of the weights."""
@@ -33,12 +33,7 @@ def download_snapshot(repository: str, revision: str | None) -> tuple[Path, str,
         ConfigError: If huggingface_hub is not installed.
         ModelError: If there is no such repository or revision, or it cannot be reached.
     """
-    try:
-        hub: Any = import_module("huggingface_hub")
-    except ImportError as error:
-        raise ConfigError(
-            "huggingface_hub is not installed", remedy=f"run {format_install_command('hf')}"
-        ) from error
+    hub = import_extra("huggingface_hub", extra="hf")
     try:
         with _quiet_download(hub):
             folder = Path(

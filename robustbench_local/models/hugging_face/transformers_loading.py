@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
@@ -20,12 +19,11 @@ from torch import nn
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.errors import (
-    ConfigError,
     ModelError,
     RefusedError,
     RobustbenchError,
-    format_install_command,
 )
+from robustbench_local.models.extra_libraries import import_extra
 from robustbench_local.models.hugging_face.model_folder import (
     CONFIG_FILE,
     PICKLE_FILE,
@@ -50,13 +48,8 @@ def import_transformers() -> Any:
     """
     # Its tokenizers have threads, and warn in every fork of a process that used them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return import_module("transformers")
-    except ImportError as error:
-        raise ConfigError(
-            "transformers is not installed", remedy=f"run {format_install_command('hf')}"
-        ) from error
+    with warnings.catch_warnings(action="ignore"):
+        return import_extra("transformers", extra="hf")
 
 
 @contextmanager
