@@ -242,7 +242,7 @@ def test_models_without_a_counterpart_are_named(old, new):
 
 
 def test_runs_are_named_by_the_end_of_their_path():
-    paths = [Path("/tmp/a/run"), Path("/tmp/b/run"), Path("/tmp/b/other")]
+    paths = [Path("a/run"), Path("b/run"), Path("b/other")]
     assert name_runs(paths) == ["a/run", "b/run", "other"]
     assert name_runs([paths[0], paths[0]]) == ["run", "run (2)"]
     (name, other) = name_runs([Path("/tmp") / ("a" * 200), Path("/tmp") / ("a" * 100 + "b" + "a" * 99)])
