@@ -112,4 +112,4 @@ def _describe_problems(app: FastAPI) -> None:
             app.openapi_schema = document
         return app.openapi_schema
 
-    app.openapi = build_document  # type: ignore[method-assign]  # FastAPI's documented way to change it
+    app.openapi = build_document  # FastAPI's documented way to change it
