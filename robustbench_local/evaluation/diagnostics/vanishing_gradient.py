@@ -42,7 +42,8 @@ class VanishingGradient(Diagnostic):
                 n=n,
             )
         count = round(share * n)
-        what = "exactly zero" if found.zero_margin_share >= found.nonfinite_share else "NaN or infinite"
+        # a gradient of NaN alone is zero after its repair, and counts as both
+        what = "exactly zero" if found.zero_margin_share > found.nonfinite_share else "NaN or infinite"
         return Reading(
             status="fail",
             sentence=f"On {format_images(count, n)} the gradient, the direction that attacks follow, is "

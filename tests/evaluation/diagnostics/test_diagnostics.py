@@ -186,6 +186,14 @@ def test_gradients_of_zero(share, value, status):
 
 
 @pytest.mark.parametrize(
+    ("zero", "nonfinite", "words"), [(1.0, 1.0, "NaN or infinite"), (0.5, 0.2, "exactly zero")]
+)
+def test_gradients_that_are_nan_are_not_called_zero(zero, nonfinite, words):
+    shares = {"zero_margin_share": zero, "nonfinite_share": nonfinite}
+    assert words in check(VanishingGradient(), make_model(findings=change(gradients=shares))).sentence
+
+
+@pytest.mark.parametrize(
     ("lost", "tiny", "saturated", "status"),
     [
         (MAX_LOST_SHARE, 1.0, 1.0, "fail"),
