@@ -228,10 +228,16 @@ def _refresh_spec(spec: ModuleSpec | None) -> ModuleSpec | None:
     )
 
 
-@lru_cache(maxsize=20_000)
 def _is_in_folder(path: str, folder: str) -> bool:
     """Return True if a path is in a user's folder, and not in a Python installation or library inside it."""
-    return Path(path).resolve().is_relative_to(folder) and is_user_path(path)
+    resolved = _resolve_user_path(path)
+    return resolved is not None and resolved.is_relative_to(folder)
+
+
+@lru_cache(maxsize=20_000)
+def _resolve_user_path(path: str) -> Path | None:
+    """Return a user's path without links; None for Python's own files and those of libraries."""
+    return Path(path).resolve() if is_user_path(path) else None
 
 
 def _unload_modules(folder: str) -> dict[str, ModuleType]:
