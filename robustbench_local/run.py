@@ -154,7 +154,7 @@ def prepare_run(
     else is as in ``run_grid``.
     """
     content, base_folder = (grid, Path.cwd()) if isinstance(grid, Grid) else load_grid(grid)
-    directory = find_run_directory(content, out)
+    directory = find_run_directory(content, out, options.shard)
     plan = make_plan(content, options, base_folder=base_folder, is_dry_run=is_dry_run, report=report)
     return check_plan_models(plan, directory), directory
 

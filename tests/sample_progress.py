@@ -37,6 +37,7 @@ def make_cell(model, attack, *, images=100, passes=1000, measure="ball", skip_re
             model=model, defense="none", attack=attack, key=f"{model}/{attack}", measure=measure
         ),
         positions=range(images),
+        image_count=images,
         max_passes=(images * passes, 0),
         skip_reason=skip_reason,
         problem=problem,

@@ -47,7 +47,7 @@ class DescribedGrid:
         return cls(
             grid=grid,
             base=base,
-            directory=find_run_directory(grid, out),
+            directory=find_run_directory(grid, out, options.shard),
             card_folders=(*map(Path, options.cards), *([beside] if beside.is_dir() else [])),
             options=options,
         )

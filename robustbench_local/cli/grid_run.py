@@ -202,7 +202,7 @@ def _show_plan(
                 "label": plan.labels.get_attack_label(cell.record.attack),
                 "sources": format_classes(cell, cell.record.sources),
                 "targets": format_classes(cell, cell.record.targets),
-                "images": len(cell.positions),
+                "images": cell.image_count,
                 "max_passes": sum(cell.max_passes),
                 "max_seconds": _round_seconds(seconds.get(cell.record.key)),
                 "skip_reason": cell.skip_reason,
@@ -231,7 +231,7 @@ def _show_plan(
     if dry_run:
         ending = ". The expected time is measured on the first images of the run; nothing was run"
     device = plan.subjects[0].classifier.device
-    whole = f"{sum(len(cell.positions) for cell in plan.cells):,} image-attacks on {device}"
+    whole = f"{sum(cell.image_count for cell in plan.cells):,} image-attacks on {device}"
     most = format_duration(sum(seconds.values()))
     print_line(
         console,

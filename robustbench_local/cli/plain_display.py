@@ -87,7 +87,7 @@ class PlainDisplay(ProgressDisplay):
         first = " (first images)" if self.state.is_pilot else ""
         self._print_line(
             f"started {self.format_numbered_title(cell)}{first}: "
-            f"{format_count(len(cell.positions), 'image')}{rest}"
+            f"{format_count(cell.image_count, 'image')}{rest}"
         )
 
     def on_batch_end(self, cell: CellSpec, counts: OutcomeCounts) -> None:

@@ -31,7 +31,7 @@ def build_plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
         table.add_row(
             escape_text(plan.labels.get_model_label(cell.record.model, cell.record.defense)),
             escape_text(plan.labels.get_attack_label(cell.record.attack)),
-            str(len(cell.positions)),
+            str(cell.image_count),
             *(cost if standing is None else (standing, "-")),
         )
     return table

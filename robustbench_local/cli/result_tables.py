@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from robustbench_local.cli.shard_lines import format_shard_prefix
 from robustbench_local.cli.terminal_output import escape_text, join_text, print_line
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.reports.analysis.gates import GateReport
@@ -36,8 +37,8 @@ def build_results_table(results: dict[str, Any]) -> Table:
         results: The content of results.json.
     """
     table = Table(
-        title="Robust accuracy with its 95% interval, and attack success over the correctly "
-        "classified images",
+        title=f"{format_shard_prefix(results)}Robust accuracy with its 95% interval, and attack success over "
+        "the correctly classified images",
         title_justify="left",
     )
     for column in ("model", "attack"):

@@ -79,6 +79,14 @@ def command(
             envvar="RBL_OUT", help="Run directory, by default runs/NAME; an unfinished run in it is resumed."
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RBL_SHARD",
+            help="Run part 2 of 8 of the images with 2/8, or the part of this SLURM or Kubernetes task with "
+            "auto or auto/8; rbl merge makes one run of all.",
+        ),
+    ] = None,
     until_decided: Annotated[
         bool,
         typer.Option(
@@ -149,6 +157,7 @@ def command(
         sources=source_class or (),
         targets=target_class or (),
         search_precision=search_precision,
+        shard=shard,
         until_decided=until_decided,
         precision=parse_precision_option(precision),
         device=device,

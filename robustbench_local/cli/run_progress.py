@@ -111,7 +111,7 @@ class RunProgress:
             CellProgress(
                 number=number,
                 cell=cell,
-                images=0 if cell.skip_reason or cell.problem else len(cell.positions),
+                images=0 if cell.skip_reason or cell.problem else cell.image_count,
                 max_passes=sum(cell.max_passes),
                 max_seconds=max_seconds.get(cell.record.key),
             )

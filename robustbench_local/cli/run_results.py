@@ -11,6 +11,7 @@ from rich.console import Console
 from robustbench_local.cli.json_events import list_gate_objects, print_run_end
 from robustbench_local.cli.json_output import claim_stdout
 from robustbench_local.cli.result_tables import build_results_table, print_gates, print_trust
+from robustbench_local.cli.shard_lines import format_shard_end
 from robustbench_local.cli.terminal_output import echo_line, print_json, print_line
 from robustbench_local.reports import find_damaged_images, write_report_files
 from robustbench_local.store.run_store import RunStore
@@ -39,7 +40,10 @@ def show_results(
     page, results, verdict = write_report_files(directory)
     with RunStore.open_readonly(directory) as store:
         is_complete = all(cell.status in {"done", "stopped", "skipped"} for cell in store.read_cells())
-    code = verdict.exit_code or (0 if is_complete else INCOMPLETE_EXIT_CODE)
+    judged = verdict.exit_code
+    if results["shard"] is not None and not verdict.violations:
+        judged = 0  # a scheduler waits for its work; the gates wait for the merge
+    code = judged or (0 if is_complete else INCOMPLETE_EXIT_CODE)
     damage = find_damaged_images(directory)
     if as_json:
         print_json(console, {"event": "results", **results})
@@ -51,6 +55,8 @@ def show_results(
         console.print(build_results_table(results))
         print_trust(results, console)
         print_gates(verdict, console)
+        if line := format_shard_end(results, is_complete=is_complete):
+            print_line(console, line, wrap=True)
         print_line(console, f"report: {page}")
     if damage:
         if not code:

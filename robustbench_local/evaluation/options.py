@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 
 from robustbench_local.errors import ConfigError
+from robustbench_local.shard import resolve_shard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ class Options:
     """Options for running a grid or evaluating one classifier.
 
     ``limit``, ``seed``, ``sources``, ``targets``, ``search_precision``, ``until_decided`` and ``precision``
-    override the grid; the other options change no verdict.
+    override the grid, and ``shard`` chooses among its images; the other options change no verdict.
 
     Example:
         >>> import robustbench_local as rbl
@@ -60,6 +61,9 @@ class Options:
     precision: float | None = None
     """The run ends once robust accuracy in the worst case is known to this half-width, such as 0.02, on every
     model; between 0 and 0.5. None: the grid's."""
+    shard: str | None = None
+    """The part of the images to run, such as ``"2/8"``; ``merge_runs`` makes one run of all parts. ``"auto"``
+    is the task of a SLURM array, ``"auto/8"`` also that of an indexed Kubernetes job. ``"1/1"`` is None."""
     device: str | torch.device | None = None
     """``"cpu"``, ``"cuda"`` or ``"auto"``. None: ``"auto"`` for a grid; ``evaluate`` and ``certify`` compute
     where the classifier is."""
@@ -97,6 +101,9 @@ class Options:
                 check_whole_number(name, getattr(self, name), least=least)
         if self.precision is not None and not 0 < self.precision < MAX_PRECISION:
             raise ConfigError(f"precision is {self.precision!r}", remedy="give a share such as 0.02")
+        if self.shard is not None:
+            shard = resolve_shard(str(self.shard))
+            object.__setattr__(self, "shard", str(shard) if shard.count > 1 else None)
         for name in ("timeout", "cell_timeout"):
             seconds = getattr(self, name)
             if seconds is not None and not 0 <= seconds < math.inf:

@@ -13,8 +13,10 @@ from pathlib import Path
 from robustbench_local.errors import ConfigError, InvariantError
 from robustbench_local.merging.merged_cells import MergedCell, count_verdicts, merge_cells
 from robustbench_local.merging.merged_grid import merge_grids
+from robustbench_local.merging.merged_images import find_first_positions, select_positions
 from robustbench_local.merging.merged_metadata import list_version_differences, merge_metadata
 from robustbench_local.merging.run_part import RunPart, read_part
+from robustbench_local.merging.shard_parts import check_shards
 from robustbench_local.reports.analysis.compared_run import name_runs
 from robustbench_local.reports.analysis.gates import store_intervals
 from robustbench_local.run import Run
@@ -93,13 +95,14 @@ def _replace_when_whole(target: Path) -> Iterator[Path]:
 def _write_run(parts: Sequence[RunPart], folder: Path) -> None:
     """Write the merged run into a folder, and read it again as anyone would."""
     grid, identity = merge_grids(parts)
+    check_shards(parts)
     cells = merge_cells(parts)
     counts = count_verdicts(cells)
     with RunStore.create_or_open(folder, resolved_yaml=grid.to_yaml(), identity=identity) as store:
         store.update_meta(merge_metadata(parts, grid, cells))
         _write_events(store, parts, counts)
         for cell in cells:
-            _write_cell(store, cell)
+            _write_cell(store, cell, max_example_images=grid.gallery)
         store_intervals(store)
     with RunStore.open_readonly(folder) as store:
         if store.find_damaged_arrays() or len(store.read_cells()) != len(cells):
@@ -123,16 +126,17 @@ def _write_events(store: RunStore, parts: Sequence[RunPart], counts: Mapping[str
         store.add_event(EventRecord(time=now, level="info" if level == "info" else "warning", message=line))
 
 
-def _write_cell(store: RunStore, cell: MergedCell) -> None:
-    """Write one cell with the rows and images of all its parts."""
+def _write_cell(store: RunStore, cell: MergedCell, *, max_example_images: int) -> None:
+    """Write one cell with the rows of all its parts, and as many of their images as one run keeps."""
     key = cell.record.key
+    kept = find_first_positions([part.store.load_arrays(key) for part in cell.parts], max_example_images)
     store.put_cell(replace(cell.record, status="pending", error=None))
     for part in cell.parts:
         adaptation = read_adaptation(part.store, key)
         if adaptation is not None:
             save_adaptation(store, key, adaptation)
         outcomes = part.store.read_outcomes(key)
-        arrays = part.store.load_arrays(key)
+        arrays = select_positions(part.store.load_arrays(key), kept)
         if arrays:
             store.save_arrays(key, min((row.position for row in outcomes), default=0), arrays)
         if outcomes or arrays:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.errors import ConfigError
 from robustbench_local.merging.run_part import RunPart, list_part_names
+from robustbench_local.merging.shard_parts import describe_missing_images, find_held_cells
 from robustbench_local.store import CellRecord
 from robustbench_local.store.adaptations import read_adaptation
 
@@ -43,12 +44,18 @@ def merge_cells(parts: Sequence[RunPart]) -> list[MergedCell]:
     """
     holders: dict[str, list[tuple[RunPart, CellRecord]]] = {}
     for part in parts:
-        for record in part.cells:
+        for record in find_held_cells(part):
             holders.setdefault(record.key, []).append((part, record))
     overlaps = [line for held in holders.values() for line in _list_overlaps(held)]
     if overlaps:
         raise ConfigError(
             f"the parts overlap: {_join_problems(overlaps)}", remedy="merge parts that have different images"
+        )
+    unfinished = [line for held in holders.values() for line in _list_unfinished(held)]
+    if unfinished:
+        raise ConfigError(
+            f"the shards are not complete: {_join_problems(unfinished)}",
+            remedy="finish them with the commands that began them",
         )
     merged = [_merge_cell(held) for held in holders.values()]
     stopped = [
@@ -100,11 +107,33 @@ def _merge_cell(held: Sequence[tuple[RunPart, CellRecord]]) -> MergedCell:
     count = sum(len(part.store.read_done_positions(record.key)) for part, record in held)
     final = [record for _, record in held if record.status in _FINAL_STATUSES]
     best = min(final, key=lambda record: record.status != "done") if final else held[0][1]
-    if len(owners) > 1 or best.status == "done":
-        complete = count == best.images
+    if not _has_failed(held) and (len(owners) > 1 or best.status == "done"):
         _refuse_other_adaptation(owners, best)
-        best = replace(best, status="done" if complete else "partial", error=None)
+        errors = sum(_count_errors(part, best) for part in owners)
+        problem = f"{errors} of {format_count(count, 'image')} could not be evaluated" if errors else None
+        complete = count == best.images and not errors
+        best = replace(best, status="done" if complete else "partial", error=problem)
     return MergedCell(record=best, parts=owners or (held[0][0],))
+
+
+def _has_failed(held: Sequence[tuple[RunPart, CellRecord]]) -> bool:
+    """Return whether the cell failed wherever it was run, which is its result."""
+    return all(record.status in {"error", "timeout"} for _, record in held)
+
+
+def _count_errors(part: RunPart, record: CellRecord) -> int:
+    return sum(row.status == "error" for row in part.store.read_outcomes(record.key))
+
+
+def _list_unfinished(held: Sequence[tuple[RunPart, CellRecord]]) -> list[str]:
+    """List the shards that lack images of a cell that did not fail in all of them."""
+    if _has_failed(held):
+        return []
+    return [
+        f"{far} of {describe_cell(record)}" + (f" ({record.error})" if record.error else "")
+        for part, record in held
+        if (far := describe_missing_images(part, record))
+    ]
 
 
 def _refuse_other_description(held: Sequence[tuple[RunPart, CellRecord]]) -> None:
@@ -137,10 +166,11 @@ def _list_gaps(cell: MergedCell) -> list[str]:
     for part in cell.parts:
         done |= part.store.read_done_positions(record.key)
     missing = sorted(set(range(record.images)) - done)
+    if not missing:
+        return []
     count = f"{len(missing):,} of {format_count(record.images, 'image')}"
     verb = choose_form(len(missing), "is", "are")
-    first = f", from position {missing[0]}" if missing else ""
-    return [f"{count} of {describe_cell(record)} {verb} in no part{first}"]
+    return [f"{count} of {describe_cell(record)} {verb} in no part, from position {missing[0]}"]
 
 
 def _join_problems(lines: Sequence[str]) -> str:

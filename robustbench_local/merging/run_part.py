@@ -9,7 +9,8 @@ from robustbench_local.config.strict_yaml import read_yaml
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import Grid, load_grid
 from robustbench_local.store import CellRecord, RunStore
-from robustbench_local.store.run_folder import RESOLVED_GRID_NAME
+from robustbench_local.store.run_folder import RESOLVED_GRID_NAME, SHARD_PART
+from robustbench_local.store.shard_record import ShardRecord, read_shard
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,11 +22,13 @@ class RunPart:
     store: RunStore
     """The open run; it is only read."""
     identity: dict[str, str]
-    """Everything that decides its verdicts."""
+    """Everything that decides its verdicts, without the shard that it is."""
     cells: tuple[CellRecord, ...]
     """In the order of its grid."""
     grid: Grid
     """Its resolved grid."""
+    shard: ShardRecord | None = None
+    """Which part of the images it has, if it is a shard of a run."""
 
 
 def read_part(store: RunStore, name: str) -> RunPart:
@@ -48,7 +51,8 @@ def read_part(store: RunStore, name: str) -> RunPart:
     return RunPart(
         name=name,
         store=store,
-        identity=store.read_identity(),
+        identity={key: value for key, value in store.read_identity().items() if key != SHARD_PART},
+        shard=read_shard(store),
         cells=tuple(store.read_cells()),
         grid=load_grid(content)[0],
     )

@@ -14,6 +14,9 @@ UNKNOWN_IDENTITY = "unknown"
 """Part of a run's identity that is unknown, such as the digest of a model that cannot be loaded; it matches
 any value."""
 
+SHARD_PART = "shard"
+"""Part of the identity of a run that has some of the images: which shard of how many, such as ``2/8``."""
+
 
 def refuse_foreign_folder(directory: Path) -> None:
     """Refuse a non-empty folder that holds no run."""
@@ -31,6 +34,13 @@ def refuse_other_run(directory: Path, stored: Mapping[str, str], requested: Mapp
     }
     # If a model could not be loaded in either run, its parts are unknown too.
     models = tuple(f" of model {key.partition(' of model ')[2]}" for key in unknown if " of model " in key)
+    shard, other = (known.get(SHARD_PART) for known in (stored, requested))
+    if shard != other:
+        raise ConfigError(
+            f"the folder contains {_name_shard(shard)}, and this is {_name_shard(other)}",
+            where=str(directory),
+            remedy="give each shard an --out of its own",
+        )
     differing = [
         key
         for key in sorted({*stored, *requested} - unknown)
@@ -48,6 +58,10 @@ def refuse_other_run(directory: Path, stored: Mapping[str, str], requested: Mapp
         where=str(directory),
         remedy="use another --out, or the grid of this run",
     )
+
+
+def _name_shard(shard: str | None) -> str:
+    return "a run of all images" if shard is None else f"shard {shard.replace('/', ' of ')}"
 
 
 def _shorten_value(value: str | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -23,10 +23,12 @@ from robustbench_local.evaluation.harness.batches import IsolationSettings, run_
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, format_error_line
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.evaluation.planning.screening import build_screening_cells
+from robustbench_local.evaluation.planning.shard_positions import build_shard_record
 from robustbench_local.store.adaptations import read_adaptation, save_adaptation
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, count_outcomes
 from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 from robustbench_local.store.run_store import RunStore
+from robustbench_local.store.shard_record import SHARD_KEY
 
 MAX_PASSES_WITHOUT_WORKERS = 200
 """Maximum number of passes of a cell that runs without worker processes."""
@@ -54,6 +56,7 @@ def execute_plan(
         StorageError: If writing fails; committed outcomes are kept and the same command resumes.
     """
     known = match_stored_cells(plan, store)
+    save_shard_record(plan, store, known)
     diagnosis = diagnose_plan(plan, store, known)
     if diagnosis is not None:
         listener.on_diagnosis_end(diagnosis)
@@ -105,6 +108,13 @@ def restore_screening_cells(plan: Plan, store: RunStore) -> Plan:
     own = {cell.record.key for cell in plan.cells}
     added = [cell for cell in build_screening_cells(plan.cells) if cell.record.key in stored - own]
     return replace(plan, cells=(*plan.cells, *added)) if added else plan
+
+
+def save_shard_record(plan: Plan, store: RunStore, known: Mapping[str, CellRecord]) -> None:
+    """Store which images a shard has, under the keys of its stored cells; nothing for a whole run."""
+    record = build_shard_record(plan, {key: cell.key for key, cell in known.items()})
+    if record is not None:
+        store.update_meta({SHARD_KEY: record.to_json()})
 
 
 def match_stored_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
@@ -168,12 +178,15 @@ class CellRunner:
             return False
         if self.plan.skip_verified and not self.cell.is_certificate:
             return False
-        return bool(choose_pilot_positions(self.cell.make_job(), self.plan.batch_size or 1))
+        return bool(self._choose_pilot(self.plan.batch_size or 1))
 
     def run_pilot(self) -> None:
         """Run the cell's pilot; a cell that fails in it ends."""
         size = self.plan.batch_size or self._find_batch_size()
-        self.run_positions(choose_pilot_positions(self.cell.make_job(), size))
+        self.run_positions(self._choose_pilot(size))
+
+    def _choose_pilot(self, batch_size: int) -> list[int]:
+        return choose_pilot_positions(self.cell.make_job(), batch_size, self.cell.own_positions)
 
     def can_start(self) -> bool:
         """Return whether the cell can run; one that cannot ends here, with its reason."""
@@ -184,10 +197,13 @@ class CellRunner:
         if self.cell.skip_reason:
             self.finish_cell("skipped", self.cell.skip_reason)
             return False
+        if self.plan.shard is not None and not self.cell.image_count:
+            self.finish_cell("skipped", f"none of its images is in {self.plan.shard.title}")
+            return False
         return True
 
     def run_positions(self, positions: Collection[int] | None = None) -> bool:
-        """Run the cell on some of its positions, or on all that are left; return whether it did not fail."""
+        """Run the cell on some of its positions, or on all of this run; return whether it did not fail."""
         if not self.has_started:
             self.has_started = True
             self.store.set_status(self.key, "running")
@@ -197,7 +213,7 @@ class CellRunner:
         except StorageError:
             raise
         except ModelTimeoutError as overdue:
-            progress = f"{self.counts.n} of {format_count(self.cell.record.images, 'image')} done"
+            progress = f"{self.counts.n} of {format_count(self.cell.image_count, 'image')} done"
             self.finish_cell("timeout", f"{progress}: {format_error_line(overdue)}")
         except Exception as failure:  # noqa: BLE001 - a cell's failure is a result, not the run's end
             self.finish_cell("error", format_error_line(failure))
@@ -252,7 +268,7 @@ class CellRunner:
             self._adapt_job(job, size, isolation),
             batch_size=size,
             done_positions=frozenset(self.done_positions),
-            selected_positions=positions,
+            selected_positions=self.cell.own_positions if positions is None else positions,
             notify=self._add_warning,
             workers=self._count_workers(),
             isolation=isolation,
@@ -321,7 +337,7 @@ class CellRunner:
 
     def _abort_hung_model(self, why: str) -> None:
         """Record the cell as timed out and exit the process where that is allowed; runs in another thread."""
-        progress = f"{self.counts.n} of {format_count(self.cell.record.images, 'image')} done"
+        progress = f"{self.counts.n} of {format_count(self.cell.image_count, 'image')} done"
         self.finish_cell("timeout", f"{progress}: {self.cell.subject}: {why}, and it cannot be interrupted")
         if self.exit_process is not None:
             self.exit_process()

@@ -29,7 +29,15 @@ INPUTS_KEY = "inputs of the finished run"
 MAX_READ_BYTES = 1 << 30
 """Maximum total size of files to read for this check; beyond it the run is planned."""
 _PACKAGE_FOLDER = Path(__file__).parents[2]
-_DECIDING_OPTIONS = ("limit", "seed", "sources", "targets", "search_precision", "allow_batch_dependence")
+_DECIDING_OPTIONS = (
+    "limit",
+    "seed",
+    "sources",
+    "targets",
+    "search_precision",
+    "allow_batch_dependence",
+    "shard",
+)
 """Options that override the grid, or let a model be evaluated that would be refused."""
 _LIBRARIES = (
     "numpy",

@@ -44,7 +44,7 @@ def diagnose_plan(plan: Plan, store: RunStore, records: dict[str, CellRecord]) -
         if key in asked or key not in subjects:
             continue
         cells = [cell for cell in plan.cells if (cell.subject.id, cell.subject.defense) == key]
-        planned = sum(sum(cell.max_passes) for cell in cells if cell.problem is None)
+        planned = sum(sum(cell.max_cell_passes) for cell in cells if cell.problem is None)
         results, passes = diagnose_subject(subject, cells, planned, plan)
         record = DiagnosticsRecord(
             results=(*record.results, *results),

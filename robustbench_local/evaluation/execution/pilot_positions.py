@@ -6,6 +6,8 @@ each large cell are attacked before the rest of any. Their outcomes are ordinary
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from robustbench_local.evaluation.harness.job import Job
 
 MAX_PILOT_IMAGES = 8
@@ -19,23 +21,27 @@ MIN_PASSES_FOR_PILOT = 400_000
 long as one over a batch, so that it would make smaller cells, which are few batches, clearly slower."""
 
 
-def choose_pilot_positions(job: Job, batch_size: int) -> list[int]:
+def choose_pilot_positions(
+    job: Job, batch_size: int, own_positions: Sequence[int] | None = None
+) -> list[int]:
     """Choose the images of a cell for the pilot, evenly spread because data are often sorted by class.
 
     Args:
         job: The work of the cell.
         batch_size: Images per pass.
+        own_positions: The ascending positions that are run; None: all.
 
     Returns:
         Ascending positions in the cell; the first group for an attack that draws for groups of images. Empty
         for a cell without a pilot.
     """
-    if sum(job.max_passes) < MIN_PASSES_FOR_PILOT:
+    own = range(job.image_count) if own_positions is None else own_positions
+    if not own or sum(job.max_passes) * len(own) < MIN_PASSES_FOR_PILOT * job.image_count:
         return []
     most = MAX_PILOT_IMAGES if job.queried_model.device.type == "cpu" else max(batch_size, MAX_PILOT_IMAGES)
-    count = min(most, int(MAX_PILOT_SHARE * job.image_count))
+    count = min(most, int(MAX_PILOT_SHARE * len(own)))
     if count < MIN_PILOT_IMAGES:
         return []
     if not job.is_divisible:
-        return [0]
-    return [index * job.image_count // count for index in range(count)]
+        return [own[0]]
+    return [own[index * len(own) // count] for index in range(count)]

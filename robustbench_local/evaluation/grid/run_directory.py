@@ -21,13 +21,19 @@ MAX_NAME_BYTES = 255
 """Longest folder name that every file system accepts."""
 
 
-def find_run_directory(grid: Grid, out: Path | str | None) -> Path:
+def find_run_directory(grid: Grid, out: Path | str | None, shard: str | None = None) -> Path:
     """Return the directory of a run.
+
+    Args:
+        grid: The grid, after which it is named.
+        out: The directory that the user chose, if any.
+        shard: The part of the run that it is for, such as ``2/8``; each has a directory of its own.
 
     Raises:
         ConfigError: If the name is no valid folder name.
     """
-    directory = Path("runs") / (grid.name or "grid") if out is None else Path(out)
+    part = "" if shard is None else f"-shard-{shard.replace('/', '-of-')}"
+    directory = Path("runs") / f"{grid.name or 'grid'}{part}" if out is None else Path(out)
     why = "" if out is not None else _explain_unsafe_name(grid.name or "grid")
     if "\0" in str(directory) or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in directory.parts):
         why = why or "it has a NUL or a part that is too long"

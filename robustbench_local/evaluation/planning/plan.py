@@ -18,6 +18,7 @@ from robustbench_local.evaluation.harness.artefact_finish import FINISH_QUERIES
 from robustbench_local.evaluation.harness.job import Job
 from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
+from robustbench_local.shard import Shard
 from robustbench_local.store.records import CellRecord
 from robustbench_local.store.run_labels import RunLabels
 from robustbench_local.store.stop_record import StopRule
@@ -90,6 +91,13 @@ class CellSpec:
     """Number of views in which a sign is evaluated, for a sticker or a patch."""
     skip_reason: str | None = None
     """Reason why the cell cannot run on this model; None if it can."""
+    own_positions: tuple[int, ...] | None = None
+    """Ascending positions in the cell that this run has to run, from 0: those of a shard; None: all."""
+
+    @property
+    def image_count(self) -> int:
+        """Number of images that this run has to run."""
+        return len(self.positions) if self.own_positions is None else len(self.own_positions)
 
     @property
     def is_certificate(self) -> bool:
@@ -107,9 +115,18 @@ class CellSpec:
         return (self.subject.undefended or self.subject) if is_inner else self.subject
 
     @property
-    def max_passes(self) -> tuple[int, int]:
-        """Maximum number of forward and backward passes over all images."""
+    def max_cell_passes(self) -> tuple[int, int]:
+        """Maximum number of forward and backward passes over all images of the cell, whoever runs them."""
         return (0, 0) if self.skip_reason else self.make_job().max_passes
+
+    @property
+    def max_passes(self) -> tuple[int, int]:
+        """Maximum number of forward and backward passes over the images that this run has to run."""
+        forward, backward = self.max_cell_passes
+        if self.own_positions is None or not len(self.positions):
+            return forward, backward
+        whole, own = len(self.positions), len(self.own_positions)
+        return -(-forward * own // whole), -(-backward * own // whole)
 
     @property
     def problem(self) -> RobustbenchError | None:
@@ -163,6 +180,8 @@ class Plan:
     """Seconds within which a model has to finish a pass; None for no limit."""
     cell_timeout: float | None = None
     """Time limit of a cell in seconds; None for no limit."""
+    shard: Shard | None = None
+    """The part of the images that this run has; None: all of them."""
     stop: StopRule | None = None
     """When the run ends before its last image; None: it runs on all images."""
     skip_verified: bool = False

@@ -42,10 +42,12 @@ from robustbench_local.evaluation.planning.outside_code import (
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.evaluation.planning.screening import build_screening_cells
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
+from robustbench_local.evaluation.planning.shard_positions import assign_shard
 from robustbench_local.evaluation.planning.stop_rule import resolve_stop_rule
 from robustbench_local.evaluation.planning.twins import attach_twin
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
 from robustbench_local.extensions.code_permission import permit_code
+from robustbench_local.shard import Shard
 from robustbench_local.store.image_groups import GROUPS_KEY
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
@@ -76,7 +78,8 @@ def make_plan(
             that have to be fixed before any evaluation.
     """
     with permit_code(options.allow_code, base_folder):
-        return _build_plan(grid, options, base_folder, is_dry_run=is_dry_run, report=report)
+        plan = _build_plan(grid, options, base_folder, is_dry_run=is_dry_run, report=report)
+        return plan if options.shard is None else assign_shard(plan, Shard.from_text(options.shard))
 
 
 def _build_plan(

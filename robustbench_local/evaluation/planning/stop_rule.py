@@ -12,7 +12,7 @@ def resolve_stop_rule(grid: Grid, options: Options) -> StopRule | None:
     """Return the rule of a run: that of its options, else that of its grid; None if it runs on all images.
 
     Raises:
-        ConfigError: If the run is to end once its gates are decided, and it has none.
+        ConfigError: If the run is to end once its gates are decided, and it has none; or it is a shard.
     """
     if options.until_decided or options.precision is not None:
         rule = StopRule(decided=options.until_decided, precision=options.precision)
@@ -20,6 +20,12 @@ def resolve_stop_rule(grid: Grid, options: Options) -> StopRule | None:
         rule = StopRule(decided=grid.stop.decided, precision=grid.stop.precision)
     else:
         return None
+    if options.shard is not None:
+        raise ConfigError(
+            "a run that stops early is not split: where it stops depends on the images so far",
+            where="--shard",
+            remedy="leave out --shard, or --until-decided, --precision and stop of the grid",
+        )
     if rule.decided and not grid.gates:
         raise ConfigError(
             "the run is to end once its gates are decided, and the grid has none",

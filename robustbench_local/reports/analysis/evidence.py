@@ -17,6 +17,7 @@ from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store import EventRecord
 from robustbench_local.store.diagnostic_records import DiagnosticsRecord
 from robustbench_local.store.run_labels import RunLabels
+from robustbench_local.store.shard_record import ShardRecord
 from robustbench_local.store.stop_record import StopRecord
 
 
@@ -60,6 +61,8 @@ class Evidence:
     """Labels of attacks and models in tables."""
     stop: StopRecord | None = None
     """Rule and random order of a run that may stop before its last image; None: it runs over all images."""
+    shard: ShardRecord | None = None
+    """Which part of the images the run has; None: all of them."""
     diagnostics: DiagnosticsRecord = field(default_factory=DiagnosticsRecord)
     """Diagnostics that asked the models; without results in older runs."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -28,6 +28,7 @@ from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, ass
 from robustbench_local.reports.analysis.gate_verdicts import group_cells, judge_subject
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.resubmission import has_random_answers
+from robustbench_local.reports.analysis.shard_evidence import withhold_verdict
 from robustbench_local.reports.analysis.stop_targets import build_gate_target
 from robustbench_local.reports.analysis.stopped_verdicts import count_stopped_cells
 from robustbench_local.reports.analysis.trust import (
@@ -100,7 +101,11 @@ def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None
     evidence = count_stopped_cells(evidence)
     doubts = find_doubts(evidence)
     return GateReport(
-        verdicts=tuple(verdict for gate in read for verdict in judge_gate(evidence, gate, doubts)),
+        verdicts=tuple(
+            withhold_verdict(verdict, evidence)
+            for gate in read
+            for verdict in judge_gate(evidence, gate, doubts)
+        ),
         gate_ids=tuple(gate.id for gate in read),
         violations=tuple(
             violation.sentence for violation in find_violations(evidence) if violation.is_blocking

@@ -22,6 +22,7 @@ from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, ass
 from robustbench_local.reports.analysis.gate_waivers import JudgedWaiver, Waiver
 from robustbench_local.reports.analysis.gates import is_concerned_cell, judge_evidence, judge_gate
 from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.shard_evidence import withhold_verdict
 from robustbench_local.reports.analysis.stopped_verdicts import count_stopped_cells
 from robustbench_local.reports.formatting.text import join_in_sentence
 from robustbench_local.statistics import compute_clopper_pearson
@@ -68,7 +69,11 @@ def judge_by_policy(
     own_report = judge_evidence(evidence, None if policy.run_gates else ())
     against = None if baseline is None else Baseline.from_runs(baseline, evidence)
     gates = list_policy_gates(evidence, policy)
-    judged = [verdict for entry in gates for verdict in _judge_policy_gate(evidence, entry, policy, against)]
+    judged = [
+        withhold_verdict(verdict, evidence)
+        for entry in gates
+        for verdict in _judge_policy_gate(evidence, entry, policy, against)
+    ]
     waivers = [Waiver(**entry.model_dump()) for entry in policy.waivers]
     verdicts, judged_waivers = apply_waivers(judged, waivers, today or datetime.now(UTC).date())
     return GateReport(

@@ -31,6 +31,7 @@ from robustbench_local.store.adaptations import read_adaptation
 from robustbench_local.store.diagnostic_records import DIAGNOSTICS_KEY, DiagnosticsRecord
 from robustbench_local.store.image_groups import read_groups
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
+from robustbench_local.store.shard_record import read_shard
 from robustbench_local.store.stop_record import STOP_KEY, StopRecord
 
 _ENVIRONMENT_KEYS = (
@@ -91,7 +92,9 @@ def read_evidence(store: RunStore) -> Evidence:
     meta = {key: redact_private_data(store.read_meta(key)) for key in _META_KEYS}
     labels = RunLabels.from_metadata(meta[LABELS_KEY])
     groups = read_groups(store)
-    cells = tuple(_read_cell(store, record, labels, groups) for record in store.read_cells())
+    shard = read_shard(store)
+    records = store.read_cells() if shard is None else map(shard.confine_cell, store.read_cells())
+    cells = tuple(_read_cell(store, record, labels, groups) for record in records)
     environment = redact_private_data(store.read_meta("environment") or {})
     diagnostics = redact_private_data(store.read_meta(DIAGNOSTICS_KEY))
     stop = store.read_meta(STOP_KEY)  # its ids have to be those of the outcomes
@@ -115,6 +118,7 @@ def read_evidence(store: RunStore) -> Evidence:
         labels=labels,
         has_unchecked_rows=not store.is_fully_checked,
         stop=None if stop is None else StopRecord.from_json(stop),
+        shard=shard,
         diagnostics=DiagnosticsRecord() if diagnostics is None else DiagnosticsRecord.from_json(diagnostics),
     )
 

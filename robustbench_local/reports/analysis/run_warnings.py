@@ -9,6 +9,7 @@ from robustbench_local.reports.analysis import (
     diagnostic_findings,
     eight_bit_warnings,
     rejections,
+    shard_evidence,
     sticker_warnings,
 )
 from robustbench_local.reports.analysis.cell_result import CellResult
@@ -252,6 +253,7 @@ def _find_unchecked_rows(evidence: Evidence) -> Iterator[Finding]:
 _FINDERS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     diagnostic_findings.find_diagnostic_findings,
     diagnostic_findings.find_unasked_findings,
+    shard_evidence.find_shard,
     _find_unfinished_cells,
     _find_changing_answers,
     rejections.find_undeclared_rejections,

@@ -14,6 +14,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.model_comparison import ModelComparison
 from robustbench_local.reports.analysis.pairwise import describe_tie
 from robustbench_local.reports.analysis.run_diagnostics import is_guessing
+from robustbench_local.reports.analysis.shard_evidence import format_shard_prefix
 from robustbench_local.reports.analysis.sticker_results import (
     StickerResult,
     build_sticker_results,
@@ -63,6 +64,11 @@ def describe_question(evidence: Evidence) -> str:
 
 def describe_answer(evidence: Evidence) -> str:
     """Describe the answer in a sentence; no answer while a certificate and an attack conflict (D25)."""
+    return f"{format_shard_prefix(evidence)}{_describe_own_answer(evidence)}"
+
+
+def _describe_own_answer(evidence: Evidence) -> str:
+    """Describe the answer that the images of this run give."""
     if has_blocking_violation(evidence):
         return (
             "No answer: an attack found adversarial examples inside a certified ball, so one of the two "

@@ -58,7 +58,7 @@ def encode_results(
     Returns:
         ``schema``, ``question``, ``cells``, ``worst_case``, ``comparisons``, ``gates``, ``findings``,
         ``doubts``, ``diagnostics``, ``checklist``, ``transfers``, ``adaptive_steps``, ``naive_vs_adaptive``,
-        ``accuracy_bounds``, ``corruptions``, ``goals``, ``stickers``, ``environment``, ``data``,
+        ``accuracy_bounds``, ``corruptions``, ``goals``, ``stickers``, ``shard``, ``environment``, ``data``,
         ``models``, ``severity``, ``seed`` and ``grid``, as documented. Shares lie in [0, 1]; one that is
         not known is ``{"value": null, ..., "reason": "..."}``.
     """
@@ -79,6 +79,7 @@ def encode_results(
         "findings": [asdict(finding) for finding in list_findings(evidence)],
         "doubts": [_encode_doubt(doubt) for doubt in find_doubts(evidence)],
         **{key: value for section in sections for key, value in section.to_json(evidence).items()},
+        "shard": _encode_shard(evidence),
         "environment": dict(evidence.environment),
         "data": dict(evidence.data),
         "models": [dict(about) for about in evidence.models],
@@ -262,6 +263,14 @@ def _encode_worst_case(
         "attack_success_8bit": case.attack_success.to_json(reason) if case else None,
         "undecided_8bit": case.undecided_count if case else None,
     }
+
+
+def _encode_shard(evidence: Evidence) -> JsonDict | None:
+    """Encode which part of the images the run has; None for all of them."""
+    shard = evidence.shard
+    if shard is None:
+        return None
+    return {"index": shard.shard.index, "count": shard.shard.count, "images": shard.images, "of": shard.of}
 
 
 def _encode_comparisons(evidence: Evidence) -> list[JsonDict]:
