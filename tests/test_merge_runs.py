@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from sample_run import SAMPLE_PLANS, SampleRun, build_run
+from run_parts import META_KEYS, MODELS, SAMPLE, Select, copy_cell, make_grid, read_rows
+from sample_run import build_run
 from sample_stickers import build_sticker_run
 
 import robustbench_local as rbl
@@ -24,18 +23,6 @@ from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.gates import judge_run_dir
 from robustbench_local.store import AdaptationRecord, CellRecord, RunStore
 from robustbench_local.store.adaptations import save_adaptation
-
-MODELS = ["signs-plain", "signs-pgd-at"]
-GATES = ({"metric": "robust_accuracy", "threat": "linf-8", "min": 0.5},)
-META_KEYS = ("environment", "grid", "seed", "question", "data", "models", "gates")
-SAMPLE = SampleRun(gates=GATES, images=16, plans=(*SAMPLE_PLANS[:3], SAMPLE_PLANS[5]))
-Select = Callable[[CellRecord, int], bool]
-
-
-def make_grid(models=MODELS, attacks=("fgsm-linf-8",), **changes):
-    entries = [{"id": model, "source": f"zoo:{model}"} for model in models]
-    content = {"data": {"source": "signs", "limit": 16}, "models": entries, "attacks": list(attacks)}
-    return load_grid({**content, "gates": list(GATES), **changes})[0]
 
 
 @pytest.fixture(autouse=True)
@@ -68,48 +55,12 @@ def copy_part(whole, tmp_path) -> Callable[..., Path]:
     return copy
 
 
-def copy_cell(old: RunStore, new: RunStore, cell: CellRecord, select: Select) -> None:
-    rows = [row for row in old.read_outcomes(cell.key) if select(cell, row.position)]
-    new.put_cell(replace(cell, status="pending", error=None))
-    arrays = old.load_arrays(cell.key)
-    if arrays:
-        kept = np.array([select(cell, int(position)) for position in arrays["positions"]])
-        if kept.any():
-            new.save_arrays(cell.key, rows[0].position, {name: part[kept] for name, part in arrays.items()})
-    positions = {row.position for row in rows}
-    new.add_outcomes(
-        cell.key,
-        rows,
-        [row for row in old.read_view_predictions(cell.key) if row.position in positions],
-        [row for row in old.read_views(cell.key) if row.position in positions],
-    )
-    if rows or cell.status == "error":
-        new.set_status(cell.key, cell.status, cell.error)
-
-
 def first_half(cell: CellRecord, position: int) -> bool:
     return position < cell.images // 2
 
 
 def second_half(cell: CellRecord, position: int) -> bool:
     return not first_half(cell, position)
-
-
-def read_rows(directory: Path):
-    with RunStore.open_readonly(directory) as store:
-        return {
-            cell.key: (
-                replace(cell, position=0),
-                store.read_outcomes(cell.key),
-                sorted(map(str, store.read_view_predictions(cell.key))),
-                sorted(map(str, store.read_views(cell.key))),
-                {
-                    name: np.sort(array, axis=0).tolist()
-                    for name, array in store.load_arrays(cell.key).items()
-                },
-            )
-            for cell in store.read_cells()
-        }
 
 
 def test_two_ranges_of_images_are_the_whole_run(whole, copy_part, tmp_path):
@@ -267,7 +218,7 @@ def test_an_interrupted_merge_leaves_nothing(copy_part, tmp_path, monkeypatch, c
     parts = [copy_part("a", first_half), copy_part("b", second_half)]
     calls = []
 
-    def stop(*_):
+    def stop(*_, **__):
         calls.append(1)
         raise cause
 

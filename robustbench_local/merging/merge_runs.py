@@ -23,6 +23,7 @@ from robustbench_local.run import Run
 from robustbench_local.store import EventRecord, RunStore
 from robustbench_local.store.adaptations import read_adaptation, save_adaptation
 from robustbench_local.store.atomic_files import convert_storage_errors, make_directory, sync_directory
+from robustbench_local.store.run_folder import DATABASE_NAME
 
 
 def merge_runs(parts: Sequence[Run | Path | str], out: Path | str) -> Run:
@@ -34,7 +35,8 @@ def merge_runs(parts: Sequence[Run | Path | str], out: Path | str) -> Run:
     or absent.
 
     Args:
-        parts: Two or more runs, or their directories; they are only read.
+        parts: Two or more runs, or their directories; they are only read. A folder of run directories stands
+            for all of them.
         out: Directory of the merged run; absent or empty.
 
     Returns:
@@ -42,11 +44,12 @@ def merge_runs(parts: Sequence[Run | Path | str], out: Path | str) -> Run:
 
     Raises:
         ConfigError: If data, seed, code, versions or a model differ, an image of a cell is in two parts
-            (overlap) or in none (gap), or ``out`` is not empty; the message names what.
+            (overlap) or in none (gap), a shard is missing, there twice or not complete, or ``out`` is not
+            empty; the message names what.
         DamagedError: If a part is damaged.
         StorageError: If the disk refuses a write.
     """
-    directories = [part.directory if isinstance(part, Run) else Path(part) for part in parts]
+    directories = list_run_directories(parts)
     target = Path(out)
     _check_arguments(directories, target)
     with ExitStack() as stack:
@@ -55,6 +58,18 @@ def merge_runs(parts: Sequence[Run | Path | str], out: Path | str) -> Run:
         with _replace_when_whole(target) as folder:
             _write_run(read, folder)
     return Run(target)
+
+
+def list_run_directories(parts: Sequence[Run | Path | str]) -> list[Path]:
+    """List the directories of runs; a folder that holds run directories and no run stands for them."""
+    directories: list[Path] = []
+    for part in parts:
+        folder = part.directory if isinstance(part, Run) else Path(part)
+        with convert_storage_errors(folder):
+            inside = sorted(path.parent for path in folder.glob(f"*/{DATABASE_NAME}"))
+            is_run = (folder / DATABASE_NAME).exists()
+        directories += inside if inside and not is_run else [folder]
+    return directories
 
 
 def _check_arguments(directories: Sequence[Path], target: Path) -> None:

@@ -74,6 +74,8 @@ def merge_cells(parts: Sequence[RunPart]) -> list[MergedCell]:
         raise ConfigError(f"the parts leave a gap: {_join_problems(gaps)}", remedy=_REMEDY_GAP)
     subjects = list(dict.fromkeys((cell.record.model, cell.record.defense) for cell in merged))
     merged.sort(key=lambda cell: subjects.index((cell.record.model, cell.record.defense)))
+    if all(part.shard for part in parts):  # they have one grid, whose order stays
+        merged.sort(key=lambda cell: cell.record.position)
     return [
         replace(cell, record=replace(cell.record, position=position)) for position, cell in enumerate(merged)
     ]

@@ -53,7 +53,9 @@ def assign_shard(plan: Plan, shard: Shard) -> Plan:
 
 
 def select_own_images(data: Dataset, seed: int, shard: Shard) -> list[int]:
-    """Select the images of a shard: every n-th of an order in which the classes are spread evenly.
+    """Select the images of a shard: a piece of an order in which the classes are spread evenly.
+
+    In such an order every piece has its share of each class, while every n-th image may be of one class.
 
     Args:
         data: All images.
@@ -64,7 +66,8 @@ def select_own_images(data: Dataset, seed: int, shard: Shard) -> list[int]:
         Ascending positions in the data; the numbers of images of two shards differ by one at most.
     """
     order = order_images(data.ids, data.labels.tolist(), seed=seed)
-    return sorted(order[shard.index - 1 :: shard.count])
+    first, last = (len(order) * index // shard.count for index in (shard.index - 1, shard.index))
+    return sorted(order[first:last])
 
 
 def choose_own_positions(
