@@ -52,7 +52,8 @@ def _tracer() -> Iterator[None]:
     """pyautoattack, called directly as a reference, takes away the tracer that measures coverage."""
     trace = sys.gettrace()
     yield
-    sys.settrace(trace)
+    if sys.gettrace() is not trace:
+        sys.settrace(trace)
 
 
 @pytest.fixture(scope="session")
