@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", THREADS)))
 
+os.environ.setdefault("RBL_PILOT_SECONDS", "0")  # a dry run measures nothing unless a test asks for it
+
 if hasattr(os, "register_at_fork"):  # the coverage of a fork is lost with it, and so need not be measured
     os.register_at_fork(after_in_child=lambda: sys.settrace(None))
 

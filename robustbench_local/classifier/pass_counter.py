@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier.gradient_repair import GradientFaults
+from robustbench_local.classifier.pass_watch import record_watched_passes
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import InvariantError
 
@@ -127,11 +128,13 @@ class PassCounter:
         """Count one forward pass of ``size`` images with indices ``rows``, else the first ones."""
         self.total_passes += size
         _add_counts(self._forward_counts, rows, size)
+        record_watched_passes(self, rows, size, size)
 
     def add_backward(self, rows: Tensor | None, size: int, times: int = 1) -> None:
         """Count ``times`` backward passes of ``size`` images with indices ``rows``, else the first ones."""
         self.total_passes += size * times
         _add_counts(self._backward_counts, rows, size, times)
+        record_watched_passes(self, rows, size, size * times)
 
     def add_gradient_step(self, rows: Tensor | None, size: int) -> None:
         """Count one gradient of each of ``size`` images with indices ``rows``, else the first ones."""

@@ -55,7 +55,12 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "`preprocessing_check`, as under `models` in `results.json`."
     },
     "plan": {
-        "cells": "The cells, each with its images, `max_passes`, `max_seconds`, and why it is skipped.",
+        "cells": "The cells, each with its images, `max_passes`, `max_seconds`, and why it is skipped; "
+        "`expected_passes` and `expected_cpu_seconds` as `{low, value, high}`, a range for four in five, and "
+        "`expected_from`, what they rest on; null where only the upper bound is known.",
+        "expected": "The sums over the cells with `passes`, `cpu_seconds`, and `seconds` with `workers` on a "
+        "core each; `peak_bytes` of the largest process, `unknown_cells` that are in no sum, and "
+        "`pilot_seconds`; null if the cost of no cell is expected.",
         "resolution": "What the numbers of images can resolve.",
         "class_resolution": "The same for single classes; null for one class.",
         "phase_resolution": "The same for attacks on different numbers of images, in phases.",
@@ -116,6 +121,13 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "run was stopped.",
         "expected_seconds": "`[low, high]`, expected after the first images; null if nothing was expected.",
         "max_seconds": "Upper bound from the plan; null if unknown.",
+        "passes": "Forward and backward passes of the images that this call finished; null as for `seconds`.",
+        "expected_passes": "`[low, high]`, expected after the first images; null if nothing was expected.",
+        "max_passes": "Upper bound from the plan.",
+        "cpu_seconds": "Seconds of CPU time over all processes.",
+        "peak_bytes": "Peak memory of the largest process; null where the system does not tell.",
+        "expected_peak_bytes": "The same after the first images.",
+        "images_before_estimate": "Number of images that the expectations rest on.",
     },
 }
 """Event -> its keys beside ``event``, and their meaning; in the order in which they come."""
@@ -167,8 +179,9 @@ def print_run_end(
         console: The console to print on.
         exit_code: The exit code of the command.
         report: The report; None if the run was stopped.
-        timing: Actual, expected and maximum seconds; None or empty if no cell was run.
+        timing: Actual, expected and maximum seconds and passes; None or empty if no cell was run.
     """
-    times = {"seconds": None, "expected_seconds": None, "max_seconds": None, **(timing or {})}
+    keys = [key for key in EVENTS["run_ended"] if key not in {"exit_code", "report"}]
+    times = {**dict.fromkeys(keys), **(timing or {})}
     shown = None if report is None else str(report)
     print_json(console, {"event": "run_ended", "exit_code": exit_code, "report": shown, **times})

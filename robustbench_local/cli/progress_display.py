@@ -14,8 +14,14 @@ from robustbench_local.cli.progress_text import format_rough_range, format_title
 from robustbench_local.cli.run_progress import Clock, RunProgress
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
+from robustbench_local.evaluation.execution.spent_resources import read_peak_bytes
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
-from robustbench_local.reports.formatting.text import format_duration, format_percent
+from robustbench_local.reports.formatting.text import (
+    EN_DASH,
+    format_duration,
+    format_mebibytes,
+    format_percent,
+)
 from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticsRecord
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
 from robustbench_local.store.run_labels import RunLabels
@@ -159,17 +165,45 @@ class ProgressDisplay(ProgressListener):
             return line + (f", {bound}" if bound else "")
         return line + (f"; expected: {bound}" if bound else "")
 
+    def format_cost_line(self) -> str | None:
+        """Return a line with the expected beside the actual passes and memory; None if nothing was run."""
+        timing = self.timing
+        if not timing:
+            return None
+        after = f"after {format_count(timing['images_before_estimate'], 'image')}"
+        line = format_count(timing["passes"], "pass")
+        if timing["expected_passes"] is not None:
+            low, high = timing["expected_passes"]
+            line += f"; expected {after}: {low:,}{EN_DASH}{high:,}"
+        line += f", {timing['max_passes']:,} at most; {format_duration(timing['cpu_seconds'])} of CPU time"
+        if timing["peak_bytes"] is not None:
+            line += f"; {format_mebibytes(timing['peak_bytes'])} in the largest process"
+            if timing["expected_peak_bytes"] is not None:
+                line += f", {format_mebibytes(timing['expected_peak_bytes'])} {after}"
+        return line
+
     @property
     def timing(self) -> dict[str, Any]:
-        """Actual, expected and maximum seconds, the last of whole cells; empty if no cell was run."""
+        """Actual, expected and maximum seconds and passes, the last of whole cells, with CPU time and memory.
+
+        Empty if no cell was run.
+        """
         state = self.progress
         if state is None or state.ended_seconds is None:
             return {}
         known = [self.max_seconds.get(row.cell.record.key) for row in state.cells if row.is_run_here]
         most = None if None in known else sum(seconds for seconds in known if seconds is not None)
         expected = state.expected_total
+        passes = state.expected_passes
         return {
             "seconds": round(state.ended_seconds, 1),
             "expected_seconds": expected and [round(expected.low, 1), round(expected.high, 1)],
             "max_seconds": None if most is None else round(most, 1),
+            "passes": state.passes,
+            "expected_passes": passes and [round(passes.low), round(passes.high)],
+            "max_passes": sum(row.max_passes for row in state.cells if row.is_run_here),
+            "cpu_seconds": round(state.cpu_seconds, 1),
+            "peak_bytes": read_peak_bytes() or None,
+            "expected_peak_bytes": state.expected_peak_bytes or None,
+            "images_before_estimate": state.expected_after_images,
         }

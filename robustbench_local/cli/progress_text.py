@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustbench_local.cli.time_estimate import TimeRange
+from robustbench_local.evaluation.execution.cost_range import CostRange
 from robustbench_local.evaluation.planning.plan import CellSpec
 from robustbench_local.reports.formatting.text import format_count, format_interval, format_percent
 from robustbench_local.statistics import compute_clopper_pearson
@@ -84,7 +84,7 @@ def format_passes_per_image(counts: OutcomeCounts) -> str:
     return f"{format_count(round(passes), 'pass')} per image"
 
 
-def format_rough_range(seconds: TimeRange) -> str:
+def format_rough_range(seconds: CostRange) -> str:
     """Format an estimate as ``about 4 min`` or a range, without figures that it does not have."""
     if seconds.high < _STEPS[0][1]:
         return "under 10 s"

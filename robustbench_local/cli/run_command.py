@@ -146,6 +146,14 @@ def command(
             "--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time without running them."
         ),
     ] = False,
+    pilot_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            envvar="RBL_PILOT_SECONDS",
+            help="Seconds in which --dry-run measures a few images of each cell, at most; 0: none.",
+        ),
+    ] = 30.0,
     as_json: Annotated[
         bool, typer.Option("--json", envvar="RBL_JSON", help="Print progress and results as JSON lines.")
     ] = False,
@@ -180,7 +188,9 @@ def command(
 
     from robustbench_local.cli.grid_run import run_with_options
 
-    return run_with_options(grid, out, options, described, dry_run=dry_run, as_json=as_json)
+    return run_with_options(
+        grid, out, options, described, dry_run=dry_run, as_json=as_json, pilot_seconds=pilot_seconds
+    )
 
 
 def parse_precision_option(text: str | None) -> float | None:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.cli.time_estimate import CellWork, TimeRange, estimate_seconds_left
+from robustbench_local.cli.time_estimate import CellWork, estimate_passes_left, estimate_seconds_left
+from robustbench_local.evaluation.execution.cost_range import CostRange
+from robustbench_local.evaluation.execution.spent_resources import read_cpu_seconds, read_peak_bytes
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 from robustbench_local.store.records import OutcomeCounts, count_outcomes
 
@@ -65,8 +67,7 @@ class CellProgress:
 
     def count_passes(self) -> int:
         """Count the passes so far, with those of the batch at work; it grows as long as the work goes on."""
-        spent = self.counts.forward_passes + self.counts.backward_passes
-        return spent + self.count_batch_passes()
+        return _count_passes(self.counts) + self.count_batch_passes()
 
     def count_batch_passes(self) -> int:
         """Count the passes of the batch at work."""
@@ -96,6 +97,10 @@ class CellProgress:
         )
 
 
+def _count_passes(counts: OutcomeCounts) -> int:
+    return counts.forward_passes + counts.backward_passes
+
+
 class RunProgress:
     """The state of a run; events of its cells may come in any order.
 
@@ -123,8 +128,11 @@ class RunProgress:
         self.may_stop_early = plan.stop is not None
         self.pilot_cells: frozenset[int] = frozenset()
         self.is_pilot = False
-        self.expected_total: TimeRange | None = None
+        self.expected_total: CostRange | None = None
+        self.expected_passes: CostRange | None = None
+        self.expected_peak_bytes = 0
         self.expected_after_images = 0
+        self._started_cpu_seconds = self._last_cpu_seconds = read_cpu_seconds()
         self._started = self._last_event = clock()
         self._starts = 0
 
@@ -190,6 +198,16 @@ class RunProgress:
         return self._last_event - self._started if self._starts else None
 
     @property
+    def cpu_seconds(self) -> float:
+        """Seconds of CPU time from the plan to the last event of a cell, over all ended processes."""
+        return self._last_cpu_seconds - self._started_cpu_seconds
+
+    @property
+    def passes(self) -> int:
+        """Passes of the images that this call finished."""
+        return sum(_count_passes(row.counts) - _count_passes(row.known) for row in self.cells)
+
+    @property
     def seconds_in_batch(self) -> float:
         """Seconds since the last event: those of the batch at work."""
         return self._clock() - self._last_event
@@ -225,7 +243,7 @@ class RunProgress:
             total += (row.max_seconds or 0.0) * left / row.images if left else 0.0
         return total
 
-    def estimate_seconds_left(self) -> TimeRange | None:
+    def estimate_seconds_left(self) -> CostRange | None:
         """Estimate the seconds that are left now; None if nothing is measured yet."""
         rest = estimate_seconds_left(
             [row.describe_work(self.seconds_in_batch if row is self.current else 0.0) for row in self.cells]
@@ -246,6 +264,7 @@ class RunProgress:
         if row is self.current:
             row.wall_seconds += now - self._last_event
         self._last_event = now
+        self._last_cpu_seconds = read_cpu_seconds()
         return row
 
     def _estimate_start_seconds(self) -> float:
@@ -261,3 +280,6 @@ class RunProgress:
         if self.expected_total is None and rest is not None and self.finished_images < self.image_count:
             self.expected_total = rest.shift_by(self.elapsed_seconds)
             self.expected_after_images = self.measured_images
+            self.expected_peak_bytes = read_peak_bytes()
+            left = estimate_passes_left([row.describe_work() for row in self.cells])
+            self.expected_passes = None if left is None else left.shift_by(self.passes)

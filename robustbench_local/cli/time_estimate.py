@@ -9,10 +9,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-RANGE_QUANTILE = 1.2816
-"""Quantile of the normal distribution for a range of 80%."""
+from robustbench_local.evaluation.execution.cost_range import (
+    NO_COST,
+    RANGE_QUANTILE,
+    CostRange,
+    compute_share_range,
+)
+
 MIN_SPEED_SECONDS = 5.0
 """Seconds from which on the batch at work tells the speed of its cell."""
 PRIOR_SPEED_SECONDS = 10.0
@@ -64,31 +69,7 @@ class CellWork:
         return self.done > 0 and self.passes > 0 and self.max_passes > 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimeRange:
-    """Expected seconds, with a range that covers four in five such estimates."""
-
-    low: float
-    """Lower end, in seconds."""
-    value: float
-    """Expected value, in seconds."""
-    high: float
-    """Upper end, in seconds."""
-
-    def shift_by(self, seconds: float) -> TimeRange:
-        """Return the range that many seconds later, or earlier if negative; never below 0."""
-        low, value, high = (max(end + seconds, 0.0) for end in (self.low, self.value, self.high))
-        return TimeRange(low=low, value=value, high=high)
-
-    def scale_by(self, factor: float) -> TimeRange:
-        """Return the range times a factor."""
-        return TimeRange(low=factor * self.low, value=factor * self.value, high=factor * self.high)
-
-
-NO_TIME = TimeRange(low=0.0, value=0.0, high=0.0)
-
-
-def estimate_seconds_left(cells: Sequence[CellWork]) -> TimeRange | None:
+def estimate_seconds_left(cells: Sequence[CellWork]) -> CostRange | None:
     """Estimate the seconds that the rest of all cells takes.
 
     The cells of one model err together, because they have the same images; models err independently. A cell
@@ -101,7 +82,7 @@ def estimate_seconds_left(cells: Sequence[CellWork]) -> TimeRange | None:
         The range; None if images are left and none is measured.
     """
     if not any(cell.images_left for cell in cells):
-        return NO_TIME
+        return NO_COST
     measured = _Measurements([cell for cell in cells if cell.is_measured])
     if not measured.cells:
         return None
@@ -114,25 +95,33 @@ def estimate_seconds_left(cells: Sequence[CellWork]) -> TimeRange | None:
         below[cell.model] += rest.value - rest.low
         above[cell.model] += rest.high - rest.value
     speed = RANGE_QUANTILE * SPEED_UNCERTAINTY_SHARE * total
-    return TimeRange(
+    return CostRange(
         low=max(total - math.hypot(speed, *below.values()), 0.0),
         value=total,
         high=total + math.hypot(speed, *above.values()),
     )
 
 
-def compute_share_range(share: float, n: int) -> tuple[float, float]:
-    """Return a range for the mean of shares in [0, 1], from the mean of ``n`` of them.
+def estimate_passes_left(cells: Sequence[CellWork]) -> CostRange | None:
+    """Estimate the passes that the rest of all cells takes, as `estimate_seconds_left` does for the time.
 
-    No distribution in [0, 1] varies more than the one of 0 and 1 with the same mean. So Wilson's interval for
-    a binomial share is wide enough.
+    Args:
+        cells: The cells of the run.
 
-    Source: Wilson 1927.
+    Returns:
+        The range; None if images are left and none is measured.
     """
-    squared = RANGE_QUANTILE**2
-    center = (share + squared / (2 * n)) / (1 + squared / n)
-    half = RANGE_QUANTILE / (1 + squared / n) * math.sqrt(share * (1 - share) / n + squared / (4 * n * n))
-    return max(center - half, 0.0), min(center + half, 1.0)
+    counted = [
+        replace(
+            cell,
+            seconds=float(cell.passes),
+            max_seconds=float(cell.max_passes),
+            batch_passes=0,
+            batch_seconds=0.0,
+        )
+        for cell in cells
+    ]
+    return estimate_seconds_left(counted)
 
 
 class _Measurements:
@@ -194,10 +183,10 @@ def _compute_slowdown(cells: Sequence[CellWork], prior: float) -> float:
     return (actual + prior * PRIOR_SPEED_SECONDS) / (planned + PRIOR_SPEED_SECONDS)
 
 
-def _estimate_cell(cell: CellWork, measured: _Measurements) -> TimeRange:
+def _estimate_cell(cell: CellWork, measured: _Measurements) -> CostRange:
     """Estimate the rest of one cell."""
     if not cell.images_left:
-        return NO_TIME
+        return NO_COST
     pass_seconds = measured.estimate_pass_seconds(cell)
     full_seconds = cell.max_passes_per_image * pass_seconds
     if cell.is_measured:
@@ -209,11 +198,11 @@ def _estimate_cell(cell: CellWork, measured: _Measurements) -> TimeRange:
         low, mean, high = measured.estimate_share(cell.attack)
         ends = (low * full_seconds, mean * full_seconds, high * full_seconds)
     low, value, high = (cell.images_left * end for end in ends)
-    rest = TimeRange(low=min(low, value), value=value, high=max(high, value))
+    rest = CostRange(low=min(low, value), value=value, high=max(high, value))
     return _subtract_batch(cell, rest, pass_seconds)
 
 
-def _subtract_batch(cell: CellWork, rest: TimeRange, pass_seconds: float) -> TimeRange:
+def _subtract_batch(cell: CellWork, rest: CostRange, pass_seconds: float) -> CostRange:
     """Subtract the batch at work from the rest of its cell.
 
     Once it has run for a while it tells the speed of this very attack at this moment.

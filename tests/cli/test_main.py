@@ -315,3 +315,42 @@ def test_a_grid_is_confined_to_a_pair_of_classes_which_the_plan_names(workplace,
     assert (cell["sources"], cell["targets"]) == (["class 3"], ["class 8", "class 9"])
     code, _, err = rbl("run", "grid.yaml", "--dry-run", "--target-class", "10")
     assert (code, err) == (2, "rbl: error: there is no class '10': the classes are 0 to 9\n")
+
+
+def read_plan(rbl, *options):
+    code, out, _ = rbl("run", "grid.yaml", "--dry-run", "--json", "--device", "cpu", *options)
+    assert code == 0
+    (plan,) = [event for line in out.splitlines() if (event := json.loads(line))["event"] == "plan"]
+    return plan
+
+
+def test_a_dry_run_expects_what_an_earlier_run_beside_it_took(finished, rbl):
+    folder, _ = finished
+    before = sorted(path.name for path in folder.iterdir())
+    plan = read_plan(rbl, "--out", "other", "--pilot-seconds", "0")
+    results = json.loads((folder / "out" / "results.json").read_text())
+    taken = [cell["forward_passes"] + cell["backward_passes"] for cell in results["cells"]]
+    assert [cell["expected_passes"]["value"] for cell in plan["cells"]] == pytest.approx(taken)
+    assert plan["cells"][0]["expected_from"].startswith("earlier run out, ")
+    assert plan["expected"]["passes"]["value"] == pytest.approx(sum(taken))
+    assert plan["expected"]["peak_bytes"] is None
+    assert sorted(path.name for path in folder.iterdir()) == before
+    (folder / "out" / "run.db").write_bytes(b"no database")  # passed over
+    assert read_plan(rbl, "--out", "other")["expected"] is None
+
+
+@pytest.mark.slow
+def test_a_pilot_of_all_images_expects_the_passes_that_the_run_takes(finished, rbl):
+    folder, _ = finished
+    results = json.loads((folder / "out" / "results.json").read_text())
+    shutil.move("out", folder.parent / "elsewhere")
+    plan = read_plan(rbl, "--pilot-seconds", "60")
+    taken = [cell["forward_passes"] + cell["backward_passes"] for cell in results["cells"]]
+    assert [cell["expected_passes"]["value"] for cell in plan["cells"]] == pytest.approx(taken, rel=0.01)
+    assert all(cell["expected_from"].startswith("pilot of ") for cell in plan["cells"])
+    assert plan["expected"]["peak_bytes"] > 2**27
+    assert not (folder / "runs").exists()
+    code, out, _ = rbl("run", "grid.yaml", "--dry-run", "--pilot-seconds", "60")
+    assert code == 0
+    assert "expected passes" in out
+    assert "memory: about " in out

@@ -28,8 +28,8 @@ from robustbench_local.cli.plain_display import PlainDisplay
 from robustbench_local.cli.progress import choose_display
 from robustbench_local.cli.progress_display import MAX_NOTES_PER_CELL
 from robustbench_local.cli.progress_text import format_rough_range
-from robustbench_local.cli.time_estimate import TimeRange
 from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.execution.cost_range import CostRange
 from robustbench_local.reports.analysis.gate_report import GateReport
 from robustbench_local.store.records import EventRecord
 from robustbench_local.store.run_labels import RunLabels
@@ -180,7 +180,7 @@ def test_facts_are_packed_into_lines():
     ],
 )  # fmt: skip
 def test_ranges_are_rough(low, high, text):
-    shown = format_rough_range(TimeRange(low=low, value=(low + high) / 2, high=high))
+    shown = format_rough_range(CostRange(low=low, value=(low + high) / 2, high=high))
     assert shown == text.replace("-", "\N{EN DASH}")
 
 
@@ -285,6 +285,12 @@ def test_the_end_shows_the_expected_beside_the_actual_time():
     assert timing["seconds"] == 60
     assert timing["max_seconds"] == 6000
     assert timing["expected_seconds"][0] < 60 < timing["expected_seconds"][1]
+    assert timing["passes"] == 6000
+    assert timing["expected_passes"][0] < 6000 < timing["expected_passes"][1] < timing["max_passes"]
+    line = display.format_cost_line()
+    assert line.startswith("6,000 passes; expected after 100 images: ")
+    assert " of CPU time; " in line
+    assert line.endswith(" MiB after 100 images")
 
 
 def read_objects(console):
@@ -324,10 +330,8 @@ def test_json_ends_with_the_exit_code_however_the_run_ends(error, code):
     console = make_console()
     with pytest.raises(type(error)), print_early_end(console):
         raise error
-    assert read_objects(console)[-1] == {
-        "event": "run_ended", "exit_code": code, "report": None, "seconds": None, "expected_seconds": None,
-        "max_seconds": None,
-    }  # fmt: skip
+    nothing = dict.fromkeys(EVENTS["run_ended"])
+    assert read_objects(console)[-1] == {**nothing, "event": "run_ended", "exit_code": code}
 
 
 def test_a_violated_certificate_is_a_gate_object_that_says_so(tmp_path):

@@ -9,13 +9,11 @@ import pytest
 
 from robustbench_local.cli.time_estimate import (
     MIN_SPEED_SECONDS,
-    NO_TIME,
     PRIOR_SPEED_SECONDS,
     CellWork,
-    TimeRange,
-    compute_share_range,
     estimate_seconds_left,
 )
+from robustbench_local.evaluation.execution.cost_range import NO_COST, CostRange, compute_share_range
 from robustbench_local.statistics import compute_wilson
 
 CELL = CellWork(model="m", attack="a", images=100, max_passes=10_000, max_seconds=100.0)
@@ -24,9 +22,9 @@ CELL = CellWork(model="m", attack="a", images=100, max_passes=10_000, max_second
 
 def test_without_a_finished_image_nothing_is_estimated():
     assert estimate_seconds_left([CELL]) is None
-    assert estimate_seconds_left([]) == NO_TIME
-    assert estimate_seconds_left([replace(CELL, has_ended=True)]) == NO_TIME
-    assert estimate_seconds_left([replace(CELL, done=100, passes=1, seconds=1.0)]) == NO_TIME
+    assert estimate_seconds_left([]) == NO_COST
+    assert estimate_seconds_left([replace(CELL, has_ended=True)]) == NO_COST
+    assert estimate_seconds_left([replace(CELL, done=100, passes=1, seconds=1.0)]) == NO_COST
 
 
 def test_the_rest_of_a_cell_takes_as_long_per_image_as_its_finished_images():
@@ -109,7 +107,7 @@ def test_the_range_of_a_share_is_wilsons(k, n):
 
 
 def test_a_range_moves_with_time_and_never_below_zero():
-    assert TimeRange(low=5, value=10, high=20).shift_by(-7) == TimeRange(low=0, value=3, high=13)
+    assert CostRange(low=5, value=10, high=20).shift_by(-7) == CostRange(low=0, value=3, high=13)
 
 
 @pytest.mark.parametrize("robust_share", [0.05, 0.5, 0.9])

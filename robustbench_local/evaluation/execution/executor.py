@@ -18,6 +18,7 @@ from robustbench_local.evaluation.execution.model_speed import try_tune_batch_si
 from robustbench_local.evaluation.execution.pilot_positions import choose_pilot_positions
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
+from robustbench_local.evaluation.execution.worker_count import count_workers
 from robustbench_local.evaluation.harness.adaptation import adapt_job
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, format_error_line
@@ -30,8 +31,6 @@ from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 from robustbench_local.store.run_store import RunStore
 from robustbench_local.store.shard_record import SHARD_KEY
 
-MAX_PASSES_WITHOUT_WORKERS = 200
-"""Maximum number of passes of a cell that runs without worker processes."""
 ENDED_STATUSES = frozenset({"done", "partial", "skipped"})
 """Statuses of cells that are not run again; errors and timeouts are tried again."""
 MIN_CELL_SECONDS = 0.001
@@ -293,8 +292,8 @@ class CellRunner:
         return job
 
     def _count_workers(self) -> int:
-        """Return the number of processes for the cell; starting them takes as long as some hundred passes."""
-        return self.plan.workers if sum(self.cell.max_passes) > MAX_PASSES_WITHOUT_WORKERS else 1
+        """Return the number of processes for the cell."""
+        return count_workers(self.cell, self.plan.workers)
 
     def _find_batch_size(self) -> int:
         """Return the model's batch size on this machine; a resumed run keeps it for bit-equal results."""

@@ -30,13 +30,14 @@ def find_proven_images(cell: CellSpec, cells: Sequence[CellSpec], store: RunStor
     """
     if cell.is_certificate or not cell.make_job().is_divisible:
         return frozenset()
-    proofs = [other for other in cells if other.is_certificate and _is_proof_for(other, cell)]
+    proofs = [other for other in cells if other.is_certificate and is_proof_for(other, cell)]
     return frozenset(
         row.image for proof in proofs for row in store.read_outcomes(proof.record.key) if row.certified
     )
 
 
-def _is_proof_for(proof: CellSpec, attack: CellSpec) -> bool:
+def is_proof_for(proof: CellSpec, attack: CellSpec) -> bool:
+    """Return whether what a certificate's cell proves decides the verdicts of an attack's cell."""
     record = proof.record
     certain = record.concerns == "model" and record.alpha == 0
     same = proof.subject is attack.subject and proof.threat.norm == attack.threat.norm

@@ -100,6 +100,11 @@ def count_usable_workers(work: Job, workers: int) -> int:
     return max(1, min(workers, work.image_count))
 
 
+def compute_worker_batch_size(batch_size: int, workers: int) -> int:
+    """Return the images per pass of one of several workers that share a batch."""
+    return min(batch_size, max(MIN_IMAGES_PER_WORKER, -(-batch_size // workers)))
+
+
 class WorkerPool(AbstractContextManager["WorkerPool"]):
     """Processes that work on one cell, with one thread each if there are several.
 
@@ -184,9 +189,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         while len(self._workers) < self.size:
             self._workers.append(self._start_worker(len(self._workers)))
         shares = [share for offset in range(self.size) if (share := positions[offset :: self.size])]
-        size = batch_size
-        if self.size > 1:
-            size = min(batch_size, max(MIN_IMAGES_PER_WORKER, -(-batch_size // self.size)))
+        size = compute_worker_batch_size(batch_size, self.size)
         busy = self._workers[: len(shares)]
         for worker, share in zip(busy, shares, strict=True):
             worker.send_request(_Request(share, size))

@@ -202,6 +202,11 @@ def format_duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def format_mebibytes(size: float) -> str:
+    """Format a number of bytes in MiB: ``512 MiB``."""
+    return f"{round(size / 2**20):,} MiB"
+
+
 def format_p_value(value: float) -> str:
     """Format a p-value as ``p = 0.031`` or ``p < 0.001``."""
     if value < 0.001:

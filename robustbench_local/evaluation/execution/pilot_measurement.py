@@ -1,0 +1,230 @@
+"""The pilot of a plan: a few images of a cell are run and thrown away, to measure what the cell will cost.
+
+It runs in a process of its own where that is possible and writes nothing. An attack that would take too long
+is cut short after a number of passes; its images that are still searched then count with all their passes,
+since an image that survives the first steps mostly survives the last one too.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from robustbench_local.classifier.pass_watch import PassLimitReachedError, UnfinishedImages, watch_passes
+from robustbench_local.evaluation.execution.batch_size import use_threads
+from robustbench_local.evaluation.execution.spent_resources import read_own_peak_bytes
+from robustbench_local.evaluation.harness.adaptation import adapt_job
+from robustbench_local.evaluation.harness.batches import IsolationSettings, prepare_models
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch
+from robustbench_local.evaluation.harness.worker_pool import can_be_isolated
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated, catch_process_exit
+
+MAX_PILOT_IMAGES = 64
+"""Maximum number of images of a cell in the pilot of a plan."""
+MIN_PILOT_IMAGES = 4
+"""Minimum number of images: fewer say too little about the share that falls early."""
+MIN_PASSES_PER_IMAGE = 40
+"""Passes for each image that a pilot should afford: most images that fall at all fall within them."""
+FOLLOW_UP_SHARE = 0.5
+"""Share of the passes of a pilot that may follow unfinished images to the end, where whole images fit in."""
+MAX_FOLLOWED_IMAGES = 4
+"""Maximum number of images that are followed: what survives takes nearly the same number of passes."""
+DEADLINE_FACTOR = 6.0
+"""A pilot ends after this many times its seconds, since its process may share the machine with others."""
+DEADLINE_SECONDS = 5.0
+"""Seconds that it may take in any case, to start its process and to verify candidates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotMeasurement:
+    """What a pilot measured on some images of a cell."""
+
+    images: int
+    """Number of images; 0 if not even the adaptation of the attack to the model came to its end."""
+    passes: int
+    """Forward and backward passes that they took."""
+    seconds: float
+    """Seconds that they took: CPU time of one thread, or time of the accelerator."""
+    unfinished: int = 0
+    """Number of them that were still searched when the attack was cut short."""
+    unfinished_passes: int = 0
+    """Passes that these had taken."""
+    followed: int = 0
+    """Number of the unfinished images that were then attacked to the end."""
+    followed_passes: int = 0
+    """Passes that these took from start to end."""
+    max_passes_per_image: float = 0.0
+    """Maximum number of passes of one image, of the attack as adapted to the model."""
+    peak_bytes: int = 0
+    """Peak memory of the process, or of the accelerator, in bytes; 0 if unknown."""
+    total_seconds: float = 0.0
+    """Seconds of the whole pilot, with everything around the images."""
+    certified: frozenset[str] = frozenset()
+    """Ids of the images that a certificate proved."""
+
+    @property
+    def survivor_passes(self) -> float:
+        """Passes of an image that is still searched when the attack is cut short: measured, or the most."""
+        return self.followed_passes / self.followed if self.followed else self.max_passes_per_image
+
+    @property
+    def expected_passes(self) -> float:
+        """Passes of an image: of those that were finished, and of those that were not in full."""
+        whole = self.passes - self.unfinished_passes + self.unfinished * self.survivor_passes
+        return whole / self.images
+
+
+def choose_images(job: Job, max_passes: int, own_positions: Sequence[int] | None = None) -> list[int]:
+    """Choose the positions of a pilot, evenly spread over a cell because data are often sorted by class.
+
+    Args:
+        job: The work of the cell.
+        max_passes: Number of passes that the pilot can afford.
+        own_positions: The ascending positions that are run; None: all.
+
+    Returns:
+        Ascending positions; empty if the pilot can afford no image.
+    """
+    per_image = sum(job.max_passes) / job.image_count if job.image_count else 0
+    wanted = max_passes / max(min(per_image, MIN_PASSES_PER_IMAGE * job.images_per_position), 1)
+    own = range(job.image_count) if own_positions is None else own_positions
+    count = min(max(int(wanted), MIN_PILOT_IMAGES), MAX_PILOT_IMAGES, len(own))
+    if max_passes < count:
+        return []
+    return [own[index * len(own) // count] for index in range(count)]
+
+
+def measure_pilot(
+    job: Job,
+    positions: Sequence[int],
+    *,
+    batch_size: int,
+    max_passes: int,
+    seconds: float,
+    timeout: float | None,
+) -> PilotMeasurement:
+    """Run some images of a cell in a process of its own where possible; nothing of it stays.
+
+    Args:
+        job: The work of the cell.
+        positions: Positions in the cell, at least one.
+        batch_size: Images per pass, as in the run.
+        max_passes: Number of passes after which an attack is cut short.
+        seconds: Seconds that the pilot is meant to take.
+        timeout: Seconds within which a pass has to finish; None for no limit.
+
+    Raises:
+        ModelTimeoutError: If it takes far longer than it is meant to.
+        Exception: The exception of the model or the attack.
+    """
+    work = partial(_measure_job, job, list(positions), batch_size, max_passes)
+    if can_be_isolated(job):
+        deadline = time.monotonic() + DEADLINE_FACTOR * seconds + DEADLINE_SECONDS
+        return call_isolated(work, timeout=timeout, name=job.model_names, deadline=deadline, threads=1)
+    with use_threads(torch.get_num_threads()), catch_process_exit(job.model_names):
+        return work()
+
+
+def _measure_job(job: Job, positions: list[int], batch_size: int, max_passes: int) -> PilotMeasurement:
+    """Measure a job, see `measure_pilot`; a part of the passes follows survivors to the end if it can."""
+    began = _read_clock(job)
+    with watch_passes(max_passes) as watch:
+        try:
+            job, _ = adapt_job(job, batch_size=batch_size, isolation=IsolationSettings())
+        except PassLimitReachedError:
+            spent = _read_clock(job) - began
+            return PilotMeasurement(images=0, passes=watch.passes, seconds=spent, total_seconds=spent)
+    most = sum(job.max_passes) / job.image_count
+    followed = min(int(FOLLOW_UP_SHARE * max_passes / most), MAX_FOLLOWED_IMAGES)
+    with prepare_models(job, batch_size):
+        _pass_one_batch(job, positions, batch_size)
+        measured = _run_images(job, positions, max_passes - int(followed * most))
+        survivors = _find_survivors(job, positions, measured.left) if followed else []
+        more = _run_images(job, survivors[:followed], None) if survivors else None
+    seconds = measured.seconds + (more.seconds if more else 0.0)
+    extra = more.passes if more else 0
+    return PilotMeasurement(
+        images=len(positions),
+        passes=measured.passes,
+        # all passes tell what one of them takes
+        seconds=seconds * measured.passes / max(measured.passes + extra, 1),
+        unfinished=min(len(measured.left.rows), len(positions)),
+        unfinished_passes=min(measured.left.passes, measured.passes),
+        followed=len(survivors[:followed]),
+        followed_passes=extra,
+        max_passes_per_image=most,
+        peak_bytes=_read_peak_bytes(job.queried_model.device),
+        total_seconds=_read_clock(job) - began,
+        certified=measured.certified,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spent:
+    """What running some images took."""
+
+    passes: int
+    seconds: float
+    left: UnfinishedImages
+    certified: frozenset[str] = frozenset()
+
+
+def _run_images(job: Job, positions: list[int], max_passes: int | None) -> _Spent:
+    """Run some images, cut short after a number of passes; None: to the end."""
+    batch: OutcomeBatch | None = None
+    with watch_passes(sys.maxsize if max_passes is None else max_passes) as watch:
+        started = _read_clock(job)
+        with suppress(PassLimitReachedError):
+            batch = job.run(positions)
+        seconds = _read_clock(job) - started
+    if batch is None:
+        return _Spent(passes=watch.passes, seconds=seconds, left=watch.find_unfinished_images())
+    return _Spent(
+        passes=sum(row.forward_passes + row.backward_passes for row in batch.outcomes),
+        seconds=seconds,
+        left=UnfinishedImages(),
+        certified=frozenset(row.image for row in batch.outcomes if row.certified),
+    )
+
+
+def _find_survivors(job: Job, positions: list[int], left: UnfinishedImages) -> list[int]:
+    """Find the positions of unfinished images; empty if the counted images cannot be told apart."""
+    data, model = job.select_images(positions), job.classifier
+    with torch.no_grad():
+        answers = model(data.images.to(model.device)).argmax(dim=1).cpu()
+    attacked = [position for position, right in zip(positions, answers == data.labels, strict=True) if right]
+    return [attacked[row] for row in left.rows] if len(attacked) == left.counted else []
+
+
+def _pass_one_batch(job: Job, positions: list[int], batch_size: int) -> None:
+    """Send one batch of the run's size through the model: its memory is that of the run, and it warms up."""
+    model = job.queried_model
+    images = job.select_images(positions).images
+    batch = images[torch.arange(min(batch_size, job.image_count)) % len(images)].to(model.device)
+    if model.access == "gradients":
+        model.compute_gradient(batch, lambda logits: logits.sum(dim=1))
+    else:
+        model(batch)
+
+
+def _read_clock(job: Job) -> float:
+    """Return the seconds of CPU time of this process; on an accelerator of the wall, with its queue done."""
+    device = job.queried_model.device
+    if device.type == "cpu":
+        return time.process_time()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _read_peak_bytes(device: torch.device) -> int:
+    """Return the peak memory so far: of this process, or of the tensors on a CUDA device."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return read_own_peak_bytes()
