@@ -66,7 +66,7 @@ class PassWatch:
         self._largest: CountsPasses | None = None
         self._recent: deque[list[int]] = deque(maxlen=RECENT_CALLS)
 
-    def record(self, counter: CountsPasses, rows: Tensor | None, size: int, passes: int) -> None:
+    def record_passes(self, counter: CountsPasses, rows: Tensor | None, size: int, passes: int) -> None:
         """Record passes of a counter.
 
         Args:
@@ -117,6 +117,6 @@ def watch_passes(limit: int) -> Iterator[PassWatch]:
 
 
 def record_watched_passes(counter: CountsPasses, rows: Tensor | None, size: int, passes: int) -> None:
-    """Record passes in the open watch, if there is one, as `PassWatch.record` does."""
+    """Record passes in the open watch, if there is one, as `PassWatch.record_passes` does."""
     if _open_watches:
-        _open_watches[-1].record(counter, rows, size, passes)
+        _open_watches[-1].record_passes(counter, rows, size, passes)

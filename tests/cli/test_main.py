@@ -12,6 +12,7 @@ import pytest
 
 from robustbench_local.cli.json_events import EVENTS
 from robustbench_local.cli.main import run_command
+from robustbench_local.evaluation.execution.batch_size import ModelSpeed
 
 SHORT_GRID = """\
 name: short
@@ -340,8 +341,12 @@ def test_a_dry_run_expects_what_an_earlier_run_beside_it_took(finished, rbl):
 
 
 @pytest.mark.slow
-def test_a_pilot_of_all_images_expects_the_passes_that_the_run_takes(finished, rbl):
+def test_a_pilot_of_all_images_expects_the_passes_that_the_run_takes(finished, rbl, monkeypatch):
+    from robustbench_local.cli import grid_run
+
     folder, _ = finished
+    fast = ModelSpeed(forward_seconds=1e-6, backward_seconds=1e-6)  # so that all images are affordable
+    monkeypatch.setattr(grid_run, "try_measure_speed", lambda *_: fast)
     results = json.loads((folder / "out" / "results.json").read_text())
     shutil.move("out", folder.parent / "elsewhere")
     plan = read_plan(rbl, "--pilot-seconds", "60")

@@ -64,12 +64,12 @@ def find_earlier_costs(cells: Sequence[CellSpec], directory: Path) -> dict[str, 
             earlier = EarlierCost(
                 run=run, images=cost.images, passes=cost.passes, is_same_cell=cost.key == key
             )
-            if key not in found or _rank(earlier) > _rank(found[key]):
+            if key not in found or _rank_cost(earlier) > _rank_cost(found[key]):
                 found[key] = earlier
     return found
 
 
-def _rank(cost: EarlierCost) -> tuple[bool, int]:
+def _rank_cost(cost: EarlierCost) -> tuple[bool, int]:
     return cost.is_same_cell, cost.images
 
 
