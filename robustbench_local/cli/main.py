@@ -42,6 +42,7 @@ COMMANDS = {
     "list": "robustbench_local.cli.list_command",
     "show": "robustbench_local.cli.show_command",
     "serve": "robustbench_local.cli.serve_command",
+    "load-test": "robustbench_local.cli.load_test_command",
     "attack-score": "robustbench_local.cli.attack_score_command",
     "doctor": "robustbench_local.cli.doctor_command",
 }

@@ -10,10 +10,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from robustbench_local.config.display_names import check_display_name
 from robustbench_local.config.gate_choices import (
     CLASS_METRICS,
+    LOAD_METRICS,
+    UNBOUNDED_METRICS,
     GateLevel,
     GateMetric,
     IntervalBound,
     TrustPolicy,
+    check_load_gate,
 )
 from robustbench_local.config.strict_yaml import StrictModel
 from robustbench_local.number_parser import parse_number
@@ -30,8 +33,9 @@ def parse_limit(value: Any, info: ValidationInfo) -> Any:
     if value is None:
         return None
     is_percentage = isinstance(value, str) and value.rstrip().endswith("%")
-    if is_percentage and info.data.get("metric") == "median_distance":
-        raise ValueError("a distance is not a percentage")
+    if is_percentage and info.data.get("metric") in UNBOUNDED_METRICS:
+        what = "a distance" if info.data["metric"] == "median_distance" else info.data["metric"]
+        raise ValueError(f"{what} is not a percentage")
     try:
         return parse_number(value.rstrip()[:-1]) / 100 if is_percentage else parse_number(value)
     except ValueError:
@@ -70,6 +74,9 @@ class GateEntry(StrictModel):
     tries: Annotated[int, Field(ge=1, le=MAX_TRIES)] | None = None
     """For ``resubmission_success``: how often the attacker may submit each adversarial example, at most
     1000."""
+    load: Annotated[str, Field(min_length=1, max_length=60)] | None = None
+    """For ``p95_ms`` and ``throughput``: name of a load as ``rbl load-test`` prints it, such as ``b8-c4``. By
+    default ``p95_ms`` judges each load, and ``throughput`` the closed loop with the highest."""
     on: IntervalBound | None = None
     """Which end of the 95% interval must keep the limit; by default ``lower`` for ``min`` and ``upper``
     for ``max``."""
@@ -82,13 +89,16 @@ class GateEntry(StrictModel):
     @field_validator("min", "max")
     @classmethod
     def _check_share_limit(cls, limit: float | None, info: ValidationInfo) -> float | None:
-        if limit is not None and limit > 1 and info.data.get("metric") != "median_distance":
+        if limit is not None and limit > 1 and info.data.get("metric") not in UNBOUNDED_METRICS:
             raise ValueError(f"a limit is a share between 0 and 1, got {limit:g}")
         return limit
 
     @model_validator(mode="after")
     def _check_gate(self) -> GateEntry:
         self._check_limits()
+        check_load_gate(self.metric, self)
+        if self.metric in LOAD_METRICS:
+            return self
         if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
             raise ValueError("a gate needs a threat such as linf-8, or an attack")
         if self.true_class is not None and self.metric not in CLASS_METRICS:

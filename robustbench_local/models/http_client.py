@@ -43,7 +43,7 @@ class EndpointClient:
 
     def __init__(self, url: str, options: EndpointOptions) -> None:
         self.display_url = remove_credentials(url)
-        self.url, user, password = _split_url(url)
+        self.url, user, password = split_url(url)
         self._options = options
         self._headers = {"Accept": "application/json", "User-Agent": "robustbench-local"}
         self._next_request_time, self._owner_pid = 0.0, os.getpid()
@@ -159,7 +159,7 @@ class _NoRedirectHandler(HTTPRedirectHandler):
         return None
 
 
-def _split_url(url: str) -> tuple[str, str | None, str]:
+def split_url(url: str) -> tuple[str, str | None, str]:
     """Split a URL into the URL to query and its user and password."""
     try:
         parts = urlsplit(url)

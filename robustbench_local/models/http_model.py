@@ -5,16 +5,15 @@ from __future__ import annotations
 import io
 import json
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.endpoint_options import EndpointOptions
+from robustbench_local.models.http_answers import parse_outputs, select_entry
 from robustbench_local.models.http_client import EndpointClient
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 
@@ -75,43 +74,8 @@ class Endpoint:
         else:
             body = json.dumps({"images": images.tolist()}).encode()
             answer = self._client.post_request(body, "application/json")
-        return self._parse_answer(self._select_entry(answer), len(images))
-
-    def _select_entry(self, answer: Any) -> Any:
-        """Return the part of the answer that the key names."""
-        for step in self._key.split("."):
-            if not isinstance(answer, dict) or step not in answer:
-                available = (
-                    f"the keys {', '.join(map(str, answer))}" if isinstance(answer, dict) else "no keys"
-                )
-                raise ModelError(
-                    f"the answer has no {self._key!r}, at {step!r} there are {available}",
-                    where=self._client.display_url,
-                    remedy="set endpoint: {key: ...} to their path in the answer",
-                )
-            answer = answer[step]
-        return answer
-
-    def _parse_answer(self, value: Any, count: int) -> np.ndarray:
-        """Parse scores as float32 (N, K), or labels as int64 (N,); the classifier checks their shape."""
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            array = np.asarray(None)
-        if array.dtype.kind not in "iuf":
-            raise ModelError(
-                f"{self._key!r} of the answer holds {str(value)[:60]!r}, not numbers",
-                where=self._client.display_url,
-            )
-        ndim = 1 if self._access == "labels" and array.dtype.kind != "f" else 2
-        if count == 1 and array.ndim == ndim - 1:
-            array = array[None]  # a single image may be answered without a list around it
-        if array.ndim == 0 or len(array) != count:
-            raise ModelError(
-                f"{self._key!r} of the answer has the shape {array.shape} for {format_count(count, 'image')}",
-                where=self._client.display_url,
-            )
-        return array.astype(np.int64 if ndim == 1 else np.float32)
+        entry = select_entry(answer, self._key, where=self._client.display_url)
+        return parse_outputs(entry, len(images), self._access, key=self._key, where=self._client.display_url)
 
     def _encode_png(self, image: Tensor) -> bytes:
         mode = _PNG_MODES.get(len(image))

@@ -10,6 +10,9 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.store.atomic_files import convert_storage_errors
 
 DATABASE_NAME, RESOLVED_GRID_NAME, LOCK_NAME = "run.db", "run.yaml", "run.lock"
+LOAD_TEST_NAME = "load_test.json"
+"""Load tests of the run's models; ``rbl load-test`` writes it, before the run or after."""
+_OWN_NAMES = frozenset({LOCK_NAME, LOAD_TEST_NAME})
 UNKNOWN_IDENTITY = "unknown"
 """Part of a run's identity that is unknown, such as the digest of a model that cannot be loaded; it matches
 any value."""
@@ -22,8 +25,8 @@ def refuse_foreign_folder(directory: Path) -> None:
     """Refuse a non-empty folder that holds no run."""
     with convert_storage_errors(directory):
         names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    if DATABASE_NAME not in names and any(name != LOCK_NAME for name in names):
-        what = f"the folder is not empty and contains no run (it has {names[0]!r})"
+    if DATABASE_NAME not in names and (foreign := [name for name in names if name not in _OWN_NAMES]):
+        what = f"the folder is not empty and contains no run (it has {foreign[0]!r})"
         raise ConfigError(what, where=str(directory), remedy="choose a new or empty folder")
 
 

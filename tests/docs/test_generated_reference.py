@@ -123,8 +123,8 @@ def test_every_key_of_results_json_is_described(result_keys):
 
 
 def test_no_described_key_of_results_json_is_gone(result_keys):
-    """But for targeted attacks on each target, adaptive ones, early stops, shards and twins: none has any."""
-    absent = ("goals[]", "adaptive_steps[]", "stop.", "shard.", "twins[]")
+    """But for goals of targets, adaptive attacks, early stops, shards, twins, load tests: none has any."""
+    absent = ("goals[]", "adaptive_steps[]", "stop.", "shard.", "twins[]", "load_tests[]")
     described = {key for key in run_files.read_result_keys() if not key.startswith(absent)}
     assert described - result_keys == set()
 

@@ -57,6 +57,22 @@ CONSTANTS = (
         ("0.04", "0.06"),
         "reports/analysis/test_policy_gates.py",
     ),
+    _make_constant("load_statistics.py", "TREND_ALPHA", ("0.005", "0.02"), "test_load_statistics.py"),
+    _make_constant("load_statistics.py", "TREND_BLOCKS", ("9", "11"), "test_load_statistics.py"),
+    *(
+        _make_constant("load_test/soak.py", name, values, "load_test/test_run_load_test.py")
+        for name, values in (
+            ("MIN_SOAK_SAMPLES", ("39", "41")),
+            ("DRIFT_SHARE", ("0.08", "0.12")),
+            ("LEAK_BYTES", ("1_000_000", "1_100_000")),
+        )
+    ),
+    _make_constant(
+        "reports/analysis/load_gates.py",
+        "GENERATOR_SHARE",
+        ("0.49", "0.51"),
+        "reports/analysis/test_load_gates.py",
+    ),
     _make_constant("serving/drift.py", "DRIFT_ALPHA", ("0.0095", "0.0105"), "serving/test_drift.py"),
     _make_constant("threats/lp_ball.py", "LINF_SLACK", ("5e-7", "2e-6"), "evaluation/test_verify_limits.py"),
     _make_constant(

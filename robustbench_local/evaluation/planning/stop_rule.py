@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from robustbench_local.config.gate_choices import LOAD_METRICS
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.evaluation.options import Options
@@ -26,9 +27,9 @@ def resolve_stop_rule(grid: Grid, options: Options) -> StopRule | None:
             where="--shard",
             remedy="leave out --shard, or --until-decided, --precision and stop of the grid",
         )
-    if rule.decided and not grid.gates:
+    if rule.decided and all(gate.metric in LOAD_METRICS for gate in grid.gates):
         raise ConfigError(
-            "the run is to end once its gates are decided, and the grid has none",
+            "the run is to end once its gates are decided, and the grid has none on attacks",
             remedy="add gates to the grid, or give --precision 2%",
         )
     return rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustbench_local.cluster_statistics import Groups
 from robustbench_local.reports.analysis.cell_result import CellResult
@@ -19,6 +19,9 @@ from robustbench_local.store.diagnostic_records import DiagnosticsRecord
 from robustbench_local.store.run_labels import RunLabels
 from robustbench_local.store.shard_record import ShardRecord
 from robustbench_local.store.stop_record import StopRecord
+
+if TYPE_CHECKING:  # pydantic is loaded only where there is a load test
+    from robustbench_local.store.load_test_records import LoadTestRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,8 @@ class Evidence:
     """Which part of the images the run has; None: all of them."""
     diagnostics: DiagnosticsRecord = field(default_factory=DiagnosticsRecord)
     """Diagnostics that asked the models; without results in older runs."""
+    load_tests: Sequence[LoadTestRecord] = ()
+    """Load tests of the models, from the file beside the run."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Results of ``compute_once``; a changed copy starts without any."""
 

@@ -6,9 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from robustbench_local.config.gate_choices import LOAD_METRICS, UNBOUNDED_METRICS
 from robustbench_local.counted_nouns import format_count
-from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, format_points, format_split
-from robustbench_local.reports.formatting.text import format_percent, format_radius
+from robustbench_local.reports.analysis.gate_types import (
+    LOAD_UNITS,
+    Gate,
+    GateVerdict,
+    format_limit_value,
+    format_load_estimate,
+    format_points,
+    format_split,
+)
+from robustbench_local.reports.formatting.text import format_percent
 from robustbench_local.statistics import Estimate
 
 _BASES = {"lower": "lower bound", "estimate": "estimate", "upper": "upper bound"}
@@ -54,7 +63,7 @@ def format_metric(verdict: GateVerdict) -> str:
     """Format what is judged, such as ``robust_accuracy[linf-8]``; an attack by its label in tables."""
     gate = verdict.gate
     details = [gate.threat or verdict.attack_label or gate.attack, gate.true_class]
-    details += [f"{format_count(gate.tries, 'try')}" if gate.tries is not None else None]
+    details += [f"{format_count(gate.tries, 'try')}" if gate.tries is not None else None, gate.load]
     inside = ", ".join(str(detail) for detail in details if detail is not None)
     name = f"{gate.metric}[{inside}]" if inside else gate.metric
     return f"{name} drop" if gate.is_drop else name
@@ -67,6 +76,9 @@ def format_result(verdict: GateVerdict) -> str:
         return f"{metric} {_format_drop(verdict)}"
     if not verdict.estimate.is_known:
         return f"{metric} not measured"
+    if verdict.gate.metric in LOAD_METRICS:
+        figure = f"{format_load_estimate(verdict.estimate)} {LOAD_UNITS[verdict.gate.metric]}"
+        return f"{metric} = {figure} {_format_sample(verdict.estimate)}"
     ends = _format_distances if verdict.gate.metric == "median_distance" else _format_shares
     return f"{metric} = {ends(verdict.estimate)} {_format_sample(verdict.estimate)}"
 
@@ -74,8 +86,8 @@ def format_result(verdict: GateVerdict) -> str:
 def format_limit(gate: Gate) -> str:
     """Format the limit, such as ``>= 20% (lower bound)``."""
     sign = ">=" if gate.min is not None else "<="
-    if gate.metric == "median_distance":
-        limit = format_radius(gate.limit)
+    if gate.metric in UNBOUNDED_METRICS:
+        limit = format_limit_value(gate)
     else:
         limit = format_points(gate.limit) if gate.is_drop else f"{100 * gate.limit:.4g}%"
     return f"{sign} {limit} ({_BASES[gate.bound]})"

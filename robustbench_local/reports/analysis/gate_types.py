@@ -9,16 +9,20 @@ from typing import Any, Literal, get_args
 
 from robustbench_local.config.gate_choices import (
     CLASS_METRICS,
+    LOAD_METRICS,
+    UNBOUNDED_METRICS,
     GateLevel,
     GateMetric,
     IntervalBound,
     TrustPolicy,
+    check_load_gate,
 )
 from robustbench_local.errors import ConfigError
 from robustbench_local.paired_difference import PairedDifference
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.gate_waivers import Waiver
 from robustbench_local.reports.formatting.text import (
+    format_amount,
     format_estimate,
     format_p_value,
     format_percent,
@@ -33,6 +37,8 @@ Ruling = Literal["pass", "fail", "inconclusive", "skipped"]
 GateStatus = Literal["pass", "fail", "warn", "inconclusive", "waived", "skipped"]
 """What a gate comes to: its ruling, or for a failure ``warn`` (it only warns) or ``waived`` (somebody accepts
 it)."""
+LOAD_UNITS: Mapping[GateMetric, str] = {"p95_ms": "ms", "throughput": "images/s"}
+"""Units of the metrics of load tests."""
 _CHOICES = (("metric", GateMetric), ("on", IntervalBound), ("level", GateLevel), ("trust", TrustPolicy))
 
 
@@ -52,6 +58,7 @@ class Gate:
         max: Largest value that passes.
         max_drop: Largest drop against a baseline that passes, a share in [0, 1].
         tries: How often the attacker may submit each adversarial example; for ``resubmission_success``.
+        load: Name of a load; for ``p95_ms`` and ``throughput``.
         on: Which end of the 95% interval, or the estimate itself, must keep the limit.
         level: ``error`` gates decide the exit code, ``warn`` gates only print.
         trust: ``require``: a gate on a number that a diagnostic finds not trustworthy is inconclusive;
@@ -72,6 +79,7 @@ class Gate:
     max: float | None = None
     max_drop: float | None = None
     tries: int | None = None
+    load: str | None = None
     on: IntervalBound | None = None
     level: GateLevel = "error"
     trust: TrustPolicy = "require"
@@ -85,10 +93,16 @@ class Gate:
                 )
         if sum(limit is not None for limit in (self.min, self.max, self.max_drop)) != 1:
             raise ConfigError("a gate needs either min or max", where="gates")
-        if self.metric != "median_distance" and not 0 <= self.limit <= 1:
+        if self.metric not in UNBOUNDED_METRICS and not 0 <= self.limit <= 1:
             raise ConfigError(f"a limit is a share between 0 and 1, got {self.limit}", where="gates")
         if not (0 <= self.limit < math.inf):
-            raise ConfigError(f"a distance is 0 or more, got {self.limit}", where="gates")
+            raise ConfigError(f"a limit is 0 or more, got {self.limit}", where="gates")
+        try:
+            check_load_gate(self.metric, self)
+        except ValueError as error:
+            raise ConfigError(str(error), where="gates") from None
+        if self.metric in LOAD_METRICS:
+            return
         if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
             raise ConfigError(f"a gate on {self.metric} needs a threat or an attack", where="gates")
         if self.true_class is not None and self.metric not in CLASS_METRICS:
@@ -123,7 +137,7 @@ class Gate:
     @property
     def derived_id(self) -> str:
         """A name made of what the gate limits, such as ``robust_accuracy[linf-8]``; not always unique."""
-        details = [self.threat, self.attack, self.true_class, self.tries and f"{self.tries} tries"]
+        details = [self.threat, self.attack, self.true_class, self.tries and f"{self.tries} tries", self.load]
         inside = ", ".join(str(detail) for detail in details if detail is not None)
         name = f"{self.metric}[{inside}]" if inside else self.metric
         return f"{name} drop" if self.max_drop is not None else name
@@ -159,11 +173,11 @@ class Gate:
         what = self.threat or attack_label or self.attack
         tries = "" if self.tries is None else f"{self.tries:,} tries"
         images = "" if self.true_class is None else f"images of {self.true_class}"
-        details = ", ".join(filter(None, [what, tries, images]))
+        details = ", ".join(filter(None, [what, tries, images, self.load]))
         where = f" ({details})" if details else ""
         basis = "the estimate" if self.bound == "estimate" else f"the {self.bound} bound"
-        limit = format_radius(self.limit) if self.metric == "median_distance" else format_percent(self.limit)
-        name = self.metric.replace("_", " ")
+        limit = format_limit_value(self)
+        name = "p95 latency" if self.metric == "p95_ms" else self.metric.replace("_", " ")
         if self.is_drop:
             name, limit = f"drop of {name}", format_points(self.limit)
         return f"{name}{where} {sign} {limit} on {basis}"
@@ -209,6 +223,8 @@ class GateVerdict:
     def explanation(self) -> str:
         """The reason without the value that its line shows; empty if it says no more than that."""
         shown = format_split(self.drop) if self.drop else format_estimate(self.estimate)
+        if self.gate.metric in LOAD_METRICS:
+            shown = format_load_estimate(self.estimate)
         rest = self.reason.removeprefix(shown).lstrip(" ,;:")
         covered = f"waived: {self.waiver.terms}" if self.waiver else ""
         return "; ".join(filter(None, [covered, rest]))
@@ -218,6 +234,22 @@ def format_points(share: float) -> str:
     """Format the limit of a drop: ``2 points``."""
     number = f"{100 * share:.4g}"
     return f"{number} point" if number == "1" else f"{number} points"
+
+
+def format_limit_value(gate: Gate) -> str:
+    """Format a limit that is no drop: ``20%``, ``8/255``, ``50 ms`` or ``200 images/s``."""
+    if gate.metric in LOAD_METRICS:
+        return f"{gate.limit:g} {LOAD_UNITS[gate.metric]}"
+    return format_radius(gate.limit) if gate.metric == "median_distance" else format_percent(gate.limit)
+
+
+def format_load_estimate(estimate: Estimate) -> str:
+    """Format a figure of a load test with its interval: ``12.3 [11.9, 14]``."""
+    return (
+        f"{format_amount(estimate.value)} [{format_amount(estimate.low)}, {format_amount(estimate.high)}]"
+        if estimate.is_known
+        else "not measured"
+    )
 
 
 def format_split(drop: PairedDifference) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local.config.class_lookup import resolve_classes
+from robustbench_local.config.gate_choices import LOAD_METRICS
 from robustbench_local.errors import did_you_mean
 from robustbench_local.interval_table import IntervalTable, use_interval_table
 from robustbench_local.reports.analysis.cell_result import CellResult
@@ -26,6 +27,7 @@ from robustbench_local.reports.analysis.gate_intervals import encode_intervals, 
 from robustbench_local.reports.analysis.gate_report import GateReport
 from robustbench_local.reports.analysis.gate_types import Gate, GateVerdict, assign_gate_ids
 from robustbench_local.reports.analysis.gate_verdicts import group_cells, judge_subject
+from robustbench_local.reports.analysis.load_gates import judge_load_gate
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.resubmission import has_random_answers
 from robustbench_local.reports.analysis.shard_evidence import withhold_verdict
@@ -148,6 +150,8 @@ def judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[
     Raises:
         ConfigError: If the gate names a class that a model does not have.
     """
+    if gate.metric in LOAD_METRICS:
+        return judge_load_gate(evidence, gate)
     cells = [cell for cell in evidence.cells if is_concerned_cell(gate, cell)]
     if not cells:
         reason = ": ".join(filter(None, ["the run has no such result", _suggest_name(evidence, gate)]))
@@ -233,7 +237,8 @@ def is_concerned_cell(gate: Gate, cell: CellResult) -> bool:
     """
     record = cell.record
     return (
-        not cell.is_self_transfer
+        gate.metric not in LOAD_METRICS
+        and not cell.is_self_transfer
         and cell.is_certificate == (gate.metric == "certified_accuracy")
         and cell.is_sticker == (gate.metric == "sticker_success")
         and gate.model in {None, record.model}

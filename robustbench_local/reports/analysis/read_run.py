@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from statistics import median
+from typing import TYPE_CHECKING
 
 from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.reports.analysis.cell_result import CellResult, QueryStats, ReportedStatus
@@ -30,9 +31,13 @@ from robustbench_local.store import (
 from robustbench_local.store.adaptations import read_adaptation
 from robustbench_local.store.diagnostic_records import DIAGNOSTICS_KEY, DiagnosticsRecord
 from robustbench_local.store.image_groups import read_groups
+from robustbench_local.store.load_test_file import read_load_tests
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 from robustbench_local.store.shard_record import read_shard
 from robustbench_local.store.stop_record import STOP_KEY, StopRecord
+
+if TYPE_CHECKING:
+    from robustbench_local.store.load_test_records import LoadTestRecord
 
 _ENVIRONMENT_KEYS = (
     "robustbench_local",
@@ -119,6 +124,7 @@ def read_evidence(store: RunStore) -> Evidence:
         has_unchecked_rows=not store.is_fully_checked,
         stop=None if stop is None else StopRecord.from_json(stop),
         shard=shard,
+        load_tests=tuple(map(_redact_load_test, read_load_tests(store.directory))),
         diagnostics=DiagnosticsRecord() if diagnostics is None else DiagnosticsRecord.from_json(diagnostics),
     )
 
@@ -270,6 +276,10 @@ def _compute_query_stats(outcomes: Sequence[OutcomeRecord]) -> QueryStats:
         median_broken=median(broken) if broken else None,
         largest_broken=max(broken, default=None),
     )
+
+
+def _redact_load_test(record: LoadTestRecord) -> LoadTestRecord:
+    return type(record).model_validate(redact_private_data(record.model_dump()))
 
 
 def _redact_adaptation(adaptation: AdaptationRecord) -> AdaptationRecord:

@@ -57,6 +57,15 @@ def format_estimate(estimate: Estimate) -> str:
     return f"{format_percent(estimate.value)} ({format_interval(estimate)}, {format_sample(estimate)})"
 
 
+def format_amount(amount: float) -> str:
+    """Format an amount of at least 0, which may be infinite, with three significant digits: ``12.3``."""
+    if math.isnan(amount):
+        return MISSING_TEXT
+    if math.isinf(amount):
+        return "\N{INFINITY}"
+    return f"{amount:,.0f}" if amount >= 1000 else f"{amount:.3g}"
+
+
 def format_points(difference: float) -> str:
     """Format a difference of shares in percentage points, with its sign: ``+4.5``, or a dash if unknown."""
     if math.isnan(difference):

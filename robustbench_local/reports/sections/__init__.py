@@ -19,6 +19,7 @@ from robustbench_local.reports.sections.eight_bit_section import EIGHT_BIT
 from robustbench_local.reports.sections.examples_section import EXAMPLES
 from robustbench_local.reports.sections.heatmap_section import HEATMAP
 from robustbench_local.reports.sections.limits_section import LIMITS
+from robustbench_local.reports.sections.load_test_section import LOAD_TESTS
 from robustbench_local.reports.sections.method_section import METHOD
 from robustbench_local.reports.sections.naive_vs_adaptive_section import NAIVE_VS_ADAPTIVE
 from robustbench_local.reports.sections.rejections_section import REJECTIONS
@@ -52,6 +53,7 @@ SECTIONS: tuple[Section[Any], ...] = (
     EXAMPLES,
     TARGETS,
     STICKERS,
+    LOAD_TESTS,
     METHOD,
     LIMITS,
 )

@@ -43,7 +43,7 @@ class GateDocument:
 def compute_fingerprint(verdict: GateVerdict) -> str:
     """Compute what identifies a verdict from run to run: its gate, model, threat model and class, in hex."""
     subject, gate = verdict.subject, verdict.gate
-    parts = [gate.id, gate.threat, gate.attack, gate.true_class]
+    parts = [gate.id, gate.threat, gate.attack, gate.true_class, *([gate.load] if gate.load else [])]
     parts += [subject.model, subject.defense] if subject else [None, None]
     text = "\0".join("" if part is None else str(part) for part in parts)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:FINGERPRINT_CHARACTERS]

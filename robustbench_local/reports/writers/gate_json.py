@@ -58,6 +58,7 @@ def encode_verdict(verdict: GateVerdict, document: GateDocument) -> dict[str, An
         "attack": gate.attack,
         "true_class": gate.true_class,
         "tries": gate.tries,
+        "load": gate.load,
         "limit": {"min": gate.min, "max": gate.max, "max_drop": gate.max_drop, "on": gate.bound},
         "trust": gate.trust,
         "estimate": {
