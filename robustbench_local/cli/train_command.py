@@ -1,4 +1,4 @@
-"""``rbl train``: train a model as a defense's card says, and write it with its provenance."""
+"""``rbl train``: train models as a recipe's card says, keep the best, and write it with its provenance."""
 
 from __future__ import annotations
 
@@ -13,14 +13,26 @@ from robustbench_local.cli.shared_options import AllowCodeOption, CardsOption, D
 
 def command(
     context: typer.Context,
-    card: Annotated[
-        str,
-        typer.Argument(
-            help="Name of a recipe's card, such as trades-linf-8.", autocompletion=complete_defenses
-        ),
-    ],
     data: Annotated[str, typer.Option(envvar="RBL_DATA_SOURCE", help="Training images, as in a grid file.")],
-    out: Annotated[Path, typer.Option(envvar="RBL_OUT", help="File for the weights, .safetensors.")],
+    out: Annotated[
+        Path,
+        typer.Option(envvar="RBL_OUT", help="File for the weights, .safetensors; with --models a folder."),
+    ],
+    card: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of a recipe's card, such as trades-linf-8; without one, networks are compared by "
+            "fine-tune.",
+            autocompletion=complete_defenses,
+        ),
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RBL_MODELS",
+            help="Networks to compare, such as resnet50,convnext_tiny=FILE,timm:resnet18; the best is kept.",
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(envvar="RBL_SPLIT", help="Split of the data to train on.")] = "train",
     limit: Annotated[
         int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Number of images, stratified by class.")
@@ -36,9 +48,12 @@ def command(
         ),
     ] = None,
     val_share: Annotated[
-        float,
-        typer.Option(envvar="RBL_VAL_SHARE", help="Share of each class that is held out for validation."),
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            envvar="RBL_VAL_SHARE",
+            help="Share of each class that is held out for validation: 0.1, with --models 0.2.",
+        ),
+    ] = None,
     val_limit: Annotated[
         int,
         typer.Option(min=1, envvar="RBL_VAL_LIMIT", help="Maximum number of images of a separate val split."),
@@ -54,6 +69,13 @@ def command(
         str | None,
         typer.Option(envvar="RBL_TEST", help="Images for the reported accuracies; by default a test split."),
     ] = None,
+    test_share: Annotated[
+        float | None,
+        typer.Option(
+            envvar="RBL_TEST_SHARE",
+            help="With --models and no test split: share of each class that is held out for it, 0.2.",
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(envvar="RBL_MODEL", help="Network: a name from 'rbl list models', or a model source."),
@@ -67,6 +89,31 @@ def command(
             envvar="RBL_NORMALIZE", help="imagenet, cifar10, ... or none; by default the model's own."
         ),
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, max=1024, envvar="RBL_SIZE", help="Side of the network's images in pixels."),
+    ] = None,
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch",
+            envvar="RBL_FROM_SCRATCH",
+            help="With --models: random weights where no file is named, so that nothing is downloaded.",
+        ),
+    ] = False,
+    seeds: Annotated[
+        int, typer.Option(min=1, envvar="RBL_SEEDS", help="With --models: trainings of each network.")
+    ] = 1,
+    tune: Annotated[
+        int,
+        typer.Option(
+            min=0, envvar="RBL_TUNE", help="With --models: trials of a search for hyper-parameters (Optuna)."
+        ),
+    ] = 0,
+    choose_by: Annotated[
+        str,
+        typer.Option(envvar="RBL_CHOOSE_BY", help="With --models: balanced, clean or stable."),
+    ] = "balanced",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE of the card, such as epochs=5 or eps=4/255; may be repeated."),
@@ -94,12 +141,44 @@ def command(
     cards: CardsOption = None,
     allow_code: AllowCodeOption = False,
 ) -> int:
-    """Train a model by a defense's card, evaluate it, and write weights, curves and provenance."""
+    """Train networks by a recipe's card, evaluate them, and write weights, curves and provenance."""
     from robustbench_local.cli.training_run import train_and_report
+    from robustbench_local.cli.training_selection import compare_networks, find_models
 
+    compared = find_models(context, card=card, models=models, model=model, weights=weights)
+    if compared is not None:
+        return compare_networks(
+            context,
+            models=compared,
+            card=card,
+            data=data,
+            out=out,
+            split=split,
+            limit=limit,
+            data_option=data_option or (),
+            val=val,
+            val_share=val_share,
+            val_limit=val_limit,
+            group_pattern=group_pattern,
+            test=test,
+            test_share=test_share,
+            normalize=normalize,
+            size=size,
+            from_scratch=from_scratch,
+            seeds=seeds,
+            tune=tune,
+            choose_by=choose_by,
+            settings=settings or (),
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            threads=threads,
+            cards=cards or (),
+            allow_code=allow_code,
+        )
     return train_and_report(
         context,
-        card=card,
+        card=str(card),
         data=data,
         out=out,
         split=split,
@@ -113,6 +192,7 @@ def command(
         model=model,
         weights=weights,
         normalize=normalize,
+        size=size,
         settings=settings or (),
         batch_size=batch_size,
         seed=seed,

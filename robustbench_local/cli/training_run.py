@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from robustbench_local.classifier.device import resolve_device
-from robustbench_local.cli.terminal_output import print_line
+from robustbench_local.cli.training_progress import TrainingProgress
 from robustbench_local.config.cards import Card, find_card
 from robustbench_local.config.strict_yaml import parse_yaml, validate
 from robustbench_local.counted_nouns import format_count
@@ -35,10 +33,14 @@ from robustbench_local.evaluation.training.train_and_save import (
     save_reference,
     save_training,
 )
-from robustbench_local.evaluation.training.training_data import TrainingDataSpec, load_training_images
+from robustbench_local.evaluation.training.training_data import (
+    TrainingDataSpec,
+    load_training_images,
+    peek_images,
+)
 
-_HEARTBEAT_SECONDS = 30.0
-"""Seconds between progress lines of a long epoch in a plain log."""
+_DEFAULT_SHARE = 0.1
+"""Share of each class for validation, if there is no such split."""
 _OMITTED_OPTIONS = ("checkpoint", "device")
 """Options that a command can omit and still make the same weights."""
 
@@ -53,13 +55,14 @@ def train_and_report(
     limit: int | None,
     data_option: Sequence[str],
     val: str | None,
-    val_share: float,
+    val_share: float | None,
     val_limit: int,
     group_pattern: str | None,
     test: str | None,
     model: str,
     weights: str | None,
     normalize: str | None,
+    size: int | None,
     settings: Sequence[str],
     batch_size: int | None,
     seed: int,
@@ -74,23 +77,36 @@ def train_and_report(
     _check_writable(out)
     if threads is not None:
         torch.set_num_threads(threads)
-    changes = parse_settings(settings, "--set")
-    if batch_size is not None:
-        changes["batch_size"] = batch_size
+    changes = parse_changes(settings, batch_size)
     chosen, recipe = apply_settings(find_card(card, kind="defense", extra=cards), changes)
     torch_device, base = resolve_device(device), Path.cwd()
     say = TrainingProgress(Console(soft_wrap=True))
     say.report(f"reading {data}")
-    wanted = TrainingDataSpec(
-        entry=_build_data_entry(
+    spec = TrainingDataSpec(
+        entry=build_data_entry(
             data_option, source=data, split=split, limit=limit, group_pattern=group_pattern
         ),
         validation_source=val,
-        validation_share=val_share,
+        validation_share=_DEFAULT_SHARE if val_share is None else val_share,
         max_validation_images=val_limit,
         test_source=test,
     )
-    images, sources = load_training_images(wanted, seed=seed, base=base)
+    load_start = partial(
+        load_initial_network,
+        model,
+        seed=seed,
+        weights=weights,
+        normalize=normalize,
+        input_size=None if size is None else (size, size),
+        preprocessing=None if size is None else {"resize": size},
+        allow_code=allow_code,
+        base_folder=base,
+    )
+    is_outside = model.startswith("python:")
+    if not is_outside and spec.entry.size is None and (":" in model or size is not None):
+        num_classes, _ = peek_images(spec.entry, base)
+        spec = replace(spec, contract=load_start(num_classes=num_classes).contract)
+    images, sources = load_training_images(spec, seed=seed, base=base)
     for part, source in sources.items():
         say.report(f"{part} images: {source}")
 
@@ -100,16 +116,7 @@ def train_and_report(
         recipe=recipe,
         images=images,
         sources=sources,
-        load_start=partial(
-            load_initial_network,
-            model,
-            num_classes=images.training.num_classes,
-            seed=seed,
-            weights=weights,
-            normalize=normalize,
-            allow_code=allow_code,
-            base_folder=base,
-        ),
+        load_start=partial(load_start, num_classes=images.training.num_classes),
         out=out,
         seed=seed,
         device=torch_device,
@@ -120,7 +127,7 @@ def train_and_report(
         allow_code=allow_code,
     )
     with say:
-        if model.startswith("python:") and can_fork(torch_device):
+        if is_outside and can_fork(torch_device):
             _train_in_child(work, say, model)
         else:
             work(say.report, say.step)
@@ -175,15 +182,8 @@ def _train_in_child(
     model: str,
 ) -> None:
     """Train a user's own network in a process of its own, so that its exit does not end the command."""
-
-    def listen(message: str | tuple[int, int]) -> None:
-        if isinstance(message, str):
-            say.report(message)
-        else:
-            say.step(*message)
-
     aside = partial(work, send_to_parent, lambda done, whole: send_to_parent((done, whole)))
-    call_isolated(aside, timeout=None, name=model, on_message=listen)
+    call_isolated(aside, timeout=None, name=model, on_message=say.receive)
 
 
 def _check_writable(out: Path) -> None:
@@ -196,7 +196,13 @@ def _check_writable(out: Path) -> None:
         )
 
 
-def _build_data_entry(words: Sequence[str], **fields: Any) -> DataEntry:
+def parse_changes(settings: Sequence[str], batch_size: int | None) -> dict[str, Any]:
+    """Parse the hyper-parameters that the user sets."""
+    changes = parse_settings(settings, "--set")
+    return changes if batch_size is None else {**changes, "batch_size": batch_size}
+
+
+def build_data_entry(words: Sequence[str], **fields: Any) -> DataEntry:
     """Build the data entry of the training images, as in a grid file."""
     options = parse_settings(words, "--data-option")
     return validate(DataEntry, {**fields, **options}, where="--data-option", error=ConfigError)
@@ -237,40 +243,3 @@ def format_command(context: typer.Context) -> str:
             for item in several:
                 words += [parameter.opts[0], item.name if isinstance(item, Path) else str(item)]
     return shlex.join(words)
-
-
-class TrainingProgress:
-    """Timestamped log lines, and a bar of the steps while it is open on a terminal."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._progress_bar: Progress | None = None
-        self._last_print = time.monotonic()
-
-    def __enter__(self) -> TrainingProgress:
-        if self.console.is_terminal:
-            columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._progress_bar = Progress(*columns, console=self.console, transient=True)
-            self._progress_bar.add_task("steps", total=None)
-            self._progress_bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the bar."""
-        if self._progress_bar is not None:
-            self._progress_bar.stop()
-            self._progress_bar = None
-
-    def report(self, line: str) -> None:
-        """Print a line."""
-        self._last_print = time.monotonic()
-        print_line(self.console, f"{time.strftime('%H:%M:%S')}  {line}")
-
-    def step(self, done: int, whole: int) -> None:
-        """Move the bar, or print a regular progress line in a log."""
-        if self._progress_bar is not None:
-            self._progress_bar.update(self._progress_bar.task_ids[0], completed=done, total=whole)
-        elif time.monotonic() - self._last_print > _HEARTBEAT_SECONDS:
-            self.report(f"step {done:,} of {whole:,}")

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -112,6 +113,7 @@ class Listing:
         standard_size: Height and width to which the field resizes images that come in many sizes.
         groups: Name of the object that each image shows.
         unread_images: Images in unsupported formats: id, class index and reason.
+        files: The file of each image, where each has one of its own; else empty.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Listing:
     standard_size: tuple[int, int] | None = None
     groups: Sequence[str] | None = None
     unread_images: tuple[tuple[str, int, str], ...] = ()
+    files: Sequence[Path] = ()
 
 
 def collect_dataset(

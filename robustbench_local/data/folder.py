@@ -77,6 +77,7 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
         unread_images=tuple(
             (_format_id(path, root), label, kind) for path, label, kind in other_files.unread_images
         ),
+        files=files,
     )
 
 

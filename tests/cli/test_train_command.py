@@ -17,9 +17,9 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from robustbench_local.cli import training_run
+from robustbench_local.cli import training_progress
 from robustbench_local.cli.main import run_command
-from robustbench_local.cli.training_run import TrainingProgress
+from robustbench_local.cli.training_progress import TrainingProgress
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.training import train_and_save as training
 from robustbench_local.models.model_sources import load_classifier
@@ -212,7 +212,7 @@ def test_a_terminal_shows_a_bar_and_a_log_a_sign_of_life(monkeypatch):
     assert "3/12" in shown.getvalue()
     assert "epoch 1/4" in shown.getvalue()
     logged = io.StringIO()
-    monkeypatch.setattr(training_run, "_HEARTBEAT_SECONDS", -1.0)
+    monkeypatch.setattr(training_progress, "_HEARTBEAT_SECONDS", -1.0)
     with TrainingProgress(Console(file=logged, width=80)) as speaker:
         speaker.step(3, 12)
     assert "step 3 of 12" in logged.getvalue()

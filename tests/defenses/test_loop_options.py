@@ -94,7 +94,13 @@ def test_adamw_learns_too():
 
 def test_gradients_are_clipped_together():
     free, clipped = (
-        Learner(module, recipe, recipe.build_objective(build_context(module)), mixed_precision=False)
+        Learner(
+            module,
+            recipe,
+            recipe.build_objective(build_context(module)),
+            mixed_precision=False,
+            num_classes=2,
+        )
         for module, recipe in (
             (build_network(), PLAIN),
             (build_network(), replace(PLAIN, gradient_clip=1e-3)),
@@ -112,7 +118,9 @@ def test_gradients_are_clipped_together():
 
 def test_bfloat16_computes_the_loss_and_keeps_float32_weights():
     module = build_network()
-    learner = Learner(module, PLAIN, PLAIN.build_objective(build_context(module)), mixed_precision=True)
+    learner = Learner(
+        module, PLAIN, PLAIN.build_objective(build_context(module)), mixed_precision=True, num_classes=2
+    )
     exact = PLAIN.build_objective(build_context(build_network().train())).compute_loss(build_batch()).item()
     assert learner.step(build_batch()).item() == pytest.approx(exact, rel=0.02)
     assert {one.dtype for one in module.parameters()} == {torch.float32}

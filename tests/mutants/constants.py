@@ -491,7 +491,7 @@ CONSTANTS = (
         "attacks/adaptive/test_limits.py",
     ),
     _make_constant(
-        "evaluation/planning/image_preparation.py",
+        "data/photographs.py",
         "MIN_PHOTOGRAPH_SIDE",
         ("127", "129"),
         "evaluation/planning/test_image_preparation.py",

@@ -30,6 +30,12 @@ class Recipe(ABC):
             tenth at each milestone.
         milestones: Milestones of the piecewise schedule, as fractions of all epochs.
         gradient_clip: Largest L2 norm of all gradients together; 0 for no clipping.
+        head_epochs: First epochs, in which only the last layer learns and all others are frozen.
+        backbone_rate: Learning rate of all layers but the last, as a share of ``learning_rate``.
+        class_sampling: ``"natural"``: each image once an epoch. ``"balanced"``: each class equally often, so
+            that images of rare classes come more often than others; the same where classes are equal.
+        patience: Epochs without a better result on the validation images after which training ends; 0 for
+            all epochs.
         shift: Augmentation: largest shift in pixels, with the border repeated.
         brightness: Augmentation: gain drawn from 1 - brightness to 1 + brightness.
         contrast: Augmentation: distance to the image's mean gray, scaled likewise.
@@ -55,6 +61,10 @@ class Recipe(ABC):
     schedule: Literal["one-cycle", "piecewise"] = "one-cycle"
     milestones: tuple[float, ...] = (0.5, 0.75)
     gradient_clip: float = 0.0
+    head_epochs: int = 0
+    backbone_rate: float = 1.0
+    class_sampling: Literal["natural", "balanced"] = "natural"
+    patience: int = 0
     shift: int
     brightness: float
     contrast: float = 0.0
@@ -80,6 +90,11 @@ class Recipe(ABC):
             "milestones must be shares of the epochs, in (0, 1)",
         )
         check_condition(self.gradient_clip >= 0, "gradient_clip must not be negative")
+        check_condition(
+            0 <= self.head_epochs < self.epochs, "head_epochs must be at least 0 and below epochs"
+        )
+        check_condition(0 < self.backbone_rate <= 1, "backbone_rate must be above 0 and at most 1")
+        check_condition(self.patience >= 0, "patience must not be negative")
         check_condition(
             self.shift >= 0 and 0 <= self.brightness < 1, "shift must not be negative, brightness below 1"
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier.input_contract import InputContract, override_contract
 from robustbench_local.classifier.preprocessing import fit_size, scale_values
+from robustbench_local.defenses.training.layer_groups import find_head
 from robustbench_local.errors import ModelError
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 from robustbench_local.models.model_sources import load_model
@@ -210,15 +211,15 @@ def _load_source(model: str, request: ModelRequest) -> LoadedModel:
 
 def _replace_head(network: nn.Module, before: int, after: int, where: str) -> None:
     """Replace the last layer by a new one for other classes."""
-    heads = [
-        (name, layer)
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear) and layer.out_features == before
-    ]
-    if not heads:
-        raise ModelError(f"has no last linear layer of {before} outputs to replace", where=where)
-    name, old = heads[-1]
+    name = find_head(network, before)
+    if name is None:
+        raise ModelError(f"has no last layer of {before} outputs to replace", where=where)
+    old = network.get_submodule(name)
     with fixed_initial_weights():
-        head = nn.Linear(old.in_features, after, bias=old.bias is not None)
+        bias = old.bias is not None
+        if isinstance(old, nn.Conv2d):
+            head: nn.Module = nn.Conv2d(old.in_channels, after, 1, bias=bias)
+        else:
+            head = nn.Linear(cast("nn.Linear", old).in_features, after, bias=bias)
     parent, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(parent), attribute, head)

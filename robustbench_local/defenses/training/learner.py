@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.recipes.training_objective import TrainingBatch, TrainingObjective
+from robustbench_local.defenses.training.layer_groups import LayerGroups, frozen_backbone, group_layers
 from robustbench_local.defenses.training.schedule import compute_learning_rate
 from robustbench_local.defenses.training.training_result import EpochResult, Score
 
@@ -22,14 +24,26 @@ class Learner:
         recipe: The hyperparameters.
         objective: The loss to minimize.
         mixed_precision: Whether the loss is computed in bfloat16 where that is safe.
+        num_classes: Number of logits.
+
+    Raises:
+        ModelError: If the recipe treats the last layer apart, and none has one output for each class.
     """
 
     def __init__(
-        self, module: nn.Module, recipe: Recipe, objective: TrainingObjective, *, mixed_precision: bool
+        self,
+        module: nn.Module,
+        recipe: Recipe,
+        objective: TrainingObjective,
+        *,
+        mixed_precision: bool,
+        num_classes: int,
     ) -> None:
         self.module, self.recipe, self.objective = module, recipe, objective
         self.averaged = copy.deepcopy(module).eval().requires_grad_(False)
-        self.optimizer = _build_optimizer(module, recipe)
+        has_groups = recipe.head_epochs > 0 or recipe.backbone_rate < 1
+        self._groups = group_layers(module, num_classes) if has_groups else None
+        self.optimizer = _build_optimizer(module, recipe, self._groups)
         self.epoch, self.seconds = 0, 0.0
         self.curves: list[EpochResult] = []
         self.best, self.best_state = Score(0, 0.0, None), self._copy_weights()
@@ -39,14 +53,15 @@ class Learner:
     def step(self, batch: TrainingBatch) -> Tensor:
         """Take one step of the optimizer; return the loss, NaN after a non-finite weight gradient."""
         self.module.train()
-        with torch.autocast(
-            batch.images.device.type, dtype=torch.bfloat16, enabled=self._uses_mixed_precision
-        ):
-            loss = self.objective.compute_loss(batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = compute_learning_rate(self.recipe, batch.progress)
+        self._set_learning_rates(batch.progress)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        is_frozen = self._groups is not None and batch.progress < self.recipe.head_epochs
+        with frozen_backbone(self._groups) if self._groups and is_frozen else nullcontext():
+            with torch.autocast(
+                batch.images.device.type, dtype=torch.bfloat16, enabled=self._uses_mixed_precision
+            ):
+                loss = self.objective.compute_loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
         slopes = [parameter.grad for parameter in self._trainable if parameter.grad is not None]
         sizes = torch.stack(torch._foreach_norm(slopes)) if slopes else loss.new_zeros(1)  # noqa: SLF001
         if self.recipe.gradient_clip:
@@ -54,6 +69,13 @@ class Learner:
         self.optimizer.step()
         self._update_average()
         return loss.detach() + 0 * sizes.sum()
+
+    def _set_learning_rates(self, progress: float) -> None:
+        """Set the rate of each group of layers, the backbone's first where there are two."""
+        rate = compute_learning_rate(self.recipe, progress)
+        shares = (1.0,) if self._groups is None else (self.recipe.backbone_rate, 1.0)
+        for group, share in zip(self.optimizer.param_groups, shares, strict=True):
+            group["lr"] = share * rate
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -70,6 +92,13 @@ class Learner:
         self.curves.append(epoch)
         if epoch.validation.rank >= self.best.rank:
             self.best, self.best_state = epoch.validation, self._copy_weights()
+
+    @property
+    def is_stalled(self) -> bool:
+        """True if the last ``patience`` epochs brought nothing better than the ones before them."""
+        ranks = [result.validation.rank for result in self.curves]
+        patience = self.recipe.patience
+        return 0 < patience <= len(ranks) - 1 - ranks.index(max(ranks)) if ranks else False
 
     def _copy_weights(self) -> dict[str, Tensor]:
         return {name: value.to("cpu", copy=True) for name, value in self.averaged.state_dict().items()}
@@ -115,8 +144,10 @@ def _convert_score(score: Score) -> list[Any]:
     return [score.epoch, score.clean, score.robust]
 
 
-def _build_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def _build_optimizer(module: nn.Module, recipe: Recipe, groups: LayerGroups | None) -> torch.optim.Optimizer:
+    parameters: Any = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if groups is not None:
+        parameters = [{"params": groups.backbone}, {"params": groups.head}]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def write_weights(
     measured: list[dict[str, Any]],
     seed: int,
     command: str,
+    selection: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the trained weights and, beside them, the card that `models.weights_card` reads.
 
@@ -47,6 +48,7 @@ def write_weights(
         measured: Metrics on held-out images.
         seed: The training's seed.
         command: The command line that reproduces the weights.
+        selection: How the network was chosen among others; None if it was the only one.
 
     Raises:
         StorageError: If writing fails.
@@ -79,6 +81,7 @@ def write_weights(
         **({"start": start.origin} if start.origin else {}),
         "data": data,
         "made": made,
+        **({"selection": dict(selection)} if selection else {}),
         "measured": measured,
     }
     contract, normalization = start.contract, start.contract.normalization

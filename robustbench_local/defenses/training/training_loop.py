@@ -22,6 +22,7 @@ from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.recipes.training_objective import TrainingBatch, TrainingContext
 from robustbench_local.defenses.recipes.training_pgd import frozen_evaluation_mode
 from robustbench_local.defenses.training.checkpoint import load_checkpoint, save_checkpoint
+from robustbench_local.defenses.training.epoch_order import draw_order
 from robustbench_local.defenses.training.learner import Learner
 from robustbench_local.defenses.training.training_identity import describe_training
 from robustbench_local.defenses.training.training_result import EpochResult, Score, TrainingResult
@@ -54,6 +55,7 @@ def train(
     checkpoint: Path | None = None,
     report: Callable[[str], None] = lambda _line: None,
     on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[EpochResult], None] = lambda _result: None,
     device: torch.device | str = "cpu",
     load_teacher: Callable[[str], nn.Module] = refuse_teacher,
     extra_identity: Mapping[str, str] | None = None,
@@ -73,6 +75,7 @@ def train(
             resumes.
         report: Prints a line of progress per epoch.
         on_step: Called with (completed steps, total steps) after each step.
+        on_epoch: Called after each epoch and its checkpoint; what it raises ends the training.
         device: Device of the training.
         load_teacher: Loads the frozen network that a distillation names.
         extra_identity: Further identity that a checkpoint has to match, such as the initial weights of a
@@ -102,7 +105,8 @@ def train(
         checkpoint=checkpoint,
         extra_identity=extra_identity or {},
     )
-    learner = Learner(module, recipe, recipe.build_objective(context), mixed_precision=cuda)
+    objective = recipe.build_objective(context)
+    learner = Learner(module, recipe, objective, mixed_precision=cuda, num_classes=training.num_classes)
     identity = describe_training(
         module, recipe, training, validation, seed=seed, teacher=context.load_teacher
     )
@@ -110,12 +114,15 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         learner.load_state_dict(load_checkpoint(checkpoint, identity))
         report(f"resumed after epoch {learner.epoch} of {recipe.epochs}")
-    while learner.epoch < recipe.epochs:
+    while learner.epoch < recipe.epochs and not learner.is_stalled:
         _run_epoch(learner, context, on_step or _ignore_step)
         if checkpoint is not None:
             save_checkpoint(checkpoint, identity, learner.state_dict())
             learner.objective.remove_temporary_files()
         report(_format_progress(learner))
+        on_epoch(learner.curves[-1])
+    if learner.epoch < recipe.epochs:
+        report(f"stopped: nothing better in {format_count(recipe.patience, 'epoch', 'epochs')}")
     return TrainingResult(learner.best_state, learner.best, learner.seconds, tuple(learner.curves))
 
 
@@ -151,7 +158,7 @@ def _run_epoch(learner: Learner, context: TrainingContext, on_step: Callable[[in
     )
     on_validation = _measure_accuracy(learner, context, validation.images, validation.labels)
     learner.seconds = before + time.perf_counter() - started
-    rate = learner.optimizer.param_groups[0]["lr"]
+    rate = learner.optimizer.param_groups[-1]["lr"]
     learner.record_epoch(EpochResult(loss, rate, learner.seconds, on_training, on_validation))
     some = _select_watched_images(validation, context.seed)
     learner.objective.check_collapse(some.images.to(context.device), some.labels.to(context.device))
@@ -173,7 +180,8 @@ def _train_epoch(
     """Train for one pass in random order, without the incomplete last batch; return the mean loss."""
     recipe, training = learner.recipe, context.training
     augmentation = recipe.build_augmentation(training.class_names)
-    order = torch.randperm(len(training), generator=generator)
+    is_balanced = recipe.class_sampling == "balanced"
+    order = draw_order(training.labels, balanced=is_balanced, generator=generator)
     total = torch.zeros(())
     for step, rows in enumerate(
         torch.split(order[: context.steps_per_epoch * recipe.batch_size], recipe.batch_size)

@@ -11,6 +11,7 @@ from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.counted_nouns import choose_form
 from robustbench_local.data.collect import ModelContract
 from robustbench_local.data.dataset import has_class_names
+from robustbench_local.data.photographs import is_photograph_size, shrinks_photographs
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.grid.schema import ModelEntry
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated
@@ -18,9 +19,6 @@ from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.model_loading import has_foreign_code, load_entry
 from robustbench_local.extensions.user_import import import_known_libraries
 from robustbench_local.models.endpoint_options import is_url
-
-MIN_PHOTOGRAPH_SIDE = 128
-"""Shorter side of images that may be photographs, in pixels; smaller ones of one size stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +52,13 @@ class ContractFinder:
         Raises:
             RobustbenchError: If an entry of the grid is wrong.
         """
-        if size is not None and not (
-            min(size) >= MIN_PHOTOGRAPH_SIDE and all(map(_may_say_how, self.entries))
-        ):
+        if size is not None and not (is_photograph_size(size) and all(map(_may_say_how, self.entries))):
             return None
         shared = self._group_models(class_names)
         if not shared:
             return None
         contract, names = max(shared, key=lambda group: len(group[1]))
-        if size is not None and (len(shared) > 1 or not _shrinks_photographs(contract, size)):
+        if size is not None and (len(shared) > 1 or not shrinks_photographs(contract, size)):
             return None
         verb = choose_form(len(names), "does", "do")
         return ModelContract(contract=contract, models=f"{_join_names(names)} {verb}")
@@ -103,17 +99,6 @@ def _may_say_how(entry: ModelEntry) -> bool:
     """Return False for models that cannot say how their images are resized, unless the user does."""
     is_stated = entry.preprocessing is not None and entry.preprocessing.resize is not None
     return is_stated or not (has_foreign_code(entry) or is_url(entry.source))
-
-
-def _shrinks_photographs(contract: InputContract, size: tuple[int, int]) -> bool:
-    """Return True if a contract says how images of this size are shrunk to that of the model."""
-    target = contract.input_size
-    return (
-        contract.resize is not None
-        and target is not None
-        and size != target
-        and all(before >= after for before, after in zip(size, target, strict=True))
-    )
 
 
 def _join_names(names: Sequence[str]) -> str:

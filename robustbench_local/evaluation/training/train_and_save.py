@@ -31,7 +31,7 @@ from robustbench_local.defenses.training.learning_curves import write_curves
 from robustbench_local.defenses.training.provenance import summarize_data, write_weights
 from robustbench_local.defenses.training.training_identity import describe_network
 from robustbench_local.defenses.training.training_loop import train
-from robustbench_local.defenses.training.training_result import TrainingResult
+from robustbench_local.defenses.training.training_result import EpochResult, TrainingResult
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.training.certified_score import count_certified, list_certificates
@@ -86,6 +86,7 @@ def fit(
     checkpoint: Path | None,
     report: Callable[[str], None],
     on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[EpochResult], None] = lambda _result: None,
     base: Path | None = None,
     allow_code: bool = False,
 ) -> TrainingResult:
@@ -102,6 +103,7 @@ def fit(
         checkpoint=checkpoint,
         report=report,
         on_step=on_step,
+        on_epoch=on_epoch,
         device=device,
         load_teacher=build_teacher_loader(device, base, allow_code=allow_code, num_classes=start.num_classes),
         extra_identity={"start": describe_network(start.module)["weights"]},
@@ -135,7 +137,7 @@ def measure_row(
     """
     threat = getattr(recipe, "threat", None) or _DEFAULT_THREAT
     data = images.test or images.validation
-    classifier = _build_classifier(start, data, device)
+    classifier = build_classifier(start, data, device)
     figures: list[dict[str, Any]] = []
     for attack, count in _list_attacks(len(data), autoattack):
         some = _select_images(data, count)
@@ -170,6 +172,7 @@ def save_training(
     scores: list[dict[str, Any]],
     seed: int,
     command: str,
+    selection: Mapping[str, Any] | None = None,
 ) -> None:
     """Write weights, their card and the learning curves.
 
@@ -184,6 +187,7 @@ def save_training(
         scores: From `measure_row`.
         seed: The training's seed.
         command: The command that makes the same weights again.
+        selection: How the network was chosen among others, for the card.
 
     Raises:
         StorageError: If writing fails.
@@ -200,6 +204,7 @@ def save_training(
         measured=scores,
         seed=seed,
         command=command,
+        selection=selection,
     )
     write_curves(out, trained.curves, best=trained.best.epoch, title=f"{card.name} on {images.training.name}")
 
@@ -230,7 +235,7 @@ def save_reference(
     chosen = choose_images(
         data.ids, data.labels.tolist(), limit=MAX_REFERENCE_IMAGES, seed=0, choose="random"
     )
-    classifier = _build_classifier(start, data, device)
+    classifier = build_classifier(start, data, device)
     with classifier.evaluation_mode(), torch.no_grad():
         reference = collect_reference(
             lambda some: classifier(some).double().softmax(dim=1),
@@ -242,7 +247,7 @@ def save_reference(
     return True
 
 
-def _build_classifier(start: InitialNetwork, data: Dataset, device: torch.device) -> Classifier:
+def build_classifier(start: InitialNetwork, data: Dataset, device: torch.device) -> Classifier:
     """Build a classifier of the trained network."""
     return Classifier(
         start.module.network,

@@ -77,10 +77,10 @@ def test_a_teacher_is_frozen_and_answers_as_it_is(name):
 
 def test_a_network_without_a_last_linear_layer_is_named(tmp_path):
     (tmp_path / "net.py").write_text(
-        "from torch import nn\n\ndef net():\n    made = nn.Sequential(nn.Conv2d(3, 7, 1), nn.Flatten())\n"
+        "from torch import nn\n\ndef net():\n    made = nn.Sequential(nn.Conv2d(3, 7, 3), nn.Flatten())\n"
         "    made.num_classes = 7\n    return made\n"
     )
-    with pytest.raises(ModelError, match="no last linear layer of 7 outputs"):
+    with pytest.raises(ModelError, match="no last layer of 7 outputs"):
         load_initial_network(
             "python:net.py:net", num_classes=3, seed=0, allow_code=True, base_folder=tmp_path
         )
