@@ -114,7 +114,7 @@ def compare_and_report(request: ComparisonRequest, spec: TrainingDataSpec) -> in
     say.report(f"reading {spec.entry.source}")
     device = resolve_device(request.device)
     work = partial(
-        _choose,
+        _choose_best_network,
         plan=plan,
         spec=spec,
         device=device,
@@ -164,7 +164,7 @@ def _find_rule(name: str) -> SelectionRule:
     )
 
 
-def _choose(
+def _choose_best_network(
     report: Callable[[str], None],
     on_step: Callable[[int, int], None],
     *,
@@ -196,4 +196,4 @@ def _choose_in_child(
 ) -> dict[str, Any]:
     """Compare in a process of its own, so that the exit of a user's network does not end the command."""
     aside = partial(work, send_to_parent, lambda done, whole: send_to_parent((done, whole)))
-    return call_isolated(aside, timeout=None, name=name, on_message=say.receive)
+    return call_isolated(aside, timeout=None, name=name, on_message=say.show_message)

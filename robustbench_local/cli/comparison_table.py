@@ -35,7 +35,7 @@ def print_comparison(console: Console, record: Mapping[str, Any]) -> None:
         figures = [network["figures"][name] for name in (*FIGURES, "score")]
         behind = format_difference(network["behind"]) if network["behind"] else "chosen"
         cells = [*map(format_figure, figures), behind]
-        table.add_row(escape(network["name"]), *map(_stack, cells))
+        table.add_row(escape(network["name"]), *map(_stack_interval, cells))
     console.print(table)
     print_line(console, f"chosen: {record['chosen']['name']}, by the {record['rule']}")
     for note in record["notes"]:
@@ -47,6 +47,6 @@ def print_comparison(console: Console, record: Mapping[str, Any]) -> None:
         )
 
 
-def _stack(cell: str) -> str:
+def _stack_interval(cell: str) -> str:
     """Return a figure with its interval on a line of its own, so that five of them fit into 80 columns."""
     return cell.replace(" [", "\n").replace(", ", " to ", 1).replace("], ", "\n").replace("]", "")

@@ -43,7 +43,7 @@ class TrainingProgress:
         self._last_print = time.monotonic()
         print_line(self.console, f"{time.strftime('%H:%M:%S')}  {line}")
 
-    def receive(self, message: str | tuple[int, int]) -> None:
+    def show_message(self, message: str | tuple[int, int]) -> None:
         """Show a message of another process: a line, or a step."""
         if isinstance(message, str):
             self.report(message)

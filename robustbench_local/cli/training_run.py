@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.data_entries import DataEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, send_to_parent
+from robustbench_local.evaluation.training.fitted_recipe import fit_recipe
 from robustbench_local.evaluation.training.train_and_save import (
     TrainingImages,
     apply_settings,
@@ -122,6 +124,7 @@ def train_and_report(
         device=torch_device,
         autoattack=autoattack,
         command=format_command(context),
+        kept=frozenset(changes),
         checkpoint=checkpoint,
         base=base,
         allow_code=allow_code,
@@ -149,6 +152,7 @@ def _train_and_save(
     device: torch.device,
     autoattack: int,
     command: str,
+    kept: AbstractSet[str],
     **places: Any,
 ) -> None:
     """Train, measure and write; all that a user's own network may end with it."""
@@ -156,6 +160,8 @@ def _train_and_save(
     if recipe.fine_tune and not start.origin:
         raise ConfigError(f"{card.name} fine-tunes", where="--weights", remedy="say which weights")
     parts = f"{format_count(len(images.training), 'image')}, {len(images.validation):,} for validation"
+    if recipe.fine_tune:
+        recipe = fit_recipe(recipe, images.training, start.contract, is_fresh=False, kept=kept)
     report(f"training {start.architecture} by {card.name} on {parts}, on {device}")
     common: dict[str, Any] = {"device": device, "report": report}
     trained = fit(start, recipe, images, seed=seed, on_step=on_step, **places, **common)
@@ -183,7 +189,7 @@ def _train_in_child(
 ) -> None:
     """Train a user's own network in a process of its own, so that its exit does not end the command."""
     aside = partial(work, send_to_parent, lambda done, whole: send_to_parent((done, whole)))
-    call_isolated(aside, timeout=None, name=model, on_message=say.receive)
+    call_isolated(aside, timeout=None, name=model, on_message=say.show_message)
 
 
 def _check_writable(out: Path) -> None:

@@ -16,6 +16,8 @@ from PIL import Image
 
 from robustbench_local.cli.main import run_command
 from robustbench_local.data.data_sources import load_dataset
+from robustbench_local.evaluation.training import choose_network, network_trial
+from robustbench_local.evaluation.training.stability import Stability
 from robustbench_local.models.model_sources import load_classifier
 
 COMMON = ["--data", "folder:photos", "--from-scratch", "--threads", "1", "--out", "trained"]
@@ -41,6 +43,33 @@ def _train(*words):
 
 def _read(place):
     return json.loads((place / "trained" / "comparison.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def quick_measures(monkeypatch):
+    """Networks are measured on clean images alone: what a comparison does with its figures is the same."""
+
+    def measure(classifier, data):
+        right = (classifier(data.images).argmax(dim=1) == data.labels).tolist()
+        marks = {image: float(is_right) for image, is_right in zip(data.ids, right, strict=True)}
+        return Stability(clean=marks, corruption=marks, attack=marks, groups=data.group_by_image)
+
+    for module in (choose_network, network_trial):
+        monkeypatch.setattr(module, "measure_stability", measure)
+
+
+def test_a_small_comparison(place, capsys, quick_measures):
+    words = ["--models", "gtsrb_stn,signs_cnn", "--set", "epochs=1", "--set", "warmup_epochs=0"]
+    words += ["--set", "head_epochs=0"]
+    assert _train(*words, "--split", "none") == 0
+    record = _read(place)
+    assert {network["name"] for network in record["networks"]} == {"gtsrb_stn", "signs_cnn"}
+    assert record["data"]["test"]["source"] == "folder:trained/photographs/test, test"
+    assert (place / "trained" / "best.yaml").is_file()
+    assert "may be chance" in capsys.readouterr().out
+    assert _train(*words, "--split", "none") == 0
+    assert "gtsrb_stn-seed0: trained before" in capsys.readouterr().out
+    assert _read(place) == record
 
 
 @pytest.mark.slow

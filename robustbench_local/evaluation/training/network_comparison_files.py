@@ -64,7 +64,9 @@ def format_markdown(record: Mapping[str, Any]) -> str:
     for network in record["networks"]:
         figures = " | ".join(format_figure(network["figures"][name]) for name in names)
         behind = format_difference(network["behind"]) if network["behind"] else "chosen"
-        lines.append(f"| {_escape(network['name'])} | {network['parameters']:,} | {figures} | {behind} |")
+        lines.append(
+            f"| {_escape_bars(network['name'])} | {network['parameters']:,} | {figures} | {behind} |"
+        )
     lines += ["", *(f"- {line}" for line in record["notes"]), "", "## Test of the chosen network", ""]
     lines += ["| images | accuracy | 95% interval | n |", "|---|--:|--:|--:|"]
     for row in record["test"]:
@@ -94,5 +96,5 @@ def describe_measurement(row: Mapping[str, Any]) -> str:
     return f"{row['attack']}, {format_count(row['steps'], 'step')}, {row['norm']} {row['eps']:.4f}"
 
 
-def _escape(text: str) -> str:
+def _escape_bars(text: str) -> str:
     return text.replace("|", "\\|")
