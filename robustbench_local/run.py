@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustbench_local.config.gate_policy import load_policy
 from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.execution.cluster.cluster_runner import open_cluster_runner
+from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
+from robustbench_local.evaluation.execution.cluster.connection import check_address, import_ray
 from robustbench_local.evaluation.execution.executor import (
     execute_plan,
     format_utc_now,
     restore_screening_cells,
 )
+from robustbench_local.evaluation.execution.job_runner import LOCAL_RUNNER
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.execution.stopping_run import execute_until_stopped
 from robustbench_local.evaluation.grid.run_directory import find_run_directory
@@ -135,7 +141,11 @@ def run_grid(
     """
     plan, directory = prepare_run(grid, out, options=options)
     return execute_run(
-        plan, directory, listener or ProgressListener(), recompute_damaged=options.recompute_damaged
+        plan,
+        directory,
+        listener or ProgressListener(),
+        recompute_damaged=options.recompute_damaged,
+        cluster=ClusterSettings.from_options(options),
     )
 
 
@@ -153,6 +163,11 @@ def prepare_run(
     untrained networks replace them, with a note. ``report`` receives progress lines of trainings. Everything
     else is as in ``run_grid``.
     """
+    if options.executor == "ray":
+        import_ray()
+        if not is_dry_run:
+            check_address(options.address)
+        options = replace(options, device="cpu")  # what travels to the tasks is on the CPU
     content, base_folder = (grid, Path.cwd()) if isinstance(grid, Grid) else load_grid(grid)
     directory = find_run_directory(content, out, options.shard)
     plan = make_plan(content, options, base_folder=base_folder, is_dry_run=is_dry_run, report=report)
@@ -166,6 +181,7 @@ def execute_run(
     exit_process: Callable[[], None] | None = None,
     *,
     recompute_damaged: bool = False,
+    cluster: ClusterSettings | None = None,
 ) -> Run:
     """Run a plan in its directory, from the start or from where it was interrupted.
 
@@ -175,23 +191,37 @@ def execute_run(
         listener: Receives progress events.
         exit_process: Ends this process when a model hangs in it and cannot be interrupted; None waits for it.
         recompute_damaged: As in ``run_grid``.
+        cluster: The cluster that runs the images; None for processes of this machine.
 
     Raises:
+        ConfigError: If the cluster cannot be used.
         DamagedError: If the directory's content is damaged, and ``recompute_damaged`` is not set.
     """
-    with RunStore.create_or_open(
-        directory,
-        resolved_yaml=plan.resolved_yaml,
-        identity=plan.identity,
-        recompute_damaged=recompute_damaged,
-    ) as store:
+    with ExitStack() as stack:
+        job_runner, lines = LOCAL_RUNNER, list[str]()
+        if cluster is not None:
+            job_runner = stack.enter_context(open_cluster_runner(cluster, plan, lines.append))
+        store = stack.enter_context(
+            RunStore.create_or_open(
+                directory,
+                resolved_yaml=plan.resolved_yaml,
+                identity=plan.identity,
+                recompute_damaged=recompute_damaged,
+            )
+        )
         plan = restore_screening_cells(plan, store)
         listener.on_plan_ready(plan)
         _write_metadata(plan, store)
+        for line in lines:
+            event = EventRecord(time=format_utc_now(), level="info", message=line)
+            store.add_event(event)
+            listener.on_event(event)
         if plan.stop is None:
-            execute_plan(plan, store, listener, exit_process)
+            execute_plan(plan, store, listener, exit_process, job_runner)
         else:
-            execute_until_stopped(plan, plan.stop, store, listener, find_stop_targets, exit_process)
+            execute_until_stopped(
+                plan, plan.stop, store, listener, find_stop_targets, exit_process, job_runner
+            )
         gates.store_intervals(store)
     return Run(directory)
 

@@ -22,6 +22,7 @@ from robustbench_local.cli.progress import choose_display
 from robustbench_local.cli.run_results import INCOMPLETE_EXIT_CODE, make_console, show_results
 from robustbench_local.cli.terminal_output import print_json, print_line
 from robustbench_local.evaluation.execution.batch_size import ModelSpeed
+from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
 from robustbench_local.evaluation.execution.finished_run import INPUTS_KEY
 from robustbench_local.evaluation.execution.model_speed import try_measure_speed
 from robustbench_local.evaluation.execution.plan_pilot import (
@@ -91,6 +92,7 @@ def run_with_options(
                 display,
                 exit_process=partial(_exit_incomplete, display, as_json=as_json),
                 recompute_damaged=options.recompute_damaged,
+                cluster=ClusterSettings.from_options(options),
             )
     if run.is_complete and inputs is not None and described.describe_inputs() == inputs:
         _remember_inputs(plan, directory, inputs)  # no file has changed meanwhile

@@ -9,7 +9,13 @@ import typer
 
 from robustbench_local.classifier.literals import Precision
 from robustbench_local.cli.completion import complete_grid_files
-from robustbench_local.cli.shared_options import AllowCodeOption, CardsOption, DeviceOption
+from robustbench_local.cli.shared_options import (
+    AddressOption,
+    AllowCodeOption,
+    CardsOption,
+    DeviceOption,
+    ExecutorOption,
+)
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.options import TIMEOUT_SECONDS, Options
 
@@ -39,6 +45,15 @@ def command(
             min=1,
             envvar="RBL_WORKERS",
             help="CPU worker processes, by default one per core; no influence on verdicts.",
+        ),
+    ] = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    gpus_per_task: Annotated[
+        float | None,
+        typer.Option(
+            envvar="RBL_GPUS_PER_TASK",
+            help="GPUs of a task of Ray, such as 0.5 or 2; by default 1 where the cluster has some.",
         ),
     ] = None,
     search_precision: Annotated[
@@ -171,6 +186,9 @@ def command(
         device=device,
         batch_size=parse_batch_size(batch_size),
         workers=workers,
+        executor=executor,
+        address=address,
+        gpus_per_task=gpus_per_task,
         compile_steps=compile_steps,
         cards=cards or (),
         allow_code=allow_code,

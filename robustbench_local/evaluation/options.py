@@ -6,9 +6,9 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.shard import resolve_shard
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 600.0
 """Default seconds without a finished pass after which a model of a grid counts as hanging."""
+Executor = Literal["local", "ray"]
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
+"""Names of what runs the images of a grid."""
 MAX_PRECISION = 0.5
 """A half-width of this much says nothing."""
 EVALUATION_OPTIONS = frozenset(
@@ -72,6 +75,15 @@ class Options:
     choose by the size of the images."""
     workers: int | None = None
     """Processes that share a cell's images on a CPU, at least 1; None: one for each core that torch uses."""
+    executor: Executor = "local"
+    """Who runs the images: ``"local"``, processes of this machine, or ``"ray"``, the nodes of a Ray cluster
+    (extra ``ray``), or several GPUs of this machine."""
+    address: str | None = None
+    """Address of a running Ray cluster, ``"HOST:PORT"`` or ``"auto"``; None: one on this machine for the run.
+    ``workers`` is then the largest number of tasks at once."""
+    gpus_per_task: float | None = None
+    """GPUs of a task of Ray: a share such as 0.5, or a whole number; 0 for none. None: 1 where the cluster
+    has some."""
     compile_steps: bool = False
     """Whether attacks compile their own steps, for long runs on a GPU."""
     cards: Sequence[Path | str] = ()
@@ -99,6 +111,7 @@ class Options:
         for name, least in (("limit", 1), ("seed", 0), ("batch_size", 1), ("workers", 1)):
             if getattr(self, name) is not None:
                 check_whole_number(name, getattr(self, name), least=least)
+        self._check_executor()
         if self.precision is not None and not 0 < self.precision < MAX_PRECISION:
             raise ConfigError(f"precision is {self.precision!r}", remedy="give a share such as 0.02")
         if self.shard is not None:
@@ -108,6 +121,24 @@ class Options:
             seconds = getattr(self, name)
             if seconds is not None and not 0 <= seconds < math.inf:
                 raise ConfigError(f"{name} is {seconds!r}", remedy="give seconds, or 0 for any time")
+
+    def _check_executor(self) -> None:
+        """Refuse an unknown executor, and options of Ray without it."""
+        if self.executor not in EXECUTORS:
+            what = f"there is no executor {self.executor!r}"
+            raise ConfigError(what, remedy=did_you_mean(self.executor, EXECUTORS))
+        for name in ("address", "gpus_per_task"):
+            if getattr(self, name) is not None and self.executor != "ray":
+                raise ConfigError(f"{name} is an option of Ray", remedy="add executor ray, or leave it out")
+        gpus = self.gpus_per_task
+        if gpus is None:
+            return
+        is_number = isinstance(gpus, int | float) and (
+            0 <= gpus <= 1 or (gpus > 0 and float(gpus).is_integer())
+        )
+        if not is_number:
+            remedy = "give a share of one such as 0.5, or a whole number"
+            raise ConfigError(f"gpus_per_task is {gpus!r}", remedy=remedy)
 
     def check_applicable(self, call: str) -> None:
         """Refuse grid options in a call that evaluates one classifier.

@@ -214,6 +214,11 @@ def allow_late_imports(path: Path, names: Collection[str]) -> None:
         sys.meta_path.insert(0, _late_finder)
 
 
+def list_late_imports() -> dict[str, frozenset[str]]:
+    """Return the names that may be imported while models run, by the folder of a user's file."""
+    return dict(_late_finder.names_by_folder)
+
+
 def _refresh_spec(spec: ModuleSpec | None) -> ModuleSpec | None:
     """Return a spec that recompiles a user's source; None for any other module."""
     if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:

@@ -12,15 +12,14 @@ import numpy as np
 
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ModelTimeoutError, StorageError
+from robustbench_local.evaluation.execution.job_runner import LOCAL_RUNNER, JobRunner
 from robustbench_local.evaluation.execution.model_diagnosis import diagnose_plan
 from robustbench_local.evaluation.execution.model_notes import save_model_notes
-from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
 from robustbench_local.evaluation.execution.pilot_positions import choose_pilot_positions
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
 from robustbench_local.evaluation.execution.worker_count import count_workers
-from robustbench_local.evaluation.harness.adaptation import adapt_job
-from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
+from robustbench_local.evaluation.harness.batches import IsolationSettings
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, format_error_line
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.evaluation.planning.screening import build_screening_cells
@@ -42,6 +41,7 @@ def execute_plan(
     store: RunStore,
     listener: ProgressListener,
     exit_process: Callable[[], None] | None = None,
+    job_runner: JobRunner = LOCAL_RUNNER,
 ) -> None:
     """Run every cell that is not done; a cell that fails does not stop the others.
 
@@ -50,6 +50,7 @@ def execute_plan(
         store: The store for outcomes; cells that it already holds are not run again.
         listener: Receives progress events.
         exit_process: Ends this process, after a commit, when a model hangs in it and cannot be interrupted.
+        job_runner: Runs the work of the cells.
 
     Raises:
         StorageError: If writing fails; committed outcomes are kept and the same command resumes.
@@ -67,7 +68,7 @@ def execute_plan(
         if before.status in ENDED_STATUSES:
             continue
         runners.append(CellRunner(plan, store, listener, cell, before.key))
-        runners[-1].exit_process = exit_process
+        runners[-1].exit_process, runners[-1].job_runner = exit_process, job_runner
     _run_pilots([runner for runner in runners if runner.has_pilot()], listener)
     for runner in runners:
         if not runner.has_ended:
@@ -155,6 +156,7 @@ class CellRunner:
         self, plan: Plan, store: RunStore, listener: ProgressListener, cell: CellSpec, key: str
     ) -> None:
         self.exit_process: Callable[[], None] | None = None
+        self.job_runner = LOCAL_RUNNER
         self.has_started = self.has_ended = False
         self._spent_seconds = 0.0
         self.plan, self.store, self.listener, self.cell, self.key = plan, store, listener, cell, key
@@ -263,7 +265,7 @@ class CellRunner:
             cell_timeout=limit and max(limit - self._spent_seconds, MIN_CELL_SECONDS),
             abort_hung_model=self._abort_hung_model,
         )
-        batches = run_batches(
+        batches = self.job_runner.run_batches(
             self._adapt_job(job, size, isolation),
             batch_size=size,
             done_positions=frozenset(self.done_positions),
@@ -284,7 +286,7 @@ class CellRunner:
     def _adapt_job(self, job: Job, batch_size: int, isolation: IsolationSettings) -> Job:
         """Adapt the cell's attack to its model, or use the stored adaptation; stored before any outcome."""
         known = read_adaptation(self.store, self.key)
-        job, adaptation = adapt_job(
+        job, adaptation = self.job_runner.adapt_job(
             job, batch_size=batch_size, isolation=isolation, notify=self._add_warning, known=known
         )
         if adaptation is not None and known is None:
@@ -300,7 +302,7 @@ class CellRunner:
         subject, known = self.cell.queried_subject, self.store.read_meta("batch sizes", {})
         if str(subject) not in known:
             count = 1 if self._count_workers() > 1 else None
-            size, problem = try_tune_batch_size(subject, self.plan.timeout, thread_count=count)
+            size, problem = self.job_runner.tune_batch_size(self.cell, self.plan.timeout, count)
             if problem is not None:
                 self._add_warning(problem)
             else:

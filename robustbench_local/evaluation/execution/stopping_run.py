@@ -13,6 +13,7 @@ from robustbench_local.evaluation.execution.executor import (
     match_stored_cells,
     report_known_cells,
 )
+from robustbench_local.evaluation.execution.job_runner import LOCAL_RUNNER, JobRunner
 from robustbench_local.evaluation.execution.model_diagnosis import diagnose_plan
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
@@ -33,6 +34,7 @@ def execute_until_stopped(
     listener: ProgressListener,
     find_targets: FindTargets,
     exit_process: Callable[[], None] | None = None,
+    job_runner: JobRunner = LOCAL_RUNNER,
 ) -> None:
     """Run the cells of a plan on as many images as its questions need.
 
@@ -46,6 +48,7 @@ def execute_until_stopped(
         listener: Receives progress events.
         find_targets: Finds the questions.
         exit_process: As for ``execute_plan``.
+        job_runner: Runs the work of the cells.
 
     Raises:
         StorageError: If writing fails; committed outcomes are kept and the same command resumes.
@@ -57,7 +60,7 @@ def execute_until_stopped(
     if store.resumed:
         report_known_cells(plan, store, known, listener)
     store.update_meta({STOP_KEY: _build_record(plan, rule, known).to_json()})
-    run = _StoppingRun(plan, store, listener, known, exit_process)
+    run = _StoppingRun(plan, store, listener, known, exit_process, job_runner)
     run.answer_targets(find_targets(store))
     run.stop_cells()
 
@@ -94,6 +97,7 @@ class _StoppingRun:
         listener: ProgressListener,
         known: Mapping[str, CellRecord],
         exit_process: Callable[[], None] | None,
+        job_runner: JobRunner,
     ) -> None:
         self.store, self.listener = store, listener
         self.runners: dict[str, CellRunner] = {}
@@ -102,7 +106,7 @@ class _StoppingRun:
         for cell in plan.cells:
             before = known[cell.record.key]
             runner = CellRunner(plan, store, listener, cell, before.key)
-            runner.exit_process = exit_process
+            runner.exit_process, runner.job_runner = exit_process, job_runner
             self.runners[before.key] = runner
             if before.status in ENDED_STATUSES or not runner.can_start():
                 self.ended_cells.add(before.key)

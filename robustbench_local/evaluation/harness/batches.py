@@ -37,6 +37,8 @@ MAX_HANGS_BEFORE_SUCCESS = 3
 MAX_SINGLE_IMAGE_RETRIES = 9
 """Maximum number of images retried one by one after a hang; more are retried in parts of their square
 root."""
+HANG_NOTE_ENDING = "its process was ended"
+"""How the note of a hang ends."""
 MAX_PROCESS_ENDS = 200
 """Maximum number of ended model processes before the cell is given up."""
 
@@ -190,7 +192,7 @@ class _BatchQueue:
         self.hangs += 1
         if self.hangs >= (MAX_HANGS if self.has_succeeded else MAX_HANGS_BEFORE_SUCCESS):
             raise _build_model_error(self.job, loss, f", {self.hangs} times in this cell") from None
-        self.notify(f"{loss.description}, at work on {_format_image_count(positions)}: its process was ended")
+        self.notify(f"{loss.description}, at work on {_format_image_count(positions)}: {HANG_NOTE_ENDING}")
         alone = 0 if self.has_succeeded else MAX_HANGS_BEFORE_SUCCESS - 1
         size = math.isqrt(len(positions)) if len(positions) > MAX_SINGLE_IMAGE_RETRIES else 1
         first, rest = positions[:alone], positions[alone:]

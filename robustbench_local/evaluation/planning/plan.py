@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -188,5 +189,7 @@ class Plan:
     """Whether attacks skip images that a certificate has proven robust against them."""
     description: dict[str, Any] = field(default_factory=dict)
     """The stored description for the report: grid, data, models, environment."""
+    base_folder: Path = Path()
+    """Folder that relative paths of the grid start from."""
     warnings: tuple[str, ...] = ()
     """Warnings for the user before the run starts."""

@@ -148,6 +148,7 @@ def _build_plan(
         skip_verified=grid.skip_verified,
         stop=stop,
         description=description | {LABELS_KEY: labels.to_metadata()},
+        base_folder=base_folder,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 

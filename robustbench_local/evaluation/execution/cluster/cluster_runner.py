@@ -1,0 +1,262 @@
+"""The runner of a cluster: what it does not need to know of cells and their rules is the harness's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from robustbench_local.counted_nouns import format_count
+from robustbench_local.errors import ConfigError, IncompleteError, ModelTimeoutError
+from robustbench_local.evaluation.execution.cluster.chunk_schedule import ChunkSchedule
+from robustbench_local.evaluation.execution.cluster.chunks import ChunkLostError, ChunkRequest
+from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
+from robustbench_local.evaluation.execution.cluster.connection import (
+    check_nodes,
+    connect_to_cluster,
+    list_nodes,
+)
+from robustbench_local.evaluation.execution.cluster.job_parts import JobPacker, PackedImages
+from robustbench_local.evaluation.execution.cluster.late_imports import read_late_imports
+from robustbench_local.evaluation.execution.cluster.model_rebuilding import describe_rebuilding
+from robustbench_local.evaluation.execution.cluster.node_tasks import compute_node_code
+from robustbench_local.evaluation.execution.cluster.nodes import CheckedNode, choose_gpus_per_task
+from robustbench_local.evaluation.execution.cluster.ray_backend import (
+    Cluster,
+    RayChunks,
+    adapt_task,
+    tune_task,
+)
+from robustbench_local.evaluation.execution.job_runner import JobRunner
+from robustbench_local.evaluation.harness.adaptation import (
+    MAX_BLACK_BOX_SAMPLE_IMAGES,
+    MAX_CANDIDATE_FACTOR,
+    adapt_job,
+)
+from robustbench_local.evaluation.harness.attack_job import AttackJob
+from robustbench_local.evaluation.harness.batches import (
+    HANG_NOTE_ENDING,
+    MAX_FAILURES_BEFORE_SUCCESS,
+    MAX_HANGS,
+    IsolationSettings,
+    Notifier,
+)
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, split_positions
+from robustbench_local.evaluation.planning.plan import CellSpec, Plan
+from robustbench_local.store.records import AdaptationRecord
+
+MIN_CHUNK_IMAGES = 8
+"""Minimum number of images of a chunk where there are enough for every task."""
+CHUNKS_PER_SLOT = 4
+"""Number of chunks that every task of the cluster gets where images are many, so that all end together."""
+TUNING_IMAGES = 64
+"""Number of images on which the batch size is measured; larger batches repeat them."""
+MAX_TASK_LOSSES = 5
+"""Number of times that a task besides the chunks is lost before the cell is given up."""
+
+
+class ClusterRunner(JobRunner):
+    """Runs the work of cells as tasks of a cluster; outcomes come in the order in which they end.
+
+    Args:
+        cluster: The nodes.
+        packer: Puts models and images into the object store.
+        code: Digest of the code that nodes have to run.
+        late_imports: Reference of the sources that users' models may import while they run.
+    """
+
+    def __init__(self, cluster: Cluster, packer: JobPacker, *, code: str, late_imports: Any) -> None:
+        self._cluster, self._packer = cluster, packer
+        self._code, self._late_imports = code, late_imports
+
+    def tune_batch_size(
+        self, cell: CellSpec, timeout: float | None, thread_count: int | None
+    ) -> tuple[int, str | None]:
+        """Measure on a node, because this machine may have no GPU."""
+        job = cell.make_job()
+        if thread_count is not None or job.queried_model.module is not None:
+            request = self._make_request(job, range(min(job.image_count, TUNING_IMAGES)), 1, timeout)
+            size: tuple[int, str | None] = self._run_task(tune_task, request)
+            return size
+        return super().tune_batch_size(cell, timeout, thread_count)
+
+    def adapt_job(
+        self,
+        job: Job,
+        *,
+        batch_size: int,
+        isolation: IsolationSettings,
+        notify: Notifier,
+        known: AdaptationRecord | None,
+    ) -> tuple[Job, AdaptationRecord | None]:
+        """Adapt on a node, on the cell's first images."""
+        if isinstance(job, AttackJob) and job.attack.adapts and known is None:
+            count = min(job.image_count, MAX_CANDIDATE_FACTOR * MAX_BLACK_BOX_SAMPLE_IMAGES)
+            request = self._make_request(job, range(count), batch_size, isolation.timeout)
+            request = replace(request, seconds_left=isolation.cell_timeout or None)
+            known, notes = self._run_task(adapt_task, request)
+            for line in notes:
+                notify(line)
+            notify = _drop_note
+        return adapt_job(job, batch_size=batch_size, isolation=isolation, notify=notify, known=known)
+
+    def run_batches(
+        self,
+        job: Job,
+        *,
+        batch_size: int,
+        done_positions: Collection[int],
+        selected_positions: Collection[int] | None,
+        notify: Notifier,
+        workers: int,  # noqa: ARG002 - a task computes in one process
+        isolation: IsolationSettings,
+    ) -> Iterator[OutcomeBatch]:
+        """Run chunks of the images as tasks; verified on the nodes, and checked against the images here."""
+        limit = isolation.cell_timeout or None
+        deadline = None if limit is None else time.monotonic() + limit
+        chunks = split_into_chunks(
+            job, batch_size, set(done_positions), selected_positions, self._cluster.count_slots()
+        )
+        if not chunks:
+            return
+        request = self._make_request(job, (), batch_size, isolation.timeout)
+        backend = RayChunks(self._cluster, self._packer, job, request, deadline=deadline, notify=notify)
+        schedule = ChunkSchedule(
+            chunks,
+            backend,
+            has_succeeded=bool(done_positions),
+            max_failures=min(MAX_FAILURES_BEFORE_SUCCESS, job.image_count),
+            notify=notify,
+            deadline=deadline,
+        )
+        hangs = 0
+        for result in schedule.run():
+            for note in result.model_notes:
+                job.classifier.add_note(note)
+            for line in result.notes:
+                notify(line)
+                hangs += line.endswith(HANG_NOTE_ENDING)
+            yield from result.batches
+            if hangs >= MAX_HANGS:
+                what = f"no pass finished for {isolation.timeout or 0:g} s, {hangs} times in this cell"
+                remedy = "find out why it hangs, or raise --timeout"
+                raise ModelTimeoutError(what, where=job.model_names, remedy=remedy)
+
+    def _make_request(
+        self, job: Job, positions: Sequence[int], batch_size: int, timeout: float | None
+    ) -> ChunkRequest:
+        images = self._packer.pack_images(job, positions) if positions else PackedImages((), ())
+        return ChunkRequest(
+            job=self._packer.pack_job(job),
+            images=images,
+            positions=tuple(positions),
+            batch_size=batch_size,
+            timeout=timeout,
+            seconds_left=None,
+            follows_success=False,
+            device=self._cluster.device,
+            code=self._code,
+            late_imports=self._late_imports,
+        )
+
+    def _run_task(self, task: Callable[[ChunkRequest], Any], request: ChunkRequest) -> Any:
+        """Run a task that is no chunk, again if it is lost."""
+        for _ in range(MAX_TASK_LOSSES):
+            reference = self._cluster.submit_task(task, request)
+            try:
+                return self._cluster.collect_result(reference)
+            except ChunkLostError as loss:
+                reason = loss.reason
+            except BaseException:
+                self._cluster.cancel_tasks([reference])
+                raise
+        what = f"the cluster lost the same task {MAX_TASK_LOSSES} times ({reason})"
+        raise IncompleteError(what, remedy="the same command resumes the run")
+
+
+def split_into_chunks(
+    job: Job, batch_size: int, done: set[int], selected: Collection[int] | None, slots: int
+) -> list[list[int]]:
+    """Split the remaining images of a cell into chunks.
+
+    Args:
+        job: The cell's work.
+        batch_size: Images per pass.
+        done: Positions that need no work.
+        selected: The positions to work on; None for all.
+        slots: Number of chunks that run at once.
+
+    Returns:
+        Ascending positions of each chunk. An attack that draws for whole groups gets its groups; otherwise a
+        chunk fills a batch if there are enough images for all slots, and has at least as many images as show
+        that a failure is the model's.
+    """
+    rest = set() if selected is None else set(range(job.image_count)).difference(selected)
+    units = job.build_queue(batch_size, done | rest)
+    if not job.is_divisible:
+        return units
+    positions = [position for unit in units for position in unit]
+    slots = max(1, slots)
+    share = -(-len(positions) // slots)
+    size = max(min(batch_size, share), -(-len(positions) // (CHUNKS_PER_SLOT * slots)))
+    size = min(max((len(unit) for unit in units), default=1), max(size, min(MIN_CHUNK_IMAGES, share)))
+    chunks = split_positions(positions, max(size, MAX_FAILURES_BEFORE_SUCCESS))
+    if len(chunks) > 1 and len(chunks[-1]) < MAX_FAILURES_BEFORE_SUCCESS:
+        chunks[-2:] = [chunks[-2] + chunks[-1]]
+    return chunks
+
+
+@contextmanager
+def open_cluster_runner(
+    settings: ClusterSettings, plan: Plan, notify: Callable[[str], None]
+) -> Iterator[ClusterRunner]:
+    """Connect to a cluster, check its nodes, and open the runner of a plan on it.
+
+    Args:
+        settings: The cluster.
+        plan: The plan.
+        notify: Receives a line about the cluster, and one for each node that gets no work.
+
+    Raises:
+        ConfigError: If there is no cluster, or no node that can run the plan.
+    """
+    with connect_to_cluster(settings) as ray:
+        checked = check_nodes(ray, list_nodes(ray))
+        usable = [entry.node for entry in checked if not entry.differences]
+        for entry in checked:
+            if entry.differences:
+                notify(f"node {describe_difference(entry)}: it gets no work")
+        if not usable:
+            entry = checked[0]
+            raise ConfigError(
+                f"no node of the cluster runs the same code: {describe_difference(entry)}",
+                remedy="install the same versions on every node; rbl doctor --executor ray lists them",
+            )
+        gpus = choose_gpus_per_task(usable, settings.gpus_per_task, allows_gpus=settings.allows_gpus)
+        refused = [entry.node.id for entry in checked if entry.differences]
+        cluster = Cluster(ray, gpus_per_task=gpus, max_tasks=settings.max_tasks, refused=refused)
+        if gpus and not cluster.count_slots():
+            what = f"no node of the cluster has {gpus:g} GPUs for a task"
+            raise ConfigError(what, where="--gpus-per-task", remedy="give --device cpu, or fewer")
+        notify(describe_cluster(cluster, len(usable)))
+        packer = JobPacker(ray.put, ray.cloudpickle, describe_rebuilding(plan, ray.cloudpickle))
+        imports = ray.put(read_late_imports())
+        yield ClusterRunner(cluster, packer, code=compute_node_code(), late_imports=imports)
+
+
+def describe_cluster(cluster: Cluster, node_count: int) -> str:
+    """Describe what a run has, in one line."""
+    slots = format_count(cluster.count_slots(), "task")
+    gpus = f", {cluster.gpus_per_task:g} GPU each" if cluster.gpus_per_task else ""
+    return f"Ray: {format_count(node_count, 'node')}, {slots} at a time with one CPU{gpus}"
+
+
+def describe_difference(entry: CheckedNode) -> str:
+    """Describe what differs on a node, in one line."""
+    return f"{entry.node.name} ({entry.node.id[:8]}): {'; '.join(entry.differences)}"
+
+
+def _drop_note(_line: str) -> None:
+    """Drop a note that a node has already given."""

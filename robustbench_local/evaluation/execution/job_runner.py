@@ -1,0 +1,69 @@
+"""Who runs the work of cells: by default processes of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
+from robustbench_local.evaluation.harness.adaptation import adapt_job
+from robustbench_local.evaluation.harness.batches import IsolationSettings, Notifier, run_batches
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch
+from robustbench_local.evaluation.planning.plan import CellSpec
+from robustbench_local.store.records import AdaptationRecord
+
+
+class JobRunner:
+    """Runs the work of cells in processes of this machine; a cluster's runner overrides the methods."""
+
+    def tune_batch_size(
+        self, cell: CellSpec, timeout: float | None, thread_count: int | None
+    ) -> tuple[int, str | None]:
+        """Return a good batch size for the model that a cell queries.
+
+        Args:
+            cell: The cell.
+            timeout: Time limit in seconds; None for no limit.
+            thread_count: Number of threads of the run; None for torch's current number.
+
+        Returns:
+            The size, and the reason why it could not be measured, if any.
+        """
+        return try_tune_batch_size(cell.queried_subject, timeout, thread_count=thread_count)
+
+    def adapt_job(
+        self,
+        job: Job,
+        *,
+        batch_size: int,
+        isolation: IsolationSettings,
+        notify: Notifier,
+        known: AdaptationRecord | None,
+    ) -> tuple[Job, AdaptationRecord | None]:
+        """Adapt the attack of a job to its model; see `robustbench_local.evaluation.harness.adaptation`."""
+        return adapt_job(job, batch_size=batch_size, isolation=isolation, notify=notify, known=known)
+
+    def run_batches(
+        self,
+        job: Job,
+        *,
+        batch_size: int,
+        done_positions: Collection[int],
+        selected_positions: Collection[int] | None,
+        notify: Notifier,
+        workers: int,
+        isolation: IsolationSettings,
+    ) -> Iterator[OutcomeBatch]:
+        """Run a cell on its remaining images; see `robustbench_local.evaluation.harness.batches`."""
+        return run_batches(
+            job,
+            batch_size=batch_size,
+            done_positions=done_positions,
+            selected_positions=selected_positions,
+            notify=notify,
+            workers=workers,
+            isolation=isolation,
+        )
+
+
+LOCAL_RUNNER = JobRunner()
+"""The runner of this machine."""

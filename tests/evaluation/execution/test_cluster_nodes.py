@@ -1,0 +1,120 @@
+"""What a cluster has: how many tasks fit, what differs on a node, and addresses that are none."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+import robustbench_local as rbl
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
+from robustbench_local.evaluation.execution.cluster.connection import check_address
+from robustbench_local.evaluation.execution.cluster.node_probe import probe_node
+from robustbench_local.evaluation.execution.cluster.nodes import (
+    CheckedNode,
+    ClusterNode,
+    NodeVersions,
+    choose_gpus_per_task,
+    count_task_slots,
+)
+
+VERSIONS = NodeVersions(python="3.11.7", torch="2.13.0", package="0.1.0", code="aa")
+
+
+def make_node(cpus: float, gpus: float = 0) -> ClusterNode:
+    return ClusterNode(id="ab" * 14, name="host", cpus=cpus, gpus=gpus, memory_gib=12)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "most", "slots"),
+    [
+        ([(4, 0), (2.5, 0)], 0.0, None, 6),
+        ([(4, 0), (2, 0)], 0.0, 3, 3),
+        ([(16, 4), (16, 0)], 1.0, None, 4),
+        ([(16, 4)], 0.5, None, 8),
+        ([(16, 4)], 1 / 3, None, 12),
+        ([(2, 4)], 0.5, None, 2),
+        ([(16, 3), (16, 3)], 2.0, None, 2),
+        ([(16, 0.5)], 0.5, None, 0),
+        ([], 0.0, None, 0),
+    ],
+)
+def test_as_many_tasks_fit_as_cpus_and_gpus_allow(nodes, gpus, most, slots):
+    assert count_task_slots([make_node(*node) for node in nodes], gpus, most) == slots
+
+
+def test_a_task_takes_a_gpu_where_there_is_one_and_it_may():
+    with_gpu, without = [make_node(4, 2)], [make_node(4)]
+    assert choose_gpus_per_task(with_gpu, None, allows_gpus=True) == 1.0
+    assert choose_gpus_per_task(with_gpu, None, allows_gpus=False) == 0.0
+    assert choose_gpus_per_task(without, None, allows_gpus=True) == 0.0
+    assert choose_gpus_per_task(with_gpu, 0.25, allows_gpus=True) == 0.25
+
+
+def test_every_difference_of_a_node_is_named():
+    assert VERSIONS.list_differences(NodeVersions(**vars(VERSIONS) | {"python": "3.11.9"})) == []
+    other = NodeVersions(python="3.12.1", torch="2.12.0", package="0.1.0")
+    assert VERSIONS.list_differences(other) == [
+        "Python 3.11 here, 3.12 there",
+        "torch 2.13.0 here, 2.12.0 there",
+        "its code aa here, none there",
+    ]
+    assert VERSIONS.list_differences(NodeVersions(problem="no such package")) == ["no such package"]
+    line = str(CheckedNode(node=make_node(4, 0.5), versions=VERSIONS))
+    assert line == "host (abababab): 4 CPUs, 0.5 GPUs, 12.0 GiB, Python 3.11.7, torch 2.13.0, code aa"
+
+
+def test_a_node_describes_itself_and_why_it_cannot_work():
+    own = probe_node(("robustbench_local.counted_nouns",))
+    assert own["problem"] == ""
+    assert len(own["code"]) == 12
+    assert own["torch"]
+    assert (
+        "robustbench_local cannot be used: InvariantError"
+        in probe_node(("robustbench_local.none",))["problem"]
+    )
+
+
+def test_the_options_of_ray_become_settings():
+    assert ClusterSettings.from_options(rbl.Options(workers=3)) is None
+    settings = ClusterSettings.from_options(rbl.Options(executor="ray", workers=3, device="cpu"))
+    assert settings == ClusterSettings(max_tasks=3, allows_gpus=False)
+    assert ClusterSettings.from_options(rbl.Options(executor="ray", device="cuda")).gpus_per_task == 1.0
+    assert ClusterSettings.from_options(rbl.Options(executor="ray", gpus_per_task=0.5)).gpus_per_task == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"executor": "rya"}, "no executor 'rya'. Did you mean ray"),
+        ({"address": "auto"}, "address is an option of Ray. Add"),
+        ({"gpus_per_task": 1.0}, "gpus_per_task is an option of Ray"),
+        ({"executor": "ray", "gpus_per_task": 1.5}, "gpus_per_task is 1.5"),
+        ({"executor": "ray", "gpus_per_task": -1.0}, "gpus_per_task is -1.0"),
+        ({"executor": "ray", "gpus_per_task": float("nan")}, "gpus_per_task is nan"),
+        ({"executor": "ray", "gpus_per_task": float("inf")}, "gpus_per_task is inf"),
+        ({"executor": "ray", "gpus_per_task": "1"}, "gpus_per_task is '1'"),
+    ],
+)
+def test_options_of_ray_are_checked(options, message):
+    with pytest.raises(ConfigError, match=message):
+        rbl.Options(**options)
+
+
+def test_addresses_are_tried_before_anything_is_loaded():
+    for none_needed in (None, "auto", "local"):
+        check_address(none_needed)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        check_address(f"127.0.0.1:{port}")
+    for address, message in (
+        (f"127.0.0.1:{port}", "no cluster answers at 127.0.0.1"),
+        ("ray://head:10001", "client are not supported"),
+        ("head", "'head' is no address"),
+        ("head:99999", "is no address"),
+        (":6379", "is no address"),
+        ("head:port", "is no address"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_address(address)
