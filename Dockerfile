@@ -37,6 +37,14 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
 ENTRYPOINT ["rbl", "serve"]
 CMD ["--help"]
 
+# A node of a Ray cluster: clusters/ray-compose.yaml, clusters/ray-kubernetes.yaml.
+FROM base AS ray
+RUN pip install --no-cache-dir -c constraints.txt '.[ray]'
+USER 1000
+WORKDIR /work
+ENV RAY_USAGE_STATS_ENABLED=0
+CMD ["ray", "start", "--help"]
+
 FROM base
 USER 1000
 WORKDIR /work

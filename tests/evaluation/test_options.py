@@ -74,6 +74,7 @@ def test_options_override_the_grid_wherever_a_plan_is_made(workplace):
 @pytest.mark.parametrize("name", sorted({option.name for option in fields(rbl.Options)} - EVALUATION_OPTIONS))
 def test_options_of_grids_are_refused_where_one_classifier_is_evaluated(linear, data, name):
     values = {"sources": [1], "targets": [1], "search_precision": "bf16", "cache": "x", "precision": 0.1}
+    values["shard"] = "1/2"
     if name in {"executor", "address", "gpus_per_task"}:
         name, values = "executor", {"executor": "ray"}
     options = rbl.Options(**{name: values.get(name, 1)})

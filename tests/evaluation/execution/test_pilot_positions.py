@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustbench_local.evaluation.execution import executor, pilot_positions
+from robustbench_local.evaluation.execution import executor, job_runner, pilot_positions
 from robustbench_local.evaluation.execution.pilot_positions import (
     MAX_PILOT_IMAGES,
     MIN_PASSES_FOR_PILOT,
@@ -129,7 +129,7 @@ def test_a_cell_that_fails_in_its_pilot_is_run_once(short_pilot, monkeypatch):
     def fail(*_arguments, **_options):
         raise ValueError("no batch")
 
-    monkeypatch.setattr(executor, "run_batches", fail)
+    monkeypatch.setattr(job_runner, "run_batches", fail)
     run = run_grid(GRID, "out", options=OPTIONS, listener=(recorder := Recorder()))
     kinds = [event for event, _, _ in recorder.events]
     assert kinds == ["pilot of", *["start", "error"] * 2, "pilot", "start", "error"]
@@ -149,7 +149,7 @@ def test_the_time_of_a_pilot_counts_towards_the_limit_of_the_cell(short_pilot, m
         clock[0] += 7
         return iter(())
 
-    monkeypatch.setattr(executor, "run_batches", spend)
+    monkeypatch.setattr(job_runner, "run_batches", spend)
     monkeypatch.setattr(executor, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     run_grid(GRID, "out", options=replace(OPTIONS, cell_timeout=limit or 0))
     assert found == limits
