@@ -48,6 +48,8 @@ class UnfinishedImages:
     """Passes that they have taken."""
     counted: int = 0
     """Number of images of that counter."""
+    waiting: int = 0
+    """Number of them that no pass has been spent on: they waited for a place in the batch."""
 
 
 class PassWatch:
@@ -98,7 +100,12 @@ class PassWatch:
             return UnfinishedImages()
         rows = sorted({row for call in self._recent for row in call})
         spent = self._last.forward_passes + self._last.backward_passes
-        return UnfinishedImages(rows=tuple(rows), passes=int(spent[rows].sum()), counted=len(spent))
+        return UnfinishedImages(
+            rows=tuple(rows),
+            passes=int(spent[rows].sum()),
+            counted=len(spent),
+            waiting=int((spent == 0).sum()),
+        )
 
 
 @contextmanager

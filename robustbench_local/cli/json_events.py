@@ -124,7 +124,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "passes": "Forward and backward passes of the images that this call finished; null as for `seconds`.",
         "expected_passes": "`[low, high]`, expected after the first images; null if nothing was expected.",
         "max_passes": "Upper bound from the plan.",
-        "cpu_seconds": "Seconds of CPU time over all processes.",
+        "cpu_seconds": "Seconds of CPU time over all processes, from the first to the last cell.",
         "peak_bytes": "Peak memory of the largest process; null where the system does not tell.",
         "expected_peak_bytes": "The same after the first images.",
         "images_before_estimate": "Number of images that the expectations rest on.",

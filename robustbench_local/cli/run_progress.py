@@ -165,6 +165,8 @@ class RunProgress:
             row.classifier = cell.queried_subject.classifier
         row.status, row.counts = RUNNING, counts
         self._last_event = self._clock()
+        if not self._starts:  # what precedes the cells is not theirs
+            self._started_cpu_seconds = self._last_cpu_seconds = read_cpu_seconds()
         self._starts += 1
         return row
 
@@ -199,7 +201,7 @@ class RunProgress:
 
     @property
     def cpu_seconds(self) -> float:
-        """Seconds of CPU time from the plan to the last event of a cell, over all ended processes."""
+        """Seconds of CPU time from the first to the last event of a cell, over all ended processes."""
         return self._last_cpu_seconds - self._started_cpu_seconds
 
     @property

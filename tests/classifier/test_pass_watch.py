@@ -47,7 +47,8 @@ def test_images_of_the_last_calls_are_unfinished():
         count([3], search)
         search.add_backward(torch.tensor([3]), 1, times=4)
         found = watch.find_unfinished_images()
-    assert found == UnfinishedImages(rows=(1, 3), passes=(1 + RECENT_CALLS - 1) * 2 + 5, counted=6)
+    passes = (1 + RECENT_CALLS - 1) * 2 + 5
+    assert found == UnfinishedImages(rows=(1, 3), passes=passes, counted=6, waiting=2)
 
 
 def test_after_the_search_no_image_is_unfinished():

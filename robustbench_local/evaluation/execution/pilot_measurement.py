@@ -142,7 +142,8 @@ def _measure_job(job: Job, positions: list[int], batch_size: int, max_passes: in
             return PilotMeasurement(images=0, passes=watch.passes, seconds=spent, total_seconds=spent)
     most = sum(job.max_passes) / job.image_count
     followed = min(int(FOLLOW_UP_SHARE * max_passes / most), MAX_FOLLOWED_IMAGES)
-    with prepare_models(job, batch_size):
+    # all images side by side, so that none waits for a place in the batch when the attack is cut short
+    with prepare_models(job, max(batch_size, len(positions))):
         _pass_one_batch(job, positions, batch_size)
         measured = _run_images(job, positions, max_passes - int(followed * most))
         survivors = _find_survivors(job, positions, measured.left) if followed else []
@@ -150,7 +151,7 @@ def _measure_job(job: Job, positions: list[int], batch_size: int, max_passes: in
     seconds = measured.seconds + (more.seconds if more else 0.0)
     extra = more.passes if more else 0
     return PilotMeasurement(
-        images=len(positions),
+        images=len(positions) - measured.left.waiting,  # of these nothing is known
         passes=measured.passes,
         # all passes tell what one of them takes
         seconds=seconds * measured.passes / max(measured.passes + extra, 1),
