@@ -23,7 +23,7 @@ from robustbench_local.evaluation.execution.plan_cost import (
 )
 from robustbench_local.evaluation.execution.proof_reuse import is_proof_for, sort_certificates_first
 from robustbench_local.evaluation.execution.worker_count import count_workers
-from robustbench_local.evaluation.harness.worker_pool import compute_worker_batch_size, count_usable_workers
+from robustbench_local.evaluation.harness.worker_pool import count_usable_workers
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 
 PILOT_SECONDS = 30.0
@@ -152,5 +152,4 @@ class PlanPilot:
                 self._plan.batch_size
                 or (try_tune_batch_size(subject, self._plan.timeout, thread_count=threads)[0])
             )
-        usable = count_usable_workers(cell.make_job(), workers)
-        return compute_worker_batch_size(self.batch_sizes[network], usable)
+        return self.batch_sizes[network]

@@ -38,8 +38,6 @@ from robustbench_local.evaluation.isolation.isolated_call import (
 )
 from robustbench_local.evaluation.isolation.watchdog import Watchdog
 
-MIN_IMAGES_PER_WORKER = 8
-"""Minimum batch size of a worker, whatever the number of workers."""
 _HEARTBEAT_SECONDS = 0.5
 """Seconds between two checks of the workers' passes."""
 _SHUTDOWN_SECONDS = 30.0
@@ -98,11 +96,6 @@ def count_usable_workers(work: Job, workers: int) -> int:
     if not networks or not work.is_divisible or not can_be_isolated(work):
         return 1
     return max(1, min(workers, work.image_count))
-
-
-def compute_worker_batch_size(batch_size: int, workers: int) -> int:
-    """Return the images per pass of one of several workers that share a batch."""
-    return min(batch_size, max(MIN_IMAGES_PER_WORKER, -(-batch_size // workers)))
 
 
 class WorkerPool(AbstractContextManager["WorkerPool"]):
@@ -165,7 +158,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
 
         Args:
             positions: The images, split into interleaved shares so that hard classes are spread.
-            batch_size: Images per pass over all workers together.
+            batch_size: Images per pass of each worker: a part of it would cost more time for each image.
 
         Raises:
             WorkerLostError: If a worker ends or hangs; the next call starts new workers.
@@ -189,10 +182,9 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         while len(self._workers) < self.size:
             self._workers.append(self._start_worker(len(self._workers)))
         shares = [share for offset in range(self.size) if (share := positions[offset :: self.size])]
-        size = compute_worker_batch_size(batch_size, self.size)
         busy = self._workers[: len(shares)]
         for worker, share in zip(busy, shares, strict=True):
-            worker.send_request(_Request(share, size))
+            worker.send_request(_Request(share, batch_size))
         answers = self._wait_for_responses(busy, self._timeout)
         for answer in answers:
             self._record_notes(answer)

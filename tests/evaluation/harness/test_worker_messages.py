@@ -130,11 +130,10 @@ def test_images_are_dealt_out_and_come_back_in_order(office, linear, data):
     assert {child.threads for child in office.children} == {1}
 
 
-@pytest.mark.parametrize(("batch_size", "each"), [(64, 22), (24, 8), (16, 8), (4, 4)])
-def test_a_worker_gets_its_share_of_the_batch_and_no_tiny_one(office, linear, data, batch_size, each):
+def test_every_worker_passes_whole_batches(office, linear, data):
     with open_pool(office, linear, data) as pool:
-        pool.run([0, 1, 2, 3], batch_size)
-    assert [child.requests[0].batch_size for child in office.children] == [each] * 3
+        pool.run([0, 1, 2, 3], 64)
+    assert [child.requests[0].batch_size for child in office.children] == [64] * 3
 
 
 def test_a_single_worker_keeps_the_batch_and_the_threads(office, linear, data, monkeypatch):

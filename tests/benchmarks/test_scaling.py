@@ -1,0 +1,39 @@
+"""The simulation of many workers: what images cost, and that the real queue shares them."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.scaling.image_costs import (
+    ALL_PASSES,
+    REQUEST_OVERHEAD,
+    STEP_OVERHEAD,
+    compute_request_time,
+    draw_image_passes,
+)
+from benchmarks.scaling.simulated_pool import simulate_run
+
+
+def test_the_time_of_a_request_is_that_of_its_steps():
+    assert compute_request_time([10], 8) == REQUEST_OVERHEAD + 10 * (STEP_OVERHEAD + 1)
+    # two side by side, then one alone
+    both = 10 * (STEP_OVERHEAD + 2) + 20 * (STEP_OVERHEAD + 1)
+    assert compute_request_time([10, 30], 8) == REQUEST_OVERHEAD + both
+    # one at a time
+    assert compute_request_time([10, 30], 1) == REQUEST_OVERHEAD + 40 * (STEP_OVERHEAD + 1)
+
+
+@pytest.mark.parametrize("robust", [0.1, 0.5])
+def test_most_images_fall_early_or_take_all_passes(robust):
+    passes = draw_image_passes(2000, robust)
+    assert (passes == ALL_PASSES).mean() == pytest.approx(robust, abs=0.03)
+    assert ((passes < 500) | (passes == ALL_PASSES)).mean() > 0.93
+
+
+def test_workers_of_equal_images_are_nearly_as_good_as_one_and_of_unequal_ones_are_not():
+    equal = draw_image_passes(512, 0.0) * 0 + 100
+    alone, shared = simulate_run(equal, 1, 64), simulate_run(equal, 8, 64)
+    assert alone / (8 * shared) == pytest.approx(1.0)
+    unequal = draw_image_passes(512, 0.5)
+    alone, shared = simulate_run(unequal, 1, 64), simulate_run(unequal, 8, 64)
+    assert 0.8 < alone / (8 * shared) < 0.95
