@@ -32,7 +32,7 @@ from robustbench_local.reports.analysis import gates
 from robustbench_local.reports.analysis.policy_gates import judge_run_by_policy
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.stop_targets import list_precision_targets
-from robustbench_local.reports.writers.csv_files import load_outcomes_frame
+from robustbench_local.reports.writers.outcome_table import load_outcomes_frame
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.stop_target import StopTarget
 from robustbench_local.store.preprocessing_record import PREPROCESSING_CHECK_KEY

@@ -9,8 +9,9 @@ from typing import Any
 
 from store_records import make_outcome_record
 
+from robustbench_local.reports.analysis.build_cell import build_cell_result
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.reports.analysis.read_run import find_worst_cases
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
 from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticsRecord
 

@@ -12,9 +12,9 @@ from robustbench_local.cli.json_events import CELL_KEYS, COUNT_KEYS, EVENTS, TIM
 from robustbench_local.reports.writers.csv_files import (
     CLASS_COLUMNS,
     CONFUSION_COLUMNS,
-    OUTCOME_COLUMNS,
     VIEW_CSV_COLUMNS,
 )
+from robustbench_local.reports.writers.outcome_table import OUTCOME_COLUMNS
 from robustbench_local.store.records import OutcomeRecord, ViewPredictionsRecord, ViewRecord
 
 _RESULTS_HEAD = """# results.json

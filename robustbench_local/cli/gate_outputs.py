@@ -22,6 +22,7 @@ from robustbench_local.reports.analysis.gates import judge_run_dir
 from robustbench_local.reports.writers.gate_document import GateDocument
 from robustbench_local.store.atomic_files import make_directory, write_atomically
 from robustbench_local.store.run_folder import DATABASE_NAME, LOAD_TEST_NAME, LOCK_NAME, RESOLVED_GRID_NAME
+from robustbench_local.store.unchanged_file import DIGEST_NAME
 
 _WRITERS: Mapping[str, str] = {
     "json": "format_gate_json",
@@ -33,7 +34,7 @@ _WRITERS: Mapping[str, str] = {
 FORMS = ("text", *_WRITERS)
 """Forms of the verdicts."""
 _FORMS_WITH_LOCATIONS = frozenset({"json", "sarif", "github"})
-_RUN_FILES = frozenset({DATABASE_NAME, LOAD_TEST_NAME, LOCK_NAME, RESOLVED_GRID_NAME})
+_RUN_FILES = frozenset({DATABASE_NAME, DIGEST_NAME, LOAD_TEST_NAME, LOCK_NAME, RESOLVED_GRID_NAME})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +17,9 @@ from torch import Tensor
 from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.classifier.literals import Interpolation
 from robustbench_local.counted_nouns import choose_form, format_count
-from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.decode import BadImageError, DecodedImage, Pixels, is_colour
+from robustbench_local.data.dataset import Dataset, as_images
+from robustbench_local.data.decode import BadImageError, DecodedImage, is_colour
+from robustbench_local.data.pixel_spool import PixelSpool
 from robustbench_local.data.resize import format_preparation, prepare_pixels
 from robustbench_local.errors import ConfigError, DataError
 
@@ -155,20 +155,21 @@ def collect_dataset(
     unread = [(image_id, reason) for image_id, _, reason in listing.unread_images]
     if options.count_unread:
         _check_quarantine(unread, len(positions), options.max_bad, listing.where)
-    decoded = _DecodedImages(options, find_contract, listing.class_names)
+    decoded = _DecodedImages(options, find_contract, listing)
     _decode_images(listing, positions, decoded, progress)
     decoded.prepare_common_size()
     counted = [*decoded.bad_images, *unread] if options.count_unread else decoded.bad_images
-    _check_quarantine(counted, len(decoded.arrays), options.max_bad, listing.where)
+    _check_quarantine(counted, len(decoded.pixels), options.max_bad, listing.where)
     ids = tuple(listing.ids[position] for position in decoded.kept_positions)
     labels = listing.labels[decoded.kept_positions]
-    _check_sizes(decoded.arrays, ids, listing.where)
-    _check_bytes(decoded.arrays, listing.where)
-    duplicate_notes = _note_duplicates(decoded.arrays, ids, labels)
+    _check_sizes(decoded.pixels, ids, listing.where)
+    _check_bytes(decoded.pixels, listing.where)
+    duplicate_notes = _note_duplicates(decoded.pixels, ids, labels)
     conversions = (f"{format_count(count, 'image')}: {what}" for what, count in decoded.notes.items())
-    gray_notes = _unify_channels(decoded.arrays, ids, options, listing.where)
+    channels, gray_notes = _unify_channels(decoded.pixels, ids, options, listing.where)
+    notes = (*listing.notes, *decoded.preparation_notes, *conversions, *gray_notes, *duplicate_notes)
     return Dataset(
-        images=_stack_images(decoded.arrays),
+        images=as_images(decoded.pixels.build_images(channels)),
         labels=torch.from_numpy(labels),
         ids=ids,
         class_names=listing.class_names,
@@ -179,7 +180,7 @@ def collect_dataset(
         surface=listing.surface,
         label_map=listing.label_map,
         quarantined=(*decoded.bad_images, *unread),
-        notes=(*listing.notes, *decoded.preparation_notes, *conversions, *gray_notes, *duplicate_notes),
+        notes=(*notes, *decoded.pixels.notes),
         preparation=decoded.preparation,
         groups=None
         if listing.groups is None
@@ -193,19 +194,17 @@ class _DecodedImages:
     Args:
         options: The user's options.
         find_contract: See `collect_dataset`.
-        class_names: Names of the data's classes.
+        listing: The source.
     """
 
-    def __init__(
-        self, options: ReadOptions, find_contract: ContractLookup | None, class_names: tuple[str, ...]
-    ) -> None:
+    def __init__(self, options: ReadOptions, find_contract: ContractLookup | None, listing: Listing) -> None:
         self.kept_positions: list[int] = []
-        self.arrays: list[Pixels] = []
+        self.pixels = PixelSpool(listing.where)
         self.bad_images: list[tuple[str, str]] = []
         self.notes: Counter[str] = Counter()
         self.preparation = options.preparation
         self.preparation_notes: tuple[str, ...] = ()
-        self._interpolation, self._class_names = options.interpolation, class_names
+        self._interpolation, self._class_names = options.interpolation, listing.class_names
         self._find_contract = find_contract if self.preparation is None else None
 
     @property
@@ -216,17 +215,17 @@ class _DecodedImages:
     def add_image(self, position: int, picture: DecodedImage) -> None:
         """Add an image; at the first one of another size, find out how all of them are prepared."""
         pixels = picture.pixels
-        if self._find_contract and self.arrays and pixels.shape[:2] != self.arrays[0].shape[:2]:
+        if self._find_contract and self.pixels and pixels.shape[:2] != self.pixels.shapes[0][:2]:
             self._prepare_by_contract(self._find_contract(self._class_names, None))
             self._find_contract = None
         self.notes.update(picture.notes)
         self.kept_positions.append(position)
-        self.arrays.append(pixels if self.preparation is None else prepare_pixels(pixels, self.preparation))
+        self.pixels.append(pixels if self.preparation is None else prepare_pixels(pixels, self.preparation))
 
     def prepare_common_size(self) -> None:
         """Prepare images that all have one size, if a contract calls for it."""
-        if self._find_contract and self.arrays:
-            height, width = self.arrays[0].shape[:2]
+        if self._find_contract and self.pixels:
+            height, width = self.pixels.shapes[0][:2]
             self._prepare_by_contract(self._find_contract(self._class_names, (height, width)))
 
     def _prepare_by_contract(self, found: ModelContract | None) -> None:
@@ -235,7 +234,7 @@ class _DecodedImages:
             return
         geometry = found.contract.geometry
         self.preparation = replace(geometry, interpolation=self._interpolation or geometry.interpolation)
-        self.arrays[:] = [prepare_pixels(pixels, self.preparation) for pixels in self.arrays]
+        self.pixels = self.pixels.change_all(partial(prepare_pixels, contract=self.preparation))
         how = format_preparation(self.preparation)
         self.preparation_notes = (f"photographs are prepared as {found.models}: {how}",)
 
@@ -250,24 +249,10 @@ def _decode_images(
             decoded.bad_images.append((listing.ids[position], str(error)))
         else:
             decoded.add_image(position, picture)
-            if len(decoded.arrays) == min(decoded.count_to_know_size, len(positions)):
-                _check_memory(decoded.arrays[0].size, len(positions), listing.where)
+            if len(decoded.pixels) == min(decoded.count_to_know_size, len(positions)):
+                decoded.pixels.check_room(len(positions))
         if progress is not None:
             progress(done, len(positions))
-
-
-def _check_memory(values: int, count: int, where: str) -> None:
-    """Refuse images that will not fit into memory before time is spent on them (Linux and macOS)."""
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed = values * count * 5  # 4 bytes as float32, and 1 byte as read
-    if needed > machine:
-        what = (
-            f"{format_count(count, 'image')} {choose_form(count, 'needs', 'need')} "
-            f"{needed / 1e9:.0f} GB and this machine has {machine / 1e9:.0f} GB"
-        )
-        raise DataError(what, where=where, remedy="set a limit, or a smaller size")
 
 
 def _check_quarantine(bad: Sequence[tuple[str, str]], good: int, max_bad: int, where: str) -> None:
@@ -280,11 +265,11 @@ def _check_quarantine(bad: Sequence[tuple[str, str]], good: int, max_bad: int, w
     raise DataError(f"{format_count(len(bad), 'image')} cannot be used: {first}", where=where, remedy=remedy)
 
 
-def _check_sizes(arrays: Sequence[Pixels], ids: Sequence[str], where: str) -> None:
-    height, width = arrays[0].shape[:2]
-    for array, image_id in zip(arrays, ids, strict=True):
-        if array.shape[:2] != (height, width):
-            sizes = f"{ids[0]} is {width}x{height} and {image_id} is {array.shape[1]}x{array.shape[0]}"
+def _check_sizes(pixels: PixelSpool, ids: Sequence[str], where: str) -> None:
+    height, width = pixels.shapes[0][:2]
+    for shape, image_id in zip(pixels.shapes, ids, strict=True):
+        if shape[:2] != (height, width):
+            sizes = f"{ids[0]} is {width}x{height} and {image_id} is {shape[1]}x{shape[0]}"
             raise DataError(
                 f"sizes differ: {sizes}",
                 where=where,
@@ -292,40 +277,36 @@ def _check_sizes(arrays: Sequence[Pixels], ids: Sequence[str], where: str) -> No
             )
 
 
-def _check_bytes(arrays: Sequence[Pixels], where: str) -> None:
+def _check_bytes(pixels: PixelSpool, where: str) -> None:
     """Refuse 8-bit images that hold only 0 and 1, as saved masks do: divided by 255, all would be black."""
-    if any(array.dtype != np.uint8 for array in arrays) or max(int(array.max()) for array in arrays) != 1:
+    if pixels.has_8_bit_white or not pixels.has_light:
         return
     what = "all images hold only the values 0 and 1: with white at 255 they would be black"
     raise DataError(what, where=where, remedy="save them with 255 for white")
 
 
 def _unify_channels(
-    arrays: list[Pixels], ids: Sequence[str], options: ReadOptions, where: str
-) -> tuple[str, ...]:
-    gray = [row for row, array in enumerate(arrays) if array.shape[2] == 1]
-    if not options.gray_to_rgb and len(gray) in (0, len(arrays)):
-        return ()
+    pixels: PixelSpool, ids: Sequence[str], options: ReadOptions, where: str
+) -> tuple[int, tuple[str, ...]]:
+    """Return the number of channels of all images, and a note about gray ones that are repeated."""
+    gray = [row for row, shape in enumerate(pixels.shapes) if shape[2] == 1]
+    if not options.gray_to_rgb and len(gray) in (0, len(pixels)):
+        return pixels.shapes[0][2], ()
     if not options.gray_to_rgb:
         what = (
-            f"{len(gray)} of {format_count(len(arrays), 'image')} "
+            f"{len(gray)} of {format_count(len(pixels), 'image')} "
             f"{choose_form(len(gray), 'is', 'are')} gray among color images, the first: {ids[gray[0]]}"
         )
         remedy = "set gray_to_rgb: true to repeat their channel, or remove them"
         raise DataError(what, where=where, remedy=remedy)
-    for row in gray:
-        arrays[row] = np.repeat(arrays[row], 3, axis=2)
-    return (f"{format_count(len(gray), 'image')}: gray, repeated to RGB",) if gray else ()
+    return 3, (f"{format_count(len(gray), 'image')}: gray, repeated to RGB",) if gray else ()
 
 
-def _note_duplicates(
-    arrays: Sequence[Pixels], ids: Sequence[str], labels: NDArray[np.int64]
-) -> tuple[str, ...]:
+def _note_duplicates(pixels: PixelSpool, ids: Sequence[str], labels: NDArray[np.int64]) -> tuple[str, ...]:
     """Note images that occur twice (F53); if their labels differ, one of the labels is wrong."""
     first: dict[bytes, int] = {}
     copies: list[tuple[int, int]] = []
-    for row, array in enumerate(arrays):
-        content = hashlib.sha256(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes()).digest()
+    for row, content in enumerate(pixels.digests):
         if content in first:
             copies.append((first[content], row))
         else:
@@ -337,16 +318,6 @@ def _note_duplicates(
     tail = f", {contradicting} of them with another label" if contradicting else ""
     example = f"the first: {ids[copy]} of {ids[original]}"
     return (f"{format_count(len(copies), 'image')}: exact copies of others{tail}, {example}",)
-
-
-def _stack_images(arrays: Sequence[Pixels]) -> Tensor:
-    height, width, channels = arrays[0].shape
-    images = np.empty((len(arrays), channels, height, width), dtype=np.float32)
-    for row, array in enumerate(arrays):
-        images[row] = array.transpose(2, 0, 1)
-        if array.dtype == np.uint8:
-            images[row] /= 255
-    return torch.from_numpy(images)
 
 
 def _stack_masks(masks: NDArray[np.bool_], preparation: InputContract | None) -> Tensor:

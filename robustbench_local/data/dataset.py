@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.counted_nouns import format_count
+from robustbench_local.data.stored_images import MAX_LOADED_IMAGES, StoredImages
 from robustbench_local.errors import DataError
 
 MAX_OVERSHOOT = 1e-6
@@ -26,7 +28,8 @@ class Dataset:
     """Images with all the metadata that an evaluation and its report need.
 
     Args:
-        images: (N, C, H, W), float32, every value in [0, 1].
+        images: (N, C, H, W), float32, every value in [0, 1]. Many large images are on the disk (see
+            ``StoredImages``): indexing gives a tensor, and ``iterate_batches`` reads all of them in parts.
         labels: Class indices, (N,), int64, in ``range(len(class_names))``.
         ids: One unique name per image, independent of the limit, the order and the subset.
         class_names: Name of each class index; ``("0", "1", ...)`` when the source has no names.
@@ -61,11 +64,14 @@ class Dataset:
     preparation: InputContract | None = None
 
     def __post_init__(self) -> None:
-        outside = check_pixel_values(self.images, self.name)
+        if isinstance(self.images, StoredImages):  # their values were checked when they were decoded
+            _check_layout(self.images, self.name)
+            outside = 0
+        else:
+            outside = check_pixel_values(self.images, self.name)
         if outside:
-            note = f"{format_count(outside, 'image')}: values up to {MAX_OVERSHOOT:g} outside [0, 1], clamped"
             object.__setattr__(self, "images", self.images.clamp(0, 1))
-            object.__setattr__(self, "notes", (*self.notes, note))
+            object.__setattr__(self, "notes", (*self.notes, format_clamped(outside)))
         _check_labels(self.labels, len(self.class_names), self.name)
         if not len(self.images) == len(self.labels) == len(self.ids):
             counts = (
@@ -125,22 +131,49 @@ class Dataset:
             hasher.update(image_id.encode("utf-8", "backslashreplace") + b"\0")
         for tensor in (self.labels, self.images, self.masks):
             if tensor is not None:
-                array = np.ascontiguousarray(tensor.numpy())
-                hasher.update(f"{array.shape}{array.dtype.str}".encode())
-                hasher.update(array.reshape(-1).view(np.uint8).data)
+                hasher.update(f"{tuple(tensor.shape)}{tensor[:0].numpy().dtype.str}".encode())
+                for part in _iterate_parts(tensor):
+                    array = np.ascontiguousarray(part.numpy())
+                    hasher.update(array.reshape(-1).view(np.uint8).data)
         return hasher.hexdigest()
+
+    def load_images(self) -> Dataset:
+        """Return the data with its images in memory; the data themselves if they are."""
+        stored = isinstance(self.images, StoredImages)
+        return replace(self, images=self.images[torch.arange(len(self))]) if stored else self
 
     def select_images(self, indices: Sequence[int] | Tensor) -> Dataset:
         """Return the images at these positions, in this order, with all other fields unchanged."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return replace(
             self,
-            images=self.images[chosen],
+            images=_select_rows(self.images, chosen),
             labels=self.labels[chosen],
             ids=tuple(self.ids[position] for position in chosen.tolist()),
             masks=None if self.masks is None else self.masks[chosen],
             groups=None if self.groups is None else tuple(self.groups[row] for row in chosen.tolist()),
         )
+
+
+def format_clamped(count: int) -> str:
+    """Format the note about images whose values are outside [0, 1] by rounding alone."""
+    return f"{format_count(count, 'image')}: values up to {MAX_OVERSHOOT:g} outside [0, 1], clamped"
+
+
+def as_images(images: Tensor | StoredImages) -> Tensor:
+    """Return images as the type that most code expects: stored images are tensors to who indexes them."""
+    return cast("Tensor", images)
+
+
+def _select_rows(images: Tensor | StoredImages, rows: Tensor) -> Tensor:
+    """Return some images; many stored ones stay on the disk."""
+    if isinstance(images, StoredImages) and len(rows) > MAX_LOADED_IMAGES:
+        return as_images(images.select(rows))
+    return images[rows]
+
+
+def _iterate_parts(tensor: Tensor) -> Iterable[Tensor]:
+    return tensor.iterate_batches() if isinstance(tensor, StoredImages) else (tensor,)
 
 
 def has_class_names(class_names: tuple[str, ...]) -> bool:

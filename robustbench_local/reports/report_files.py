@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +15,10 @@ from robustbench_local.reports.sections.section import JsonDict
 from robustbench_local.reports.writers.csv_files import (
     format_classes_csv,
     format_confusions_csv,
-    format_outcomes_csv,
     format_results_csv,
     format_sticker_views_csv,
 )
+from robustbench_local.reports.writers.outcome_table import iterate_outcomes_csv
 from robustbench_local.reports.writers.report_markdown import render_markdown
 from robustbench_local.reports.writers.results_json import encode_results, format_json
 from robustbench_local.store import RunStore
@@ -24,9 +27,11 @@ from robustbench_local.store.atomic_files import (
     make_directory_in,
     refuse_link,
     write_atomically,
+    write_pieces_atomically,
 )
 
 PAGE_FILE_NAME = "report.html"
+OUTCOMES_FILE_NAME = "outcomes.csv"
 FIGURES_FOLDER = "figures"
 
 
@@ -67,33 +72,52 @@ def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
         StorageError: If a write fails; existing files stay intact.
     """
     page = _resolve_page_path(Path(run_dir) if out is None else Path(out))
-    with RunStore.open_readonly(Path(run_dir)) as store:
+    with pause_garbage_collection(), RunStore.open_readonly(Path(run_dir)) as store:
         content = read_report_data(store)
-        outcomes = format_outcomes_csv(store, content.evidence)
-        sticker_views = (
-            format_sticker_views_csv(store, content.evidence) if content.has_section("stickers") else None
-        )
-    from robustbench_local.reports.writers.figures import draw_figures  # noqa: PLC0415 - matplotlib
-
-    figures = {f"{FIGURES_FOLDER}/{name}": png for name, png in draw_figures(content).items()}
-    results = encode_results(content.evidence, content.gate_report, content.sections)
-    files: dict[str, str | bytes] = {
-        "results.json": format_json(results),
-        "results.csv": format_results_csv(content.evidence),
-        "outcomes.csv": outcomes,
-        **(_format_class_files(content) if content.has_section("classes") else {}),
-        **({} if sticker_views is None else {"sticker_views.csv": sticker_views}),
-        "report.md": render_markdown(content, list(figures)),
-        **figures,
-    }
-    make_directory(page.parent)
-    make_directory_in(page.parent, FIGURES_FOLDER)
-    for name in (*files, page.name):
-        refuse_link(page.parent / name)  # check all before the first write
+        results = encode_results(content.evidence, content.gate_report, content.sections)
+        files = _format_files(store, content, results)
+        make_directory(page.parent)
+        make_directory_in(page.parent, FIGURES_FOLDER)
+        for name in (*files, OUTCOMES_FILE_NAME, page.name):
+            refuse_link(page.parent / name)  # check all before the first write
+        outcomes = iterate_outcomes_csv(store, content.evidence)
+        write_pieces_atomically(page.parent / OUTCOMES_FILE_NAME, outcomes)
     for name, text in files.items():
         write_atomically(page.parent / name, text)
     write_atomically(page, render(content))
     return WrittenReport(page, results, content.gate_report)
+
+
+@contextmanager
+def pause_garbage_collection() -> Iterator[None]:
+    """Collect no cycles inside the context: the walks over millions of verdicts, which have none, take long."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _format_files(store: RunStore, content: ReportData, results: JsonDict) -> dict[str, str | bytes]:
+    """Format the files beside the page by their names; outcomes.csv is too large for the memory."""
+    from robustbench_local.reports.writers.figures import draw_figures  # noqa: PLC0415 - matplotlib
+
+    figures = {f"{FIGURES_FOLDER}/{name}": png for name, png in draw_figures(content).items()}
+    evidence = content.evidence
+    return {
+        "results.json": format_json(results),
+        "results.csv": format_results_csv(evidence),
+        **(_format_class_files(content) if content.has_section("classes") else {}),
+        **(
+            {"sticker_views.csv": format_sticker_views_csv(store, evidence)}
+            if content.has_section("stickers")
+            else {}
+        ),
+        "report.md": render_markdown(content, list(figures)),
+        **figures,
+    }
 
 
 def _format_class_files(content: ReportData) -> dict[str, str]:

@@ -15,6 +15,7 @@ from robustbench_local.errors import ConfigError, DamagedError, InvariantError, 
 from robustbench_local.store.atomic_files import refuse_link
 from robustbench_local.store.damage import build_damage_error, find_damage
 from robustbench_local.store.migrations import is_current_schema, migrate_database, read_schema_version
+from robustbench_local.store.unchanged_file import is_unchanged, record_file_digest, remove_file_digest
 
 _BUSY_TIMEOUT_SECONDS = 30.0
 _DAMAGE_REMEDY = "restore it from a copy, or choose a new folder and run again"
@@ -64,6 +65,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
                 refuse_damaged(connection, path)  # before the file is changed
             else:
                 _refuse_lost_pages(connection, path)
+            remove_file_digest(path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
@@ -86,9 +88,13 @@ def _refuse_empty_run(connection: sqlite3.Connection, path: Path) -> None:
 def refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
     """Raise an error if any part of a database of the current schema is damaged.
 
+    The rows of a file that is what its writer left are not checked again (see ``unchanged_file``).
+
     Raises:
         DamagedError: With the damaged parts, and what to do.
     """
+    if is_current_schema(connection, path) and is_unchanged(path):
+        return
     if damages := find_damage(connection):
         raise build_damage_error(damages, path)
 
@@ -100,16 +106,23 @@ def _refuse_lost_pages(connection: sqlite3.Connection, path: Path) -> None:
         raise DamagedError(f"the database is damaged ({verdict})", where=str(path), remedy=_DAMAGE_REMEDY)
 
 
-def close_for_writing(connection: sqlite3.Connection) -> None:
+def close_for_writing(connection: sqlite3.Connection, path: Path, *, is_own: bool = False) -> None:
     """Close so that ``run.db`` alone is the whole run and opens from read-only media.
 
     Active readers may keep the write-ahead log beside it; then both files together are the run.
+
+    Args:
+        connection: The database.
+        path: ``run.db``.
+        is_own: Whether no other process has written to it since it was checked; then its digest is recorded.
     """
     with contextlib.suppress(sqlite3.Error):
         connection.execute("PRAGMA busy_timeout = 500")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute("PRAGMA journal_mode = DELETE")
     connection.close()
+    if is_own:
+        record_file_digest(path)
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

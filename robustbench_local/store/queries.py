@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robustbench_local.errors import InvariantError
 from robustbench_local.store import record_rows as rows
 
 SELECT_CELLS = f"SELECT {', '.join(rows.CELL_COLUMNS)} FROM cells NOT INDEXED ORDER BY position, key"  # noqa: S608
@@ -32,4 +33,13 @@ INSERT_ARRAYS = _build_insert(
     "arrays", ("cell", "chunk", "digest"), "(cell, chunk) DO UPDATE SET digest = excluded.digest"
 )
 AT_POSITIONS = "cell = ? AND position IN (SELECT value FROM json_each(?))"
+SELECT_OUTCOMES_AT = f"SELECT {', '.join(rows.OUTCOME_COLUMNS)} FROM outcomes WHERE {AT_POSITIONS} ORDER BY 2"  # noqa: S608
 INSERT_VIEW = _build_insert("views", rows.VIEW_COLUMNS, "(cell, position, kind) DO NOTHING")
+
+
+def select_outcome_columns(names: Sequence[str]) -> str:
+    """Return the statement that selects some columns of a cell's outcomes, by position."""
+    unknown = set(names) - set(rows.OUTCOME_COLUMNS)
+    if unknown:
+        raise InvariantError(f"outcomes have no columns {sorted(unknown)}")
+    return f"SELECT {', '.join(names)} FROM outcomes WHERE cell = ? ORDER BY position"  # noqa: S608

@@ -28,8 +28,8 @@ EVENT_COLUMNS = tuple(field.name for field in fields(EventRecord))
 SIGHTING_COLUMNS = tuple(field.name for field in fields(ViewPredictionsRecord))
 VIEW_COLUMNS = tuple(field.name for field in fields(ViewRecord))
 
-_FLAGS = ("clean_correct", "broken", "moved_elsewhere", "fragile", "abstained")
-_FLAGS_OR_NONE = ("broken_8bit", "certified", "broken_fixed_draw", "twin_clean_correct", "twin_broken")
+FLAG_COLUMNS = ("clean_correct", "broken", "moved_elsewhere", "fragile", "abstained")
+OPTIONAL_FLAG_COLUMNS = ("broken_8bit", "certified", "broken_fixed_draw", "twin_clean_correct", "twin_broken")
 _GRADIENT_COUNTS = (
     "gradient_steps",
     "nonfinite_gradient_entries",
@@ -37,7 +37,7 @@ _GRADIENT_COUNTS = (
     "zero_gradient_steps",
     "unconfirmed_gradient_steps",
 )
-_DISTANCES = ("linf", "l2", "l1", "l0")
+DISTANCE_COLUMNS = ("linf", "l2", "l1", "l0")
 _SERIES = frozenset({"predictions", "confidences", "distance", "yaw", "pitch", "roll"})
 """Columns that hold a list with an entry per view."""
 
@@ -141,11 +141,11 @@ def outcome_to_row(outcome: OutcomeRecord) -> Row:
 def row_to_outcome(row: Row) -> OutcomeRecord:
     """Build the outcome of a row in the order of ``OUTCOME_COLUMNS``; a NULL distance becomes NaN."""
     values = dict(zip(OUTCOME_COLUMNS, row, strict=True))
-    for name in _FLAGS:
+    for name in FLAG_COLUMNS:
         values[name] = bool(values[name])
-    for name in _FLAGS_OR_NONE:
+    for name in OPTIONAL_FLAG_COLUMNS:
         values[name] = _convert_optional_flag(values[name])
-    for name in _DISTANCES:
+    for name in DISTANCE_COLUMNS:
         if values[name] is None:
             values[name] = math.nan
     # A frozen record's constructor takes three times as long, and a run can have 100,000s of rows.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,11 @@ from robustbench_local.store.checked_database import CheckedDatabase
 from robustbench_local.store.damage import Damage, build_damage_error
 from robustbench_local.store.database import convert_database_errors
 from robustbench_local.store.migrations import UNCHECKED_KEY
+from robustbench_local.store.outcome_columns import COUNTED_COLUMNS, OutcomeColumns, count_columns
 from robustbench_local.store.records import (
     CellRecord,
     EventRecord,
+    OutcomeCounts,
     OutcomeRecord,
     ViewPredictionsRecord,
     ViewRecord,
@@ -41,6 +45,7 @@ class RunReader:
         self._database = CheckedDatabase(connection, directory / DATABASE_NAME)
         self._mutex = self._database.mutex
         self._uncommitted_chunks = _arrays.UncommittedChunks()
+        self._known_images: dict[str, str] = {}
 
     def read_identity(self) -> dict[str, str]:
         """Return the run's identity."""
@@ -63,6 +68,25 @@ class RunReader:
     def read_outcomes(self, key: str) -> list[OutcomeRecord]:
         """Return the committed outcomes of a cell by position; empty if there are none yet."""
         return [_rows.row_to_outcome(row) for row in self._read(_queries.SELECT_OUTCOMES, key)]
+
+    def read_outcomes_at(self, key: str, positions: Iterable[int]) -> list[OutcomeRecord]:
+        """Return the committed outcomes of some positions of a cell, by position."""
+        wanted = json.dumps([int(position) for position in positions])
+        return [_rows.row_to_outcome(row) for row in self._read(_queries.SELECT_OUTCOMES_AT, key, wanted)]
+
+    def read_outcome_columns(self, key: str, names: Sequence[str] = _rows.OUTCOME_COLUMNS) -> OutcomeColumns:
+        """Return columns of a cell's committed outcomes, by position; many images need no record each.
+
+        Args:
+            key: The cell.
+            names: Fields of `OutcomeRecord`.
+        """
+        values = self._database.read_columns(_queries.select_outcome_columns(names), key)
+        return OutcomeColumns.from_database(names, values, self._known_images)
+
+    def count_outcomes(self, key: str) -> OutcomeCounts:
+        """Count the committed outcomes of a cell."""
+        return count_columns(self.read_outcome_columns(key, COUNTED_COLUMNS))
 
     def read_view_predictions(self, key: str) -> list[ViewPredictionsRecord]:
         """Return the predictions in the views of a cell, by position; empty if the cell has no views."""

@@ -163,7 +163,8 @@ class RunStore(RunReader):
             with contextlib.suppress(StorageError, DamagedError):
                 for key in self._uncommitted_chunks.list_cell_keys():
                     self._commit_array_digests(key)
-            close_for_writing(self._connection)
+            path, is_own = self.directory / DATABASE_NAME, self._database.is_checked()
+            close_for_writing(self._connection, path, is_own=is_own)
             lock, self._lock = self._lock, None
             lock.release_lock()
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from pictures import build_pixels
 
 from robustbench_local.classifier.input_contract import InputContract
-from robustbench_local.data import collect as module
+from robustbench_local.data import pixel_spool
 from robustbench_local.data.collect import Listing, ModelContract, ReadOptions, collect_dataset
 from robustbench_local.data.decode import BadImageError, DecodedImage
 from robustbench_local.data.resize import prepare_pixels
+from robustbench_local.data.stored_images import StoredImages
 from robustbench_local.errors import ConfigError, DataError
 
 
@@ -145,14 +148,20 @@ def test_bytes_and_floats_stand_together():
     assert collect_dataset(listing, [0, 1], ReadOptions()).images.amax(dim=(1, 2, 3)).tolist() == [1, 0.25]
 
 
-def test_what_cannot_fit_into_memory_is_said_at_once(monkeypatch):
-    sizes = {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(module.os, "sysconf", sizes.__getitem__)
+def test_what_cannot_fit_onto_the_disk_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(pixel_spool, "MAX_BYTES_IN_MEMORY", 20 * 16 * 16 * 3 * 4 - 1)
+    monkeypatch.setattr(
+        pixel_spool.shutil, "disk_usage", lambda _: SimpleNamespace(free=20 * 16 * 16 * 3 - 1)
+    )
     reads = []
     listing = make(colours(20, 16, 16, 3))
-    with pytest.raises(DataError, match=r"20 images need .* GB.*Set a limit"):
+    with pytest.raises(DataError, match=r"20 images need .* GB on the disk.*Set a limit"):
         collect_dataset(listing, range(20), ReadOptions(), lambda done, total: reads.append(done))
     assert reads == []
+    monkeypatch.setattr(pixel_spool.shutil, "disk_usage", lambda _: SimpleNamespace(free=20 * 16 * 16 * 3))
+    assert isinstance(collect_dataset(listing, range(20), ReadOptions()).images, StoredImages)
+    monkeypatch.setattr(pixel_spool, "MAX_BYTES_IN_MEMORY", 20 * 16 * 16 * 3 * 4)
+    assert isinstance(collect_dataset(listing, range(20), ReadOptions()).images, torch.Tensor)
 
 
 def test_progress_is_told():

@@ -9,13 +9,14 @@ import pytest
 from sample_run import EPS_8_OF_255, build_run
 from sample_transfers import CORRUPTION_NAMES, MODELS, SEVERITIES, TRANSFER_SAMPLE
 
+from robustbench_local.reports.analysis.build_cell import build_cell_result
 from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
 from robustbench_local.reports.analysis.distances import CURVE_STEPS, build_distance_groups
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_masking import find_gradient_masking
 from robustbench_local.reports.analysis.heatmap import build_heatmap
-from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases, read_evidence
+from robustbench_local.reports.analysis.read_run import find_worst_cases, read_evidence
 from robustbench_local.reports.analysis.robustness_curves import build_curve_panels
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.analysis.transfer_results import build_transfer_matrices

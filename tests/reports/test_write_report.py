@@ -16,7 +16,7 @@ from sample_run import HOSTILE_CLASS_NAMES
 
 from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.reports import write_report
-from robustbench_local.reports.writers.csv_files import OUTCOME_COLUMNS, load_outcomes_frame
+from robustbench_local.reports.writers.outcome_table import OUTCOME_COLUMNS, load_outcomes_frame
 from robustbench_local.reports.writers.report_markdown import escape_markdown
 from robustbench_local.reports.writers.results_json import format_json
 from robustbench_local.store import OutcomeRecord, RunStore

@@ -130,6 +130,8 @@ class _BatchQueue:
         failures = 0
         while self.queue:
             positions = self.queue.pop(0)
+            if self.queue:
+                self.job.announce_images(self.queue[0])
             try:
                 batch = self.worker_pool.run(positions, self.batch_size)
             except (InvariantError, UnreachableError):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.stored_images import StoredImages
 from robustbench_local.errors import RobustbenchError
 from robustbench_local.evaluation.harness.answer_agreement import AgreementCounts
 from robustbench_local.store.records import OutcomeRecord, ViewPredictionsRecord, ViewRecord
@@ -99,8 +100,16 @@ class Job(ABC):
         Args:
             positions: Positions in the cell, from 0; these are the positions of outcomes.
         """
+        return self.data.select_images(self._find_rows(positions)).load_images()
+
+    def announce_images(self, positions: Sequence[int]) -> None:
+        """Say that these images are selected next, so that they are read beside the work on others."""
+        if isinstance(self.data.images, StoredImages):
+            self.data.images.announce(self._find_rows(positions))
+
+    def _find_rows(self, positions: Sequence[int]) -> Tensor:
         rows = torch.as_tensor(positions, dtype=torch.int64)
-        return self.data.select_images(rows if self.positions is None else self.positions[rows])
+        return rows if self.positions is None else self.positions[rows]
 
     @property
     def queried_model(self) -> Classifier:

@@ -94,7 +94,7 @@ def _load_pairs(
         return {}
     if not {"positions", "original", "adversarial"} <= arrays.keys():
         return {}
-    outcomes = {row.position: row for row in store.read_outcomes(key)}
+    outcomes = {row.position: row for row in store.read_outcomes_at(key, arrays["positions"])}
     return {
         outcomes[position].image: (
             outcomes[position],

@@ -14,7 +14,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.smallest_share import estimate_smallest_share
-from robustbench_local.statistics import Estimate
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 MAX_SHOWN_CONFUSIONS = 10
 """Confusions that the report lists for each attack; confusions.csv has all of them."""
@@ -133,13 +133,13 @@ def estimate_worst_class(worst: WorstCase, cells: Sequence[CellResult]) -> Estim
     )
 
 
-def group_by_class(worst: WorstCase, cells: Sequence[CellResult]) -> dict[int, frozenset[str]]:
+def group_by_class(worst: WorstCase, cells: Sequence[CellResult]) -> dict[int, tuple[str, ...]]:
     """Return the images of each class with an image, in the order of the class indices."""
     labels = {image: prediction.label for cell in cells for image, prediction in cell.predictions.items()}
-    members: dict[int, set[str]] = {label: set() for label in sorted(set(labels.values()))}
+    members: dict[int, list[str]] = {label: [] for label in sorted(set(labels.values()))}
     for image in worst.any_attack_verdicts:
-        members[labels[image]].add(image)
-    return {label: frozenset(images) for label, images in members.items() if images}
+        members[labels[image]].append(image)
+    return {label: tuple(images) for label, images in members.items() if images}
 
 
 def _build_table(evidence: Evidence, worst: WorstCase) -> ClassTable:
@@ -155,11 +155,12 @@ def _build_table(evidence: Evidence, worst: WorstCase) -> ClassTable:
         ClassRow(
             label=label,
             name=evidence.get_class_name(worst.subject.model, label),
-            clean_accuracy=worst.select_images(images).clean_accuracy,
-            robust_accuracy=worst.select_images(images).robust_accuracy,
+            clean_accuracy=part.clean_accuracy,
+            robust_accuracy=part.robust_accuracy,
             attack_accuracies=tuple(_estimate_in_class(cell, images) for cell in cells),
         )
         for label, images in by_class.items()
+        for part in (worst.select_images(images),)
     ]
     names = evidence.get_class_names(worst.subject.model)
     wanted = set(worst.threat.sources) or set(range(len(names)))
@@ -177,8 +178,8 @@ def _build_table(evidence: Evidence, worst: WorstCase) -> ClassTable:
     )
 
 
-def _estimate_in_class(cell: CellResult, images: frozenset[str]) -> Estimate:
-    marks = {image: verdict.robust for image, verdict in cell.verdicts.items() if image in images}
+def _estimate_in_class(cell: CellResult, images: Sequence[str]) -> Estimate:
+    marks = {image: cell.verdicts[image].robust for image in images if image in cell.verdicts}
     return estimate_image_share(marks, cell.groups)
 
 
@@ -189,6 +190,9 @@ def _build_matrix(evidence: Evidence, cell: CellResult) -> ConfusionMatrix:
         ((pair, count) for pair, count in counts.items() if pair[0] != pair[1]),
         key=lambda entry: (-entry[1], entry[0][0], _get_order(entry[0][1])),
     )
+    members: dict[int, list[str]] = {}
+    for image, prediction in cell.predictions.items():
+        members.setdefault(prediction.label, []).append(image)
     classes = sorted({index for pair in counts for index in pair}, key=_get_order)
     return ConfusionMatrix(
         attack=cell.record.attack,
@@ -201,21 +205,19 @@ def _build_matrix(evidence: Evidence, cell: CellResult) -> ConfusionMatrix:
                 prediction=final,
                 label_name=evidence.get_class_name(model, label),
                 prediction_name=evidence.get_class_name(model, final),
-                share=_estimate_confusion(cell, label, final),
+                share=_estimate_confusion(cell, members[label], final, count),
             )
-            for (label, final), _ in wrong
+            for (label, final), count in wrong
         ),
         classes=tuple((index, evidence.get_class_name(model, index)) for index in classes),
     )
 
 
-def _estimate_confusion(cell: CellResult, label: int, final: int | None) -> Estimate:
+def _estimate_confusion(cell: CellResult, images: Sequence[str], final: int | None, count: int) -> Estimate:
     """Estimate the share of a class's images that are predicted as another class."""
-    marks = {
-        image: prediction.final == final
-        for image, prediction in cell.predictions.items()
-        if prediction.label == label
-    }
+    if not cell.groups:
+        return compute_clopper_pearson(count, len(images))
+    marks = {image: cell.predictions[image].final == final for image in images}
     return estimate_image_share(marks, cell.groups)
 
 

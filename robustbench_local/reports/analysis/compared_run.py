@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from robustbench_local.reports.analysis.build_cell import build_cell_result
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import GateReport, judge_evidence
-from robustbench_local.reports.analysis.read_run import build_cell_result, read_evidence
+from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.store import RunStore
 from robustbench_local.store.image_groups import read_groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.family_labels import build_family_labels
 from robustbench_local.reports.analysis.robustness_curves import CurveData, CurvePanel, build_common_curves
 from robustbench_local.reports.analysis.threat import Threat
-from robustbench_local.statistics import Estimate, Quartiles, compute_quartiles
+from robustbench_local.statistics import Estimate, Quartiles, compute_clopper_pearson, compute_quartiles
 
 CURVE_STEPS = 32
 """Number of radii of a curve above 0, up to eps."""
@@ -168,7 +169,14 @@ def compute_accuracy_curve(
         groups: Group of each image; empty if the images are independent.
     """
     steps = _compute_radii(eps)
-    return tuple((step, estimate_image_share(_mark_robust_images(step, radii), groups)) for step in steps)
+    if groups:
+        return tuple((step, estimate_image_share(_mark_robust_images(step, radii), groups)) for step in steps)
+    ordered = sorted(radii.values())
+    counts = [len(ordered) - bisect_right(ordered, _compute_limit(step)) for step in steps]
+    return tuple(
+        (step, compute_clopper_pearson(count, len(ordered)))
+        for step, count in zip(steps, counts, strict=True)
+    )
 
 
 def _compute_radii(eps: float) -> list[float]:
@@ -176,12 +184,12 @@ def _compute_radii(eps: float) -> list[float]:
 
 
 def _mark_robust_images(step: float, radii: Mapping[str, float]) -> dict[str, bool]:
-    return {image: _is_robust_at(step, radius) for image, radius in radii.items()}
+    return dict(zip(radii, map(_compute_limit(step).__lt__, radii.values()), strict=True))
 
 
-def _is_robust_at(step: float, radius: float) -> bool:
-    """Return whether an image of this radius is robust at a distance, with tolerance for rounding."""
-    return radius > step * (1 + _RADIUS_SLACK_SHARE)
+def _compute_limit(step: float) -> float:
+    """Return the radius above which an image is robust at a distance, with tolerance for rounding."""
+    return step * (1 + _RADIUS_SLACK_SHARE)
 
 
 def _build_group(

@@ -159,6 +159,12 @@ class Evidence:
 
     def get_class_name(self, model: str, index: int | None) -> str:
         """Return the name of a class; ``class 7`` without names."""
+        names: dict[int | None, str] = self.derived.setdefault(f"class names of {model}", {})
+        if index not in names:
+            names[index] = self._find_class_name(model, index)
+        return names[index]
+
+    def _find_class_name(self, model: str, index: int | None) -> str:
         if index is None:
             return "no finite answer"
         names = self.get_class_names(model)

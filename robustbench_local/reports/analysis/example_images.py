@@ -114,8 +114,8 @@ def _build_cell_examples(
     arrays = store.load_arrays(cell.record.key)
     if not arrays:
         return None
-    outcomes = {row.position: row for row in store.read_outcomes(cell.record.key)}
     positions = [int(position) for position in arrays["positions"]]
+    outcomes = {row.position: row for row in store.read_outcomes_at(cell.record.key, positions)}
     chosen = sorted((position, index) for index, position in enumerate(positions) if position in outcomes)[
         :share
     ]

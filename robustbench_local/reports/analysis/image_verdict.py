@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from robustbench_local.store import OutcomeRecord
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class ImagePrediction(NamedTuple):
@@ -54,17 +53,22 @@ class TwinVerdict(NamedTuple):
     """Forward and backward passes on the twin."""
 
 
-def build_twin_verdict(row: OutcomeRecord) -> TwinVerdict | None:
-    """Build the verdict on the twin from an outcome; None without a twin, or if its attack raised."""
-    if row.twin_clean_correct is None or row.status == "error":
+def build_twin_verdict(outcome: Mapping[str, Any]) -> TwinVerdict | None:
+    """Build the verdict on the twin from an outcome; None without a twin, or if its attack raised.
+
+    Args:
+        outcome: Field of the outcome's record -> value.
+    """
+    correct = outcome["twin_clean_correct"]
+    if correct is None or outcome["status"] == "error":
         return None
     return TwinVerdict(
-        clean_correct=row.twin_clean_correct,
-        robust=row.twin_clean_correct and not row.twin_broken,
-        same_clean_label=row.twin_clean_prediction == row.clean_prediction,
-        same_adversarial_label=row.twin_prediction == row.adversarial_prediction,
-        clean_difference=row.clean_difference,
-        adversarial_difference=row.adversarial_difference,
-        phase=row.search_phase,
-        passes=(row.twin_forward_passes, row.twin_backward_passes),
+        clean_correct=correct,
+        robust=correct and not outcome["twin_broken"],
+        same_clean_label=outcome["twin_clean_prediction"] == outcome["clean_prediction"],
+        same_adversarial_label=outcome["twin_prediction"] == outcome["adversarial_prediction"],
+        clean_difference=outcome["clean_difference"],
+        adversarial_difference=outcome["adversarial_difference"],
+        phase=outcome["search_phase"],
+        passes=(outcome["twin_forward_passes"], outcome["twin_backward_passes"]),
     )

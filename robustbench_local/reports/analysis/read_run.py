@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from statistics import median
 from typing import TYPE_CHECKING
 
-from robustbench_local.counted_nouns import choose_form, format_count
-from robustbench_local.reports.analysis.cell_result import CellResult, QueryStats, ReportedStatus
+from robustbench_local.reports.analysis.build_cell import RESULT_COLUMNS, build_cell_result
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.analysis.image_verdict import (
-    ImagePrediction,
-    ImageVerdict,
-    build_twin_verdict,
-)
-from robustbench_local.reports.analysis.sticker_views import SignResult, read_signs
+from robustbench_local.reports.analysis.sticker_views import read_signs
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import redact_private_data
-from robustbench_local.store import (
-    AdaptationRecord,
-    CellRecord,
-    OutcomeCounts,
-    OutcomeRecord,
-    RunStore,
-    count_outcomes,
-)
+from robustbench_local.store import AdaptationRecord, CellRecord, RunStore
 from robustbench_local.store.adaptations import read_adaptation
 from robustbench_local.store.diagnostic_records import DIAGNOSTICS_KEY, DiagnosticsRecord
 from robustbench_local.store.image_groups import read_groups
@@ -81,9 +67,6 @@ _MODEL_KEYS += ("preprocessing_from", "preprocessing_check", "twin")
 
 _META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)
 
-_NORM_COLUMNS = {"Linf": "linf", "L2": "l2", "L1": "l1", "L0": "l0"}
-"""The column of an outcome that holds its distance in a norm."""
-
 
 def read_evidence(store: RunStore) -> Evidence:
     """Read a run and count its outcomes.
@@ -132,81 +115,15 @@ def read_evidence(store: RunStore) -> Evidence:
 def _read_cell(
     store: RunStore, record: CellRecord, labels: RunLabels, groups: Mapping[str, str]
 ) -> CellResult:
-    outcomes = store.read_outcomes(record.key)
     result = build_cell_result(
-        _redact_record(record), outcomes, read_signs(store, record, outcomes), labels, groups
+        _redact_record(record),
+        store.read_outcome_columns(record.key, RESULT_COLUMNS),
+        read_signs(store, record),
+        labels,
+        groups,
     )
     adaptation = read_adaptation(store, record.key)
     return result if adaptation is None else replace(result, adaptation=_redact_adaptation(adaptation))
-
-
-def build_cell_result(
-    record: CellRecord,
-    outcomes: Sequence[OutcomeRecord],
-    signs: tuple[SignResult, ...] = (),
-    labels: RunLabels | None = None,
-    groups: Mapping[str, str] | None = None,
-) -> CellResult:
-    """Count a cell's outcomes and decide on its status; ``groups`` are those of the images, if any."""
-    counts = count_outcomes(outcomes)
-    standing, problem = _find_status(record, counts)
-    done = standing == "done"
-    seen = done or standing == "stopped"
-    measured = done and record.measure == "distance" and record.knowledge not in {"transfer", "naive"}
-    measured &= record.norm in _NORM_COLUMNS
-    return CellResult(
-        record=record,
-        tally=counts,
-        verdicts={row.image: _build_verdict(row) for row in outcomes} if seen else {},
-        reported_status=standing,
-        problem=problem,
-        labels=labels or RunLabels(),
-        query_stats=_compute_query_stats(outcomes),
-        radii={row.image: _compute_radius(row, record) for row in outcomes} if measured else {},
-        success_8bit={row.image: row.broken_8bit for row in outcomes if row.broken},
-        success_norms={row.image: _collect_norms(row) for row in outcomes if row.broken},
-        predictions=_collect_predictions(outcomes) if done else {},
-        certified_radii={
-            row.image: _compute_certified_radius(row, record)
-            for row in outcomes
-            if _compute_certified_radius(row, record) > 0
-        },
-        successful_stages={row.image: row.stage for row in outcomes if row.broken and row.stage},
-        gradient_images=frozenset(row.image for row in outcomes if seen and row.gradient_steps),
-        useless_gradient_images=frozenset(
-            row.image for row in outcomes if seen and row.has_missing_gradients
-        ),
-        draw_counts={
-            row.image: (row.successful_draws, row.draws)
-            for row in outcomes
-            if done and row.draws and row.clean_correct
-        },
-        fixed_draw_successes={
-            row.image: row.broken_fixed_draw for row in outcomes if done and row.broken_fixed_draw is not None
-        },
-        rejected_images=frozenset(
-            row.image
-            for row in outcomes
-            if done and row.abstained and (row.clean_correct or row.status == "clean-wrong")
-        ),
-        twin_verdicts={
-            row.image: verdict
-            for row in outcomes
-            if seen and (verdict := build_twin_verdict(row)) is not None
-        },
-        signs=signs,
-        groups=groups or {},
-    )
-
-
-def _collect_predictions(outcomes: Sequence[OutcomeRecord]) -> dict[str, ImagePrediction]:
-    """Collect final predictions and labels; a rejected image does as little harm as a correct one."""
-    return {
-        row.image: ImagePrediction(
-            row.label if row.abstained and row.clean_correct else row.adversarial_prediction, row.label
-        )
-        for row in outcomes
-    }
 
 
 def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:
@@ -220,62 +137,6 @@ def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:
     ranked = sorted(attacks, key=lambda cell: order.index((cell.subject, cell.threat)))
     grouped = groupby(ranked, key=lambda cell: (cell.subject, cell.threat))
     return [compute_worst_case(list(group), other_cells=cells) for _, group in grouped]
-
-
-def _find_status(record: CellRecord, counts: OutcomeCounts) -> tuple[ReportedStatus, str | None]:
-    if record.status == "running":
-        return "partial", f"stopped after {counts.n} of {format_count(record.images, 'image')}"
-    if record.status not in {"done", "stopped"}:
-        return "not run" if record.status == "pending" else record.status, record.error
-    if counts.rejected and counts.rejected == counts.clean_correct:
-        return "void", f"{_format_all(counts.rejected)} violated the threat model"
-    if record.status == "stopped" and not counts.errors:
-        return "stopped", record.error
-    if counts.n != record.images:
-        stored = f"{format_count(record.images, 'outcome')} {choose_form(counts.n, 'is', 'are')} stored"
-        return "partial", f"only {counts.n} of {stored}"
-    return "done", None
-
-
-def _format_all(candidates: int) -> str:
-    return "its only candidate" if candidates == 1 else f"all {format_count(candidates, 'candidate')}"
-
-
-def _build_verdict(row: OutcomeRecord) -> ImageVerdict:
-    robust = row.clean_correct and not row.broken and row.status != "error" and row.certified is not False
-    return ImageVerdict(clean_correct=row.clean_correct, broken=row.broken, robust=robust)
-
-
-def _compute_radius(row: OutcomeRecord, record: CellRecord) -> float:
-    """Compute the distance of the adversarial example, at most eps: the harness tolerates rounding."""
-    if not row.broken:
-        return math.inf if _build_verdict(row).robust else 0.0
-    size = getattr(row, _NORM_COLUMNS[record.norm])
-    return min(size, record.eps) if math.isfinite(size) else 0.0
-
-
-def _collect_norms(row: OutcomeRecord) -> dict[str, float]:
-    """Collect the distance of the adversarial image from the original in each norm."""
-    return {norm: getattr(row, column) for norm, column in _NORM_COLUMNS.items()}
-
-
-def _compute_certified_radius(row: OutcomeRecord, record: CellRecord) -> float:
-    """Compute the certified radius of the image; 0 without a certificate."""
-    if not row.clean_correct or row.certified is None:
-        return 0.0
-    return max(row.radius or 0.0, record.eps if row.certified else 0.0)
-
-
-def _compute_query_stats(outcomes: Sequence[OutcomeRecord]) -> QueryStats:
-    attacked = [row for row in outcomes if row.clean_correct]
-    passes = [row.forward_passes for row in attacked]
-    broken = [row.forward_passes for row in attacked if row.broken]
-    return QueryStats(
-        median=median(passes) if passes else None,
-        largest=max(passes, default=None),
-        median_broken=median(broken) if broken else None,
-        largest_broken=max(broken, default=None),
-    )
 
 
 def _redact_load_test(record: LoadTestRecord) -> LoadTestRecord:

@@ -16,7 +16,7 @@ from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.image_verdict import ImageVerdict
 from robustbench_local.reports.formatting.text import get_attack_family
-from robustbench_local.statistics import Estimate
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 ImageMarks = Mapping[str, bool]
 """Image id -> whether it is robust or certified."""
@@ -74,6 +74,8 @@ class CurveData:
     def common_images(self) -> list[str]:
         """The images common to all radii, in the order of the first."""
         first, *others = (marks for _, marks in self.marks_by_radius)
+        if all(marks.keys() == first.keys() for marks in others):
+            return list(first)
         return [image for image in first if all(image in marks for marks in others)]
 
     def build_curve(self, images: Sequence[str]) -> RobustnessCurve:
@@ -81,14 +83,16 @@ class CurveData:
         ordered = sorted(self.marks_by_radius, key=lambda level: level[0])
         return RobustnessCurve(
             subject=self.subject,
-            points=tuple(
-                (eps, estimate_image_share({image: marks[image] for image in images}, self.groups))
-                for eps, marks in ordered
-            ),
+            points=tuple((eps, self._estimate_share(marks, images)) for eps, marks in ordered),
             mark_interval=self.mark_interval,
             value_name=self.value_name,
             dotted=self.dotted,
         )
+
+    def _estimate_share(self, marks: Mapping[str, bool], images: Sequence[str]) -> Estimate:
+        if self.groups:
+            return estimate_image_share({image: marks[image] for image in images}, self.groups)
+        return compute_clopper_pearson(sum(map(marks.__getitem__, images)), len(images))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,15 +182,13 @@ def estimate_share(marks: Iterable[BoolArray]) -> Estimate:
     return compute_clopper_pearson(sum(int(array.sum()) for array in arrays), sum(map(len, arrays)))
 
 
-def read_signs(
-    store: RunStore, record: CellRecord, outcomes: Sequence[OutcomeRecord]
-) -> tuple[SignResult, ...]:
+def read_signs(store: RunStore, record: CellRecord) -> tuple[SignResult, ...]:
     """Return the results of a cell, one per sign; none if the cell is not evaluated over views."""
     if record.measure != "views":
         return ()
     predictions = _group_records(store.read_view_predictions(record.key))
     views = {(view.position, view.kind): view for view in store.read_views(record.key)}
-    return tuple(_build_sign(row, predictions, views) for row in outcomes)
+    return tuple(_build_sign(row, predictions, views) for row in store.read_outcomes(record.key))
 
 
 def _group_records(

@@ -23,6 +23,7 @@ from robustbench_local.reports.analysis.attack_phases import (
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.image_verdict import ImageVerdict
+from robustbench_local.reports.analysis.success_norms import iterate_sizes
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.statistics import Estimate, estimate_partial_share, invert_share
 
@@ -130,7 +131,7 @@ class WorstCase:
         return self._count_phases(_mark_unbroken)
 
     def select_images(self, images: Collection[str]) -> WorstCase:
-        """Return the worst case on these images alone, such as those of one class."""
+        """Return the worst case on these images alone, such as those of one class; in their order."""
         return replace(
             self,
             verdicts=_select_entries(self.verdicts, images),
@@ -165,9 +166,15 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
     done = [cell for cell in cells if cell.is_done]
     subject, threat = cells[0].subject, cells[0].threat
     elsewhere = find_breaks_inside(cells, other_cells)
-    images = list(dict.fromkeys(image for cell in done for image in cell.verdicts))
-    all_verdicts = {image: _judge_image(image, done, image in elsewhere) for image in images}
-    common = {image: all_verdicts[image] for image in images if all(image in cell.verdicts for cell in done)}
+    all_verdicts = _judge_images(done, elsewhere)
+    if all(len(cell.verdicts) == len(all_verdicts) for cell in done):
+        common = all_verdicts
+    else:
+        common = {
+            image: verdict
+            for image, verdict in all_verdicts.items()
+            if all(image in cell.verdicts for cell in done)
+        }
     settled = all(image in common or not verdict.robust for image, verdict in all_verdicts.items())
     plan = PhasePlan() if settled else plan_phases(done)
     return WorstCase(
@@ -214,9 +221,7 @@ def _judge_phases(
             AttackPhase(
                 attacks=tuple(cell.record.attack for cell in own),
                 attack_labels=tuple(cell.label for cell in own),
-                verdicts={
-                    image: _judge_image(image, earlier, image in elsewhere) for image in own[0].verdicts
-                },
+                verdicts=_judge_images(earlier, elsewhere, own[0].verdicts),
             )
         )
     return tuple(phases)
@@ -255,8 +260,8 @@ def _select_inside(cell: CellResult, threat: Threat) -> Iterable[str]:
     same = cell.record.norm == threat.norm and cell.threat.kind == threat.kind
     if same and threat.norm != "corruption" and cell.record.eps <= threat.eps:
         return cell.success_norms
-    lengths = ((image, sizes.get(threat.norm)) for image, sizes in cell.success_norms.items())
-    return [image for image, length in lengths if length is not None and length <= threat.eps]
+    lengths = iterate_sizes(cell.success_norms, threat.norm)
+    return [image for image, length in lengths if length <= threat.eps]
 
 
 def _is_masked(cell: CellResult) -> bool:
@@ -264,9 +269,27 @@ def _is_masked(cell: CellResult) -> bool:
     return "region='mask'" in cell.record.identity.get("threat", "")
 
 
-def _judge_image(image: str, cells: Iterable[CellResult], broken_elsewhere: bool) -> ImageVerdict:
-    """Judge one image over all cells that have it, at least one."""
-    met = [cell.verdicts[image] for cell in cells if image in cell.verdicts]
+def _judge_images(
+    cells: Sequence[CellResult], elsewhere: Collection[str], images: Iterable[str] | None = None
+) -> dict[str, ImageVerdict]:
+    """Judge images over all cells that have them; None: all images of the cells."""
+    if images is None:
+        images = dict.fromkeys(image for cell in cells for image in cell.verdicts)
+    known: dict[tuple[tuple[ImageVerdict | None, ...], bool], ImageVerdict] = {}  # few combinations occur
+    judged = {}
+    for image in images:
+        verdicts, is_broken = tuple(cell.verdicts.get(image) for cell in cells), image in elsewhere
+        verdict = known.get((verdicts, is_broken))
+        if verdict is None:
+            met = [verdict for verdict in verdicts if verdict is not None]
+            verdict = _judge_image(met, broken_elsewhere=is_broken)
+            known[verdicts, is_broken] = verdict
+        judged[image] = verdict
+    return judged
+
+
+def _judge_image(met: Sequence[ImageVerdict], *, broken_elsewhere: bool) -> ImageVerdict:
+    """Judge one image by the verdicts of the cells that have it, at least one."""
     correct = all(verdict.clean_correct for verdict in met)
     broken = correct and (broken_elsewhere or any(verdict.broken for verdict in met))
     robust = not broken and all(verdict.robust for verdict in met)
@@ -291,7 +314,10 @@ def _mark_unbroken(verdicts: Mapping[str, ImageVerdict]) -> dict[str, bool]:
 
 
 def _select_entries(values: Mapping[str, _Value], images: Collection[str]) -> dict[str, _Value]:
-    return {image: value for image, value in values.items() if image in images}
+    """Select the entries of some images, without a walk over all: it is called for each of 1,000 classes."""
+    if not values:
+        return {}
+    return {image: values[image] for image in images if image in values}
 
 
 def _select_correct(verdicts: Mapping[str, ImageVerdict]) -> list[tuple[str, ImageVerdict]]:

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.class_results import ClassTable, build_class_tables
 from robustbench_local.reports.analysis.distances import compute_attack_distances, measures_distance
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.resubmission import TABLE_TRIES, build_resubmission_curves
 from robustbench_local.reports.analysis.trust import list_cell_distrust
 from robustbench_local.reports.analysis.twin_results import build_twin_results
-from robustbench_local.reports.formatting.text import redact_private_data
+from robustbench_local.reports.writers.outcome_table import escape_field, identify_cell
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
-from robustbench_local.store import OutcomeRecord, RunStore
+from robustbench_local.store import RunStore
 from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-_OUTCOME_FIELDS = tuple(field.name for field in fields(OutcomeRecord))
-OUTCOME_COLUMNS = (
-    "model",
-    "defense",
-    "attack",
-    "attack_label",
-    *_OUTCOME_FIELDS,
-    "label_name",
-    "clean_prediction_name",
-    "adversarial_prediction_name",
-)
-"""Columns of outcomes.csv: the cell, the columns of the store, and class names."""
 
 VIEW_CSV_COLUMNS = (
     "model",
@@ -77,19 +58,12 @@ CONFUSION_COLUMNS = (
 """Columns of confusions.csv: one entry of the confusion matrix under the strongest attack."""
 WORST_CASE_NAME = "worst case"
 """Name in the column ``attack`` of the worst case over attacks."""
-_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
-"""Prefixes that make a spreadsheet read text as a formula (F71)."""
 
 
 def format_results_csv(evidence: Evidence) -> str:
     """Format one row per cell; unknown shares are empty."""
     rows = [_build_cell_row(cell, evidence) for cell in evidence.cells]
     return _format_csv(rows, columns=rows[0] if rows else ())
-
-
-def format_outcomes_csv(store: RunStore, evidence: Evidence) -> str:
-    """Format one row per cell and image; distances and margins that are not finite are empty."""
-    return _format_csv(iterate_outcome_rows(store, evidence), columns=OUTCOME_COLUMNS)
 
 
 def format_sticker_views_csv(store: RunStore, evidence: Evidence) -> str:
@@ -105,29 +79,6 @@ def format_classes_csv(evidence: Evidence) -> str:
 def format_confusions_csv(evidence: Evidence) -> str:
     """Format one row per true and predicted class under the strongest attack of each threat model."""
     return _format_csv(_iterate_confusion_rows(evidence), columns=CONFUSION_COLUMNS)
-
-
-def load_outcomes_frame(store: RunStore) -> pd.DataFrame:
-    """Load one row per cell and image with the columns of outcomes.csv; texts are not escaped."""
-    import pandas as pd  # noqa: PLC0415 - only who asks for a table waits for it
-
-    rows = iterate_outcome_rows(store, read_evidence(store))
-    return pd.DataFrame.from_records(list(rows), columns=list(OUTCOME_COLUMNS))
-
-
-def iterate_outcome_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]]:
-    """Iterate over the rows of outcomes.csv in the order of the grid and of the images."""
-    for cell in evidence.cells:
-        model = cell.record.model
-        about = _identify_cell(cell)
-        for outcome in store.read_outcomes(cell.record.key):
-            row = {name: getattr(outcome, name) for name in _OUTCOME_FIELDS}
-            row |= {"image": redact_private_data(outcome.image), "error": redact_private_data(outcome.error)}
-            names = {
-                f"{name}_name": evidence.get_class_name(model, row[name])
-                for name in ("label", "clean_prediction", "adversarial_prediction")
-            }
-            yield about | row | names
 
 
 def _iterate_class_rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
@@ -173,7 +124,7 @@ def _identify_class(table: ClassTable, attack: str, label: int, name: str) -> di
 def _iterate_view_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]]:
     for cell in evidence.cells:
         model = cell.record.model
-        about = _identify_cell(cell)
+        about = identify_cell(cell)
         signs = {sign.position: sign for sign in cell.signs}
         for look in iterate_sticker_view_rows(
             store.read_view_predictions(cell.record.key), store.read_views(cell.record.key)
@@ -184,20 +135,10 @@ def _iterate_view_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str
             yield about | look | names
 
 
-def _identify_cell(cell: CellResult) -> dict[str, str]:
-    record = cell.record
-    return {
-        "model": record.model,
-        "defense": record.defense,
-        "attack": record.attack,
-        "attack_label": cell.label,
-    }
-
-
 def _build_cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
     record, counts = cell.record, cell.tally
     return {
-        **_identify_cell(cell),
+        **identify_cell(cell),
         "card": record.card,
         "threat": record.threat,
         "norm": record.norm,
@@ -304,14 +245,5 @@ def _format_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> st
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([_escape_field(row[name]) for name in names] for row in rows)
+    writer.writerows([escape_field(row[name]) for name in names] for row in rows)
     return text.getvalue()
-
-
-def _escape_field(value: Any) -> Any:
-    """Escape text that a spreadsheet would run as a formula; numbers stay numbers, also negative ones."""
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA_PREFIXES) else value
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

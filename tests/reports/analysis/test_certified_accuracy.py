@@ -12,10 +12,11 @@ import pytest
 from sample_run import SamplePlan, SampleRun, build_run
 
 from robustbench_local.reports import write_report
+from robustbench_local.reports.analysis.build_cell import build_cell_result
 from robustbench_local.reports.analysis.certified_accuracy import build_certified_groups
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_evidence, judge_run_dir
-from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases, read_evidence
+from robustbench_local.reports.analysis.read_run import find_worst_cases, read_evidence
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.summary.headline import describe_answer
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore

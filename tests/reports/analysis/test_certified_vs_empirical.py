@@ -11,6 +11,7 @@ from sample_run import EPS_8_OF_255, SamplePlan, SampleRun, build_run
 
 from robustbench_local.cli.main import run_command
 from robustbench_local.reports import write_report
+from robustbench_local.reports.analysis.build_cell import build_cell_result
 from robustbench_local.reports.analysis.certified_vs_empirical import (
     build_accuracy_bounds,
     find_violations,
@@ -18,7 +19,7 @@ from robustbench_local.reports.analysis.certified_vs_empirical import (
 )
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_run_dir
-from robustbench_local.reports.analysis.read_run import build_cell_result, read_evidence
+from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.summary.headline import describe_answer, describe_comparisons
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from sample_run import SAMPLE_PLANS, STOP_CLASS
 
+from robustbench_local.reports.analysis.build_cell import build_cell_result
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.family_labels import build_family_labels
-from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.reports.analysis.read_run import find_worst_cases
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
 

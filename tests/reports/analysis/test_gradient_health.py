@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from robustbench_local.reports.analysis.build_cell import build_cell_result
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_health import find_gradient_doubts
-from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.reports.analysis.read_run import find_worst_cases
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.store import CellRecord, OutcomeRecord
 from robustbench_local.store.records import MISSING_GRADIENT_SHARE

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.reports.analysis.build_cell import build_cell_result
+from robustbench_local.reports.analysis.read_run import find_worst_cases
 from robustbench_local.reports.formatting.text import (
     describe_budget,
     format_axis_label,

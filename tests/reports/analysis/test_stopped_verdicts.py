@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from store_records import make_outcome_record
 
+from robustbench_local.reports.analysis.build_cell import build_cell_result
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_evidence, list_gate_targets
-from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.reports.analysis.read_run import find_worst_cases
 from robustbench_local.reports.analysis.stop_targets import list_precision_targets, list_stopped_estimates
 from robustbench_local.reports.formatting.text import format_estimate
 from robustbench_local.reports.sections.stopped_section import STOPPED

@@ -7,9 +7,10 @@ from functools import partial
 
 import pytest
 
+from robustbench_local.reports.analysis.build_cell import build_cell_result
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_evidence
-from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.reports.analysis.read_run import find_worst_cases
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.analysis.worst_case import compute_worst_case
 from robustbench_local.statistics import compute_clopper_pearson, estimate_partial_share

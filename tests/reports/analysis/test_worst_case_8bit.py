@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from robustbench_local.reports.analysis.build_cell import build_cell_result
 from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases, find_eight_bit_goals
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_evidence
-from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.reports.analysis.read_run import find_worst_cases
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.summary import headline
 from robustbench_local.reports.writers.results_json import encode_results
