@@ -6,8 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from robustbench_local.data import pixel_spool
+from robustbench_local.data.stored_images import StoredImages
 from robustbench_local.errors import ConfigError, LockedError
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.options import Options
@@ -229,3 +232,14 @@ def read_adaptations(folder):
     with RunStore.open_readonly(folder) as store:
         stored = {cell.key: read_adaptation(store, cell.key) for cell in store.read_cells()}
     return {key: adaptation for key, adaptation in stored.items() if adaptation is not None}
+
+
+def test_images_on_the_disk_give_the_same_cells_and_verdicts(ran, monkeypatch):
+    monkeypatch.setattr(pixel_spool, "MAX_BYTES_IN_MEMORY", 1)
+    options = Options(device="cpu", batch_size=16)
+    assert isinstance(prepare_run("grid.yaml", out="stored", options=options)[0].data.images, StoredImages)
+    stored, whole = run_grid("grid.yaml", out="stored", options=options), Run("whole")
+    pd.testing.assert_frame_equal(verdicts(stored), verdicts(whole))
+    assert [cell["key"] for cell in stored.results["cells"]] == [
+        cell["key"] for cell in whole.results["cells"]
+    ]

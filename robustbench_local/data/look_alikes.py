@@ -6,9 +6,11 @@ import re
 from collections import Counter
 
 import torch
+from torch import Tensor
 
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.stored_images import BATCH_IMAGES
 
 _NAME_PATTERN = re.compile(r"([^/]*\d[^/]*?)[_-][A-Za-z]*\d+(?:\.\w+)?$")
 """A file name of an object with a number and a frame with a number: ``00012_00003.ppm``."""
@@ -56,9 +58,10 @@ def _find_name_prefixes(data: Dataset) -> int:
 
 def _count_near_duplicates(data: Dataset) -> tuple[int, int]:
     """Count images of which another one of the same class is a near duplicate, among the first ones."""
-    images, labels = data.images[:_MAX_COMPARED_IMAGES], data.labels[:_MAX_COMPARED_IMAGES]
-    gray = images.mean(dim=1, keepdim=True)
-    small = torch.nn.functional.adaptive_avg_pool2d(gray, _THUMBNAIL_PIXELS).flatten(1).double()
+    labels = data.labels[:_MAX_COMPARED_IMAGES]
+    starts = range(0, len(labels), BATCH_IMAGES)  # large images may be on the disk
+    parts = (data.images[start : min(start + BATCH_IMAGES, len(labels))] for start in starts)
+    small = torch.cat([_make_thumbnails(part) for part in parts])
     centered = small - small.mean(dim=1, keepdim=True)
     lengths = centered.norm(dim=1, keepdim=True)
     unit = centered / lengths.clamp_min(1e-6)
@@ -69,4 +72,10 @@ def _count_near_duplicates(data: Dataset) -> tuple[int, int]:
             likeness = members @ members.T
             likeness.fill_diagonal_(-1)
             count += int((likeness.max(dim=1).values > MIN_LIKENESS).sum())
-    return count, len(images)
+    return count, len(labels)
+
+
+def _make_thumbnails(images: Tensor) -> Tensor:
+    """Return small gray images, (N, pixels), float64, of images (N, C, H, W)."""
+    gray = images.mean(dim=1, keepdim=True)
+    return torch.nn.functional.adaptive_avg_pool2d(gray, _THUMBNAIL_PIXELS).flatten(1).double()

@@ -18,7 +18,7 @@ from robustbench_local.reports.writers.csv_files import (
     format_results_csv,
     format_sticker_views_csv,
 )
-from robustbench_local.reports.writers.outcome_table import iterate_outcomes_csv
+from robustbench_local.reports.writers.outcome_files import CSV_NAME, PARQUET_NAME, write_outcomes
 from robustbench_local.reports.writers.report_markdown import render_markdown
 from robustbench_local.reports.writers.results_json import encode_results, format_json
 from robustbench_local.store import RunStore
@@ -27,11 +27,9 @@ from robustbench_local.store.atomic_files import (
     make_directory_in,
     refuse_link,
     write_atomically,
-    write_pieces_atomically,
 )
 
 PAGE_FILE_NAME = "report.html"
-OUTCOMES_FILE_NAME = "outcomes.csv"
 FIGURES_FOLDER = "figures"
 
 
@@ -54,9 +52,9 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
     """Write the report of a run, finished or not: one HTML file, and its siblings beside it.
 
-    The siblings are results.json, results.csv, outcomes.csv, report.md, the PNG files in figures/, where
-    several classes were attacked classes.csv and confusions.csv, and where signs were evaluated over views
-    sticker_views.csv. The same run always gives the same bytes.
+    The siblings are results.json, results.csv, outcomes.csv, with the extra ``arrow`` outcomes.parquet,
+    report.md, the PNG files in figures/, where several classes were attacked classes.csv and confusions.csv,
+    and where signs were evaluated over views sticker_views.csv. The same run always gives the same bytes.
 
     Args:
         run_dir: The run directory; it is only read.
@@ -78,10 +76,9 @@ def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
         files = _format_files(store, content, results)
         make_directory(page.parent)
         make_directory_in(page.parent, FIGURES_FOLDER)
-        for name in (*files, OUTCOMES_FILE_NAME, page.name):
+        for name in (*files, CSV_NAME, PARQUET_NAME, page.name):
             refuse_link(page.parent / name)  # check all before the first write
-        outcomes = iterate_outcomes_csv(store, content.evidence)
-        write_pieces_atomically(page.parent / OUTCOMES_FILE_NAME, outcomes)
+        write_outcomes(page.parent, store, content.evidence)
     for name, text in files.items():
         write_atomically(page.parent / name, text)
     write_atomically(page, render(content))
@@ -90,7 +87,7 @@ def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
 
 @contextmanager
 def pause_garbage_collection() -> Iterator[None]:
-    """Collect no cycles inside the context: the walks over millions of verdicts, which have none, take long."""
+    """Collect no cycles inside the context: verdicts have none, and walks over millions of them take long."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,41 +17,30 @@ _TEMPORARY_SUFFIX = ".writing"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace a file's content in one step that survives a crash; see ``write_pieces_atomically``.
+    """Replace a file's content in one step that survives a crash; see ``open_atomically``.
 
     Args:
         path: The file; its folder must exist.
         content: Bytes, or text to write as UTF-8 with unchanged newlines.
     """
-    write_pieces_atomically(path, [content])
+    with open_atomically(path) as file:
+        file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
-def write_pieces_atomically(path: Path, pieces: Iterable[bytes | str]) -> None:
-    """Replace a file's content, which need not fit into memory, in one step that survives a crash.
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a file whose content replaces that of ``path`` in one step when the context ends without an error.
 
     The content is written to a temporary file in the same folder and flushed to the disk. The temporary file
     is renamed to the file's name. Then the folder is flushed, because names are the folder's content.
 
     Args:
         path: The file; its folder must exist.
-        pieces: The content in order: bytes, or text to write as UTF-8 with unchanged newlines.
 
     Raises:
         StorageError: The disk is full or failing; the old content is unchanged.
         ConfigError: The location is not writable.
         RefusedError: A symbolic link is in its place.
-    """
-    with open_atomically(path) as file:
-        for piece in pieces:
-            file.write(piece.encode("utf-8", "backslashreplace") if isinstance(piece, str) else piece)
-
-
-@contextlib.contextmanager
-def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Open a file whose content replaces that of ``path`` when the context ends without an error.
-
-    Raises:
-        StorageError, ConfigError, RefusedError: As for ``write_pieces_atomically``.
     """
     refuse_link(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")

@@ -132,3 +132,19 @@ def test_there_is_no_record_while_a_writer_is_at_work_or_if_another_one_was(tmp_
     assert not record.exists()
     with pytest.raises(DamagedError):
         RunStore.open_readonly(tmp_path)
+
+
+def test_a_commit_costs_the_same_however_many_outcomes_there_are(tmp_path):
+    with RunStore.create_or_open(tmp_path, resolved_yaml="", identity={"a": "b"}) as store:
+        store.put_cell(make_cell(KEY, images=4000))
+        steps = []
+        for start in range(0, 4000, 500):
+            for first in (start, start + 490):
+                work = []
+                store._connection.set_progress_handler(lambda work=work: work.append(1) and 0, 10)
+                store.add_outcomes(KEY, [make_row(first + offset) for offset in range(10)])
+                store._connection.set_progress_handler(None, 0)
+                steps.append(len(work))
+            store.add_outcomes(KEY, [make_row(start + offset) for offset in range(10, 490)])
+    assert min(steps[1:]) > 20
+    assert max(steps) < 1.2 * min(steps[1:]), "instructions of the database for ten images"

@@ -97,7 +97,7 @@ def report_known_cells(
     """
     for cell in plan.cells:
         record = known[cell.record.key]
-        counts = count_outcomes(store.read_outcomes(record.key))
+        counts = store.count_outcomes(record.key)
         if counts.n or record.status in ENDED_STATUSES:
             listener.on_cell_known(cell, record.status, counts)
 
@@ -160,9 +160,8 @@ class CellRunner:
         self.has_started = self.has_ended = False
         self._spent_seconds = 0.0
         self.plan, self.store, self.listener, self.cell, self.key = plan, store, listener, cell, key
-        rows = store.read_outcomes(self.key)
-        self.done_positions = {row.position for row in rows}
-        self.counts = count_outcomes(rows)
+        self.done_positions = store.read_done_positions(key)
+        self.counts = store.count_outcomes(key)
 
     def run(self) -> None:
         """Run the cell to its end and save its status in the store."""

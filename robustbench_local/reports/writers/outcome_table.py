@@ -67,15 +67,6 @@ def iterate_cell_tables(store: RunStore, evidence: Evidence) -> Iterator[CellTab
         yield CellTable(columns, count)
 
 
-def iterate_outcomes_csv(store: RunStore, evidence: Evidence) -> Iterator[str]:
-    """Format outcomes.csv piece by piece; distances and margins that are not finite are empty."""
-    yield ",".join(OUTCOME_COLUMNS) + "\n"
-    formatter = _ColumnFormatter()
-    for table in iterate_cell_tables(store, evidence):
-        if table.count:
-            yield formatter.format_rows(table)
-
-
 def load_outcomes_frame(store: RunStore) -> pd.DataFrame:
     """Load one row per cell and image with the columns of outcomes.csv; texts are not escaped."""
     import pandas as pd  # noqa: PLC0415 - only who asks for a table waits for it
@@ -105,7 +96,7 @@ def escape_field(value: Any) -> Any:
     return value
 
 
-class _ColumnFormatter:
+class ColumnFormatter:
     """Formats columns of outcomes.csv; a column equal to that of the cell before is formatted once."""
 
     def __init__(self) -> None:
