@@ -26,6 +26,7 @@ from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
 
 _SIDE_PIXELS, _FILES, _CLASSES = 224, 100, 10
 _BATCH_IMAGES, _KIB_PER_MIB = 64, 1024
+_TEMPORARY_FOLDER = Path(tempfile.gettempdir())
 _ATTACKS, _EPS = ("fgsm", "pgd50", "autoattack"), (1, 2, 4, 8, 16)
 Figures = dict[str, float]
 
@@ -35,7 +36,7 @@ def main(
     images: Annotated[int, typer.Option(help="Images of each cell of the report; 0: none.")] = 50_000,
     cells: Annotated[int, typer.Option(help="Cells of the report.")] = 30,
     job: Annotated[str, typer.Option(hidden=True)] = "",
-    folder: Annotated[Path, typer.Option(help="Folder with room for the files.")] = Path(tempfile.gettempdir()),
+    folder: Annotated[Path, typer.Option(help="Folder with room for the files.")] = _TEMPORARY_FOLDER,
 ) -> None:
     """Print one JSON object for each figure."""
     if job:
@@ -55,7 +56,7 @@ def main(
 def _measure(job: str, folder: Path, images: int, cells: int) -> None:
     command = [sys.executable, "-m", "benchmarks.size", "--job", job, "--folder", str(folder)]
     command += ["--images", str(images), "--cells", str(cells)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - ourselves
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
     about = {"job": job, "images": images, **({"cells": cells} if cells else {})}
     print(json.dumps(about | json.loads(answer.stdout)), flush=True)
 
@@ -141,8 +142,9 @@ def _make_outcome(cell: CellRecord, position: int) -> OutcomeRecord:
         cell=cell.key, position=position, image=f"class{label}/{position}.jpg", label=label,
         clean_prediction=label if correct else other,
         adversarial_prediction=label if correct and not broken else other, clean_correct=correct,
-        broken=broken, moved_elsewhere=False, margin=float(rng.normal()) if not broken else 0.5, fragile=False,
-        linf=cell.eps, l2=float(rng.random()), l1=float(rng.random()), broken_8bit=True if broken else None,
+        broken=broken, moved_elsewhere=False, margin=0.5 if broken else float(rng.normal()),
+        fragile=False, linf=cell.eps, l2=float(rng.random()), l1=float(rng.random()),
+        broken_8bit=True if broken else None,
         forward_passes=int(rng.integers(1, 500)), backward_passes=50, seconds=float(rng.random()),
         status="ok" if correct else "clean-wrong", original_hash=f"{position:016x}",
         adversarial_hash=f"{position + 1:016x}",

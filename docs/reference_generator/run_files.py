@@ -29,9 +29,9 @@ _OUTCOMES_HEAD = """# outcomes.csv, classes.csv, confusions.csv and sticker_view
 `outcomes.csv` has one row for each cell and image; `run.outcomes` in Python has the same columns. Distances
 are in pixel units of [0, 1].
 
-With the extra `arrow`, `outcomes.parquet` has the same rows and columns with types: text, 64-bit integers and
-floats, true or false. What is empty in the CSV file is null there, and texts that begin like a formula have no
-`'` before them. A row group holds up to 65,536 images of one cell.
+With the extra `arrow`, `outcomes.parquet` has the same rows and columns with types: text, 64-bit integers,
+64-bit floats, and true or false. What is empty in the CSV file is null there, and texts that begin like a
+formula have no `'` before them. A row group holds up to 65,536 images of one cell.
 
 """
 _SIGHTINGS_HEAD = """

@@ -168,7 +168,7 @@ def as_images(images: Tensor | StoredImages) -> Tensor:
 def _select_rows(images: Tensor | StoredImages, rows: Tensor) -> Tensor:
     """Return some images; many stored ones stay on the disk."""
     if isinstance(images, StoredImages) and len(rows) > MAX_LOADED_IMAGES:
-        return as_images(images.select(rows))
+        return as_images(images.select_rows(rows))
     return images[rows]
 
 
@@ -258,7 +258,7 @@ def check_pixel_values(images: Tensor, name: str) -> int:
 
 def _check_layout(images: Tensor, name: str) -> None:
     shape = tuple(images.shape)
-    if images.dim() != 4:
+    if len(shape) != 4:
         raise DataError(f"images must be (N, C, H, W), got {shape}", where=name)
     if shape[0] == 0:
         raise DataError("there are no images", where=name, remedy="check the path, the split and the limit")

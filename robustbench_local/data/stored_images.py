@@ -35,7 +35,7 @@ class PixelReader(Protocol):
             DataError: If it is not what was written.
         """
 
-    def announce(self, numbers: Sequence[int]) -> None:
+    def announce_rows(self, numbers: Sequence[int]) -> None:
         """Say that these images are read soon."""
 
 
@@ -77,7 +77,7 @@ class FilePixels:
         what = f"the decoded pixels of image {number} have changed on the disk since they were read"
         raise DataError(what, remedy="check the disk, and run the same command again")
 
-    def announce(self, numbers: Sequence[int]) -> None:
+    def announce_rows(self, numbers: Sequence[int]) -> None:
         """Let the system read these images ahead, beside the attack on the current ones."""
         if hasattr(os, "posix_fadvise"):
             for number in numbers:
@@ -107,7 +107,7 @@ class ArrayPixels:
         """Return an image."""
         return self._arrays[number]
 
-    def announce(self, numbers: Sequence[int]) -> None:
+    def announce_rows(self, numbers: Sequence[int]) -> None:
         """Do nothing: they are in memory."""
 
 
@@ -147,11 +147,7 @@ class StoredImages:
         for batch in self.iterate_batches():
             yield from batch
 
-    def dim(self) -> int:
-        """Return 4."""
-        return 4
-
-    def select(self, index: Any) -> StoredImages:
+    def select_rows(self, index: Any) -> StoredImages:
         """Return the images at an index without loading them."""
         return StoredImages(self._pixels, self._rows[_convert_index(index)], self._channels)
 
@@ -160,9 +156,9 @@ class StoredImages:
         for start in range(0, len(self), BATCH_IMAGES):
             yield self[start : start + BATCH_IMAGES]
 
-    def announce(self, index: Any) -> None:
+    def announce_rows(self, index: Any) -> None:
         """Say that the images at an index are loaded soon."""
-        self._pixels.announce(self._rows[_convert_index(index)].tolist())
+        self._pixels.announce_rows(self._rows[_convert_index(index)].tolist())
 
     def _load_rows(self, rows: NDArray[np.int64]) -> Tensor:
         numbers = rows.tolist()

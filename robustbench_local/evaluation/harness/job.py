@@ -105,7 +105,7 @@ class Job(ABC):
     def announce_images(self, positions: Sequence[int]) -> None:
         """Say that these images are selected next, so that they are read beside the work on others."""
         if isinstance(self.data.images, StoredImages):
-            self.data.images.announce(self._find_rows(positions))
+            self.data.images.announce_rows(self._find_rows(positions))
 
     def _find_rows(self, positions: Sequence[int]) -> Tensor:
         rows = torch.as_tensor(positions, dtype=torch.int64)
