@@ -14,7 +14,6 @@ from robustbench_local.reports.analysis.load_figures import (
     describe_setup,
     describe_trend,
     format_accuracy,
-    format_errors,
     format_figure,
 )
 from robustbench_local.store.load_test_records import LoadTestRecord
@@ -53,14 +52,14 @@ def build_load_table(record: LoadTestRecord) -> Table:
     table = Table(title=escape_text(title), title_justify="left")
     table.add_column("load", overflow="fold", min_width=8)
     for column in ("images/s", "p50 ms", "p95 ms", "p99 ms", "n", "errors"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for load in [*record.loads, *([record.soak.load] if record.soak else ())]:
         is_soak = record.soak is not None and load is record.soak.load
         table.add_row(
             escape_text(f"{load.name}{' soak' if is_soak else ''}"),
             *(format_figure(one) for one in (load.throughput, load.p50_ms, load.p95_ms, load.p99_ms)),
             f"{load.requests:,}",
-            escape_text(format_errors(load), "red" if load.errors else ""),
+            escape_text(f"{load.failed_requests:,}", "red" if load.errors else ""),
         )
     return table
 
@@ -69,7 +68,7 @@ def _build_accuracy_table(record: LoadTestRecord) -> Table:
     table = Table(title="Accuracy of the service before and after the loads", title_justify="left")
     table.add_column("images", overflow="fold")
     for column in ("before", "after", "changed answers"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for row in record.accuracies:
         table.add_row(
             escape_text(row.images),

@@ -91,10 +91,10 @@ async def _read_url(process: asyncio.subprocess.Process, log: IO[bytes], seconds
             f"the model is not served within {seconds:g} s", remedy="raise --start-timeout"
         ) from None
     log.seek(0)
-    raise _read_error(log.read().decode("utf-8", "replace"), code)
+    raise read_server_error(log.read().decode("utf-8", "replace"), code)
 
 
-def _read_error(text: str, code: int) -> RobustbenchError:
+def read_server_error(text: str, code: int) -> RobustbenchError:
     """Read the error of a server that did not start from its last lines."""
     lines = [line for line in text.splitlines() if line.strip()]
     found = next((line for line in reversed(lines) if line.startswith(_ERROR_PREFIX)), None)

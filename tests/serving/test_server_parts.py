@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import socket
 
 import pytest
 
@@ -39,6 +40,7 @@ def test_addresses_sizes_and_sockets():
     assert (parse_size("224"), parse_size("32x64")) == ((224, 224), (32, 64))
     with open_socket("127.0.0.1", 0) as opened, pytest.raises(ConfigError, match="Choose another --port"):
         open_socket("127.0.0.1", opened.getsockname()[1])
+    assert opened.proto == socket.IPPROTO_TCP  # asyncio then sends the body of an answer without waiting
     with pytest.raises(ConfigError, match=r"cannot listen on no\.such.host.invalid"):
         open_socket("no.such.host.invalid", 0)
 
