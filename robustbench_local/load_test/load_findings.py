@@ -75,7 +75,7 @@ def _list_changes(loads: Iterable[LoadResult], accuracies: Iterable[AccuracyRow]
     for row in accuracies:
         if row.changed:
             images = format_count(row.n, "image")
-            yield f"{row.images}: the answers to {row.changed:,} of {images} are others after the loads"
+            yield f"{row.images}: {row.changed:,} of {images} got another answer, or none, after the loads"
 
 
 def _describe_alarm(trend: TrendResult) -> str:

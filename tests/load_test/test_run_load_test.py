@@ -95,7 +95,7 @@ def test_other_answers_under_load_and_after_it_are_found():
     names = [load.name for load in record.loads if load.changed_images]
     assert names == ["b4-c1", "b4-c2"]
     problems = describe_problems(record)
-    assert any(text.startswith("clean: the answers to 8 of 8 images are others") for text in problems)
+    assert any(text.startswith("clean: 8 of 8 images got another answer, or none") for text in problems)
 
 
 def test_an_open_loop_beyond_the_capacity_is_called_saturated():
