@@ -55,6 +55,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "`preprocessing_check`, as under `models` in `results.json`."
     },
     "plan": {
+        "shard": "The part of the images that is run, such as `2/8`; null for all.",
         "cells": "The cells, each with its images, `max_passes`, `max_seconds`, and why it is skipped; "
         "`expected_passes` and `expected_cpu_seconds` as `{low, value, high}`, a range for four in five, and "
         "`expected_from`, what they rest on; null where only the upper bound is known.",

@@ -74,6 +74,7 @@ def _build_plan_event(plan: Plan, seconds: Mapping[str, float], expected: Expect
     classes = _compute_class_resolution(plan)
     return {
         "event": "plan",
+        "shard": None if plan.shard is None else str(plan.shard),
         "cells": [_describe_cell(plan, cell, seconds, expected) for cell in plan.cells],
         "expected": expected.to_json(),
         "resolution": [asdict(row) for row in _list_resolutions(plan)],

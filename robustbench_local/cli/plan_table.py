@@ -11,6 +11,7 @@ from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.evaluation.execution.cost_range import CostRange
 from robustbench_local.evaluation.execution.plan_cost import ExpectedCellCost, ExpectedPlanCost
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
+from robustbench_local.evaluation.planning.shard_positions import build_shard_record
 from robustbench_local.reports.formatting.text import EN_DASH, format_duration, format_mebibytes
 
 
@@ -24,7 +25,9 @@ def build_plan_table(
         seconds: Maximum seconds by key of the cell, where known.
         expected: Expected costs by key of the cell; the table has no such columns if none is known.
     """
-    title = escape_text(f"{plan.name}: {format_count(len(plan.cells), 'cell')} on {plan.data.name}")
+    record = build_shard_record(plan)
+    part = "" if record is None else f", {record.title}"
+    title = escape_text(f"{plan.name}: {format_count(len(plan.cells), 'cell')} on {plan.data.name}{part}")
     table = Table(title=title, title_justify="left")
     costs = expected or {}
     has_expected = any(cost.passes is not None for cost in costs.values())
