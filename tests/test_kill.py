@@ -14,7 +14,9 @@ from contextlib import closing
 import pytest
 from held_attack import add_held_attack
 
-from robustbench_local.run import Run
+from robustbench_local.evaluation.options import Options
+from robustbench_local.merging.merge_runs import merge_runs
+from robustbench_local.run import Run, run_grid
 
 COMMAND = [
     sys.executable,
@@ -98,3 +100,43 @@ def test_a_polite_kill_ends_soon_with_130_and_can_be_resumed(workplace, kind):
     assert len(message.splitlines()) == 1
     assert "same command" in message
     assert not Run("out").is_complete
+
+
+@pytest.mark.slow
+def test_shards_that_are_killed_and_go_on_are_merged_to_the_whole_run(workplace):
+    text = (workplace / "grid.yaml").read_text().replace("steps: 4", "steps: 30").replace(', "16/255"', "")
+    kept = [line for line in text.splitlines(keepends=True) if "id: second" not in line]
+    (workplace / "grid.yaml").write_text("".join(kept))
+    draw = random.Random(1)
+    array = {"SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_MAX": "6", "SLURM_ARRAY_TASK_STEP": "2"}
+    processes = {
+        task: subprocess.Popen(
+            [*COMMAND, "--shard", "auto/2"],
+            env={
+                **os.environ,
+                **array,
+                "SLURM_ARRAY_TASK_ID": task,
+                "SLURM_ARRAY_TASK_COUNT": "2",
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for task in ("4", "6")
+    }
+    folders = dict(zip(processes, ("runs/small-shard-1-of-2", "runs/small-shard-2-of-2"), strict=True))
+    for least, (task, process) in zip((1, 30), processes.items(), strict=True):
+        while committed(folders[task]) < least and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.2))
+        process.kill()
+        process.communicate(timeout=60)
+    options = {"device": "cpu", "batch_size": 8, "workers": 1}
+    shards = [run_grid("grid.yaml", options=Options(shard=f"{index}/2", **options)) for index in (1, 2)]
+    assert [str(shard.directory) for shard in shards] == list(folders.values())
+    merged = merge_runs(["runs"], "merged")
+    whole = run_grid("grid.yaml", "whole", options=Options(**options))
+    columns = ["attack", "image", "clean_prediction", "broken", "status"]  # margins differ in the last digit
+    assert merged.outcomes[columns].equals(whole.outcomes[columns])
+    assert merged.results["worst_case"] == whole.results["worst_case"]
+    assert merged.results["gates"] == whole.results["gates"]

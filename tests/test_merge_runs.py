@@ -23,6 +23,7 @@ from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.gates import judge_run_dir
 from robustbench_local.store import AdaptationRecord, CellRecord, RunStore
 from robustbench_local.store.adaptations import save_adaptation
+from robustbench_local.store.lock import DirectoryLock
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +228,19 @@ def test_an_interrupted_merge_leaves_nothing(copy_part, tmp_path, monkeypatch, c
         merge_runs(parts, tmp_path / "merged")
     assert calls
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_what_a_killed_merge_left_is_removed_unless_it_is_at_work(copy_part, tmp_path):
+    parts = [copy_part("a", first_half), copy_part("b", second_half)]
+    killed, busy = (tmp_path / f".merged.{number}.merging" for number in (1, 2))
+    for folder in (killed, busy):
+        folder.mkdir()
+    (killed / "run.lock").write_text('{"pid": 0, "boot": "", "started": ""}')
+    lock = DirectoryLock(busy / "run.lock")
+    merge_runs(parts, tmp_path / "merged")
+    assert not killed.exists()
+    assert busy.exists()
+    lock.release_lock()
 
 
 def test_damaged_parts_and_full_folders_are_refused(copy_part, tmp_path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path
 
-from robustbench_local.errors import ConfigError, InvariantError
+from robustbench_local.errors import ConfigError, InvariantError, LockedError
 from robustbench_local.merging.merged_cells import MergedCell, count_verdicts, merge_cells
 from robustbench_local.merging.merged_grid import merge_grids
 from robustbench_local.merging.merged_images import find_first_positions, select_positions
@@ -23,7 +24,8 @@ from robustbench_local.run import Run
 from robustbench_local.store import EventRecord, RunStore
 from robustbench_local.store.adaptations import read_adaptation, save_adaptation
 from robustbench_local.store.atomic_files import convert_storage_errors, make_directory, sync_directory
-from robustbench_local.store.run_folder import DATABASE_NAME
+from robustbench_local.store.lock import DirectoryLock
+from robustbench_local.store.run_folder import DATABASE_NAME, LOCK_NAME
 
 
 def merge_runs(parts: Sequence[Run | Path | str], out: Path | str) -> Run:
@@ -92,6 +94,7 @@ def _check_arguments(directories: Sequence[Path], target: Path) -> None:
 def _replace_when_whole(target: Path) -> Iterator[Path]:
     """Yield a hidden folder beside the target; it gets the target's name if the body succeeds."""
     make_directory(target.parent)
+    _remove_killed_merges(target)
     folder = target.with_name(f".{target.name}.{os.getpid()}.merging")
     with convert_storage_errors(target):
         shutil.rmtree(folder, ignore_errors=True)
@@ -105,6 +108,14 @@ def _replace_when_whole(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _remove_killed_merges(target: Path) -> None:
+    """Remove the folders of merges into the same target that were killed; their lock files are left."""
+    for path in target.parent.glob(f".{escape(target.name)}.*.merging/{LOCK_NAME}"):
+        with suppress(LockedError, OSError):  # another process is at work there
+            DirectoryLock(path).release_lock()
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _write_run(parts: Sequence[RunPart], folder: Path) -> None:
