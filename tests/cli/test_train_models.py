@@ -149,6 +149,28 @@ def test_a_search_keeps_the_better_of_the_best_trial_and_the_cards_own_values(pl
     assert len(list((place / "trained" / "work").glob("*-trial-*.result"))) <= 2
 
 
+def test_one_class_is_refused(place, capsys):
+    for name in ("green", "Blau | é"):
+        (place / "photos" / name).rename(place / name)
+    assert _train("--models", "signs_cnn") == 3
+    assert "photos: there is one class" in capsys.readouterr().err.replace("trained/photographs", "photos")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [(["--models", "python:net.py:Net", "--allow-code"], 3, "sizes differ"), (["--tune", "-1"], 2, "--tune")],
+)
+def test_other_mistakes_name_what_to_set(place, capsys, words, code, message):
+    (place / "net.py").write_text(
+        "from torch import nn\n\ndef Net(num_classes):\n    return nn.Sequential(nn.AdaptiveAvgPool2d(1), "
+        "nn.Flatten(), nn.Linear(3, num_classes))\n"
+    )
+    assert _train(*words) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert message != "sizes differ" or "--size 64" in error
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -181,11 +181,11 @@ def _complete_contract(
 ) -> InitialNetwork:
     """Fill in what a network does not say: the normalization of a library's, size, and how it is reached."""
     contract = start.contract
-    is_library, is_built_in = candidate.source.startswith(_LIBRARIES), candidate.source in ARCHITECTURES
+    is_library, is_built_in = candidate.source.startswith(_LIBRARIES), start.architecture in ARCHITECTURES
     if is_library and contract.normalization is None and options.normalize is None:
         contract = override_contract(contract, normalize="imagenet", channels=3)
     if contract.input_size is None and is_built_in:
-        contract = replace(contract, input_size=ARCHITECTURES[candidate.source].input_shape[1:])
+        contract = replace(contract, input_size=ARCHITECTURES[start.architecture].input_shape[1:])
     elif contract.input_size is None and is_library:
         contract = replace(contract, input_size=(_DEFAULT_SIDE_PIXELS,) * 2, resize=_DEFAULT_RESIZE_PIXELS)
     is_chosen_here = is_library or is_built_in or options.size is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.counted_nouns import format_count
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.training.comparison_record import (
     NETWORKS_FOLDER,
     build_record,
@@ -43,6 +43,8 @@ from robustbench_local.store.atomic_files import make_directory
 
 BEST_NAME = "best"
 """Name of the chosen network's files."""
+MIN_CLASSES = 2
+"""Smallest number of classes that can be told apart."""
 WORK_FOLDER = "work"
 """Folder of what an interrupted comparison goes on from."""
 
@@ -85,7 +87,13 @@ class ImageSource:
         if self._images is None or (self._spec.entry.size is None and self._geometry != contract.geometry):
             self._images = None  # before others are read
             spec = replace(self._spec, contract=contract)
-            self._images, self.sources = load_training_images(spec, seed=self._seed, base=self._base)
+            try:
+                self._images, self.sources = load_training_images(spec, seed=self._seed, base=self._base)
+            except DataError as error:
+                if contract.input_size is not None or not error.what.startswith("sizes differ"):
+                    raise
+                remedy = "set the side that the network takes, such as --size 64"
+                raise DataError(error.what, where=error.where, remedy=remedy) from error
             self._geometry = contract.geometry
         return self._images
 
@@ -116,6 +124,11 @@ def choose_network(
     spec = divide_source(spec, out=files.out, seed=plan.seed, base=base, report=place.report)
     num_classes, channels = peek_images(spec.entry, base)
     source = ImageSource(spec, seed=plan.seed, base=base)
+    if num_classes < MIN_CLASSES:
+        remedy = "put the photographs of each class into a folder of its own"
+        raise DataError(
+            "there is one class, and nothing to tell apart", where=spec.entry.source, remedy=remedy
+        )
     comparison = NetworkComparison(plan, source.load, place, num_classes=num_classes, channels=channels)
     comparison.check_candidates()
 
