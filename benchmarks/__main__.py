@@ -21,7 +21,9 @@ from benchmarks.page import list_missing_libraries, render_page, write_page
 from benchmarks.rows import QUICK_IMAGE_COUNTS, ROWS, BenchmarkRow
 from benchmarks.subjects import IMAGE_FACTOR_BY_MODEL, MODEL_NAMES, BenchmarkModel, load_model
 from robustbench_local.attack_score.peers import PEERS
+from robustbench_local.classifier.device import resolve_device
 from robustbench_local.cli.malloc import keep_freed_memory
+from robustbench_local.errors import ConfigError
 
 _QUICK_MODEL = "signs-pgd-at"
 
@@ -32,14 +34,20 @@ def main(
     image_count: Annotated[int, typer.Option(help="Images a row; 0: as the row says.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Times that every arm runs.", min=1)] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="A few rows on few images.")] = False,
-    gpu: Annotated[bool, typer.Option("--gpu", help="On the GPU, with absolute times.")] = False,
+    device: Annotated[
+        str, typer.Option(help="cpu; or cuda, by the device's own clock and with absolute times.")
+    ] = "cpu",
     shared: Annotated[Path | None, typer.Option(help="Folder with MNIST and CIFAR checkpoints.")] = None,
     out: Annotated[Path | None, typer.Option(help="Put it into this page too.")] = None,
 ) -> None:
     """Measure every installed library and ours side by side."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    device = "cuda" if gpu else "cpu"
+    try:
+        resolve_device(device)
+    except ConfigError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
     chosen = [row for row in ROWS if _is_wanted(row, rows, quick)]
     peers = {peer.name: peer.load_methods() for peer in PEERS if peer.is_installed()}
     skipped = list_missing_libraries()
