@@ -122,6 +122,7 @@ def connect_to_cluster(settings: ClusterSettings) -> Iterator[Any]:
         remedy = "see ray status, and the logs in /tmp/ray/session_latest/logs"
         what = f"Ray cannot be used on {where}: {extract_first_line(error)}"
         raise ConfigError(what, remedy=remedy) from error
+    _silence_messages(ray)
     if not prints_crashes:
         faulthandler.disable()  # a crash of a model's process is one line of the run
     handlers |= dict.fromkeys(_CRASH_SIGNALS, signal.SIG_DFL)  # where Ray prints a stack
@@ -132,6 +133,15 @@ def connect_to_cluster(settings: ClusterSettings) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _silence_messages(ray: Any) -> None:
+    """Keep Ray's messages about lost nodes off standard output: the run has events, and ``--json`` lines.
+
+    Ray prints them whatever its options for logs say, and has no switch.
+    """
+    if hasattr(ray._private.worker, "print_to_stdstream"):  # noqa: SLF001
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None  # noqa: SLF001
 
 
 def list_nodes(ray: Any) -> list[ClusterNode]:

@@ -114,7 +114,7 @@ class JobPacker:
         key = id(data), block
         if key not in self._blocks:
             rows = range(block * size, min((block + 1) * size, len(data)))
-            self._blocks[key] = self._put(pack_block(data.select_images(rows)))
+            self._blocks[key] = self._put(pack_block(data.select_images(rows).load_images()))
         return self._blocks[key]
 
     def name_classifier(self, classifier: Classifier) -> str:
