@@ -28,6 +28,10 @@ _LIBRARIES = ("torchvision:", "timm:")
 """Sources whose networks have published weights, trained with ImageNet's normalization."""
 
 
+_NOT_RELOADABLE = ("timm:hf-hub:", "timm:local-dir:")
+"""Sources of network and weights together, which take no other weights: a card cannot name the network."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A network to train.
@@ -132,12 +136,16 @@ def _parse_word(word: str, *, from_scratch: bool) -> Candidate:
     source, equals, weights = word.partition("=")
     if equals and not weights:
         raise ConfigError(f"{word!r} names no file", where="--models", remedy="write NAME=FILE")
+    if source.startswith(_NOT_RELOADABLE):
+        raise ConfigError(
+            f"{source} can be tested, but weights trained from it cannot be loaded again",
+            where="--models",
+            remedy="name the network by torchvision, or as timm:NAME with its weights as timm:NAME=FILE",
+        )
     is_built_in = source in ARCHITECTURES
     if ":" not in source and not is_built_in:
         source = _find_torchvision_name(source)
-    has_published = source.startswith(_LIBRARIES) and not source.startswith(
-        ("timm:hf-hub:", "timm:local-dir:")
-    )
+    has_published = source.startswith(_LIBRARIES)
     if weights or (":" in source and not has_published):
         is_fresh, chosen = False, weights or None
     else:
