@@ -1,0 +1,150 @@
+"""Runs on a Ray cluster of two nodes on this machine: the verdicts of a local run, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import robustbench_local as rbl
+from robustbench_local.evaluation.execution.progress_listener import ProgressListener
+from robustbench_local.run import Run, run_grid
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.extra,
+    pytest.mark.filterwarnings("ignore"),  # Ray's own: it leaves files and sockets to the collector
+]
+ray = pytest.importorskip("ray", reason="needs the extra ray")
+
+MODEL = """
+import os, signal, torch, robustbench_local as rbl
+import neighbour
+
+class OddImageError(ValueError):
+    pass
+
+class Net(torch.nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.network, self.kind = rbl.load_classifier("zoo:signs-plain").model, kind
+
+    def forward(self, images):
+        import late
+        odd = bool((images.mean((1, 2, 3)) > 0.42).any())
+        if self.kind == "raises" and odd:
+            raise OddImageError("odd")
+        if self.kind == "dies" and odd:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.network((late.same(neighbour.same(images)) - 0.4) / 0.25)
+
+def raises(): return Net("raises").eval()
+def dies(): return Net("dies").eval()
+"""
+SAME = "def same(images):\n    return images\n"
+GRID: dict[str, Any] = {
+    "data": {"source": "signs", "limit": 24},
+    "models": [
+        {"id": "gaussian", "source": "zoo:signs-gaussian-0.25", "defenses": ["none", "noise-0.1"]},
+        {"id": "raises", "source": "python:model.py:raises"},
+        {"id": "dies", "source": "python:model.py:dies"},
+    ],
+    "attacks": ["fgsm-linf-8", "certify-ibp-linf-1"],
+}
+
+
+def find_ports() -> dict[str, int]:
+    """Find ports for a node's agents: without them the node gives up where the machine is busy."""
+    names = (
+        "metrics_agent_port",
+        "dashboard_agent_listen_port",
+        "runtime_env_agent_port",
+        "metrics_export_port",
+    )
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+    ports = {name: held.getsockname()[1] for name, held in zip(names, sockets, strict=True)}
+    for held in sockets:
+        held.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "200"}
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **find_ports()}
+    )
+    nodes.add_node(num_cpus=1, **find_ports())
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="critical")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def read_verdicts(run: Run) -> pd.DataFrame:
+    columns = [
+        "model",
+        "defense",
+        "attack",
+        "image",
+        "status",
+        "clean_correct",
+        "broken",
+        "certified",
+        "error",
+    ]
+    frame = run.outcomes[[*columns, "forward_passes", "backward_passes"]]
+    return frame.sort_values(["model", "defense", "attack", "image"]).reset_index(drop=True)
+
+
+class Events(ProgressListener):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.on_batch = lambda: None
+
+    def on_event(self, event):
+        self.lines.append(event.message)
+
+    def on_batch_end(self, cell, counts):
+        self.on_batch()
+
+
+def test_verdicts_are_those_of_a_local_run_while_processes_are_killed(cluster, tmp_path, monkeypatch):
+    """Models that raise or die on images, code of the user's, a certificate and draws; one task dies too."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"model.py": MODEL, "neighbour.py": SAME, "late.py": SAME}.items():
+        Path(name).write_text(text, encoding="utf-8")
+    options = {"allow_code": True, "batch_size": 8, "workers": 2}
+    local = run_grid(GRID, "local", options=rbl.Options(**options))
+    events, killed = Events(), []
+    events.on_batch = lambda: killed or killed.extend(kill_a_task(cluster))
+    ray_run = run_grid(GRID, "ray", options=rbl.Options(executor="ray", **options), listener=events)
+    pd.testing.assert_frame_equal(read_verdicts(ray_run), read_verdicts(local))
+    assert any(line.startswith("Ray: 2 nodes, 2 tasks at a time") for line in events.lines)
+    errors = read_verdicts(local).query("error.notna()")["error"].str.cat()
+    assert "OddImageError" in errors
+    assert "SIGKILL" in errors
+
+
+def kill_a_task(cluster) -> list[int]:
+    """End a process that works on a chunk; return its id, or nothing if none does."""
+    session = cluster.head_node.get_session_dir_path().encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (folder / "status").read_text()
+            parent = next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
+            is_task = (folder / "cmdline").read_bytes().startswith(b"ray::run_chunk_task")
+            if is_task and session in Path("/proc", parent, "cmdline").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+                return [int(folder.name)]
+        except OSError:
+            continue
+    return []
