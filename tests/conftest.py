@@ -66,6 +66,8 @@ def full_batch_size() -> Iterator[int]:
     full = batch_size.MAX_BATCH_SIZE
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_size, "MAX_BATCH_SIZE", 64)
+        patch.setattr(batch_size, "REPEATED_ROUNDS", 0)
+        patch.setattr(batch_size, "MAX_REPEATS", 1)
         yield full
 
 

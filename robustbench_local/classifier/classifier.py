@@ -27,6 +27,7 @@ from robustbench_local.classifier.batch_limits import forward_in_allowed_batches
 from robustbench_local.classifier.binary_output import check_output_kind
 from robustbench_local.classifier.device import find_computing_dtype, move_to_device, resolve_device
 from robustbench_local.classifier.evaluation_mode import EvaluationMode, evaluation_mode
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.classifier.fresh_copy import FreshCopies
 from robustbench_local.classifier.gradient_guard import GradientGuard, LossFunction
 from robustbench_local.classifier.gradient_repair import confirm_gradient
@@ -39,6 +40,7 @@ from robustbench_local.classifier.input_gradient import (
 )
 from robustbench_local.classifier.library_view import CountedModule, count_nearest_faults
 from robustbench_local.classifier.literals import Access
+from robustbench_local.classifier.memory_limit import MemoryLimit
 from robustbench_local.classifier.model_call import ModelCall
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
 from robustbench_local.classifier.pass_counter import record_finished_pass
@@ -81,6 +83,7 @@ class Classifier(RejectingClassifier):
         notes: Facts about this model for a reader of the results, one sentence each.
         gradient_guard: Keeps gradients finite and counts their faults.
         border_probe: Knows whether gradients vanish at pixels of exactly 0 or 1.
+        memory_limit: Knows how many images fit into memory at once, wherever memory has run out.
 
     Raises:
         ModelError: If the number of classes or names is impossible, or the model cannot be moved.
@@ -127,6 +130,7 @@ class Classifier(RejectingClassifier):
         dtype = find_computing_dtype(self.module)
         self.gradient_guard: Final = GradientGuard()
         self.border_probe: Final = BorderProbe(dtype)
+        self.memory_limit = MemoryLimit()
         self._preprocessing = Preprocessing(self.contract, self.device, dtype)
         self.channels: Final = self.contract.channels if channels is None else channels
         move_to_device(self.module, self.device, self.name)
@@ -191,12 +195,9 @@ class Classifier(RejectingClassifier):
         """
         if self.access != "gradients":
             raise explain_missing_gradient(self.access, self.name)
-        self.find_masked_borders(images.to(self.device))
-        with torch.enable_grad():
-            leaf = images.detach().to(self.device).requires_grad_()
-            logits = self(leaf, rows)
-            losses = loss(logits)
-            slopes = self.differentiate_losses(losses, leaf) if losses.requires_grad else None
+        retry = partial(self.memory_limit.retry, count=len(images), min_size=self._smallest_part)
+        retry(partial(self.find_masked_borders, images.to(self.device)))
+        logits, losses, slopes = retry(partial(self._differentiate_once, images, loss, rows))
         record_finished_pass()
         if slopes is None:
             raise explain_missing_gradient(self.access, self.name)
@@ -205,10 +206,27 @@ class Classifier(RejectingClassifier):
             counter.add_backward(rows, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
             counter.add_gradient_step(rows, len(images))
         losses = losses.detach()
-        gradient = self.gradient_guard.repair_gradient(
-            self, images.to(self.device), loss, rows, losses, slopes
-        )
+        repair = self.gradient_guard.repair_gradient
+        gradient = retry(partial(repair, self, images.to(self.device), loss, rows, losses, slopes))
         return logits.detach(), losses, gradient
+
+    def _differentiate_once(
+        self, images: Tensor, loss: LossFunction, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits, losses and gradients; after an exception, the forward pass does not count."""
+        counter = self.open_counter
+        before = None if counter is None else counter.save_forward_counts()
+        try:
+            with torch.enable_grad():
+                leaf = images.detach().to(self.device).requires_grad_()
+                logits = self(leaf, rows)
+                losses = loss(logits)
+                slopes = self.differentiate_losses(losses, leaf) if losses.requires_grad else None
+        except Exception as error:
+            if counter is not None and before is not None and is_out_of_memory(error):
+                counter.restore_forward_counts(before)
+            raise
+        return logits, losses, slopes
 
     def confirm_gradient(
         self, losses_at: LossFunction, images: Tensor, losses: Tensor, gradient: Tensor
@@ -258,6 +276,10 @@ class Classifier(RejectingClassifier):
             yield
         finally:
             self.configure(batch_size=before)
+
+    def limit_batch_size(self, default: int) -> int:
+        """Return the batch size of `ClassifierSettings`, or the default; less where memory ran out before."""
+        return self.memory_limit.limit_size(self.settings.batch_size or default)
 
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
@@ -370,7 +392,15 @@ class Classifier(RejectingClassifier):
         return images.to(self.device)
 
     def _compute_logits(self, images: Tensor) -> Tensor:
-        """Return logits of checked images, in batches that the model accepts."""
+        """Return logits of checked images, in batches that the model accepts and that fit into memory."""
+        return self.memory_limit.compute_logits(self._query_in_batches, images, min_size=self._smallest_part)
+
+    @property
+    def _smallest_part(self) -> int:
+        """Smallest number of images that the model may be given at once."""
+        return self._settings.fixed_batch_size or 1
+
+    def _query_in_batches(self, images: Tensor) -> Tensor:
         limits = self._settings
         logits, must_double = forward_in_allowed_batches(
             self._query_model, images, fixed_size=limits.fixed_batch_size, min_size=limits.min_batch_size

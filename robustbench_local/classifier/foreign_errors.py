@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+
 import torch
 
 from robustbench_local.errors import escape_unprintable
 
-_OUT_OF_MEMORY_TEXTS = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "can't allocate memory")
+_OUT_OF_MEMORY_TEXTS = (
+    "out of memory",  # CUDA, HIP, MPS
+    "out_of_memory",  # oneDNN
+    "defaultcpuallocator",
+    "bad_alloc",
+    "t allocate memory",  # can't
+    "cannot allocate memory",  # the system's
+    "failed to allocate memory",  # ONNX Runtime, LiteRT
+    "bfcarena",  # ONNX Runtime
+    "_alloc_failed",  # cuBLAS, cuDNN, cuSOLVER
+    "_allocation_fail",  # cuDNN, OpenCL under OpenVINO
+    "out_of_host_memory",
+    "out_of_resources",
+    "resource_exhausted",
+    "could not create a memory object",  # oneDNN
+)
+"""What libraries say, in lower case, when an allocation fails."""
+_RUNTIMES = frozenset({"onnxruntime", "openvino", "ai_edge_litert", "numpy"})
+"""Packages whose exceptions are no RuntimeError."""
 
 _TORCHSCRIPT_HEAD = "The following operation failed in the TorchScript interpreter"
 
@@ -15,7 +35,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Check whether an exception means that memory ran out, on a GPU or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY_TEXTS)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if not isinstance(error, RuntimeError) and type(error).__module__.split(".")[0] not in _RUNTIMES:
+        return False
+    text = str(error).lower()
+    return any(sign in text for sign in _OUT_OF_MEMORY_TEXTS)
 
 
 def extract_first_line(error: BaseException, limit: int = 200) -> str:

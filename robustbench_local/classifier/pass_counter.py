@@ -124,6 +124,15 @@ class PassCounter:
                 remedy="this is a bug of the attack: it has to ask for what is left",
             )
 
+    def save_forward_counts(self) -> tuple[Tensor, int]:
+        """Return the forward passes so far, for `restore_forward_counts`."""
+        return self._forward_counts.clone(), self.total_passes
+
+    def restore_forward_counts(self, saved: tuple[Tensor, int]) -> None:
+        """Forget the forward passes since they were saved: an attempt for which memory ran out."""
+        counts, self.total_passes = saved
+        self._forward_counts.copy_(counts)
+
     def add_forward(self, rows: Tensor | None, size: int) -> None:
         """Count one forward pass of ``size`` images with indices ``rows``, else the first ones."""
         self.total_passes += size

@@ -257,7 +257,7 @@ class RandomizedClassifier(WrappedClassifier):
         else:
             verdicts = RandomStream(self._verdict_stream.seed, self._verdict_stream.ids, "verdict")
             keys, draws = verdicts.compute_keys("", self.device)[which], self.verdict_draws
-        at_once = max(1, (self.settings.batch_size or count) // max(count, 1))
+        at_once = max(1, self.limit_batch_size(count) // max(count, 1))
         for first in range(0, draws, at_once):
             shifts = [derive_seed("draw", draw) for draw in range(first, min(first + at_once, draws))]
             several = len(shifts)

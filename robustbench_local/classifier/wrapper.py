@@ -47,7 +47,7 @@ class WrappedClassifier(Classifier):
                 is_fork_safe=inner.settings.is_fork_safe, consistency=inner.settings.consistency
             ),
         )
-        self._inner = inner
+        self._inner, self.memory_limit = inner, inner.memory_limit
         self.notes[:] = inner.notes
         self.has_approximated_gradient = False
 

@@ -39,6 +39,14 @@ def command(
             help="Batch size, or auto to measure it once; no influence on verdicts.",
         ),
     ] = "auto",
+    measure_batch_size: Annotated[
+        bool,
+        typer.Option(
+            "--measure-batch-size",
+            envvar="RBL_MEASURE_BATCH_SIZE",
+            help="Measure batch sizes again that the unfinished run measured, or reduced for lack of memory.",
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -185,6 +193,7 @@ def command(
         precision=parse_precision_option(precision),
         device=device,
         batch_size=parse_batch_size(batch_size),
+        measure_batch_size=measure_batch_size,
         workers=workers,
         executor=executor,
         address=address,

@@ -73,6 +73,9 @@ class Options:
     batch_size: int | None = None
     """Images in a pass, at least 1. None: a grid measures it once on each model; ``evaluate`` and ``certify``
     choose by the size of the images."""
+    measure_batch_size: bool = False
+    """Whether an unfinished run measures the batch sizes again, instead of those that it measured before or
+    reduced because memory ran out."""
     workers: int | None = None
     """Processes that share a cell's images on a CPU, at least 1; None: one for each core that torch uses."""
     executor: Executor = "local"

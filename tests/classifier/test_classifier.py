@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
-from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.classifier.state_guard import ProcessSettings, RandomStates
 from robustbench_local.defenses.wrappers.wrapper_registry import defend
 from robustbench_local.errors import ConfigError, InvariantError, ModelError
@@ -510,21 +509,6 @@ def test_another_device_from_now_on() -> None:
 
 def test_auto_is_a_device_that_works() -> None:
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
-        (RuntimeError("std::bad_alloc"), True),
-        (RuntimeError("shape mismatch"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_out_of_memory_is_recognised(error: Exception, expected: bool) -> None:
-    assert is_out_of_memory(error) is expected
 
 
 def test_out_of_memory_passes_through_a_call_unchanged() -> None:

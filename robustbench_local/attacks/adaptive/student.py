@@ -157,7 +157,7 @@ def _compute_slopes(student: Student, images: Tensor, labels: Tensor) -> Tensor:
 def _ask_model(inputs: AttackInputs, queries: Tensor, answers: Answers) -> Tensor:
     """Return the model's answers as probabilities, (M, K)."""
     rows = torch.arange(len(queries), device=queries.device) % len(inputs.images)
-    size = inputs.classifier.settings.batch_size or BATCH_SIZE
+    size = inputs.classifier.limit_batch_size(BATCH_SIZE)
     answered = []
     with torch.no_grad():
         for first in range(0, len(queries), size):

@@ -93,7 +93,7 @@ class FinishingSearch:
             Same shape, inside the ball, [0, 1] and the mask: a success with a clear margin; otherwise the
             success of the largest margin; otherwise the candidate.
         """
-        size = self.classifier.settings.batch_size or compute_default_batch_size(originals)
+        size = self.classifier.limit_batch_size(compute_default_batch_size(originals))
         finished = candidates.clone()
         for first in range(0, len(originals), size):
             index = torch.arange(first, min(first + size, len(originals)), device=originals.device)

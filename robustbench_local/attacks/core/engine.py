@@ -79,7 +79,6 @@ class Engine:
         self.points = images.clone()
         self.scores = torch.full((len(images),), -torch.inf, device=images.device)
         self.finished = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self.batch_size = classifier.settings.batch_size or compute_default_batch_size(images)
         self._stream, self._early_stop, self._eot_samples = stream, early_stop, eot_samples
         self._steps_between_syncs = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
         self._uses_bf16 = classifier.settings.search_precision == "bf16" and not force_float32
@@ -124,6 +123,11 @@ class Engine:
             yield
         finally:
             self._eot_samples = before
+
+    @property
+    def batch_size(self) -> int:
+        """Images per pass; it falls where memory runs out."""
+        return self.classifier.limit_batch_size(compute_default_batch_size(self.images))
 
     @property
     def eot_samples(self) -> int:

@@ -24,8 +24,7 @@ def rank_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
     """
     ranked = torch.zeros_like(engine.labels)[:, None].repeat(1, _count_targets(threat, engine, count))
     open_rows = engine.find_unfinished_rows()
-    for start in range(0, len(open_rows), engine.batch_size):
-        rows = open_rows[start : start + engine.batch_size]
+    for rows in torch.split(open_rows, engine.batch_size) if len(open_rows) else ():
         logits = engine.compute_logits(engine.images[rows], rows)
         ranked[rows] = rank_classes(logits, engine.labels[rows], threat, ranked.shape[1])
     return ranked

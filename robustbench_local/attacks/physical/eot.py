@@ -159,7 +159,7 @@ class EOTInputs:
 
     def _get_batch_size(self) -> int:
         """Return the number of images per call of the classifier."""
-        return self.classifier.settings.batch_size or max(1, PIXEL_VALUES_PER_BATCH // self.images[0].numel())
+        return self.classifier.limit_batch_size(max(1, PIXEL_VALUES_PER_BATCH // self.images[0].numel()))
 
     def _select_signs(self, signs: slice) -> EOTInputs:
         """Return a subset of the signs."""

@@ -23,7 +23,7 @@ class VoteCounter:
     def __init__(self, classifier: Classifier, images: Tensor, sigma: float, stream: RandomStream) -> None:
         self.classifier, self.images, self.sigma = classifier, images, sigma
         self._keys = stream.compute_keys("votes", images.device)
-        self._batch_size = classifier.settings.batch_size or compute_default_batch_size(images)
+        self._batch_size = classifier.limit_batch_size(compute_default_batch_size(images))
 
     def count_votes(self, rows: Tensor, first_draw: int, draw_count: int) -> Tensor:
         """Count the votes on images; noise is added to the pixels, which may then leave [0, 1].

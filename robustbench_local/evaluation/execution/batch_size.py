@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,12 +14,15 @@ from torch import Tensor
 from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import is_out_of_memory
+from robustbench_local.classifier.memory_limit import release_memory
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.errors import ModelError
+from robustbench_local.evaluation.execution.memory_use import find_available_bytes, measure_peak_bytes
+from robustbench_local.evaluation.execution.pass_timer import time_pass
 
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 1024
 """Smallest and largest batch size to try: powers of two."""
-MAX_COST_SHARE = 0.95
+MAX_COST_SHARE = 0.9
 """A larger batch is worth its memory if the cost per image is at most this share of that in a smaller one."""
 MAX_SLOWDOWN_FACTOR = 1.5
 """No larger batch is tried once the cost per image exceeds the best one by this factor."""
@@ -26,6 +30,16 @@ TIMED_PASSES = 8
 """Number of passes timed together for the plan's estimate, as many as in the smallest batch of a run."""
 MAX_PASS_SECONDS = 0.1
 """No larger batch is tried once a pass takes this many seconds."""
+MAX_WALL_SECONDS = 2.0
+"""No larger batch is tried after a pass that the clock saw take this long, such as one that waits."""
+REPEATED_ROUNDS = 4
+"""Rounds over all sizes after the first one: a disturbance that lasts hits all sizes, or none."""
+MIN_TIMED_SECONDS = 0.004
+"""Seconds of passes of one size in a round, where few passes are that long."""
+MAX_REPEATS = 8
+"""Maximum further passes of one size in a round."""
+MAX_MEMORY_SHARE = 0.7
+"""Share of the available memory that passes may take: an attack keeps tensors of its own beside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,43 +56,133 @@ class ModelSpeed:
         return passes[0] * self.forward_seconds + passes[1] * self.backward_seconds
 
 
-def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
+@dataclass(frozen=True, kw_only=True)
+class BatchSizeChoice:
+    """A batch size and the reason for it."""
+
+    size: int
+    """Images in a pass, over all workers."""
+    reason: str
+    """It follows the size in brackets."""
+
+
+def tune_batch_size(classifier: Classifier, images: Tensor, *, workers: int = 1) -> BatchSizeChoice:
     """Return the smallest batch size whose time per image is about that of any larger one.
+
+    Times are those of `time_pass`, and sizes are measured in turns, so that a busy machine gives the same
+    answer as an idle one.
 
     Args:
         classifier: The classifier, on the device that it will be attacked on.
         images: (N, C, H, W), some of the images to evaluate; repeated where a batch needs more.
+        workers: Processes that each hold such a batch.
 
     Returns:
-        A power of two, at least ``MIN_BATCH_SIZE``, that fits into memory with a backward pass. A callable is
-        not measured, since it may be a remote service: its batch size depends on the size of the images.
+        A power of two that fits into memory with a backward pass, in every worker at the same time; less
+        than ``MIN_BATCH_SIZE`` only where that does not fit. A callable is not measured, since it may be a
+        remote service: its batch size depends on the size of the images.
     """
     if classifier.module is None:
-        return compute_default_batch_size(images)
-    costs: dict[int, float] = {}
-    size = MIN_BATCH_SIZE
-    with classifier.evaluation_mode():
-        one_pass = _time_forward_backward
-        while size <= MAX_BATCH_SIZE:
-            batch = images[torch.arange(size) % len(images)].to(classifier.device)
-            try:
-                seconds = one_pass(classifier, batch)
-            except Exception as failure:
-                if (
-                    one_pass is _time_forward_backward
-                    and size == MIN_BATCH_SIZE
-                    and not is_out_of_memory(failure)
-                ):
-                    one_pass = _time_forward  # a cut graph: black-box attacks still work
-                    continue
-                if not is_out_of_memory(failure) or size == MIN_BATCH_SIZE:
-                    raise
-                break
-            costs[size] = seconds / size
-            if seconds > MAX_PASS_SECONDS or costs[size] > MAX_SLOWDOWN_FACTOR * min(costs.values()):
-                break
+        size = compute_default_batch_size(images)
+        return BatchSizeChoice(size=size, reason="by the size of the images: a callable is not measured")
+    with classifier.evaluation_mode(), classifier.memory_limit.raise_at_once():
+        return _SizeTrials(classifier, images, workers).choose_size()
+
+
+class _SizeTrials:
+    """The times and the memory of passes in batches of several sizes."""
+
+    def __init__(self, classifier: Classifier, images: Tensor, workers: int) -> None:
+        self._classifier, self._images, self._workers = classifier, images, workers
+        self._pass = _run_forward_backward
+        self._available = find_available_bytes(classifier.device)
+        self._peak_before = measure_peak_bytes(lambda: None, classifier.device)
+        self._seconds: dict[int, float] = {}
+        self._memory_note = ""
+
+    def choose_size(self) -> BatchSizeChoice:
+        """Try sizes from the smallest on while larger ones may pay; then all of them again, in turns."""
+        size = MIN_BATCH_SIZE
+        while size <= MAX_BATCH_SIZE and self._try_size(size):
             size *= 2
-    return min(size for size, cost in costs.items() if cost <= min(costs.values()) / MAX_COST_SHARE)
+        size = MIN_BATCH_SIZE
+        while not self._seconds and size > 1:
+            size //= 2
+            self._try_size(size)
+        if size < MIN_BATCH_SIZE:
+            return BatchSizeChoice(size=size, reason=f"memory ran out with {2 * size}")
+        for _ in range(REPEATED_ROUNDS if len(self._seconds) > 1 else 0):
+            for tried in self._seconds:
+                self._seconds[tried] = min(self._seconds[tried], self._time_size(tried))
+        return self._compare_costs()
+
+    def _compare_costs(self) -> BatchSizeChoice:
+        costs = self._costs
+        size = min(size for size, cost in costs.items() if cost <= min(costs.values()) / MAX_COST_SHARE)
+        ratio = costs[MIN_BATCH_SIZE] / costs[size]
+        reason = f"measured: {ratio:.1f} times faster per image than {MIN_BATCH_SIZE}"
+        if size == MIN_BATCH_SIZE:
+            reason = "measured: larger batches are no faster per image"
+        if self._memory_note and size == max(costs):
+            reason = self._memory_note if size == MIN_BATCH_SIZE else f"{reason}; {self._memory_note}"
+        return BatchSizeChoice(size=size, reason=reason)
+
+    @property
+    def _costs(self) -> dict[int, float]:
+        """Seconds per image of each size."""
+        return {size: seconds / size for size, seconds in self._seconds.items()}
+
+    def _try_size(self, size: int) -> bool:
+        """Run passes of a size and store their time if they fit; return whether to try a larger one.
+
+        Raises:
+            Exception: The model's; of a cut graph once only, because black-box attacks still work.
+        """
+        started = time.perf_counter()
+        try:
+            peak = measure_peak_bytes(partial(self._run_pass, size), self._classifier.device)
+            is_endless = time.perf_counter() - started > MAX_WALL_SECONDS
+            self._seconds[size] = self._time_size(size)
+        except Exception as failure:
+            if not is_out_of_memory(failure):
+                if self._pass is _run_forward or self._seconds:
+                    raise
+                self._pass = _run_forward
+                return self._try_size(size)
+            peak = None
+        if size not in self._seconds:
+            release_memory()
+            self._memory_note = f"memory ran out with {size}"
+            return False
+        if not self._fits_twice(peak):
+            workers = "" if self._workers == 1 else f" in each of {self._workers} workers"
+            self._memory_note = f"{2 * size} at once might not fit into memory{workers}"
+            return False
+        if is_endless or self._seconds[size] > MAX_PASS_SECONDS:
+            return False
+        if self._costs[size] > MAX_SLOWDOWN_FACTOR * min(self._costs.values()):  # or it was disturbed
+            self._seconds[size] = min(self._seconds[size], self._time_size(size))
+        return self._costs[size] <= MAX_SLOWDOWN_FACTOR * min(self._costs.values())
+
+    def _fits_twice(self, peak: int | None) -> bool:
+        """Return whether twice the memory that a pass took fits into each worker."""
+        if peak is None or self._peak_before is None or self._available is None:
+            return True
+        return 2 * (peak - self._peak_before) * self._workers <= MAX_MEMORY_SHARE * self._available
+
+    def _time_size(self, size: int) -> float:
+        """Return the smallest time of a few passes; of more where they are short."""
+        seconds = [self._time_once(size)]
+        repeats = int(MIN_TIMED_SECONDS / max(seconds[0], 1e-9))
+        seconds += [self._time_once(size) for _ in range(min(repeats, MAX_REPEATS))]
+        return min(seconds)
+
+    def _time_once(self, size: int) -> float:
+        return time_pass(partial(self._run_pass, size), self._classifier.device)
+
+    def _run_pass(self, size: int) -> None:
+        rows = torch.arange(size) % len(self._images)
+        self._pass(self._classifier, self._images[rows].to(self._classifier.device))
 
 
 @contextmanager
@@ -103,34 +207,28 @@ def measure_speed(classifier: Classifier, images: Tensor) -> ModelSpeed:
     batch = batch.to(classifier.device)
     times = 3 if classifier.module is not None else 1
     with classifier.evaluation_mode(), torch.no_grad():
-        forward = _time_call(lambda: classifier(batch), times) / len(batch) / draws
+        forward = _time_repeatedly(lambda: classifier(batch), classifier.device, times) / len(batch) / draws
     backward = 0.0
     if classifier.access == "gradients":
         # a model whose graph is cut has no backward pass, which its attacks will report
         with classifier.evaluation_mode(), suppress(ModelError):
-            backward = max(_time_forward_backward(classifier, batch) / len(batch) / draws - forward, 0.0)
+            both = _time_repeatedly(lambda: _run_forward_backward(classifier, batch), classifier.device)
+            backward = max(both / len(batch) / draws - forward, 0.0)
     return ModelSpeed(forward_seconds=forward, backward_seconds=backward)
 
 
-def _time_forward_backward(classifier: Classifier, batch: Tensor) -> float:
-    """Return the seconds of a forward and, where there are gradients, a backward pass."""
+def _run_forward_backward(classifier: Classifier, batch: Tensor) -> None:
+    """Run a forward and, where there are gradients, a backward pass."""
     if classifier.access == "gradients":
-        return _time_call(lambda: classifier.compute_gradient(batch, lambda logits: logits.sum(dim=1)))
-    return _time_forward(classifier, batch)
+        classifier.compute_gradient(batch, lambda logits: logits.sum(dim=1))
+    else:
+        _run_forward(classifier, batch)
 
 
-def _time_forward(classifier: Classifier, batch: Tensor) -> float:
-    """Return the seconds of a forward pass."""
-    return _time_call(lambda: classifier(batch))
+def _run_forward(classifier: Classifier, batch: Tensor) -> None:
+    classifier(batch)
 
 
-def _time_call(call: Callable[[], object], times: int = 3) -> float:
-    """Return the best wall time of several calls, with the device's queue: other programs may run too."""
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+def _time_repeatedly(call: Callable[[], object], device: torch.device, times: int = 3) -> float:
+    """Return the smallest time of several calls."""
+    return min(time_pass(call, device) for _ in range(times))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,12 @@ import numpy as np
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ModelTimeoutError, StorageError
 from robustbench_local.evaluation.execution.job_runner import LOCAL_RUNNER, JobRunner
+from robustbench_local.evaluation.execution.kept_batch_sizes import (
+    describe_kept_sizes,
+    find_batch_size,
+    forget_batch_sizes,
+    keep_reduced_size,
+)
 from robustbench_local.evaluation.execution.model_diagnosis import diagnose_plan
 from robustbench_local.evaluation.execution.model_notes import save_model_notes
 from robustbench_local.evaluation.execution.pilot_positions import choose_pilot_positions
@@ -21,7 +28,7 @@ from robustbench_local.evaluation.execution.proof_reuse import find_proven_image
 from robustbench_local.evaluation.execution.worker_count import count_workers
 from robustbench_local.evaluation.harness.batches import IsolationSettings
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, format_error_line
-from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
+from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 from robustbench_local.evaluation.planning.screening import build_screening_cells
 from robustbench_local.evaluation.planning.shard_positions import build_shard_record
 from robustbench_local.store.adaptations import read_adaptation, save_adaptation
@@ -57,6 +64,8 @@ def execute_plan(
     """
     known = match_stored_cells(plan, store)
     save_shard_record(plan, store, known)
+    if plan.measures_batch_size:
+        forget_batch_sizes(store)
     diagnosis = diagnose_plan(plan, store, known)
     if diagnosis is not None:
         listener.on_diagnosis_end(diagnosis)
@@ -95,6 +104,8 @@ def report_known_cells(
         known: The stored record of every cell, by its key in the plan.
         listener: Receives them.
     """
+    if line := describe_kept_sizes(plan, store):
+        listener.on_event(EventRecord(time=format_utc_now(), level="info", message=line))
     for cell in plan.cells:
         record = known[cell.record.key]
         counts = store.count_outcomes(record.key)
@@ -182,7 +193,7 @@ class CellRunner:
 
     def run_pilot(self) -> None:
         """Run the cell's pilot; a cell that fails in it ends."""
-        size = self.plan.batch_size or self._find_batch_size()
+        size = self._find_batch_size()
         self.run_positions(self._choose_pilot(size))
 
     def _choose_pilot(self, batch_size: int) -> list[int]:
@@ -257,7 +268,7 @@ class CellRunner:
         job = self.cell.make_job()
         if self.plan.skip_verified:
             job = job.skip_proven_images(find_proven_images(self.cell, self.plan.cells, self.store))
-        size = self.plan.batch_size or self._find_batch_size()
+        size = self._find_batch_size()
         isolation = IsolationSettings(
             isolated=True,
             timeout=self.plan.timeout,
@@ -270,6 +281,7 @@ class CellRunner:
             done_positions=frozenset(self.done_positions),
             selected_positions=self.cell.own_positions if positions is None else positions,
             notify=self._add_warning,
+            on_smaller_batches=partial(keep_reduced_size, self.store, self.cell),
             workers=self._count_workers(),
             isolation=isolation,
         )
@@ -297,23 +309,15 @@ class CellRunner:
         return count_workers(self.cell, self.plan.workers)
 
     def _find_batch_size(self) -> int:
-        """Return the model's batch size on this machine; a resumed run keeps it for bit-equal results."""
-        subject, known = self.cell.queried_subject, self.store.read_meta("batch sizes", {})
-        if str(subject) not in known:
-            count = 1 if self._count_workers() > 1 else None
-            size, problem = self.job_runner.tune_batch_size(self.cell, self.plan.timeout, count)
-            if problem is not None:
-                self._add_warning(problem)
-            else:
-                known = dict.fromkeys(self._list_alike(subject), size) | known
-            known[str(subject)] = size
-            self.store.update_meta({"batch sizes": known})
-        return int(known[str(subject)])
-
-    def _list_alike(self, subject: EvaluationSubject) -> list[str]:
-        """Return the names of the models of the plan with the same network, which passes take as long in."""
-        queried = (cell.queried_subject for cell in self.plan.cells if cell.problem is None)
-        return [str(other) for other in queried if subject.network and other.network == subject.network]
+        return find_batch_size(
+            self.plan,
+            self.store,
+            self.cell,
+            workers=self._count_workers(),
+            tell=partial(self._add_event, "info"),
+            warn=self._add_warning,
+            runner=self.job_runner,
+        )
 
     def _save_example_images(self, job: Job, batch: OutcomeBatch, fresh: Sequence[OutcomeRecord]) -> None:
         """Save the cell's first broken images, or the first signs of a sticker cell, whatever the batches."""

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from robustbench_local.evaluation.execution.batch_size import BatchSizeChoice
 from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
 from robustbench_local.evaluation.harness.adaptation import adapt_job
-from robustbench_local.evaluation.harness.batches import IsolationSettings, Notifier, run_batches
+from robustbench_local.evaluation.harness.batches import (
+    IsolationSettings,
+    Notifier,
+    SizeReceiver,
+    run_batches,
+)
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch
 from robustbench_local.evaluation.planning.plan import CellSpec
 from robustbench_local.store.records import AdaptationRecord
@@ -16,19 +22,19 @@ class JobRunner:
     """Runs the work of cells in processes of this machine; a cluster's runner overrides the methods."""
 
     def tune_batch_size(
-        self, cell: CellSpec, timeout: float | None, thread_count: int | None
-    ) -> tuple[int, str | None]:
+        self, cell: CellSpec, timeout: float | None, workers: int
+    ) -> tuple[BatchSizeChoice, str | None]:
         """Return a good batch size for the model that a cell queries.
 
         Args:
             cell: The cell.
             timeout: Time limit in seconds; None for no limit.
-            thread_count: Number of threads of the run; None for torch's current number.
+            workers: Number of processes of the run, which have one thread each if there are several.
 
         Returns:
-            The size, and the reason why it could not be measured, if any.
+            The size with its reason, and why it could not be measured, if so.
         """
-        return try_tune_batch_size(cell.queried_subject, timeout, thread_count=thread_count)
+        return try_tune_batch_size(cell.queried_subject, timeout, workers=workers)
 
     def adapt_job(
         self,
@@ -50,6 +56,7 @@ class JobRunner:
         done_positions: Collection[int],
         selected_positions: Collection[int] | None,
         notify: Notifier,
+        on_smaller_batches: SizeReceiver,
         workers: int,
         isolation: IsolationSettings,
     ) -> Iterator[OutcomeBatch]:
@@ -60,6 +67,7 @@ class JobRunner:
             done_positions=done_positions,
             selected_positions=selected_positions,
             notify=notify,
+            on_smaller_batches=on_smaller_batches,
             workers=workers,
             isolation=isolation,
         )

@@ -7,7 +7,11 @@ from functools import partial
 import torch
 
 from robustbench_local.attacks.core.engine import compute_default_batch_size
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
+from robustbench_local.errors import ProcessEndedError
 from robustbench_local.evaluation.execution.batch_size import (
+    MIN_BATCH_SIZE,
+    BatchSizeChoice,
     ModelSpeed,
     measure_speed,
     tune_batch_size,
@@ -37,21 +41,26 @@ def try_measure_speed(subject: EvaluationSubject, timeout: float | None) -> Mode
 
 
 def try_tune_batch_size(
-    subject: EvaluationSubject, timeout: float | None, *, thread_count: int | None = None
-) -> tuple[int, str | None]:
+    subject: EvaluationSubject, timeout: float | None, *, workers: int = 1
+) -> tuple[BatchSizeChoice, str | None]:
     """Return a good batch size, and the reason why it could not be measured, if any.
 
     Args:
         subject: The model, and images to evaluate.
         timeout: Time limit in seconds; None for no limit.
-        thread_count: Number of threads of the run; None for torch's current number.
+        workers: Number of processes of the run, which have one thread each if there are several.
     """
     images = subject.data.images
-    tune = partial(tune_batch_size, subject.classifier, images)
+    tune = partial(tune_batch_size, subject.classifier, images, workers=workers)
+    threads = torch.get_num_threads() if workers == 1 else 1
     try:
         if subject.classifier.settings.is_fork_safe and can_fork(subject.classifier.device):
-            return call_isolated(tune, timeout=timeout, name=subject.id, threads=thread_count), None
-        with use_threads(thread_count or torch.get_num_threads()), catch_process_exit(subject.id):
+            return call_isolated(tune, timeout=timeout, name=subject.id, threads=threads), None
+        with use_threads(threads), catch_process_exit(subject.id):
             return tune(), None
     except Exception as problem:  # noqa: BLE001 - the work itself finds out which image it is about
-        return compute_default_batch_size(images), f"batch size not measured: {format_error_line(problem)}"
+        size = compute_default_batch_size(images)
+        if isinstance(problem, ProcessEndedError) or is_out_of_memory(problem):
+            size = min(size, MIN_BATCH_SIZE)  # the system may have ended it because memory ran out
+        line = f"batch size not measured: {format_error_line(problem)}"
+        return BatchSizeChoice(size=size, reason="not measured"), line

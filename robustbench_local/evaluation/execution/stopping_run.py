@@ -14,6 +14,7 @@ from robustbench_local.evaluation.execution.executor import (
     report_known_cells,
 )
 from robustbench_local.evaluation.execution.job_runner import LOCAL_RUNNER, JobRunner
+from robustbench_local.evaluation.execution.kept_batch_sizes import forget_batch_sizes
 from robustbench_local.evaluation.execution.model_diagnosis import diagnose_plan
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
@@ -54,6 +55,8 @@ def execute_until_stopped(
         StorageError: If writing fails; committed outcomes are kept and the same command resumes.
     """
     known = match_stored_cells(plan, store)
+    if plan.measures_batch_size:
+        forget_batch_sizes(store)
     diagnosis = diagnose_plan(plan, store, known)
     if diagnosis is not None:
         listener.on_diagnosis_end(diagnosis)

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
 from robustbench_local.classifier.foreign_errors import is_out_of_memory
+from robustbench_local.classifier.memory_limit import halve, release_memory
 from robustbench_local.classifier.stochastic import with_attack_seed
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import InvariantError, ModelError, ModelTimeoutError, UnreachableError
@@ -27,6 +26,8 @@ from robustbench_local.evaluation.harness.worker_pool import WorkerLostError, Wo
 
 Notifier = Callable[[str], None]
 """Receives a note to store, such as a halved batch."""
+SizeReceiver = Callable[[int], None]
+"""Receives the number of images at once that fit into memory."""
 
 MAX_FAILURES_BEFORE_SUCCESS = 3
 """Number of images that fail alone, before any success, after which the model or the attack is the cause."""
@@ -64,6 +65,7 @@ def run_batches(
     done_positions: Collection[int] = (),
     selected_positions: Collection[int] | None = None,
     notify: Notifier = lambda _: None,
+    on_smaller_batches: SizeReceiver = lambda _size: None,
     workers: int = 1,
     isolation: IsolationSettings = IsolationSettings(),
 ) -> Iterator[OutcomeBatch]:
@@ -71,11 +73,13 @@ def run_batches(
 
     Args:
         job: The work of the cell.
-        batch_size: Images per pass; no influence on verdicts. Halved permanently when memory runs out.
+        batch_size: Images per pass; no influence on verdicts. Halved for good when memory runs out.
         done_positions: Positions that need no work.
         selected_positions: The positions to work on now; None: all. Of an attack that draws for a whole
             batch, the fixed groups that they belong to.
         notify: Receives notes of halved batches and isolated failures.
+        on_smaller_batches: Receives the size of the batches from now on, where memory ran out with larger
+            ones.
         workers: Number of processes that may share the images; no influence on verdicts.
         isolation: The process in which the work runs, and its time limits.
 
@@ -100,6 +104,7 @@ def run_batches(
     )
     with pool:
         queue = _BatchQueue(job, pool, batch_size, done_positions, notify)
+        queue.on_smaller_batches = on_smaller_batches
         queue.select_positions(selected_positions)
         yield from queue.run()
 
@@ -114,6 +119,8 @@ class _BatchQueue:
         self.done = set(done)
         self.queue = work.build_queue(batch_size * pool.size, self.done)
         self.has_succeeded = bool(done)
+        self.on_smaller_batches: SizeReceiver = lambda _size: None
+        self.tried_alone: set[int] = set()  # images that memory ran out for, now without any other pass
         self.hangs = self.process_ends = 0
         self.last_lost_positions: list[int] = []  # the positions that a process was lost on the last time
 
@@ -133,7 +140,8 @@ class _BatchQueue:
             if self.queue:
                 self.job.announce_images(self.queue[0])
             try:
-                batch = self.worker_pool.run(positions, self.batch_size)
+                size = 1 if self.tried_alone.issuperset(positions) else self.batch_size
+                batch = self.worker_pool.run(positions, size)
             except (InvariantError, UnreachableError):
                 raise
             except Exception as failure:
@@ -150,6 +158,7 @@ class _BatchQueue:
                         raise _build_model_error(self.job, failure) from None
                     raise
             else:
+                self._adopt_memory_limit()
                 batch.agreement.check_agreement(self.job.classifier.name)
                 self.has_succeeded = self.has_succeeded or any(row.clean_correct for row in batch.outcomes)
                 suspects.append(batch)
@@ -161,8 +170,10 @@ class _BatchQueue:
         """Requeue the images in smaller batches or unchanged; return False for a failure of one image."""
         if isinstance(failure, WorkerLostError):
             return self._requeue_after_loss(positions, failure)
-        if is_out_of_memory(_unwrap_failure(failure)) and self._halve_batches(positions, "out of memory"):
-            return True
+        if is_out_of_memory(_unwrap_failure(failure)):
+            release_memory()
+            if self._halve_batches(positions, "out of memory") or self._try_alone(positions):
+                return True
         return self._requeue_pieces(positions, (len(positions) + 1) // 2)
 
     def _requeue_after_loss(self, positions: list[int], loss: WorkerLostError) -> bool:
@@ -205,16 +216,48 @@ class _BatchQueue:
         )
 
     def _halve_batches(self, positions: list[int], why: str) -> bool:
-        """Halve the batch size; return False if it is 1 already."""
+        """Halve the batch size; return False if it is 1 already.
+
+        A fixed group stays whole as long as its model may be given less at once: its verdicts are about it.
+        """
+        if not self.job.is_divisible and self._lower_model_limit(positions, why):
+            return True
         at_once = min(len(positions) * self.job.images_per_position, self.batch_size)
-        half = (at_once + 1) // 2
+        half = halve(at_once)
         if half == at_once:
             return False
-        self.notify(f"{why} with {format_count(at_once, 'image')}: going on with {half} at a time")
-        self.batch_size = half
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._reduce_batch_size(at_once, half, why)
         self.queue = [*split_positions(positions, half), *self.job.split_queue(self.queue, half)]
+        return True
+
+    def _lower_model_limit(self, positions: list[int], why: str) -> bool:
+        """Halve what the queried model is given at once; return False if that is one image already."""
+        limit = self.job.queried_model.memory_limit
+        at_once = limit.limit_size(len(positions) * self.job.images_per_position)
+        if at_once == 1:
+            return False
+        limit.lower(halve(at_once))
+        self.notify(f"{why} with {format_count(at_once, 'image')}: the model gets {halve(at_once)} at a time")
+        self.queue = [positions, *self.queue]
+        return True
+
+    def _reduce_batch_size(self, tried: int, size: int, why: str) -> None:
+        self.notify(f"{why} with {format_count(tried, 'image')}: going on with {size} at a time")
+        self.batch_size = size
+        self.on_smaller_batches(size)
+
+    def _adopt_memory_limit(self) -> None:
+        """Take over the limit of the queried model where memory ran out in one of its passes."""
+        limit = self.job.queried_model.memory_limit.max_images
+        if limit is not None and limit * self.worker_pool.size < self.batch_size:
+            self._reduce_batch_size(self.batch_size, limit * self.worker_pool.size, "out of memory")
+
+    def _try_alone(self, positions: list[int]) -> bool:
+        """Requeue a single image, whose search may ask about several points at once, with one at a time."""
+        if len(positions) > 1 or self.batch_size == 1 or self.tried_alone.issuperset(positions):
+            return False
+        self.tried_alone.update(positions)
+        self.queue = [positions, *self.queue]
         return True
 
     def _requeue_pieces(self, positions: list[int], size: int, rest: list[list[int]] | None = None) -> bool:

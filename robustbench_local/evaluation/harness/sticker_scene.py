@@ -156,7 +156,7 @@ class StickerScene:
             views: (N, V).
         """
         count = len(self.images)
-        at_once = max(1, (self.classifier.settings.batch_size or views.count) // count)
+        at_once = max(1, self.classifier.limit_batch_size(views.count) // count)
         return ViewPredictions.from_parts(
             [
                 self._predict_batch(crafted, views.slice_views(start, min(start + at_once, views.count)))

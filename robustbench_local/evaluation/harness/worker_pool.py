@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, merge_batches
@@ -52,6 +53,8 @@ _CURRENT_PASSES, _FINISHED_PASSES = 0, 1
 class _Request:
     positions: list[int]
     batch_size: int
+    memory_limits: tuple[int | None, ...] = (None, None)
+    """Images that fitted into memory at once elsewhere, as in `_Response`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class _Response:
     batch: OutcomeBatch | None
     failure: Exception | None
     notes: tuple[str, ...]
+    memory_limits: tuple[int | None, ...] = (None, None)
+    """Images that fitted into memory at once, for the classifier under test and the queried one."""
 
 
 class WorkerLostError(Exception):
@@ -179,12 +184,12 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             raise
 
     def _run_in_workers(self, positions: list[int], batch_size: int) -> OutcomeBatch:
-        while len(self._workers) < self.size:
-            self._workers.append(self._start_worker(len(self._workers)))
+        while len(self._workers) < self.size and self._add_worker():
+            pass
         shares = [share for offset in range(self.size) if (share := positions[offset :: self.size])]
         busy = self._workers[: len(shares)]
         for worker, share in zip(busy, shares, strict=True):
-            worker.send_request(_Request(share, batch_size))
+            worker.send_request(_Request(share, batch_size, _read_memory_limits(self.job)))
         answers = self._wait_for_responses(busy, self._timeout)
         for answer in answers:
             self._record_notes(answer)
@@ -195,6 +200,21 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         # workers run in parallel: the wall time per image is divided by their number
         outcomes = tuple(replace(row, seconds=row.seconds / len(shares)) for row in batch.outcomes)
         return replace(batch, outcomes=outcomes)
+
+    def _add_worker(self) -> bool:
+        """Start another worker; where memory runs out, those that run have to do.
+
+        Raises:
+            OSError: If there is no memory for the first one.
+        """
+        try:
+            self._workers.append(self._start_worker(len(self._workers)))
+        except OSError as error:
+            if not self._workers or not is_out_of_memory(error):
+                raise
+            self.size = len(self._workers)
+            return False
+        return True
 
     def _wait_for_responses(self, busy: Sequence[ChildProcess], timeout: float | None) -> list[_Response]:
         """Return one answer per worker, in their order; passes are counted meanwhile."""
@@ -233,6 +253,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
     def _record_notes(self, answer: _Response) -> None:
         for note in answer.notes:
             self.job.classifier.add_note(note)
+        _lower_memory_limits(self.job, answer.memory_limits)
 
     def _start_worker(self, index: int) -> ChildProcess:
         counts = (ctypes.c_int64 * 2).from_buffer(self._pass_counts, 16 * index)
@@ -281,13 +302,25 @@ def _serve_requests(
 def _run_request(work: Job, order: _Request) -> _Response:
     known = len(work.classifier.notes)
     work.queried_model.configure(batch_size=order.batch_size)
+    _lower_memory_limits(work, order.memory_limits)
     batch: OutcomeBatch | None = None
     failure: Exception | None = None
     try:
         batch = work.run(order.positions)
     except BaseException as problem:  # noqa: BLE001 - raised again in the parent
         failure = _convert_failure(problem, work)
-    return _Response(batch, failure, tuple(work.classifier.notes[known:]))
+    return _Response(batch, failure, tuple(work.classifier.notes[known:]), _read_memory_limits(work))
+
+
+def _read_memory_limits(work: Job) -> tuple[int | None, ...]:
+    """Return the limits of the classifier under test and the queried one."""
+    return tuple(model.memory_limit.max_images for model in (work.classifier, work.queried_model))
+
+
+def _lower_memory_limits(work: Job, limits: tuple[int | None, ...]) -> None:
+    """Lower the same limits to those of another process."""
+    for model, max_images in zip((work.classifier, work.queried_model), limits, strict=False):
+        model.memory_limit.lower(max_images)
 
 
 def _convert_failure(problem: BaseException, work: Job) -> Exception:

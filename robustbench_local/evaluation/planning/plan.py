@@ -163,6 +163,8 @@ class Plan:
     """The run's seed."""
     batch_size: int | None
     """Images per pass; None: measured on each model before its first cell."""
+    measures_batch_size: bool = False
+    """Whether batch sizes that an earlier call of the run measured are measured again."""
     workers: int
     """Number of processes that share the images of a cell where that pays."""
     max_example_images: int

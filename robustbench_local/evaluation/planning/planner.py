@@ -136,6 +136,7 @@ def _build_plan(
         resolved_yaml=grid.to_yaml(),
         seed=grid.seed,
         batch_size=options.batch_size,
+        measures_batch_size=options.measure_batch_size,
         workers=workers,
         max_example_images=grid.gallery,
         data=data,

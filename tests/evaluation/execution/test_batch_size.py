@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.evaluation.execution import batch_size as tuning
+from robustbench_local.evaluation.execution import memory_use
 from robustbench_local.evaluation.execution.batch_size import ModelSpeed, measure_speed, tune_batch_size
+from robustbench_local.evaluation.execution.pass_timer import time_pass
 
 IMAGES = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -16,6 +21,7 @@ IMAGES = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(autouse=True)
 def _all_batch_sizes(monkeypatch, full_batch_size):
     monkeypatch.setattr(tuning, "MAX_BATCH_SIZE", full_batch_size)
+    monkeypatch.setattr(tuning, "REPEATED_ROUNDS", 2)
 
 
 class Timed(Classifier):
@@ -24,55 +30,141 @@ class Timed(Classifier):
     def __init__(self, largest: int = 10**6) -> None:
         super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), num_classes=3)
         self.sizes, self.largest = [], largest
+        self.error = torch.OutOfMemoryError("CUDA out of memory (made up)")
 
     def __call__(self, images, rows=None):
-        if len(images) > self.largest:
-            raise torch.OutOfMemoryError("CUDA out of memory (made up)")
         self.sizes.append(len(images))
+        if len(images) > self.largest:
+            raise self.error
         return super().__call__(images, rows)
 
 
-def clock(monkeypatch, cost):
-    """Replace the clock: a pass over ``image_count`` images takes ``cost(n)`` seconds."""
-
-    def timed(call, times=3):
-        call()
-        return cost(classifier.sizes[-1])
-
+@pytest.fixture
+def clock(monkeypatch):
+    """Replaces the clock: a pass over n images takes ``cost(n)`` seconds; memory never runs out."""
     classifier = Timed()
-    monkeypatch.setattr(tuning, "_time_call", timed)
-    return classifier
+
+    def set_cost(cost):
+        def timed(call, device):
+            call()
+            return cost(classifier.sizes[-1])
+
+        monkeypatch.setattr(tuning, "time_pass", timed)
+        monkeypatch.setattr(tuning, "find_available_bytes", lambda device: None)
+        return classifier
+
+    return set_cost
 
 
-def test_the_batch_grows_while_an_image_gets_cheaper(monkeypatch):
-    # a fixed cost of 64 images: at 512 an image costs 1.125, at 1,024 it costs 1.0625, more than 5% less
-    classifier = clock(monkeypatch, lambda size: 1e-6 * (64 + size))
-    assert tune_batch_size(classifier, IMAGES) == 1024
-    classifier = clock(monkeypatch, lambda size: 1e-6 * (8 + size))
-    assert tune_batch_size(classifier, IMAGES) == 256
-    classifier = clock(monkeypatch, lambda size: 1e-6 * size**2)
-    assert tune_batch_size(classifier, IMAGES) == 8
-    assert classifier.sizes == [8, 16]
+@pytest.mark.parametrize(
+    ("cost", "size", "reason"),
+    [
+        # a fixed cost of 64 images: at 512 an image costs 1.125, at 1,024 1.0625, which is no tenth less
+        (lambda n: 1e-6 * (64 + n), 512, "measured: 8.0 times faster per image than 8"),
+        (lambda n: 1e-6 * (80 + n), 512, "measured: 9.5 times faster per image than 8"),
+        (lambda n: 1e-6 * (256 + n), 1024, "measured: 26.4 times faster per image than 8"),
+        (lambda n: 1e-6 * n**2, 8, "measured: larger batches are no faster per image"),
+        # an early size that looks expensive does not end the search
+        (
+            lambda n: 1e-6 * (64 + n) * (1.3 if n == 16 else 1),
+            512,
+            "measured: 8.0 times faster per image than 8",
+        ),
+        (lambda n: 0.4 + 0.05 * n, 8, "measured: larger batches are no faster per image"),
+    ],
+)
+def test_the_batch_grows_while_an_image_gets_cheaper(clock, cost, size, reason):
+    classifier = clock(cost)
+    choice = tune_batch_size(classifier, IMAGES)
+    assert (choice.size, choice.reason) == (size, reason)
+    if size == 8:  # slower, or slow: no more than one size beyond
+        assert max(classifier.sizes) <= 16
 
 
-def test_one_disturbed_measurement_does_not_end_the_search(monkeypatch):
-    classifier = clock(monkeypatch, lambda size: 1e-6 * (64 + size) * (1.3 if size == 16 else 1))
-    assert tune_batch_size(classifier, IMAGES) == 1024
+def test_a_disturbance_of_the_first_round_changes_nothing(clock):
+    seen = Counter()
+
+    def cost(size):
+        seen[size] += 1
+        return 1e-6 * (64 + size) * (9 if size == 32 and seen[size] == 1 else 1 + 1 / seen[size])
+
+    assert tune_batch_size(clock(cost), IMAGES).size == 512
+    assert max(seen) == 1024
 
 
-def test_slow_models_are_not_measured_for_long(monkeypatch):
-    classifier = clock(monkeypatch, lambda size: 0.4 + 0.05 * size)
-    assert tune_batch_size(classifier, IMAGES) == 8
-    assert classifier.sizes == [8]
+@pytest.mark.parametrize(
+    ("largest", "size", "reason"),
+    [
+        (32, 32, "measured: 16.0 times faster per image than 8; memory ran out with 64"),
+        (8, 8, "memory ran out with 16"),
+        (7, 4, "memory ran out with 8"),
+        (1, 1, "memory ran out with 2"),
+        (0, 1, "memory ran out with 2"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_not_taken(clock, largest, size, reason):
+    classifier = clock(lambda size: 0.005 / size)
+    classifier.largest = largest
+    choice = tune_batch_size(classifier, IMAGES)
+    assert (choice.size, choice.reason) == (size, reason)
+    assert classifier.memory_limit.max_images is None  # a larger batch was a trial, and no need
 
 
-def test_what_does_not_fit_into_memory_is_not_taken(monkeypatch):
-    classifier = clock(monkeypatch, lambda size: 0.5 / size)
-    classifier.largest = 32
-    assert tune_batch_size(classifier, IMAGES) == 32
-    classifier.largest = 4
-    with pytest.raises(torch.OutOfMemoryError):
+@pytest.mark.parametrize(
+    ("workers", "share", "size"),
+    [(1, 0.7, 512), (1, 0.35, 512), (1, 0.34, 256), (4, 0.35, 128), (1000, 0.7, 8)],
+)
+def test_the_batches_of_all_workers_fit_into_memory(clock, monkeypatch, workers, share, size):
+    """Passes take no more than 0.7 of the memory: with 256 images tried, 512 have to fit."""
+    classifier = clock(lambda n: 1e-6 * (80 + n))
+    peaks = iter([0, *(350 * n for n in (8, 16, 32, 64, 128, 256, 512, 1024))])
+    monkeypatch.setattr(tuning, "measure_peak_bytes", lambda call, device: (call(), next(peaks))[1])
+    monkeypatch.setattr(tuning, "find_available_bytes", lambda device: int(512 * 1000 / 0.7 * share))
+    choice = tune_batch_size(classifier, IMAGES, workers=workers)
+    assert choice.size == size
+    if size < 512:
+        each = "" if workers == 1 else f" in each of {workers} workers"
+        assert choice.reason.endswith(f"{2 * size} at once might not fit into memory{each}")
+    assert tuning.MAX_MEMORY_SHARE == 0.7
+
+
+def test_an_error_that_is_none_of_memory_is_the_model_s(clock):
+    classifier = clock(lambda n: 1e-6 * (64 + n))
+    classifier.largest, classifier.error = 16, ValueError("no")
+    with pytest.raises(ValueError, match="no"):
         tune_batch_size(classifier, IMAGES)
+
+
+def test_time_that_passes_while_others_compute_does_not_count():
+    def wait_and_work():
+        time.sleep(0.05)
+        torch.ones(300, 300) @ torch.ones(300, 300)
+
+    assert 0 < time_pass(wait_and_work, torch.device("cpu")) < 0.04
+
+
+def test_memory_is_read_where_the_system_tells_it(tmp_path, monkeypatch):
+    device = torch.device("cpu")
+    before = memory_use.measure_peak_bytes(lambda: None, device)
+    peak = memory_use.measure_peak_bytes(lambda: torch.ones(2**24).sum(), device)
+    assert peak - before > 2**25  # of 2**26; another test may have left room in the heap
+    free = memory_use.find_available_bytes(device)
+    assert 0 < free < 2**50
+    group = tmp_path / "pod" / "box"
+    group.mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("0::/pod/box\n")
+    (group / "memory.max").write_text("max\n")
+    (group.parent / "memory.max").write_text("5000\n")
+    (group.parent / "memory.current").write_text("3000\n")
+    (group.parent / "memory.stat").write_text("anon 7\ninactive_file 1000\n")
+    monkeypatch.setattr(memory_use, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(memory_use, "_PROCESS", tmp_path)
+    assert memory_use.find_available_bytes(device) == 3000
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("900\n")
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("200\n")
+    (tmp_path / "cgroup").write_text("4:cpu,memory:/job/away\n0::/\n")
+    assert memory_use.find_available_bytes(device) == 700
 
 
 def test_a_callable_is_hardly_asked():
@@ -83,7 +175,8 @@ def test_a_callable_is_hardly_asked():
         return images.flatten(1)[:, :3]
 
     classifier = Classifier(service, num_classes=3)
-    assert tune_batch_size(classifier, IMAGES) == 256
+    choice = tune_batch_size(classifier, IMAGES)
+    assert (choice.size, choice.reason) == (256, "by the size of the images: a callable is not measured")
     assert asked == []
     speed = measure_speed(classifier, IMAGES)
     assert asked == [2]

@@ -10,6 +10,7 @@ from typing import Any
 
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ConfigError, IncompleteError, ModelTimeoutError
+from robustbench_local.evaluation.execution.batch_size import BatchSizeChoice
 from robustbench_local.evaluation.execution.cluster.chunk_schedule import ChunkSchedule
 from robustbench_local.evaluation.execution.cluster.chunks import ChunkLostError, ChunkRequest
 from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
@@ -72,15 +73,15 @@ class ClusterRunner(JobRunner):
         self._code, self._late_imports = code, late_imports
 
     def tune_batch_size(
-        self, cell: CellSpec, timeout: float | None, thread_count: int | None
-    ) -> tuple[int, str | None]:
+        self, cell: CellSpec, timeout: float | None, workers: int
+    ) -> tuple[BatchSizeChoice, str | None]:
         """Measure on a node, because this machine may have no GPU."""
         job = cell.make_job()
-        if thread_count is not None or job.queried_model.module is not None:
+        if workers > 1 or job.queried_model.module is not None:
             request = self._make_request(job, range(min(job.image_count, TUNING_IMAGES)), 1, timeout)
-            size: tuple[int, str | None] = self._run_task(tune_task, request)
-            return size
-        return super().tune_batch_size(cell, timeout, thread_count)
+            choice: tuple[BatchSizeChoice, str | None] = self._run_task(tune_task, request)
+            return choice
+        return super().tune_batch_size(cell, timeout, workers)
 
     def adapt_job(
         self,
@@ -110,6 +111,7 @@ class ClusterRunner(JobRunner):
         done_positions: Collection[int],
         selected_positions: Collection[int] | None,
         notify: Notifier,
+        on_smaller_batches: SizeReceiver,  # noqa: ARG002 - each node finds its own
         workers: int,  # noqa: ARG002 - a task computes in one process
         isolation: IsolationSettings,
     ) -> Iterator[OutcomeBatch]:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from robustbench_local.classifier.package_code import digest_code
+from robustbench_local.evaluation.execution.batch_size import BatchSizeChoice
 from robustbench_local.evaluation.execution.cluster.chunks import ChunkRequest, ChunkResult
 from robustbench_local.evaluation.execution.cluster.late_imports import apply_late_imports
 from robustbench_local.evaluation.execution.cluster.node_jobs import Get, build_job
@@ -95,7 +96,7 @@ def adapt_chunk(
     return adaptation, tuple(notes)
 
 
-def tune_chunk(request: ChunkRequest, get: Get) -> tuple[int, str | None]:
+def tune_chunk(request: ChunkRequest, get: Get) -> tuple[BatchSizeChoice, str | None]:
     """Measure the batch size of the model that a job queries, on some of its images."""
     job = _build_job(request, get)
     subject = EvaluationSubject(

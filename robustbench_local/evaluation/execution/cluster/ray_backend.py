@@ -12,6 +12,7 @@ from typing import Any
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.errors import ModelError, ModelTimeoutError
+from robustbench_local.evaluation.execution.batch_size import BatchSizeChoice
 from robustbench_local.evaluation.execution.cluster.chunks import ChunkLostError, ChunkRequest, ChunkResult
 from robustbench_local.evaluation.execution.cluster.connection import import_ray, list_nodes
 from robustbench_local.evaluation.execution.cluster.job_parts import JobPacker
@@ -228,7 +229,7 @@ def adapt_task(request: ChunkRequest) -> tuple[AdaptationRecord | None, tuple[st
     return adapt_chunk(request, ray.get, partial(_report_hang, ray, request.token))
 
 
-def tune_task(request: ChunkRequest) -> tuple[int, str | None]:
+def tune_task(request: ChunkRequest) -> tuple[BatchSizeChoice, str | None]:
     """Measure a batch size in a process of a node."""
     return tune_chunk(request, import_ray().get)
 
