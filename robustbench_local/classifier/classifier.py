@@ -195,7 +195,7 @@ class Classifier(RejectingClassifier):
         """
         if self.access != "gradients":
             raise explain_missing_gradient(self.access, self.name)
-        retry = partial(self.memory_limit.retry, count=len(images), min_size=self._smallest_part)
+        retry = partial(self.memory_limit.run_with_retries, count=len(images), min_size=self._smallest_part)
         retry(partial(self.find_masked_borders, images.to(self.device)))
         logits, losses, slopes = retry(partial(self._differentiate_once, images, loss, rows))
         record_finished_pass()

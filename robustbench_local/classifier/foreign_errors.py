@@ -22,7 +22,9 @@ _OUT_OF_MEMORY_TEXTS = (
     "out_of_host_memory",
     "out_of_resources",
     "resource_exhausted",
-    "could not create a memory object",  # oneDNN
+    "could not create a memory object",  # oneDNN, as the two below
+    "could not create a primitive",
+    "could not execute a primitive",
 )
 """What libraries say, in lower case, when an allocation fails."""
 _RUNTIMES = frozenset({"onnxruntime", "openvino", "ai_edge_litert", "numpy"})

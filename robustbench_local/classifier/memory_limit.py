@@ -6,9 +6,12 @@ verification or a service costs another pass and never a verdict.
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -35,7 +38,7 @@ class MemoryLimit:
         """Return a batch size that fits: ``size``, or the limit if that is smaller."""
         return size if self.max_images is None else min(size, self.max_images)
 
-    def lower(self, max_images: int | None) -> None:
+    def lower_limit(self, max_images: int | None) -> None:
         """Lower the limit to one that is known from elsewhere, such as another process; None: unknown."""
         if max_images is not None:
             self.max_images = self.limit_size(max(1, max_images))
@@ -49,7 +52,7 @@ class MemoryLimit:
         finally:
             self._is_watching = before
 
-    def retry(self, compute: Callable[[], T], count: int, min_size: int = 1) -> T:
+    def run_with_retries(self, compute: Callable[[], T], count: int, min_size: int = 1) -> T:
         """Call a function again with a lower limit, as often as memory runs out in it.
 
         Args:
@@ -79,7 +82,7 @@ class MemoryLimit:
                         self.max_images = before
                         raise
                 # outside of the handler: its traceback holds the tensors of the failed attempt
-                self.max_images = max(min_size, halve(tried))
+                self.max_images = max(min_size, halve_size(tried))
                 release_memory()
 
     def compute_logits(
@@ -95,7 +98,9 @@ class MemoryLimit:
             images: (N, C, H, W).
             min_size: The smallest number of images that it accepts; parts are multiples of it.
         """
-        return self.retry(lambda: self._compute_in_parts(function, images, min_size), len(images), min_size)
+        return self.run_with_retries(
+            lambda: self._compute_in_parts(function, images, min_size), len(images), min_size
+        )
 
     def _compute_in_parts(
         self, function: Callable[[Tensor], Tensor], images: Tensor, min_size: int
@@ -106,14 +111,33 @@ class MemoryLimit:
         return compute_in_parts(function, images, size)
 
 
-def halve(size: int) -> int:
+@cache
+def _find_malloc_trim() -> Callable[[int], int] | None:
+    """Return the function of the C library that gives freed memory back to the system; None without one."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def halve_size(size: int) -> int:
     """Return half of a size of at least 1, rounded up."""
     return (size + 1) // 2
 
 
+def drop_tracebacks(error: BaseException) -> None:
+    """Forget the frames that an exception and its causes were raised in: they hold the tensors of then."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        if (one := waiting.pop()) is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            waiting += [one.__cause__, one.__context__]
+
+
 def release_memory() -> None:
     """Give memory back that nothing uses, before a retry: Python's cycles and the caches of devices."""
-    gc.collect(1)  # young objects: those of the attempt that failed
+    gc.collect()
+    if (trim := _find_malloc_trim()) is not None:
+        trim(0)  # pieces of freed memory that lie between others hold no tensor
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():

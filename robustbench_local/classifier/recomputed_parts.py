@@ -63,12 +63,12 @@ class _RecomputedPart:
 
     def _get_tensor(self, index: int) -> Tensor:
         if self._held != [self]:
-            self._recompute()
+            self._recompute_tensors()
         if index >= len(self._tensors):
             raise RuntimeError("its forward records other operations each time: memory ran out for its graph")
         return self._tensors[index]
 
-    def _recompute(self) -> None:
+    def _recompute_tensors(self) -> None:
         """Compute the part again and hold what the backward pass needs; what another part holds is freed."""
         for other in self._held:
             other._tensors = []  # noqa: SLF001 - of the same class
@@ -85,8 +85,9 @@ class _RecomputedPart:
 
 
 def _hold_tensor(tensors: list[Tensor], tensor: Tensor) -> Tensor:
+    """Hold a tensor outside of its graph: one that its own graph holds would never be freed."""
     tensors.append(tensor.detach())
-    return tensor
+    return tensors[-1]
 
 
 def _get_held_tensor(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ data, 4 incomplete or inconclusive, 5 refused, 70 internal, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -21,7 +22,7 @@ from robustbench_local.cli.interrupt import cancel_repeat, install_signal_handle
 from robustbench_local.cli.json_output import release_stdout
 from robustbench_local.cli.malloc import keep_freed_memory
 from robustbench_local.cli.terminal_output import echo_line, escape_unencodable
-from robustbench_local.errors import ModelError, RobustbenchError
+from robustbench_local.errors import IncompleteError, ModelError, RobustbenchError
 
 PROGRAM_NAMES = ("rbl", "robustbench-local")
 """The names of the program's scripts."""
@@ -168,10 +169,31 @@ def _report_unexpected(error: BaseException, arguments: Sequence[str]) -> int:
     if callable(message):
         remedy = "" if not getattr(error, "ctx", None) else f" See '{error.ctx.command_path} --help'."  # type: ignore[attr-defined]
         return _print_error(f"{message()}{remedy}", 2)
+    return _print_error(*_describe_failure(error))
+
+
+def _describe_failure(error: Exception) -> tuple[str, int]:
+    """Return the line and the exit code of an exception that no command expects."""
     line = " ".join(f"{type(error).__name__}: {error}".split())
-    return _print_error(
-        f"internal error: {line}. Run again with --debug and report the traceback", INTERNAL_EXIT_CODE
+    if _means_lack_of_memory(error):
+        remedy = "End other programs, or give it more memory, fewer --workers or a smaller --batch-size"
+        kept = "the same command goes on with what is missing"
+        return f"memory ran out ({line[:200]}). {remedy}; {kept}", IncompleteError.exit_code
+    return (
+        f"internal error: {line}. Run again with --debug and report the traceback",
+        INTERNAL_EXIT_CODE,
     )
+
+
+def _means_lack_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out, for torch or before it was even imported."""
+    if isinstance(error, ImportError):  # of a shared library
+        return any(sign in str(error).lower() for sign in ("cannot allocate memory", "failed to map segment"))
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    from robustbench_local.classifier.foreign_errors import is_out_of_memory  # noqa: PLC0415 - it imports torch
+
+    return is_out_of_memory(error)
 
 
 def _describe_escape(escape: BaseException) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.serving.problems import build_overload_problem
 
 
@@ -27,7 +28,8 @@ class BatchQueue:
     """Collects images of one size and gives them to a model in batches, one batch at a time.
 
     A batch starts when it is full, or when its first image has waited for ``max_wait_seconds``. If a batch
-    of several requests fails, each request is tried alone, so that none can fail another.
+    of several requests fails, each request is tried alone, so that none can fail another. Where memory runs
+    out, the model itself is given fewer images at once, see `MemoryLimit`.
 
     Args:
         compute: Images (N, C, H, W) to outputs (N, ...); it runs in ``executor``, off the event loop.
@@ -87,7 +89,7 @@ class BatchQueue:
             images: (N, C, H, W), N at least 1.
 
         Raises:
-            ProblemError: 503 if too many images wait.
+            ProblemError: 503 if too many images wait, or memory runs out even for one.
             Exception: The model's.
         """
         self.check_room(len(images))
@@ -132,7 +134,9 @@ class BatchQueue:
                 for request in batch:
                     await self._run_batch([request])
             elif not batch[0].answer.done():
-                batch[0].answer.set_exception(error)
+                is_shortage = is_out_of_memory(error)  # even with one image: another request may fit
+                problem = build_overload_problem("memory ran out for the model") if is_shortage else error
+                batch[0].answer.set_exception(problem)
             return
         sizes = [len(request.images) for request in batch]
         for request, output in zip(batch, torch.split(outputs, sizes), strict=True):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from robustbench_local.classifier.foreign_errors import is_out_of_memory
-from robustbench_local.classifier.memory_limit import halve, release_memory
+from robustbench_local.classifier.memory_limit import halve_size, release_memory
 from robustbench_local.classifier.stochastic import with_attack_seed
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import InvariantError, ModelError, ModelTimeoutError, UnreachableError
@@ -120,6 +120,7 @@ class _BatchQueue:
         self.queue = work.build_queue(batch_size * pool.size, self.done)
         self.has_succeeded = bool(done)
         self.on_smaller_batches: SizeReceiver = lambda _size: None
+        self.is_size_new = False  # whether it was reduced, and no batch of that size has passed yet
         self.tried_alone: set[int] = set()  # images that memory ran out for, now without any other pass
         self.hangs = self.process_ends = 0
         self.last_lost_positions: list[int] = []  # the positions that a process was lost on the last time
@@ -159,6 +160,9 @@ class _BatchQueue:
                     raise
             else:
                 self._adopt_memory_limit()
+                if self.is_size_new and len(positions) * self.job.images_per_position >= self.batch_size:
+                    self.on_smaller_batches(self.batch_size)
+                    self.is_size_new = False
                 batch.agreement.check_agreement(self.job.classifier.name)
                 self.has_succeeded = self.has_succeeded or any(row.clean_correct for row in batch.outcomes)
                 suspects.append(batch)
@@ -223,7 +227,7 @@ class _BatchQueue:
         if not self.job.is_divisible and self._lower_model_limit(positions, why):
             return True
         at_once = min(len(positions) * self.job.images_per_position, self.batch_size)
-        half = halve(at_once)
+        half = halve_size(at_once)
         if half == at_once:
             return False
         self._reduce_batch_size(at_once, half, why)
@@ -236,15 +240,16 @@ class _BatchQueue:
         at_once = limit.limit_size(len(positions) * self.job.images_per_position)
         if at_once == 1:
             return False
-        limit.lower(halve(at_once))
-        self.notify(f"{why} with {format_count(at_once, 'image')}: the model gets {halve(at_once)} at a time")
+        limit.lower_limit(halve_size(at_once))
+        self.notify(
+            f"{why} with {format_count(at_once, 'image')}: the model gets {halve_size(at_once)} at a time"
+        )
         self.queue = [positions, *self.queue]
         return True
 
     def _reduce_batch_size(self, tried: int, size: int, why: str) -> None:
         self.notify(f"{why} with {format_count(tried, 'image')}: going on with {size} at a time")
-        self.batch_size = size
-        self.on_smaller_batches(size)
+        self.batch_size, self.is_size_new = size, True
 
     def _adopt_memory_limit(self) -> None:
         """Take over the limit of the queried model where memory ran out in one of its passes."""

@@ -23,6 +23,7 @@ import torch
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import is_out_of_memory
+from robustbench_local.classifier.memory_limit import drop_tracebacks, release_memory
 from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, merge_batches
@@ -309,6 +310,9 @@ def _run_request(work: Job, order: _Request) -> _Response:
         batch = work.run(order.positions)
     except BaseException as problem:  # noqa: BLE001 - raised again in the parent
         failure = _convert_failure(problem, work)
+        drop_tracebacks(problem)  # this frame is in it too: without, what it holds would stay
+    if failure is not None and is_out_of_memory(failure):
+        release_memory()
     return _Response(batch, failure, tuple(work.classifier.notes[known:]), _read_memory_limits(work))
 
 
@@ -320,7 +324,7 @@ def _read_memory_limits(work: Job) -> tuple[int | None, ...]:
 def _lower_memory_limits(work: Job, limits: tuple[int | None, ...]) -> None:
     """Lower the same limits to those of another process."""
     for model, max_images in zip((work.classifier, work.queried_model), limits, strict=False):
-        model.memory_limit.lower(max_images)
+        model.memory_limit.lower_limit(max_images)
 
 
 def _convert_failure(problem: BaseException, work: Job) -> Exception:
