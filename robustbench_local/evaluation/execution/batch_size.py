@@ -61,7 +61,7 @@ class BatchSizeChoice:
     """A batch size and the reason for it."""
 
     size: int
-    """Images in a pass, over all workers."""
+    """Images in a pass of each worker."""
     reason: str
     """It follows the size in brackets."""
 

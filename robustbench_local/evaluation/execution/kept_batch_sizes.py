@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
+from robustbench_local.evaluation.execution.job_runner import JobRunner
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.store.run_store import RunStore
 
@@ -20,7 +20,14 @@ Notify = Callable[[str], None]
 
 
 def find_batch_size(
-    plan: Plan, store: RunStore, cell: CellSpec, *, workers: int, tell: Notify, warn: Notify
+    plan: Plan,
+    store: RunStore,
+    cell: CellSpec,
+    *,
+    workers: int,
+    tell: Notify,
+    warn: Notify,
+    runner: JobRunner,
 ) -> int:
     """Return the batch size of a cell: the user's or a measured one, or less where memory ran out before.
 
@@ -33,8 +40,11 @@ def find_batch_size(
         workers: Processes that share its images.
         tell: Receives the size and its reason in one line, when it is measured.
         warn: Receives the reason why it could not be measured.
+        runner: Measures it.
     """
-    size = plan.batch_size or _find_measured_size(plan, store, cell, workers=workers, tell=tell, warn=warn)
+    size = plan.batch_size
+    if size is None:
+        size = _find_measured_size(plan, store, cell, workers, tell, warn, runner)
     return min(size, int(store.read_meta(REDUCED_KEY, {}).get(_get_memory_key(cell), size)))
 
 
@@ -65,12 +75,18 @@ def describe_kept_sizes(plan: Plan, store: RunStore) -> str:
 
 
 def _find_measured_size(
-    plan: Plan, store: RunStore, cell: CellSpec, *, workers: int, tell: Notify, warn: Notify
+    plan: Plan,
+    store: RunStore,
+    cell: CellSpec,
+    workers: int,
+    tell: Notify,
+    warn: Notify,
+    runner: JobRunner,
 ) -> int:
     subject, known = cell.queried_subject, store.read_meta(SIZES_KEY, {})
     name = str(subject)
     if name not in known:
-        choice, problem = try_tune_batch_size(subject, plan.timeout, workers=workers)
+        choice, problem = runner.tune_batch_size(cell, plan.timeout, workers)
         changes: dict[str, Any] = {}
         if problem is not None:
             warn(problem)

@@ -147,8 +147,7 @@ class PlanPilot:
         subject, workers = cell.queried_subject, count_workers(cell, self._plan.workers)
         network = subject.network or str(subject)
         if network not in self.batch_sizes:
-            self.batch_sizes[network] = (
-                self._plan.batch_size
-                or (try_tune_batch_size(subject, self._plan.timeout, workers=workers)[0].size)
+            self.batch_sizes[network] = self._plan.batch_size or (
+                try_tune_batch_size(subject, self._plan.timeout, workers=workers)[0].size
             )
         return self.batch_sizes[network]

@@ -226,12 +226,15 @@ class _BatchQueue:
         """
         if not self.job.is_divisible and self._lower_model_limit(positions, why):
             return True
-        at_once = min(len(positions) * self.job.images_per_position, self.batch_size)
+        workers = self.worker_pool.size
+        share = -(-len(positions) // workers)
+        at_once = min(share * self.job.images_per_position, self.batch_size)
         half = halve_size(at_once)
         if half == at_once:
             return False
         self._reduce_batch_size(at_once, half, why)
-        self.queue = [*split_positions(positions, half), *self.job.split_queue(self.queue, half)]
+        piece = half * workers
+        self.queue = [*split_positions(positions, piece), *self.job.split_queue(self.queue, piece)]
         return True
 
     def _lower_model_limit(self, positions: list[int], why: str) -> bool:
@@ -254,8 +257,8 @@ class _BatchQueue:
     def _adopt_memory_limit(self) -> None:
         """Take over the limit of the queried model where memory ran out in one of its passes."""
         limit = self.job.queried_model.memory_limit.max_images
-        if limit is not None and limit * self.worker_pool.size < self.batch_size:
-            self._reduce_batch_size(self.batch_size, limit * self.worker_pool.size, "out of memory")
+        if limit is not None and limit < self.batch_size:
+            self._reduce_batch_size(self.batch_size, limit, "out of memory")
 
     def _try_alone(self, positions: list[int]) -> bool:
         """Requeue a single image, whose search may ask about several points at once, with one at a time."""

@@ -43,6 +43,7 @@ from robustbench_local.evaluation.harness.batches import (
     MAX_HANGS,
     IsolationSettings,
     Notifier,
+    SizeReceiver,
 )
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, split_positions
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
