@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from robustbench_local.errors import ConfigError, did_you_mean, format_install_c
 from robustbench_local.models.endpoint_options import is_url
 
 if TYPE_CHECKING:
-    from robustbench_local.load_test.run_load_test import LoadPlan, Subject
+    from robustbench_local.load_test.run_load_test import LoadPlan
     from robustbench_local.load_test.service import Service
     from robustbench_local.store.load_test_records import LoadTestRecord
 
@@ -62,11 +62,12 @@ class LoadTestArguments:
 def execute_load_test(arguments: LoadTestArguments) -> int:
     """Run the load test that a command asks for, print it and store it; return exit code 0."""
     _check_libraries(is_served=not is_url(arguments.target))
+    from robustbench_local.cli.load_test_subject import list_run_models
     from robustbench_local.cli.load_test_tables import print_load_test
     from robustbench_local.extensions.code_permission import permit_code
 
     plan = build_load_plan(arguments)
-    known = None if arguments.out is None else _list_run_models(arguments.out)
+    known = None if arguments.out is None else list_run_models(arguments.out)
     with permit_code(arguments.allow_code, Path.cwd()):
         record = asyncio.run(_measure_service(arguments, plan, known))
     path = None
@@ -79,8 +80,9 @@ def execute_load_test(arguments: LoadTestArguments) -> int:
 
 
 async def _measure_service(
-    arguments: LoadTestArguments, plan: LoadPlan, known: Sequence[tuple[str, str]] | None
+    arguments: LoadTestArguments, plan: LoadPlan, known: Mapping[tuple[str, str], str | None] | None
 ) -> LoadTestRecord:
+    from robustbench_local.cli.load_test_subject import choose_subject
     from robustbench_local.load_test.run_load_test import run_load_test
     from robustbench_local.load_test.sent_images import DEFAULT_CORRUPTIONS, load_images, parse_corruptions
     from robustbench_local.load_test.service import check_batch_sizes
@@ -91,7 +93,9 @@ async def _measure_service(
     if chosen and arguments.data is None:
         raise ConfigError("corruptions need images", where="--corruptions", remedy="name them with --data")
     async with _open_service(arguments, plan) as (service, pid):
-        subject = choose_subject(arguments, service.name, known)
+        subject = choose_subject(
+            service, known, target=arguments.target, name=arguments.name, folder=arguments.out
+        )
         check_batch_sizes(service, plan.batch_sizes)
         images = load_images(
             service,
@@ -219,53 +223,6 @@ def _parse_rates(text: str | None) -> tuple[float, ...] | None:
             f"cannot read {text!r}", where="--rate", remedy="write requests per second such as 10,50"
         )
     return tuple(sorted(set(rates)))
-
-
-def choose_subject(
-    arguments: LoadTestArguments, service_name: str, known: Sequence[tuple[str, str]] | None
-) -> Subject:
-    """Choose the model and defense of the record.
-
-    Args:
-        arguments: The arguments of the command.
-        service_name: Name of the model as the service says it.
-        known: Models and defenses of the run in the folder; None: there is no run.
-
-    Raises:
-        ConfigError: If the run has no such model, or several and none is named.
-    """
-    from robustbench_local.load_test.run_load_test import Subject
-    from robustbench_local.models.endpoint_options import remove_credentials
-    from robustbench_local.store.load_test_records import NO_DEFENSE
-
-    text = arguments.name or service_name
-    model, _, defense = text.partition(" + ")
-    pair = (model.strip(), defense.strip() or NO_DEFENSE)
-    if known is not None and pair not in known:
-        names = [one if other == NO_DEFENSE else f"{one} + {other}" for one, other in known]
-        if arguments.name is None and len(known) == 1:
-            pair = known[0]
-        else:
-            remedy = (
-                did_you_mean(text, names) if arguments.name else f"name it with --as: {', '.join(names[:12])}"
-            )
-            raise ConfigError(
-                f"the run in {arguments.out} has no model {text!r}", where="--as", remedy=remedy
-            )
-    return Subject(*pair, service=remove_credentials(arguments.target))
-
-
-def _list_run_models(folder: Path) -> list[tuple[str, str]] | None:
-    """List models and defenses of the run in a folder; None if it holds no run."""
-    from robustbench_local.store import RunStore
-    from robustbench_local.store.load_test_records import NO_DEFENSE
-    from robustbench_local.store.run_folder import DATABASE_NAME
-
-    if not (folder / DATABASE_NAME).is_file():
-        return None
-    with RunStore.open_readonly(folder) as store:
-        cells = store.read_cells()
-    return list(dict.fromkeys((cell.model, cell.defense or NO_DEFENSE) for cell in cells)) or None
 
 
 def _check_libraries(*, is_served: bool) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gate_runs import GateCell, GateRun
@@ -87,25 +88,38 @@ def test_errors_of_the_server_are_those_of_the_load_test():
     assert "without a message" in str(read_server_error("", 1))
 
 
-@pytest.mark.extra
-def test_the_model_of_a_run_is_named(tmp_path, monkeypatch):
-    pytest.importorskip("h11", reason="needs the extra web")
-    from robustbench_local.cli import load_test_run
+DIGESTS = ("1" * 64, "2" * 64)
 
-    arguments = _make_arguments(out=tmp_path)
-    known = [("a", "none"), ("a", "jpeg"), ("b", "none")]
-    choose = load_test_run.choose_subject
-    assert choose(arguments, "a + jpeg", known)[:2] == ("a", "jpeg")
-    assert choose(arguments, "whatever", known[:1])[:2] == ("a", "none")  # there is no other
-    assert choose(arguments, "whatever", None) == ("whatever", "none", "http://h/p")
+
+@pytest.mark.extra
+def test_the_model_of_a_run_is_named_or_found_by_its_digest(tmp_path):
+    pytest.importorskip("h11", reason="needs the extra web")
+    from robustbench_local.cli.load_test_subject import choose_subject, list_run_models
+
+    def choose(known, service="whatever", digest=None, name=None):
+        described = SimpleNamespace(name=service, digest=digest)
+        return choose_subject(described, known, target="http://u:p@h/p?key=1", name=name, folder=tmp_path)
+
+    known = {("a", "none"): DIGESTS[0], ("a", "jpeg"): None, ("b", "none"): DIGESTS[1]}
+    assert choose(None) == ("whatever", "none", "http://h/p")
+    assert choose(known, "a + jpeg")[:2] == ("a", "jpeg")
+    assert choose(known, digest=DIGESTS[1])[:2] == ("b", "none")
+    assert choose(known, "a", digest=DIGESTS[1])[:2] == ("b", "none")  # the digest says more than the name
+    assert choose({("a", "none"): None})[:2] == ("a", "none")  # there is no other
+    assert choose(known, digest=DIGESTS[0], name="a + jpeg")[:2] == ("a", "jpeg")
+    assert choose(known, digest="their own", name="a")[:2] == ("a", "none")  # a service of somebody else
     with pytest.raises(ConfigError, match=r"no model 'c'\. Name it with --as: a, a [+] jpeg, b"):
-        choose(arguments, "c", known)
+        choose(known, "c")
     with pytest.raises(ConfigError, match=r"no model 'a . jpg'\. Did you mean a . jpeg"):
-        choose(_make_arguments(out=tmp_path, name="a + jpg"), "c", known)
+        choose(known, "c", name="a + jpg")
+    with pytest.raises(ConfigError, match=r"another model than a of the run .*2222 instead of 1111"):
+        choose(known, digest=DIGESTS[1], name="a")
+    with pytest.raises(ConfigError, match="another model than a of the run"):
+        choose({("a", "none"): DIGESTS[0]}, digest=DIGESTS[1])
     cells = (GateCell(images="rr", model="a"), GateCell(images="rr", model="b"))
     run = GateRun(cells=cells).write_store(tmp_path / "run")
-    assert load_test_run._list_run_models(run) == [("a", "none"), ("b", "none")]
-    assert load_test_run._list_run_models(tmp_path) is None
+    assert list(list_run_models(run)) == [("a", "none"), ("b", "none")]
+    assert list_run_models(tmp_path) is None
 
 
 def _make_arguments(**changes):
