@@ -39,6 +39,7 @@ COMMANDS = {
     "compare": "robustbench_local.cli.compare_command",
     "merge": "robustbench_local.cli.merge_command",
     "init": "robustbench_local.cli.init_command",
+    "check-data": "robustbench_local.cli.check_data_command",
     "train": "robustbench_local.cli.train_command",
     "list": "robustbench_local.cli.list_command",
     "show": "robustbench_local.cli.show_command",

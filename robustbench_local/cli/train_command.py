@@ -41,6 +41,16 @@ def command(
         list[str] | None,
         typer.Option(help="KEY=VALUE of the data, such as size=224 or groups_key=track; may be repeated."),
     ] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(envvar="RBL_EXCLUDE", help="CSV of images to leave out: edited findings of check-data."),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check", envvar="RBL_CHECK", help="Check the images first, as 'rbl check-data' does."
+        ),
+    ] = True,
     val: Annotated[
         str | None,
         typer.Option(
@@ -184,6 +194,8 @@ def command(
         split=split,
         limit=limit,
         data_option=data_option or (),
+        exclude=exclude,
+        is_data_checked=check,
         val=val,
         val_share=val_share,
         val_limit=val_limit,

@@ -35,6 +35,7 @@ from robustbench_local.evaluation.training.train_and_save import (
     save_reference,
     save_training,
 )
+from robustbench_local.evaluation.training.training_check import report_check
 from robustbench_local.evaluation.training.training_data import (
     TrainingDataSpec,
     load_training_images,
@@ -43,7 +44,7 @@ from robustbench_local.evaluation.training.training_data import (
 
 _DEFAULT_SHARE = 0.1
 """Share of each class for validation, if there is no such split."""
-_OMITTED_OPTIONS = ("checkpoint", "device")
+_OMITTED_OPTIONS = ("check", "checkpoint", "device")
 """Options that a command can omit and still make the same weights."""
 
 
@@ -56,6 +57,8 @@ def train_and_report(
     split: str,
     limit: int | None,
     data_option: Sequence[str],
+    exclude: str | None,
+    is_data_checked: bool,
     val: str | None,
     val_share: float | None,
     val_limit: int,
@@ -86,7 +89,12 @@ def train_and_report(
     say.report(f"reading {data}")
     spec = TrainingDataSpec(
         entry=build_data_entry(
-            data_option, source=data, split=split, limit=limit, group_pattern=group_pattern
+            data_option,
+            source=data,
+            split=split,
+            limit=limit,
+            group_pattern=group_pattern,
+            exclude=exclude,
         ),
         validation_source=val,
         validation_share=_DEFAULT_SHARE if val_share is None else val_share,
@@ -111,6 +119,8 @@ def train_and_report(
     images, sources = load_training_images(spec, seed=seed, base=base)
     for part, source in sources.items():
         say.report(f"{part} images: {source}")
+    if is_data_checked and data != "signs":  # those are drawn, each by itself
+        report_check(images, say.report)
 
     work = partial(
         _train_and_save,
@@ -211,7 +221,8 @@ def parse_changes(settings: Sequence[str], batch_size: int | None) -> dict[str, 
 def build_data_entry(words: Sequence[str], **fields: Any) -> DataEntry:
     """Build the data entry of the training images, as in a grid file."""
     options = parse_settings(words, "--data-option")
-    return validate(DataEntry, {**fields, **options}, where="--data-option", error=ConfigError)
+    given = {name: value for name, value in fields.items() if value is not None}
+    return validate(DataEntry, {**given, **options}, where="--data-option", error=ConfigError)
 
 
 def parse_settings(words: Sequence[str], flag: str) -> dict[str, Any]:

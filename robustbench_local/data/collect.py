@@ -19,6 +19,7 @@ from robustbench_local.classifier.literals import Interpolation
 from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.data.dataset import Dataset, as_images
 from robustbench_local.data.decode import BadImageError, DecodedImage, is_colour
+from robustbench_local.data.exclusion import Exclusion
 from robustbench_local.data.pixel_spool import PixelSpool
 from robustbench_local.data.resize import format_preparation, prepare_pixels
 from robustbench_local.errors import ConfigError, DataError
@@ -114,6 +115,9 @@ class Listing:
         groups: Name of the object that each image shows.
         unread_images: Images in unsupported formats: id, class index and reason.
         files: The file of each image, where each has one of its own; else empty.
+        part: The part of the source that was listed, such as a folder; the same for two splits that are
+            the same images.
+        exclusion: The table that left images out, and which; None without one.
     """
 
     name: str
@@ -130,6 +134,8 @@ class Listing:
     groups: Sequence[str] | None = None
     unread_images: tuple[tuple[str, int, str], ...] = ()
     files: Sequence[Path] = ()
+    part: str = ""
+    exclusion: Exclusion | None = None
 
 
 def collect_dataset(
@@ -182,6 +188,7 @@ def collect_dataset(
         quarantined=(*decoded.bad_images, *unread),
         notes=(*notes, *decoded.pixels.notes),
         preparation=decoded.preparation,
+        exclusion=listing.exclusion,
         groups=None
         if listing.groups is None
         else tuple(listing.groups[row] for row in decoded.kept_positions),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.classifier.literals import Interpolation
@@ -24,6 +24,7 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.folder import list_folder
 from robustbench_local.data.groups import GroupOptions, group_images
 from robustbench_local.data.gtsrb import CLASS_NAMES
+from robustbench_local.data.image_selection import exclude_images
 from robustbench_local.data.npz import NpzKeys, list_npz
 from robustbench_local.data.outside_data import is_outside_data, load_outside_data
 from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
@@ -63,6 +64,7 @@ def load_dataset(
     groups_key: str | None = None,
     groups: str | None = None,
     group_pattern: str | None = None,
+    exclude: str | None = None,
     scale: float | str | None = None,
     allow_code: bool = False,
     progress: ProgressCallback | None = None,
@@ -102,6 +104,8 @@ def load_dataset(
             with the columns ``image`` and ``group``, or ``none`` for independent images. Intervals are over
             groups. By default the source says it.
         group_pattern: Regular expression whose match in an image's id names the group within its class.
+        exclude: CSV file of images to leave out, such as the findings of ``rbl check-data``: a column
+            ``image``, and optionally ``split`` and ``exclude`` (yes or no).
         scale: The value of white in an npz file, if the array's type does not imply it.
         allow_code: Allow a Python file that is named as the source to be run.
         progress: Called with (images read, images in total).
@@ -124,16 +128,17 @@ def load_dataset(
         max_bad=max_bad,
         count_unread=count_unread,
     )
+    leave_out: dict[str, Any] = {"table": exclude, "split": split, "base": group_options.base_folder}
     if source == "signs":
         _parse_scale(scale, source)
-        drawn = _load_rendered_signs(split, limit, seed, classes, options)
+        drawn = exclude_images(_load_rendered_signs(split, limit, seed, classes, options), **leave_out)
         return group_images(drawn, group_options, is_drawn=True)
     if is_outside_data(source):
-        with permit_code(allow_code, None if base_folder is None else Path(base_folder)):
-            data = load_outside_data(
-                source, split=split, limit=limit, choose=choose, seed=seed, classes=classes, options=options
-            )
-        return group_images(data, group_options)
+        with permit_code(allow_code, group_options.base_folder):
+            data = load_outside_data(source, split=split, seed=seed, classes=classes, options=options)
+        data = exclude_images(data, **leave_out)
+        chosen = choose_images(data.ids, data.labels.tolist(), limit=limit, seed=seed, choose=choose)
+        return group_images(data.select_images(chosen), group_options)
     keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, boxes=boxes_key, groups=groups_key)
     listing = _build_listing(
         source,
@@ -150,6 +155,7 @@ def load_dataset(
         options = replace(options, size=listing.standard_size, resize="stretch")
         note = f"images of many sizes, stretched to {height}x{width} as is usual for this data set"
         listing = replace(listing, notes=(*listing.notes, note))
+    listing = exclude_images(listing, **leave_out)
     positions = _select_class_positions(listing.labels.tolist(), listing.class_names, classes, source)
     if classes is not None:
         wanted = set(resolve_classes(classes, listing.class_names))
@@ -159,6 +165,44 @@ def load_dataset(
     chosen = _choose_positions(positions, listing, limit, seed, choose)
     return group_images(
         collect_dataset(listing, chosen, options, progress, _make_lookup(contract)), group_options
+    )
+
+
+def list_source(
+    source: str,
+    *,
+    split: str = "test",
+    seed: int = 0,
+    alpha: str | None = None,
+    keys: NpzKeys | None = None,
+    root: Path | str | None = None,
+    download: bool = True,
+    base_folder: Path | None = None,
+    scale: float | str | None = None,
+    allow_code: bool = False,
+) -> Listing | Dataset:
+    """List a source's images without decoding any; generated images come as a data set.
+
+    A class of which no image can be read is listed with the others; arguments and errors as in
+    `load_dataset`.
+    """
+    options = ReadOptions(alpha=alpha)
+    white = _parse_scale(scale, source)
+    if source == "signs":
+        return _load_rendered_signs(split, None, seed, None, options)
+    if is_outside_data(source):
+        with permit_code(allow_code, base_folder):
+            return load_outside_data(source, split=split, seed=seed, classes=None, options=options)
+    return _build_listing(
+        source,
+        split=split,
+        options=options,
+        keys=keys or NpzKeys(),
+        root=_find_root(root),
+        download=download,
+        base=base_folder,
+        scale=white,
+        allow_unread_classes=True,
     )
 
 
@@ -172,18 +216,27 @@ def _build_listing(
     download: bool,
     base: Path | str | None,
     scale: float | None,
+    allow_unread_classes: bool = False,
 ) -> Listing:
     kind, _, name = source.partition(":")
     if name and kind == "torchvision":
         return list_torchvision(name, root=root, split=split, download=download)
     if name and kind == "folder":
-        return list_folder(_find_path(name, base), where=source, split=split, alpha=options.alpha)
+        return list_folder(
+            _find_path(name, base),
+            where=source,
+            split=split,
+            alpha=options.alpha,
+            allow_unread_classes=allow_unread_classes,
+        )
     if name and kind == "npz":
         file = _find_path(name, base)
         return list_npz(file, where=source, split=split, keys=keys, alpha=options.alpha, scale=scale)
     if kind in ("torchvision", "folder", "npz"):
         form = next(pattern for pattern in DATASET_SOURCES if pattern.startswith(f"{kind}:"))
         raise ConfigError(f"the source {source!r} names nothing", remedy=f"write it as {form}")
+    if Path(source).is_dir():
+        raise ConfigError(f"unknown data source {source!r}", remedy=f"write folder:{source}")
     kinds = [pattern.partition(":")[0] for pattern in DATASET_SOURCES]
     raise ConfigError(f"unknown data source {source!r}", remedy=did_you_mean(kind, kinds))
 

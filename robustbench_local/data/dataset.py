@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.counted_nouns import format_count
+from robustbench_local.data.exclusion import Exclusion
 from robustbench_local.data.stored_images import MAX_LOADED_IMAGES, StoredImages
 from robustbench_local.errors import DataError
 
@@ -43,6 +44,7 @@ class Dataset:
         groups: Name of the object that each image shows, if known: images of one object must not be on both
             sides of a split, and intervals of accuracies are over objects.
         preparation: How images of other sizes were resized and cropped; None if none were, or if unknown.
+        exclusion: The table that left images out, and which; None without one.
 
     Raises:
         DataError: If there is no image (F33), a shape or dtype is wrong, a value is NaN or outside [0, 1]
@@ -62,6 +64,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None
     preparation: InputContract | None = None
+    exclusion: Exclusion | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.images, StoredImages):  # their values were checked when they were decoded

@@ -22,7 +22,14 @@ _LAYOUT_REMEDY = "put the images of each class into a folder of its own, as in D
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
 
 
-def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | None = None) -> Listing:
+def list_folder(
+    folder: Path,
+    *,
+    where: str,
+    split: str = "test",
+    alpha: str | None = None,
+    allow_unread_classes: bool = False,
+) -> Listing:
     """List the images of a folder with a sub-folder per class, or with such folders under train, val, test.
 
     Args:
@@ -31,6 +38,7 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
         split: The split, if there are splits; ``"none"`` if the folders are classes whatever their names.
             See :func:`~robustbench_local.data.folder_layout.find_classes`.
         alpha: Background for transparent images.
+        allow_unread_classes: List a class of which no image can be read with the others, for a check of them.
 
     Returns:
         The images, by class and then by name; ids are paths relative to the folder of the classes.
@@ -59,7 +67,8 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
         other_files.finish_class(name, has_images=bool(paths))
     if not files:
         raise _build_layout_error(root, where, other_files.counts_by_kind)
-    other_files.check_unread_classes()
+    if not allow_unread_classes:
+        other_files.check_unread_classes()
 
     def read(position: int) -> DecodedImage:
         path = files[position]
@@ -78,6 +87,7 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
             (_format_id(path, root), label, kind) for path, label, kind in other_files.unread_images
         ),
         files=files,
+        part=str(root),
     )
 
 

@@ -16,15 +16,15 @@ from pathlib import Path
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.exclusion import IMAGE_COLUMNS
 from robustbench_local.data.look_alikes import describe_look_alikes
-from robustbench_local.data.split import group_by_pattern
+from robustbench_local.data.split import ImageSet, group_by_pattern
 from robustbench_local.errors import ConfigError, DataError
 
 NO_GROUPS = "none"
 """Value of ``groups`` that declares the images to be independent."""
 FOLDER_GROUPS = "folder"
 """Value of ``groups`` that takes the folders inside the class folders."""
-_IMAGE_COLUMNS = ("image", "id", "filename", "file", "path")
 _GROUP_COLUMNS = ("group", "track", "object", "video")
 _MAX_TABLE_BYTES = 256 * 2**20
 
@@ -68,18 +68,27 @@ def group_images(data: Dataset, options: GroupOptions, *, is_drawn: bool = False
         ConfigError: If the pattern is wrong, or does not fit an id.
         DataError: If the folder or the table says nothing of an image.
     """
+    data = assign_groups(data, options)
     if options.groups == NO_GROUPS:
-        return replace(data, groups=None)
-    if options.pattern is not None:
-        data = group_by_pattern(data, options.pattern)
-    elif options.groups == FOLDER_GROUPS:
-        data = replace(data, groups=tuple(_find_folder(image, data.name) for image in data.ids))
-    elif options.groups is not None:
-        data = replace(data, groups=_read_table(data, options.groups, options.base_folder))
+        return data
     note = describe_groups(data)
     if data.groups is None and not is_drawn:
         note = describe_look_alikes(data)
     return replace(data, notes=(*data.notes, note)) if note else data
+
+
+def assign_groups(data: ImageSet, options: GroupOptions) -> ImageSet:
+    """Return the data, or their listing, with the groups that the options name; errors as `group_images`."""
+    if options.groups == NO_GROUPS:
+        return replace(data, groups=None)
+    if options.pattern is not None:
+        return group_by_pattern(data, options.pattern)
+    if options.groups == FOLDER_GROUPS:
+        return replace(data, groups=tuple(_find_folder(image, data.name) for image in data.ids))
+    if options.groups is not None:
+        groups = _read_table(data.ids, options.groups, options.base_folder)
+        return replace(data, groups=groups)
+    return data
 
 
 def describe_groups(data: Dataset) -> str:
@@ -104,7 +113,7 @@ def _find_folder(image: str, name: str) -> str:
     return "/".join(parts[:2])
 
 
-def _read_table(data: Dataset, table: str, base: Path | None) -> tuple[str, ...]:
+def _read_table(ids: Sequence[str], table: str, base: Path | None) -> tuple[str, ...]:
     """Return the group of each image from a CSV file, by the image's id or by the end of it."""
     path = Path(table).expanduser()
     path = base / path if base is not None and (base / path).exists() else path
@@ -114,11 +123,11 @@ def _read_table(data: Dataset, table: str, base: Path | None) -> tuple[str, ...]
     )
     rows = csv.DictReader(io.StringIO(text))
     image_column, group_column = (
-        _find_column(rows.fieldnames or (), names, where) for names in (_IMAGE_COLUMNS, _GROUP_COLUMNS)
+        _find_column(rows.fieldnames or (), names, where) for names in (IMAGE_COLUMNS, _GROUP_COLUMNS)
     )
     group_by_image = {str(row[image_column]): str(row[group_column]) for row in rows}
-    groups = [_look_up(image, group_by_image) for image in data.ids]
-    missing = [image for image, group in zip(data.ids, groups, strict=True) if group is None]
+    groups = [_look_up(image, group_by_image) for image in ids]
+    missing = [image for image, group in zip(ids, groups, strict=True) if group is None]
     if missing:
         what = f"has no group for {format_count(len(missing), 'image')}, the first: {missing[0]}"
         raise DataError(what, where=where, remedy="add a row for each image, with its id or file name")

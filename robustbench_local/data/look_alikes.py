@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -45,15 +46,32 @@ def describe_look_alikes(data: Dataset) -> str:
     return f"{count:,} of {format_count(compared, 'image')} nearly repeat another one, {UNDECLARED_HINT}"
 
 
+def standardize_rows(values: Tensor) -> Tensor:
+    """Center the last axis and scale it to length 1: products of two rows are their correlation."""
+    centered = values - values.mean(dim=-1, keepdim=True)
+    lengths: Tensor = centered.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    return centered / lengths
+
+
 def _find_name_prefixes(data: Dataset) -> int:
     """Return the number of objects that the names tell apart within the classes; 0 if they tell none."""
-    found = [_NAME_PATTERN.search(image) for image in data.ids]
-    if not all(found):
-        return 0
-    labels = data.labels.tolist()
-    prefixes = {(label, match.group(1)) for label, match in zip(labels, found, strict=True) if match}
-    few = len(prefixes) < MIN_PREFIXES_PER_CLASS * len(set(labels))
-    return 0 if few or len(prefixes) > MAX_PREFIX_SHARE * len(data) else len(prefixes)
+    return len(set(find_objects_by_name(data.ids, [str(label) for label in data.labels.tolist()])))
+
+
+def find_objects_by_name(ids: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return the object that each image shows, by the names of files; empty if they tell none.
+
+    Args:
+        ids: Ids of images, such as ``14/00012_00003.ppm``: frame 3 of the object 12.
+        labels: Names of their classes; objects of two classes may share a number.
+    """
+    found = [_NAME_PATTERN.search(image) for image in ids]
+    objects = [f"{label}/{match.group(1)}" for label, match in zip(labels, found, strict=True) if match]
+    if len(objects) < len(ids):
+        return []
+    count = len(set(objects))
+    few = count < MIN_PREFIXES_PER_CLASS * len(set(labels))
+    return [] if few or count > MAX_PREFIX_SHARE * len(ids) else objects
 
 
 def _count_near_duplicates(data: Dataset) -> tuple[int, int]:
@@ -61,10 +79,7 @@ def _count_near_duplicates(data: Dataset) -> tuple[int, int]:
     labels = data.labels[:_MAX_COMPARED_IMAGES]
     starts = range(0, len(labels), BATCH_IMAGES)  # large images may be on the disk
     parts = (data.images[start : min(start + BATCH_IMAGES, len(labels))] for start in starts)
-    small = torch.cat([_make_thumbnails(part) for part in parts])
-    centered = small - small.mean(dim=1, keepdim=True)
-    lengths = centered.norm(dim=1, keepdim=True)
-    unit = centered / lengths.clamp_min(1e-6)
+    unit = standardize_rows(torch.cat([_make_thumbnails(part) for part in parts]))
     count = 0
     for label, size in Counter(labels.tolist()).items():
         if size > 1:

@@ -118,6 +118,7 @@ def list_npz(
         surface=surface,
         notes=pixel_scale.notes,
         groups=groups,
+        part=next(name for name in (keys.images, "x", "images", f"x_{split}") if name in arrays),
     )
 
 

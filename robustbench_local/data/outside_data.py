@@ -10,7 +10,6 @@ from typing import Any
 from robustbench_local.config.class_lookup import resolve_classes
 from robustbench_local.data.collect import ReadOptions
 from robustbench_local.data.dataset import Dataset, as_dataset
-from robustbench_local.data.subsample import SubsampleMethod, choose_images
 from robustbench_local.errors import ConfigError, DataError, RobustbenchError
 from robustbench_local.extensions.entry_points import ExtensionKind, find_entry_point, load_entry_point
 from robustbench_local.extensions.python_reference import is_python_reference, load_python_object
@@ -56,13 +55,11 @@ def load_outside_data(
     source: str,
     *,
     split: str,
-    limit: int | None,
-    choose: SubsampleMethod,
     seed: int,
     classes: Sequence[int | str] | None,
     options: ReadOptions,
 ) -> Dataset:
-    """Load images and labels from an external function, validate them, and select the requested ones.
+    """Load images and labels from an external function, validate them, and select the requested classes.
 
     The function is called with those of ``split``, ``seed`` and ``reference`` (the part of the source behind
     the entry point's name) that it takes, and returns a :class:`Dataset` or a pair (images, labels).
@@ -70,9 +67,7 @@ def load_outside_data(
     Args:
         source: ``python:FILE.py:NAME``, or an entry point.
         split: The requested part of the data.
-        limit: Largest number of images.
-        choose: Method of the choice.
-        seed: Seed of the choice, and of the function.
+        seed: Seed of the function.
         classes: Use only images of these classes, by name or index.
         options: Options for image files, which must have their defaults, because the function decides them.
 
@@ -92,9 +87,7 @@ def load_outside_data(
         positions = [row for row, label in enumerate(data.labels.tolist()) if label in wanted]
         if not positions:
             raise DataError(f"there are no images of the classes {list(classes)}", where=source)
-    ids, labels = [data.ids[row] for row in positions], data.labels[positions].tolist()
-    chosen = choose_images(ids, labels, limit=limit, seed=seed, choose=choose)
-    return data.select_images([positions[row] for row in chosen])
+    return data.select_images(positions)
 
 
 def _call_function(function: Callable[..., Any], source: str, arguments: Mapping[str, Any]) -> Dataset:

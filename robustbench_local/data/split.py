@@ -6,10 +6,15 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
+from robustbench_local.data.collect import Listing
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.subsample import choose_images
 from robustbench_local.errors import ConfigError, DataError
+
+ImageSet = TypeVar("ImageSet", bound=Dataset | Listing)
+"""Loaded images, or their listing."""
 
 
 def hold_out(data: Dataset, share: float, *, seed: int) -> tuple[Dataset, Dataset]:
@@ -51,11 +56,11 @@ def hold_out(data: Dataset, share: float, *, seed: int) -> tuple[Dataset, Datase
     return data.select_images(training_rows), data.select_images(sorted(held_out_rows))
 
 
-def group_by_pattern(data: Dataset, pattern: str) -> Dataset:
-    """Return the data set with groups parsed from its image ids.
+def group_by_pattern(data: ImageSet, pattern: str) -> ImageSet:
+    """Return the data with groups parsed from its image ids.
 
     Args:
-        data: Any data set.
+        data: Any data set, or a listing.
         pattern: Regular expression; the part of an id that it matches (its first group, where it has one)
             names the object within the class: ``([0-9]+)_[0-9]+`` for ``14/00003_00012.ppm``.
 

@@ -135,6 +135,7 @@ def list_torchvision(name: str, *, root: Path, split: str = "test", download: bo
         read_image=read,
         notes=notes,
         standard_size=source.standard_size,
+        part=torchvision_split or "",
     )
 
 

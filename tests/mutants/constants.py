@@ -26,6 +26,7 @@ def _make_constant(file: str, name: str, mutated_values: tuple[str, ...], *tests
     return VerdictConstant(file, name, mutated_values, tuple(f"tests/{test}" for test in tests))
 
 
+CHECKS, LABELS = (f"data/checks/test_{name}.py" for name in ("check_dataset", "labels_and_copies"))
 AGREEMENT, JOBS, QUEUE = (
     f"evaluation/harness/test_{name}.py" for name in ("answer_agreement", "jobs", "batch_queue")
 )
@@ -549,6 +550,12 @@ CONSTANTS = (
     ),
     _make_constant("confidence_sequences.py", "BET_WEIGHT", ("2.0", "20.0"), "test_confidence_sequences.py"),
     _make_constant("phased_sequences.py", "EARLY_PHASE_SHARE", ("0.1", "0.4"), "test_phased_sequences.py"),
+    _make_constant("data/checks/label_checks.py", "MIN_LABEL_LEAD", ("0.58", "0.62"), LABELS),
+    _make_constant("data/checks/label_checks.py", "MIN_LABEL_ACCURACY", ("0.54", "0.61"), LABELS),
+    _make_constant("data/checks/near_duplicates.py", "MIN_ALIGNED_LIKENESS", ("0.978", "0.982"), LABELS),
+    _make_constant("data/checks/near_duplicates.py", "SURE_LIKENESS", ("0.988", "0.992"), LABELS),
+    _make_constant("data/checks/class_checks.py", "ADVISED_IMAGES_PER_CLASS", ("99", "101"), CHECKS),
+    _make_constant("data/checks/class_checks.py", "MAX_IMBALANCE", ("9.9", "10.02"), CHECKS),
     _make_constant("models/onnx_check.py", "MAX_DIFFERENCE", ("9.8e-4", "1.02e-3"), ONNX),
     _make_constant("models/onnx_check.py", "MAX_HALF_DIFFERENCE", ("1.98e-2", "2.02e-2"), ONNX),
     _make_constant("models/onnx_check.py", "MAX_SLOPE_ERROR", ("0.24", "0.26"), ONNX),

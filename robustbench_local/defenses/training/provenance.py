@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from robustbench_local.config.cards import Card
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.exclusion import Exclusion
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.training.initial_networks import InitialNetwork
 from robustbench_local.defenses.training.training_result import TrainingResult
@@ -110,7 +111,13 @@ def summarize_data(source: str, data: Dataset) -> dict[str, Any]:
         "classes": len(set(data.labels.tolist())),
         **({} if data.groups is None else {"objects": len(set(data.groups))}),
         "digest": data.compute_digest(),
+        **({} if data.exclusion is None else {"excluded": _describe_exclusion(data.exclusion)}),
     }
+
+
+def _describe_exclusion(exclusion: Exclusion) -> dict[str, Any]:
+    """Describe what was left out of the images."""
+    return {"n": len(exclusion.images), "file": exclusion.file, "sha256": exclusion.sha256}
 
 
 def _describe_defense(card: Card, recipe: Recipe) -> dict[str, Any]:

@@ -132,22 +132,32 @@ def _iterate_defenses(grid: Grid) -> Iterator[DefenseEntry]:
 
 
 def _list_data_files(grid: Grid, base: Path) -> list[Path]:
-    """List the files that the images are read from; empty where the images are generated."""
+    """List the files that the images are read from, with the tables about them."""
     kind, _, name = grid.data.source.partition(":")
+    tables = _list_data_tables(grid, base)
     if grid.data.source == "signs":
-        return []
+        return tables
     _require_condition(kind in {"npz", "folder"} and bool(name))
     path = Path(name).expanduser()
     path = base / path if (base / path).exists() else path
     if kind == "npz":
         _require_condition(path.is_file())
-        return [path]
+        return [path, *tables]
     _require_condition(path.is_dir())
-    files: list[Path] = []
+    files = tables
     for folder, folders, names in os.walk(path):
         _require_condition(not any(Path(folder, name).is_symlink() for name in folders))
         files += [Path(folder, name) for name in names]
     return sorted(files)
+
+
+def _list_data_tables(grid: Grid, base: Path) -> list[Path]:
+    """List the tables that say which images belong together, and which are left out."""
+    groups = None if grid.data.groups in ("none", "folder") else grid.data.groups
+    paths = [Path(table).expanduser() for table in (groups, grid.data.exclude) if table is not None]
+    paths = [base / path if (base / path).exists() else path for path in paths]
+    _require_condition(all(path.is_file() for path in paths))
+    return paths
 
 
 def _find_weights(entry: ModelEntry, base: Path) -> Path | None:

@@ -66,6 +66,9 @@ class DataEntry(StrictModel):
     group_pattern: str | None = None
     """Regular expression; what it matches in an image's id names the group within its class. Training keeps
     all images of a group on one side of the split."""
+    exclude: str | None = None
+    """CSV file of images to leave out, such as the findings of ``rbl check-data``: a column ``image``, and
+    optionally ``split`` and ``exclude`` (yes or no)."""
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """The value that means white, where the data type does not say it, such as 255 for int64."""
 

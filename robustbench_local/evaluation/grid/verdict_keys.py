@@ -11,7 +11,7 @@ VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precisi
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
 _GROUP_KEYS = ("groups", "group_pattern", "groups_key")
 """Keys of the data that decide intervals only."""
-_LATER_KEYS = ("preprocessing", "interpolation", "twin", "twin_queries")
+_LATER_KEYS = ("preprocessing", "interpolation", "twin", "twin_queries", "exclude")
 """Keys of models and data that count only where they are set: runs from before there were such keys go on."""
 
 

@@ -1,0 +1,1 @@
+"""Checks of labelled images before anything is trained or measured on them."""
