@@ -15,7 +15,7 @@ from robustbench_local.cli.training_run import parse_settings
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.data.checks.check_dataset import DataCheck, check_dataset
-from robustbench_local.data.checks.finding import CHECKS, SEVERITIES, Finding
+from robustbench_local.data.checks.data_finding import CHECKS, SEVERITIES, DataFinding
 from robustbench_local.data.checks.findings_file import describe_check, write_findings
 from robustbench_local.data.collect import Listing
 from robustbench_local.data.dataset import Dataset
@@ -187,7 +187,7 @@ def _print_check(
     print_line(console, _format_verdict(check, has_failed=has_failed))
 
 
-def _format_finding(finding: Finding) -> str:
+def _format_finding(finding: DataFinding) -> str:
     place = "/".join(part for part in (finding.split, finding.image or finding.label) if part)
     other = "/".join(part for part in (finding.other_split, finding.other_image) if part)
     against = f" and {other}" if finding.other_image else ""

@@ -45,7 +45,7 @@ class Exclusion:
     sha256: str
     images: tuple[str, ...]
 
-    def describe(self) -> str:
+    def format_note(self) -> str:
         """Describe it in a note for the reader of a report."""
         return f"{format_count(len(self.images), 'image')} left out by {self.file} ({self.sha256[:12]})"
 

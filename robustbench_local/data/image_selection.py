@@ -37,7 +37,7 @@ def exclude_images(data: ImageSet, table: str | None, *, split: str, base: Path 
         excluded = frozenset(exclusion.images)
         unread_images = tuple(row for row in some.unread_images if row[0] not in excluded)
         some = replace(some, unread_images=unread_images)
-    return replace(some, exclusion=exclusion, notes=(*some.notes, exclusion.describe()))
+    return replace(some, exclusion=exclusion, notes=(*some.notes, exclusion.format_note()))
 
 
 def select_positions(data: ImageSet, positions: Sequence[int]) -> ImageSet:

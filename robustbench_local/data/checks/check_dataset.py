@@ -12,7 +12,7 @@ import torch
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.checks.class_checks import check_classes
 from robustbench_local.data.checks.copy_checks import check_copies, check_objects
-from robustbench_local.data.checks.finding import CHECKS, SEVERITIES, Finding, Severity
+from robustbench_local.data.checks.data_finding import CHECKS, SEVERITIES, DataFinding, Severity
 from robustbench_local.data.checks.image_survey import ImageEmbedding, survey_images
 from robustbench_local.data.checks.label_checks import check_labels
 from robustbench_local.data.collect import Listing
@@ -36,7 +36,7 @@ class DataCheck:
             checked.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[DataFinding, ...]
     images: Mapping[str, int]
     classes: int
     label_accuracy: Estimate | None

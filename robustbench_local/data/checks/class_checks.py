@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from robustbench_local.config.class_lookup import normalize_class_name
 from robustbench_local.counted_nouns import format_count
-from robustbench_local.data.checks.finding import Finding
+from robustbench_local.data.checks.data_finding import DataFinding
 from robustbench_local.data.checks.image_survey import SurveyedImages
 
 ADVISED_IMAGES_PER_CLASS = 100
@@ -17,7 +17,7 @@ MAX_IMBALANCE = 10.0
 """Images of the largest class for each image of the smallest, above which classes are unbalanced."""
 
 
-def check_classes(surveyed: SurveyedImages, names: Mapping[str, tuple[str, ...]]) -> list[Finding]:
+def check_classes(surveyed: SurveyedImages, names: Mapping[str, tuple[str, ...]]) -> list[DataFinding]:
     """Check the classes of every split.
 
     Args:
@@ -30,7 +30,7 @@ def check_classes(surveyed: SurveyedImages, names: Mapping[str, tuple[str, ...]]
     findings = _find_similar_names(names)
     for split, known in names.items():
         findings += [
-            Finding(check="empty-class", split=split, label=label, detail="no image can be read")
+            DataFinding(check="empty-class", split=split, label=label, detail="no image can be read")
             for label in known
             if not counts[split][label]
         ]
@@ -42,21 +42,23 @@ def check_classes(surveyed: SurveyedImages, names: Mapping[str, tuple[str, ...]]
 
 def _find_missing_classes(
     counts: Mapping[str, Counter[str]], training: str, others: list[str]
-) -> list[Finding]:
+) -> list[DataFinding]:
     findings = []
     for split in others:
         for label in sorted(set(counts[split]) - set(counts[training])):
             what = f"{format_count(counts[split][label], 'image')} in {split}, none in {training}"
-            findings.append(Finding(check="class-missing-in-training", split=split, label=label, detail=what))
+            findings.append(
+                DataFinding(check="class-missing-in-training", split=split, label=label, detail=what)
+            )
         for label in sorted(set(counts[training]) - set(counts[split])):
             what = f"{format_count(counts[training][label], 'image')} in {training}, none in {split}"
-            findings.append(Finding(check="class-missing-in-test", split=split, label=label, detail=what))
+            findings.append(DataFinding(check="class-missing-in-test", split=split, label=label, detail=what))
     return findings
 
 
-def _check_balance(split: str, counts: Counter[str]) -> list[Finding]:
+def _check_balance(split: str, counts: Counter[str]) -> list[DataFinding]:
     findings = [
-        Finding(
+        DataFinding(
             check="few-images",
             split=split,
             label=label,
@@ -68,17 +70,17 @@ def _check_balance(split: str, counts: Counter[str]) -> list[Finding]:
     if len(counts) == 1:
         only = next(iter(counts))
         what = f"all images are of the class {only}: nothing can be told apart"
-        findings.append(Finding(check="imbalance", split=split, label=only, detail=what))
+        findings.append(DataFinding(check="imbalance", split=split, label=only, detail=what))
     elif counts:
         (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
         if largest > MAX_IMBALANCE * smallest:
             counted = f"{format_count(smallest, 'image')} of {least}, {largest:,} of {most}"
             what = f"{counted}: compare classes one by one"
-            findings.append(Finding(check="imbalance", split=split, label=least, detail=what))
+            findings.append(DataFinding(check="imbalance", split=split, label=least, detail=what))
     return findings
 
 
-def _find_similar_names(names: Mapping[str, tuple[str, ...]]) -> list[Finding]:
+def _find_similar_names(names: Mapping[str, tuple[str, ...]]) -> list[DataFinding]:
     """Find names that differ only in case, spaces, underscores or the form of their Unicode."""
     spellings: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for split, known in names.items():
@@ -89,7 +91,7 @@ def _find_similar_names(names: Mapping[str, tuple[str, ...]]) -> list[Finding]:
     for variants in spellings.values():
         first, *others = variants
         findings += [
-            Finding(
+            DataFinding(
                 check="similar-class-names",
                 split=variants[name],
                 label=name,

@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 import torch
 
 from robustbench_local.counted_nouns import format_count
-from robustbench_local.data.checks.finding import Finding
+from robustbench_local.data.checks.data_finding import DataFinding
 from robustbench_local.data.checks.image_survey import SurveyedImages
 from robustbench_local.data.checks.near_duplicates import SURE_LIKENESS, find_near_duplicates
 from robustbench_local.data.look_alikes import find_objects_by_name
 
-_LOOKS_ONLY = frozenset({"names-across-splits", "possible-duplicate-across-splits"})
+_REVIEWED_CHECKS = frozenset({"names-across-splits", "possible-duplicate-across-splits"})
 """Checks that call for a look, and suggest no exclusion."""
 
 
 def check_copies(
     surveyed: SurveyedImages, progress: Callable[[int, int], None] | None = None
-) -> list[Finding]:
+) -> list[DataFinding]:
     """Find images that occur twice, exactly or nearly, within a split and across splits.
 
     Of a pair across splits, the copy in the earlier split, which is trained on, is suggested for exclusion.
@@ -49,7 +49,7 @@ def check_copies(
     return findings
 
 
-def check_objects(surveyed: SurveyedImages, splits_of_groups: Sequence[str]) -> list[Finding]:
+def check_objects(surveyed: SurveyedImages, splits_of_groups: Sequence[str]) -> list[DataFinding]:
     """Find objects with images in two splits: by declared groups, else by the names of files.
 
     Args:
@@ -81,7 +81,7 @@ def check_objects(surveyed: SurveyedImages, splits_of_groups: Sequence[str]) -> 
     return findings
 
 
-def _describe_copies(surveyed: SurveyedImages, copies: Sequence[int]) -> list[Finding]:
+def _describe_copies(surveyed: SurveyedImages, copies: Sequence[int]) -> list[DataFinding]:
     """Describe images with the same pixels, each with the copy that is the evidence."""
     findings = []
     for index, row in enumerate(copies):
@@ -110,7 +110,7 @@ def _describe_copies(surveyed: SurveyedImages, copies: Sequence[int]) -> list[Fi
     return findings
 
 
-def _describe_pair(surveyed: SurveyedImages, first: int, second: int, likeness: float) -> list[Finding]:
+def _describe_pair(surveyed: SurveyedImages, first: int, second: int, likeness: float) -> list[DataFinding]:
     what = f"likeness {likeness:.3f}"
     if surveyed.labels[first] != surveyed.labels[second]:
         what += f", labels {surveyed.labels[first]!r} and {surveyed.labels[second]!r}"
@@ -123,8 +123,8 @@ def _describe_pair(surveyed: SurveyedImages, first: int, second: int, likeness: 
 
 def _build_pair_finding(
     check: str, surveyed: SurveyedImages, row: int, other: int, detail: str, *, likeness: float | None = None
-) -> Finding:
-    return Finding(
+) -> DataFinding:
+    return DataFinding(
         check=check,
         detail=detail,
         split=surveyed.splits[row],
@@ -134,5 +134,6 @@ def _build_pair_finding(
         other_image=surveyed.ids[other],
         other_label=surveyed.labels[other],
         likeness=likeness,
-        is_exclusion_suggested=check not in _LOOKS_ONLY and (likeness is None or likeness >= SURE_LIKENESS),
+        is_exclusion_suggested=check not in _REVIEWED_CHECKS
+        and (likeness is None or likeness >= SURE_LIKENESS),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local.data.checks.check_dataset import DataCheck
-from robustbench_local.data.checks.finding import SEVERITIES, Finding
+from robustbench_local.data.checks.data_finding import SEVERITIES, DataFinding
 from robustbench_local.errors import StorageError
 
 TABLE_NAME, JSON_NAME = "findings.csv", "findings.json"
@@ -74,7 +74,7 @@ def describe_check(check: DataCheck, *, source: str) -> dict[str, Any]:
 
 
 def _name_columns() -> list[str]:
-    names = [field.name for field in fields(Finding) if field.name != "is_exclusion_suggested"]
+    names = [field.name for field in fields(DataFinding) if field.name != "is_exclusion_suggested"]
     return [_COLUMN_NAMES.get(name, name) for name in names]
 
 

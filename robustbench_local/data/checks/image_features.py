@@ -27,7 +27,7 @@ def compute_image_features(thumbnails: Tensor) -> Tensor:
     batches = [_compute_parts(batch.float() / 255) for batch in torch.split(thumbnails, _BATCH)]
     parts = [torch.cat(part) for part in zip(*batches, strict=True)]
     weights = (1.0, 1.0, _COLOR_WEIGHT, _COLOR_WEIGHT)
-    return torch.cat([weight * _scale(part) for weight, part in zip(weights, parts, strict=True)], dim=1)
+    return torch.cat([weight * _scale_part(part) for weight, part in zip(weights, parts, strict=True)], dim=1)
 
 
 def _compute_parts(images: Tensor) -> tuple[Tensor, ...]:
@@ -57,7 +57,7 @@ def _compute_gradient_histograms(images: Tensor, *, cell: int, stride: int) -> T
     return normalized.flatten(1)
 
 
-def _scale(part: Tensor) -> Tensor:
+def _scale_part(part: Tensor) -> Tensor:
     centered = part - part.mean(dim=0)
     length: Tensor = centered.norm(dim=1).mean().clamp_min(1e-6)
     return centered / length

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustbench_local.counted_nouns import choose_form, format_count
-from robustbench_local.data.checks.finding import Finding
+from robustbench_local.data.checks.data_finding import DataFinding
 from robustbench_local.data.collect import Listing
 from robustbench_local.data.decode import BadImageError, Pixels
 from robustbench_local.errors import DataError, RefusedError
@@ -78,7 +78,7 @@ def survey_images(
     *,
     embed: ImageEmbedding | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[SurveyedImages, list[Finding]]:
+) -> tuple[SurveyedImages, list[DataFinding]]:
     """Read every image of every split once.
 
     Args:
@@ -93,7 +93,7 @@ def survey_images(
     total, done = sum(len(part.ids) for part in parts.values()), 0
     for split, listing in parts.items():
         findings += [
-            Finding(
+            DataFinding(
                 check="unreadable",
                 detail=reason,
                 split=split,
@@ -109,7 +109,7 @@ def survey_images(
             done += 1
             if progress is not None:
                 progress(done, total)
-        findings += survey.findings + survey.summarize()
+        findings += survey.findings + survey.summarize_files()
     if not collected.ids:
         raise DataError(
             "no image can be read", where=", ".join(dict.fromkeys(part.where for part in parts.values()))
@@ -135,7 +135,7 @@ class _SplitSurvey:
 
     def __init__(self, split: str, listing: Listing) -> None:
         self.split, self.listing = split, listing
-        self.findings: list[Finding] = []
+        self.findings: list[DataFinding] = []
         self._conversions: defaultdict[str, list[str]] = defaultdict(list)
         self._sizes: Counter[tuple[int, int]] = Counter()
         self._gray: list[str] = []
@@ -175,12 +175,12 @@ class _SplitSurvey:
             if len(collected.waiting) == _EMBEDDING_BATCH:
                 _embed_waiting(collected, embed)
 
-    def summarize(self) -> list[Finding]:
+    def summarize_files(self) -> list[DataFinding]:
         """Return one finding for each kind of conversion, and one for images of many sizes."""
         if self._gray and len(self._gray) < sum(self._sizes.values()):
             self._conversions["gray among color images: set gray_to_rgb"] = self._gray
         findings = [
-            Finding(
+            DataFinding(
                 check="conversion",
                 split=self.split,
                 detail=f"{format_count(len(images), 'image')}: {note}, such as {', '.join(images[:_NAMED])}",
@@ -191,7 +191,7 @@ class _SplitSurvey:
             areas = sorted(self._sizes, key=lambda size: size[0] * size[1])
             small, large = (f"{size[0]}x{size[1]}" for size in (areas[0], areas[-1]))
             what = f"{format_count(len(self._sizes), 'size')} of images, {small} to {large}: set size"
-            findings.append(Finding(check="sizes", split=self.split, detail=what))
+            findings.append(DataFinding(check="sizes", split=self.split, detail=what))
         return findings
 
     def _check_shape(self, position: int, pixels: Pixels) -> None:
@@ -202,7 +202,7 @@ class _SplitSurvey:
 
     def _add(self, check: str, position: int, detail: str, *, is_exclusion_suggested: bool = False) -> None:
         self.findings.append(
-            Finding(
+            DataFinding(
                 check=check,
                 detail=detail,
                 split=self.split,

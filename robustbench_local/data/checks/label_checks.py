@@ -8,7 +8,7 @@ import numpy as np
 
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.checks.confident_learning import find_confident_classes
-from robustbench_local.data.checks.finding import Finding
+from robustbench_local.data.checks.data_finding import DataFinding
 from robustbench_local.data.checks.image_features import compute_image_features
 from robustbench_local.data.checks.image_survey import SurveyedImages
 from robustbench_local.data.checks.label_probabilities import FOLDS, compute_label_probabilities
@@ -24,7 +24,7 @@ MAX_LABEL_IMAGES = 50_000
 
 def check_labels(
     surveyed: SurveyedImages, *, seed: int, features: str = ""
-) -> tuple[list[Finding], Estimate | None]:
+) -> tuple[list[DataFinding], Estimate | None]:
     """Find labels that are likely wrong, over all splits.
 
     The other photographs of an object count as evidence: an object all of whose photographs have the same
@@ -47,16 +47,18 @@ def check_labels(
         if counts[label] >= FOLDS and not surveyed.is_blank[row]
     ]
     few = sorted(set(counts) - set(names))
-    findings = [_explain(f"labels of {', '.join(few)}: fewer than {FOLDS} images each")] if few else []
+    findings = (
+        [_explain_omission(f"labels of {', '.join(few)}: fewer than {FOLDS} images each")] if few else []
+    )
     if len(names) < 2:
-        return [*findings, _explain(f"labels: fewer than two classes have {FOLDS} images")], None
+        return [*findings, _explain_omission(f"labels: fewer than two classes have {FOLDS} images")], None
     if len(rows) > MAX_LABEL_IMAGES:
         what = f"labels: there are {format_count(len(rows), 'image')}, more than {MAX_LABEL_IMAGES:,}"
-        return [*findings, _explain(f"{what}; set a limit")], None
+        return [*findings, _explain_omission(f"{what}; set a limit")], None
     index = {name: position for position, name in enumerate(names)}
     given = np.array([index[surveyed.labels[row]] for row in rows], dtype=np.int64)
     if len(np.unique(given)) < len(names) or min(np.bincount(given, minlength=len(names))) < FOLDS:
-        return [*findings, _explain("labels: a class has only images of one color")], None
+        return [*findings, _explain_omission("labels: a class has only images of one color")], None
     vectors = (
         compute_image_features(surveyed.thumbnails[rows])
         if surveyed.features is None
@@ -68,7 +70,7 @@ def check_labels(
         by = f"the features of {features}" if features else "gradients and colors"
         what = f"labels: {by} predict only {share.value:.1%} of them ({share.low:.1%} to {share.high:.1%}"
         advice = "use another network" if features else "name a pretrained network with --features"
-        return [*findings, _explain(f"{what}, n = {share.n:,}): {advice}")], share
+        return [*findings, _explain_omission(f"{what}, n = {share.n:,}): {advice}")], share
     likelier = find_confident_classes(probabilities, given)
     places = np.arange(len(given))
     lead = probabilities[places, likelier] - probabilities[places, given]
@@ -77,7 +79,7 @@ def check_labels(
         row, name = rows[place], names[likelier[place]]
         high, low = (float(probabilities[place, label]) for label in (likelier[place], given[place]))
         findings.append(
-            Finding(
+            DataFinding(
                 check="likely-wrong-label",
                 detail=f"given {surveyed.labels[row]!r} ({low:.1%}), likelier {name!r} ({high:.1%})",
                 split=surveyed.splits[row],
@@ -92,5 +94,5 @@ def check_labels(
     return findings, share
 
 
-def _explain(detail: str) -> Finding:
-    return Finding(check="not-checked", detail=detail)
+def _explain_omission(detail: str) -> DataFinding:
+    return DataFinding(check="not-checked", detail=detail)

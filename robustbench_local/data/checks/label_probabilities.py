@@ -49,7 +49,7 @@ def compute_label_probabilities(
         gram.diagonal().add_(_RIDGE)
         weights = torch.linalg.solve(gram, whole_moment - part.T @ part_targets)
         scores[held_out] = part @ weights
-    return _calibrate(scores, torch.from_numpy(labels)).numpy()
+    return _calibrate_scores(scores, torch.from_numpy(labels)).numpy()
 
 
 def _map_features(features: Tensor, generator: np.random.Generator) -> Tensor:
@@ -76,7 +76,7 @@ def _assign_folds(labels: NDArray[np.int64], generator: np.random.Generator) -> 
     return folds
 
 
-def _calibrate(scores: Tensor, labels: Tensor) -> Tensor:
+def _calibrate_scores(scores: Tensor, labels: Tensor) -> Tensor:
     def compute_loss(log_scale: float) -> float:
         return float(torch.nn.functional.cross_entropy(scores * np.exp(log_scale), labels))
 

@@ -62,7 +62,7 @@ def find_near_duplicates(
     for start in range(0, len(candidates), _BATCH):
         rows = candidates[start : start + _BATCH]
         first, second = gray[rows[:, 0]], gray[rows[:, 1]]
-        likeness = torch.maximum(_align(first, second), _align(second, first))
+        likeness = torch.maximum(_align_images(first, second), _align_images(second, first))
         for (one, other), value in zip(rows.tolist(), likeness.tolist(), strict=True):
             if value >= MIN_ALIGNED_LIKENESS:
                 pairs.append(DuplicatePair(one, other, min(value, 1.0)))
@@ -87,19 +87,19 @@ def _list_candidates(gray: Tensor, progress: Callable[[int, int], None] | None) 
     return torch.unique(torch.cat(found), dim=0) if found else torch.empty(0, 2, dtype=torch.int64)
 
 
-def _align(images: Tensor, others: Tensor) -> Tensor:
+def _align_images(images: Tensor, others: Tensor) -> Tensor:
     """Return the largest correlation of a window of each image with the other image, (P,)."""
     windows = standardize_rows((images.flatten(1) @ _build_window_map()).view(len(images), -1, _SIDE**2))
     whole = standardize_rows(F.adaptive_avg_pool2d(others, _SIDE).flatten(1))
     values, best = torch.einsum("pws,ps->pw", windows, whole).max(dim=1)
     promising = (values >= _MIN_REFINED_LIKENESS).nonzero().flatten()
     if len(promising):
-        refined = _refine(images[promising], whole[promising], _list_windows()[best[promising]])
+        refined = _refine_windows(images[promising], whole[promising], _list_windows()[best[promising]])
         values[promising] = torch.maximum(values[promising], refined)
     return values
 
 
-def _refine(images: Tensor, whole: Tensor, windows: Tensor) -> Tensor:
+def _refine_windows(images: Tensor, whole: Tensor, windows: Tensor) -> Tensor:
     """Return the largest correlation over windows close to the best one of the grid, (P,)."""
     steps = torch.tensor([-1.0, 0.0, 1.0])
     nearby = torch.cartesian_prod(0.025 * steps, 0.025 * steps, 0.025 * steps)

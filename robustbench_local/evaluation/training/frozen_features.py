@@ -60,7 +60,9 @@ def load_embedding(
     def embed(images: Sequence[Pixels]) -> Tensor:
         prepared = [_to_tensor(prepare_pixels(pixels, contract), loaded.channels) for pixels in images]
         seen: list[Tensor] = []
-        hook = linear[-1].register_forward_pre_hook(lambda _layer, inputs: seen.append(_flatten(inputs)))
+        hook = linear[-1].register_forward_pre_hook(
+            lambda _layer, inputs: seen.append(_flatten_features(inputs))
+        )
         try:
             with torch.no_grad():
                 normalized(torch.stack(prepared).to(torch_device))
@@ -79,7 +81,7 @@ def _find_contract(contract: InputContract) -> InputContract:
     return InputContract(input_size=(_DEFAULT_SIDE, _DEFAULT_SIDE))
 
 
-def _flatten(inputs: tuple[Any, ...]) -> Tensor:
+def _flatten_features(inputs: tuple[Any, ...]) -> Tensor:
     features: Tensor = inputs[0].detach()
     return features.flatten(1)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 from robustbench_local.cli.main import run_command
 from robustbench_local.data.checks import class_checks, image_survey
 from robustbench_local.data.checks.check_dataset import check_dataset
-from robustbench_local.data.checks.finding import CHECKS
+from robustbench_local.data.checks.data_finding import CHECKS
 from robustbench_local.data.checks.findings_file import format_table
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset

@@ -132,7 +132,9 @@ def test_copies_are_found_and_other_photographs_are_not():
 
 @pytest.mark.parametrize(("likeness", "number"), [(0.979, 0), (0.981, 1)])
 def test_likeness_from_which_images_are_near_duplicates(likeness, number, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "_align", lambda first, _second: torch.full((len(first),), likeness))
+    monkeypatch.setattr(
+        near_duplicates, "_align_images", lambda first, _second: torch.full((len(first),), likeness)
+    )
     images = torch.stack([_photograph(1), _photograph(1)])
     assert len(near_duplicates.find_near_duplicates((images * 255).byte())) == number
 

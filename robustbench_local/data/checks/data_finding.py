@@ -69,7 +69,7 @@ CHECKS: Mapping[str, tuple[Severity, str, str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class DataFinding:
     """One finding.
 
     Attributes:
