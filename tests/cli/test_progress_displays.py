@@ -285,6 +285,8 @@ def test_the_end_shows_the_expected_beside_the_actual_time():
     assert timing["seconds"] == 60
     assert timing["max_seconds"] == 6000
     assert timing["expected_seconds"][0] < 60 < timing["expected_seconds"][1]
+    display.max_seconds = dict.fromkeys(display.max_seconds, 5.0)
+    assert display.format_timing_line().endswith(", 30 s at most by the time of a pass before the run")
     assert timing["passes"] == 6000
     assert timing["expected_passes"][0] < 6000 < timing["expected_passes"][1] < timing["max_passes"]
     line = display.format_cost_line()
