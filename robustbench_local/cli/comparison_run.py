@@ -60,6 +60,7 @@ class ComparisonRequest:
         command: The command, for the cards.
         cards: Folders with the user's cards.
         allow_code: Whether Python files may be run.
+        is_data_checked: Whether the images are checked before the training.
     """
 
     models: str
@@ -77,6 +78,7 @@ class ComparisonRequest:
     command: str
     cards: Sequence[Path]
     allow_code: bool
+    is_data_checked: bool = True
 
 
 def build_comparison_data(
@@ -152,6 +154,7 @@ def _build_plan(request: ComparisonRequest) -> ComparisonPlan:
         seeds=request.seeds,
         seed=request.seed,
         trials=request.tune,
+        is_data_checked=request.is_data_checked,
     )
 
 

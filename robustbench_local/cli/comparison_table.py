@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from robustbench_local.cli.terminal_output import print_line
+from robustbench_local.cli.terminal_output import escape_text, print_line
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.evaluation.training.network_comparison_files import (
     describe_measurement,
@@ -35,7 +34,7 @@ def print_comparison(console: Console, record: Mapping[str, Any]) -> None:
         figures = [network["figures"][name] for name in (*FIGURES, "score")]
         behind = format_difference(network["behind"]) if network["behind"] else "chosen"
         cells = [*map(format_figure, figures), behind]
-        table.add_row(escape(network["name"]), *map(_stack_interval, cells))
+        table.add_row(escape_text(network["name"]), *map(_stack_interval, cells))
     console.print(table)
     print_line(console, f"chosen: {record['chosen']['name']}, by the {record['rule']}")
     for note in record["notes"]:

@@ -166,6 +166,8 @@ def command(
             split=split,
             limit=limit,
             data_option=data_option or (),
+            exclude=exclude,
+            is_data_checked=check,
             val=val,
             val_share=val_share,
             val_limit=val_limit,

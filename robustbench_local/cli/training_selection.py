@@ -73,6 +73,8 @@ def compare_networks(
     split: str,
     limit: int | None,
     data_option: Sequence[str],
+    exclude: str | None,
+    is_data_checked: bool,
     val: str | None,
     val_share: float | None,
     val_limit: int,
@@ -96,7 +98,9 @@ def compare_networks(
     """Compare networks with the arguments of the command; return exit code 0."""
     if threads is not None:
         torch.set_num_threads(threads)
-    entry = build_data_entry(data_option, source=data, split=split, limit=limit, group_pattern=group_pattern)
+    entry = build_data_entry(
+        data_option, source=data, split=split, limit=limit, group_pattern=group_pattern, exclude=exclude
+    )
     spec = build_comparison_data(
         entry, val=val, val_share=val_share, val_limit=val_limit, test=test, test_share=test_share
     )
@@ -116,6 +120,7 @@ def compare_networks(
         command=format_command(context),
         cards=cards,
         allow_code=allow_code,
+        is_data_checked=is_data_checked,
     )
     return compare_and_report(request, spec)
 

@@ -155,7 +155,7 @@ def test_a_distance_may_exceed_one_but_must_be_a_distance(transfer_sample_conten
         transfer_sample_content.evidence, [{"metric": "median_distance", "threat": "l2-0.8", "min": 2.5}]
     )
     for limit in (-1.0, math.inf, math.nan):
-        with pytest.raises(ConfigError, match="a distance is 0 or more"):
+        with pytest.raises(ConfigError, match="a limit is 0 or more"):
             judge_evidence(
                 transfer_sample_content.evidence,
                 [{"metric": "median_distance", "threat": "l2-0.8", "min": limit}],

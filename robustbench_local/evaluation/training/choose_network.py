@@ -33,6 +33,7 @@ from robustbench_local.evaluation.training.train_and_save import (
     save_reference,
     save_training,
 )
+from robustbench_local.evaluation.training.training_check import report_check
 from robustbench_local.evaluation.training.training_data import (
     TrainingDataSpec,
     load_training_images,
@@ -94,6 +95,9 @@ class ImageSource:
                     raise
                 remedy = "set the side that the network takes, such as --size 64"
                 raise DataError(error.what, where=error.where, remedy=remedy) from error
+            if spec.exclusion is not None:
+                training = replace(self._images.training, exclusion=spec.exclusion)
+                self._images = replace(self._images, training=training)
             self._geometry = contract.geometry
         return self._images
 
@@ -131,6 +135,8 @@ def choose_network(
         )
     comparison = NetworkComparison(plan, source.load, place, num_classes=num_classes, channels=channels)
     comparison.check_candidates()
+    if plan.is_data_checked and spec.entry.source != "signs":  # those are drawn, each by itself
+        report_check(comparison.prepare_network(plan.candidates[0])[1], place.report)
 
     def save(result: NetworkResult, chosen: ChosenNetwork) -> None:
         folder = files.out / NETWORKS_FOLDER

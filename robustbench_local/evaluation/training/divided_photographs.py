@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustbench_local.config.class_lookup import resolve_classes
+from robustbench_local.data.exclusion import UNSPLIT, Exclusion, find_remaining, read_exclusion
 from robustbench_local.data.folder_layout import NO_SPLIT
 from robustbench_local.data.groups import GroupOptions
 from robustbench_local.data.split_folder import divide_photographs, list_photographs, write_parts
@@ -45,7 +46,14 @@ def divide_source(
     listing = list_photographs(folder, split=entry.split, where=entry.source)
     if listing is None:
         return spec
-    positions = _choose_positions(entry, listing.ids, listing.labels.tolist(), listing.class_names, seed)
+    exclusion = (
+        None
+        if entry.exclude is None
+        else read_exclusion(entry.exclude, listing.ids, split=UNSPLIT, base=base)
+    )
+    positions = _choose_positions(
+        entry, listing.ids, listing.labels.tolist(), listing.class_names, seed, exclusion
+    )
     groups = GroupOptions(groups=entry.groups, pattern=entry.group_pattern, base_folder=base)
     shares = {"val": spec.validation_share, "test": spec.test_share}
     parts = divide_photographs(listing, positions, shares=shares, groups=groups, seed=seed)
@@ -53,9 +61,17 @@ def divide_source(
     write_parts(listing, parts, target)
     counts = ", ".join(f"{len(chosen):,} {part}" for part, chosen in parts.items())
     report(f"divided {entry.source} into {target}: {counts}")
-    changes = {"source": f"folder:{target}", "split": "train", "limit": None, "classes": None}
+    if exclusion is not None:
+        report(exclusion.format_note())
+    changes = {
+        "source": f"folder:{target}",
+        "split": "train",
+        "limit": None,
+        "classes": None,
+        "exclude": None,
+    }
     if entry.split != NO_SPLIT:
-        return replace(spec, entry=entry.model_copy(update=changes), is_divided=True)
+        return replace(spec, entry=entry.model_copy(update=changes), is_divided=True, exclusion=exclusion)
     # class folders may be called like splits: each part is named by itself
     changes |= {"source": f"folder:{target / 'train'}", "split": NO_SPLIT}
     return replace(
@@ -64,15 +80,22 @@ def divide_source(
         validation_source=f"folder:{target / 'val'}",
         test_source=f"folder:{target / 'test'}",
         is_divided=True,
+        exclusion=exclusion,
     )
 
 
 def _choose_positions(
-    entry: DataEntry, ids: Sequence[str], labels: list[int], class_names: tuple[str, ...], seed: int
+    entry: DataEntry,
+    ids: Sequence[str],
+    labels: list[int],
+    class_names: tuple[str, ...],
+    seed: int,
+    exclusion: Exclusion | None,
 ) -> list[int]:
-    """Return the positions of the images that the entry selects."""
+    """Return the positions of the images that the entry selects, without those that are left out."""
     wanted = None if entry.classes is None else set(resolve_classes(entry.classes, class_names))
-    positions = [place for place, label in enumerate(labels) if wanted is None or label in wanted]
+    remaining = find_remaining(ids, exclusion)
+    positions = [place for place in remaining if wanted is None or labels[place] in wanted]
     chosen = choose_images(
         [ids[place] for place in positions],
         [labels[place] for place in positions],

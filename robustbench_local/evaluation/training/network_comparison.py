@@ -47,6 +47,7 @@ class ComparisonPlan:
         seeds: Number of trainings of each network.
         seed: First seed.
         trials: Number of trials of the search for hyper-parameters of the chosen network; 0 for none.
+        is_data_checked: Whether the images are checked before the training.
     """
 
     candidates: tuple[Candidate, ...]
@@ -58,6 +59,7 @@ class ComparisonPlan:
     seeds: int = 1
     seed: int = 0
     trials: int = 0
+    is_data_checked: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.data.collect import ModelContract
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.exclusion import Exclusion
 from robustbench_local.data.folder_layout import NO_SPLIT
 from robustbench_local.data.photographs import is_photograph_size, shrinks_photographs
 from robustbench_local.data.split import hold_out
@@ -41,6 +42,7 @@ class TrainingDataSpec:
             no size.
         is_divided: Whether all parts come from one source, so that its groups are about all of them, and the
             validation images are all used.
+        exclusion: What was left out before the images were divided.
     """
 
     entry: DataEntry
@@ -51,6 +53,7 @@ class TrainingDataSpec:
     test_share: float = 0.0
     contract: InputContract | None = None
     is_divided: bool = False
+    exclusion: Exclusion | None = None
 
 
 def load_training_images(

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from robustbench_local.errors import format_install_command
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.writers.outcome_table import (
     OUTCOME_COLUMNS,
@@ -21,7 +22,7 @@ from robustbench_local.store.atomic_files import convert_storage_errors, open_at
 CSV_NAME, PARQUET_NAME = "outcomes.csv", "outcomes.parquet"
 MAX_ROWS_PER_GROUP = 1 << 16
 """Rows of a row group of outcomes.parquet: readers load one group at a time."""
-MISSING_PARQUET_LINE = f"{PARQUET_NAME} is left out: pip install 'robustbench-local[arrow]' writes it too"
+MISSING_PARQUET_LINE = f"{PARQUET_NAME} is left out: {format_install_command('arrow')} to have it too"
 _ARROW_TYPES: Mapping[type, str] = {str: "string", bool: "bool_", int: "int64", float: "float64"}
 
 
