@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import shlex
@@ -45,6 +46,18 @@ def place(tmp_path, monkeypatch):
 
 def _train(*words, out="net.safetensors"):
     return run_command(["train", *words, *USUAL, "--out", out])
+
+
+@pytest.mark.slow
+def test_images_are_checked_and_left_out_before_a_training(place, capsys):
+    table = "image,exclude\nsigns/3,yes\nsigns/7,no\n"
+    (place / "findings.csv").write_text(table)
+    assert _train("standard", "--set", "epochs=1", "--exclude", "findings.csv") == 0
+    assert "checked 59 images in 3 classes: 3 classes with few images" in capsys.readouterr().out
+    card = yaml.safe_load((place / "net.yaml").read_text())["provenance"]
+    excluded = {"n": 1, "file": "findings.csv", "sha256": hashlib.sha256(table.encode()).hexdigest()}
+    assert card["data"]["training"]["excluded"] == excluded
+    assert "--exclude findings.csv" in card["made"]["command"]
 
 
 @pytest.mark.slow

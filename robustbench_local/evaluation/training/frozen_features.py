@@ -87,7 +87,7 @@ def _flatten_features(inputs: tuple[Any, ...]) -> Tensor:
 
 
 def _to_tensor(pixels: Pixels, channels: int | None) -> Tensor:
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float()
+    image = torch.tensor(pixels).permute(2, 0, 1).float()  # a copy: decoded pixels are read-only
     image = image / 255 if pixels.dtype == np.uint8 else image
     if channels == 1 and image.shape[0] == 3:
         return image.mean(dim=0, keepdim=True)
