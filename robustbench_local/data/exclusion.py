@@ -31,6 +31,10 @@ _SPLIT_SPELLINGS = {"valid": "val", "validation": "val", "training": "train", "t
 _MAX_TABLE_BYTES = 256 * 2**20
 
 
+class UnmatchedExclusionError(DataError):
+    """A table names images to leave out, and none of them is in the data."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
     """Images that a table leaves out of a data set.
@@ -61,8 +65,8 @@ def read_exclusion(table: str, ids: Collection[str], *, split: str, base: Path |
         base: Folder in which a relative path is looked up before the current one.
 
     Raises:
-        DataError: If the table cannot be read, an answer is neither yes nor no, or no image that it names for
-            this split is in the data.
+        DataError: If the table cannot be read, or an answer is neither yes nor no.
+        UnmatchedExclusionError: If no image that it names for this split is in the data.
     """
     path = Path(table).expanduser()
     path = base / path if base is not None and (base / path).exists() else path
@@ -90,7 +94,7 @@ def read_exclusion(table: str, ids: Collection[str], *, split: str, base: Path |
     if wanted and not found:
         what = f"none of the {format_count(len(wanted), 'image')} that it names is in the data"
         remedy = f"write ids as in {next(iter(ids), '')!r}, or the table of these data"
-        raise DataError(f"{what}, such as {min(wanted)!r}", where=where, remedy=remedy)
+        raise UnmatchedExclusionError(f"{what}, such as {min(wanted)!r}", where=where, remedy=remedy)
     return Exclusion(file=path.name, sha256=hashlib.sha256(content).hexdigest(), images=found)
 
 

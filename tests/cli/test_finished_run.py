@@ -215,6 +215,12 @@ def test_grids_of_files_are_described(tmp_path):
     assert folder is not None
     (tmp_path / "photos" / "cat" / "a.png").write_bytes(b"two")
     assert _describe(tmp_path, data={"source": "folder:photos"}) != folder
+    for key in ("exclude", "groups"):
+        (tmp_path / "table.csv").write_text("image\n")
+        before = _describe(tmp_path, data={"source": "folder:photos", key: "table.csv"})
+        (tmp_path / "table.csv").write_text("image\ncat/a.png\n")
+        assert before not in (None, _describe(tmp_path, data={"source": "folder:photos", key: "table.csv"}))
+    assert _describe(tmp_path, data={"source": "signs", "exclude": "missing.csv"}) is None
     (tmp_path / "photos" / "dog").symlink_to(tmp_path)
     assert _describe(tmp_path, data={"source": "folder:photos"}) is None
 

@@ -15,7 +15,7 @@ from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.data.collect import ModelContract
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.exclusion import Exclusion
+from robustbench_local.data.exclusion import Exclusion, UnmatchedExclusionError
 from robustbench_local.data.folder_layout import NO_SPLIT
 from robustbench_local.data.photographs import is_photograph_size, shrinks_photographs
 from robustbench_local.data.split import hold_out
@@ -180,17 +180,25 @@ def _load_split(
         changed |= {"groups": None, "group_pattern": None}
     split_entry = entry.model_copy(update=changed)
     if source is not None:
-        return read(split_entry)
+        return _read_part(split_entry, read)
     if split == entry.split or not _has_split(entry, split, read):
         return None
-    return read(split_entry)
+    return _read_part(split_entry, read)
+
+
+def _read_part(entry: DataEntry, read: Callable[[DataEntry], Dataset]) -> Dataset:
+    """Read validation or test images; a table that leaves out training images alone says nothing of them."""
+    try:
+        return read(entry)
+    except UnmatchedExclusionError:
+        return read(entry.model_copy(update={"exclude": None}))
 
 
 def _has_split(entry: DataEntry, split: str, read: Callable[[DataEntry], Dataset]) -> bool:
     """Check whether the source has this split, with images other than the training images."""
     few = {"limit": 1, "choose": "first"}
     try:
-        loaded = read(entry.model_copy(update={**few, "split": split}))
+        loaded = _read_part(entry.model_copy(update={**few, "split": split}), read)
     except (ConfigError, DataError):
         return False
     trained_on = read(entry.model_copy(update=few))

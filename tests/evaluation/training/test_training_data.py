@@ -81,3 +81,13 @@ def test_splits_of_one_set_may_share_images_and_it_is_said(archives):
         "validation": "npz:twice.npz, val (1 of its 6 images is a training image too)",
         "test": "npz:twice.npz, test (2 of its 4 images are training or validation images too)",
     }
+
+
+def test_a_table_of_training_images_to_leave_out_says_nothing_of_the_test_images(archives):
+    (archives / "out.csv").write_text("image\nall/1\n")
+    entry = DataEntry(source="npz:all.npz", split="train", exclude="out.csv")
+    spec = TrainingDataSpec(entry=entry, test_source="npz:plain.npz", validation_source="npz:bare.npz")
+    images, _ = load_training_images(spec, seed=0, base=archives)
+    assert [len(part) for part in (images.training, images.validation, images.test)] == [11, 6, 4]
+    assert images.training.exclusion.images == ("all/1",)
+    assert images.test.exclusion is None
