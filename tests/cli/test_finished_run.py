@@ -87,6 +87,7 @@ def test_a_finished_run_is_reported_and_judged_without_a_plan(finished, rbl):
     assert not _is_planned(rbl, *options), "what decides no verdict changes nothing"
 
 
+@pytest.mark.slow
 def test_it_takes_no_torch(finished):
     script = (
         "import sys\nfrom robustbench_local.cli.main import run_command\n"

@@ -45,6 +45,7 @@ def test_card_method_and_instance_mean_the_same(linear, data):
     assert hashes[0] == hashes[1] == hashes[2] == hashes[3]
 
 
+@pytest.mark.slow
 def test_autoattack_is_at_least_as_strong_as_pgd(linear, data):
     small = data.select_images(range(5))
     pgd = rbl.evaluate(linear, small, attack="pgd50-linf-8", eps="4/255")

@@ -67,6 +67,7 @@ def test_the_same_weights_under_another_name_are_no_surrogate(workplace):
     assert [cell["status"] for cell in run.results["cells"]] == ["skipped", "skipped"]
 
 
+@pytest.mark.slow
 def test_a_surrogate_must_give_what_the_attack_needs(workplace):
     closed = grid(workplace)
     closed["models"][0]["access"] = "scores"

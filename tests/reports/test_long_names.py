@@ -95,6 +95,7 @@ def test_what_is_drawn_fits():
     assert fit_text("Stop", CAPTION_WIDTH_INCHES, CAPTION_POINTS) == "Stop"
 
 
+@pytest.mark.slow
 def test_figures_of_long_names_have_a_size_that_can_be_looked_at(long_names):
     figures = sorted((long_names.parent / "figures").glob("*.png"))  # a warning of matplotlib's is an error
     assert len(figures) >= 4

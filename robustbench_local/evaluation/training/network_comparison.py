@@ -171,8 +171,9 @@ class NetworkComparison:
         result = self.results[name]
         start, images = self.prepare_network(result.candidate)
         seed = result.best_seed
+        quiet = replace(self.place, report=lambda _line: None)  # it has been trained a moment ago
         trial = run_trial(
-            start, result.recipe, images, self.place, name=_name_files(result.candidate, seed), seed=seed
+            start, result.recipe, images, quiet, name=_name_files(result.candidate, seed), seed=seed
         )
         return ChosenNetwork(start=start, images=images, recipe=result.recipe, result=trial)
 

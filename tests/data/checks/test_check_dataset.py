@@ -61,6 +61,7 @@ def _pairs(content, check):
     }
 
 
+@pytest.mark.slow
 def test_clean_photographs_have_no_error(folder, capsys):
     code, content = _check(folder, capsys)
     assert (code, content["passed"]) == (0, True)

@@ -68,6 +68,7 @@ def write(run, folder):
         return load_outcomes_frame(store)
 
 
+@pytest.mark.slow
 def test_without_the_extra_there_is_no_parquet_file_not_even_an_old_one(sample, tmp_path, monkeypatch):
     monkeypatch.setattr(outcome_files, "has_arrow", lambda: False)
     (tmp_path / "outcomes.parquet").write_text("of another run")
@@ -90,6 +91,7 @@ def test_types_are_those_of_the_records():
     assert {name: kinds[name] for name in expected} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.extra
 def test_the_parquet_file_has_the_rows_of_the_frame(hostile, tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra arrow is not installed")
