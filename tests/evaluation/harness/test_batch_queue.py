@@ -264,6 +264,20 @@ def test_a_single_image_that_does_not_fit_is_an_error(play):
     assert (scene.errors, scene.asked) == ([3], [[1], [2], [3]])
 
 
+def test_two_images_of_two_workers_are_tried_apart_before_one_is_tried_again(play):
+    scene = play(on(lambda: torch.OutOfMemoryError("out of memory"), 1), count=2, size=4, pool_size=2)
+    assert scene.asked == [[0, 1], [0], [1], [1]]
+    assert scene.errors == [1]
+
+
+def test_a_fixed_group_stays_whole_and_its_model_gets_less_at_once(play):
+    failures = [torch.OutOfMemoryError("out of memory")]
+    scene = play(lambda _: failures.pop() if failures else None, count=4, size=4, attack=Grouped(steps=1))
+    assert scene.asked[0] == scene.asked[1]
+    assert scene.notes[0] == "out of memory with 4 images: the model gets 2 at a time"
+    assert scene.errors == []
+
+
 def test_an_attack_that_runs_out_of_memory_halves_the_batches_too(play, data):
     outcome = build_error_outcome("cell", 0, data.select_images([0]), "")
 
