@@ -163,7 +163,7 @@ CARD = {
 
 def find(response, protocol=None):
     async def work(url):
-        return await find_service(f"{url}/root", protocol=protocol, key="k", token=None)
+        return await find_service(f"{url}/base", protocol=protocol, key="k", token=None)
 
     return ScriptedServer(response).run(work)
 
@@ -172,7 +172,7 @@ def test_a_service_of_ours_says_what_it_takes():
     service = find(build_response(json.dumps(CARD).encode()))
     assert (service.name, service.digest, service.class_names) == ("colors", "abc", ("a", "b"))
     assert (service.size, service.channels, service.resize, service.max_images) == ((8, 6), 3, "stretch", 4)
-    assert service.address.target == "/root/predict?top=1"
+    assert service.address.target == "/base/predict?top=1"
     assert service.wire.protocol == "serve"
     check_batch_sizes(service, (1, 4))
     with pytest.raises(ConfigError, match="at most 4 images in a request, not 5"):
