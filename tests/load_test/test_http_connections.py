@@ -184,7 +184,7 @@ def test_a_service_of_ours_says_what_it_takes():
 )
 def test_other_services_take_json(content):
     service = find(build_response(content))
-    assert (service.wire.protocol, service.wire.key, service.address.target) == ("json", "k", "/root")
+    assert (service.wire.protocol, service.wire.key, service.address.target) == ("json", "k", "/base")
     with pytest.raises(ConfigError, match="no service of rbl serve"):
         find(build_response(content), "serve")
 
