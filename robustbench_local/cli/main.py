@@ -35,6 +35,7 @@ INTERRUPTED_MESSAGE = "interrupted; all committed results are kept, and the same
 COMMANDS = {
     "run": "robustbench_local.cli.run_command",
     "report": "robustbench_local.cli.report_command",
+    "export": "robustbench_local.cli.export_command",
     "gate": "robustbench_local.cli.gate_command",
     "compare": "robustbench_local.cli.compare_command",
     "merge": "robustbench_local.cli.merge_command",

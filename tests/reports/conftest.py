@@ -73,6 +73,17 @@ def transfer_sample_content(transfer_sample) -> ReportData:
         return read_report_data(store)
 
 
+@pytest.fixture(scope="session")
+def read_content():
+    """A function: the content of the report of a run."""
+
+    def read(run: Path) -> ReportData:
+        with RunStore.open_readonly(run) as store:
+            return read_report_data(store)
+
+    return read
+
+
 @pytest.fixture
 def build_evidence(tmp_path):
     """A function: the evidence of a sample run, built anew."""

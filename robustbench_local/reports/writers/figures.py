@@ -41,12 +41,27 @@ def draw_figures(report_data: ReportData) -> dict[str, bytes]:
         File name -> PNG; the same data gives the same bytes. A name with characters that no installed font
         can draw is replaced by its number: the page has the name itself.
     """
+    return {name: _encode_png(figure) for name, figure in draw_in_style(report_data)}
+
+
+def draw_in_style(report_data: ReportData, *, with_photographs: bool = True) -> Iterator[tuple[str, Figure]]:
+    """Draw every figure in the style of all of them, which holds until the next one is asked for.
+
+    Args:
+        report_data: Content of the report.
+        with_photographs: Whether figures that consist of photographs are among them.
+
+    Yields:
+        File name, which ends in .png, and figure.
+    """
     style: dict[Any, Any] = {"font.family": list_font_names(), **_STYLE}
     with mpl.rc_context(style):
-        return {name: _encode_png(figure) for name, figure in _iterate_figures(report_data)}
+        for name, figure, is_photograph in _iterate_figures(report_data):
+            if with_photographs or not is_photograph:
+                yield name, figure
 
 
-def _iterate_figures(report_data: ReportData) -> Iterator[tuple[str, Figure]]:
+def _iterate_figures(report_data: ReportData) -> Iterator[tuple[str, Figure, bool]]:
     names = {
         subject: select_drawable_text(str(subject), f"model {number}")
         for number, subject in enumerate(report_data.evidence.subjects, start=1)
@@ -58,7 +73,8 @@ def _iterate_figures(report_data: ReportData) -> Iterator[tuple[str, Figure]]:
         subject: f"{name}, {marks[subject]}" if marks[subject] else name for subject, name in names.items()
     }
     for section, content in shown:
-        yield from section.draw_figures(content, marked if section.has_marked_names else names)
+        for name, figure in section.draw_figures(content, marked if section.has_marked_names else names):
+            yield name, figure, section.has_photographs
 
 
 def _encode_png(figure: Figure) -> bytes:
