@@ -51,7 +51,7 @@ class Estimate:
         if not self.is_known:
             return "unknown, n=0"
         groups = f" in {format_count(self.groups, 'group')}" if self.groups else ""
-        phases = "".join(f", then {images:,}" for images in self.phases[1:])
+        phases = f", all attacks on {self.phases[-1]:,}" if self.phases else ""
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n}{groups}{phases})"
 
     @property

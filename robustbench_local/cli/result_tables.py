@@ -238,7 +238,7 @@ def _format_estimates(clean: Estimate, robust: Estimate, success: Estimate) -> t
         format_percent(clean.value),
         format_percent(robust.value),
         format_interval(robust),
-        ", then ".join(str(images) for images in robust.phases or (robust.n,)),
+        f"{robust.n}, all on {robust.phases[-1]}" if robust.phases else str(robust.n),
         format_percent(success.value),
     )
 

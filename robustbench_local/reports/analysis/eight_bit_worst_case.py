@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from robustbench_local.cluster_statistics import Groups, Marks, estimate_image_share
 from robustbench_local.phased_estimates import estimate_phased_share
@@ -14,6 +15,7 @@ from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.image_verdict import ImageVerdict
+from robustbench_local.reports.analysis.share_ceilings import lower_to_shares
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.statistics import Estimate, invert_share
@@ -78,6 +80,7 @@ def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
                     worst.attack_labels,
                     _list_phases(worst, inside),
                     worst.groups,
+                    ceilings=_list_ceilings(worst, inside),
                 )
             )
     return tuple(cases)
@@ -93,6 +96,16 @@ def _list_phases(worst: WorstCase, inside: Sequence[CellResult]) -> list[_PhaseM
         counted = [cell for cell in inside if cell.record.attack in known or not has_image_limit(cell)]
         phases.append((phase.verdicts, _collect_marks(counted)))
     return [*phases[:-1], (phases[-1][0], _collect_marks(inside))]
+
+
+def _list_ceilings(worst: WorstCase, inside: Sequence[CellResult]) -> list[_PhaseMarks]:
+    """List the attacks with fewer images than the case; it is never above one of them on its own images."""
+    own = (cell for cell in inside if cell.record.attack in worst.attacks)
+    return [
+        (cell.verdicts, _collect_marks([cell]))
+        for cell in own
+        if len(cell.verdicts) < len(worst.any_attack_verdicts)
+    ]
 
 
 @collect_once
@@ -163,34 +176,63 @@ def _build_case(
     groups: Groups,
     *,
     targeted: bool = False,
+    ceilings: Sequence[_PhaseMarks] = (),
 ) -> EightBitCase:
     """Count verdicts and the 8-bit marks of broken images, in phases if there are several."""
-    undecided = {
-        image
-        for verdicts, marks in phases
-        for image, verdict in verdicts.items()
-        if verdict.broken and not {True, False} & set(marks.get(image, ()))
-    }
-    held, beaten, broken = (list[dict[str, bool]]() for _ in range(3))
-    for verdicts, marks in phases:
-        decided = {image: verdict for image, verdict in verdicts.items() if image not in undecided}
-        success = {image: True in marks.get(image, ()) for image in decided if decided[image].broken}
-        correct = [image for image, verdict in decided.items() if verdict.clean_correct]
-        held.append(
-            {image: verdict.robust or not success.get(image, True) for image, verdict in decided.items()}
-        )
-        beaten.append({image: success.get(image, False) for image in correct})
-        broken.append({image: decided[image].broken for image in correct})
+    undecided = {image for phase in phases for image in _find_undecided(phase)}
+    counted = [_mark_phase(phase, undecided) for phase in phases]
+    bounds = [_mark_phase(phase, _find_undecided(phase)) for phase in ceilings]
+    robust = _estimate_robust([phase.robust for phase in counted], groups)
+    success = _estimate_success([phase.broken_8bit for phase in counted], groups)
+    float_success = _estimate_success([phase.broken for phase in counted], groups)
     return EightBitCase(
         subject=subject,
         threat=threat,
         attacks=attacks,
         targeted=targeted,
-        robust_accuracy=_estimate_robust(held, groups),
-        attack_success=_estimate_success(beaten, groups),
-        float_success=_estimate_success(broken, groups),
+        robust_accuracy=lower_to_shares(robust, [phase.robust for phase in bounds]),
+        attack_success=_raise_to_shares(success, [phase.broken_8bit for phase in bounds]),
+        float_success=_raise_to_shares(float_success, [phase.broken for phase in bounds]),
         undecided_count=len(undecided),
     )
+
+
+class _Marks(NamedTuple):
+    """Marks of the images of a phase that are decided in 8 bits."""
+
+    robust: dict[str, bool]
+    """Image id -> whether no attack succeeds with an 8-bit image."""
+    broken_8bit: dict[str, bool]
+    """Image id -> whether an attack does, over the correctly classified images."""
+    broken: dict[str, bool]
+    """Image id -> whether an attack succeeds in floating point, over the same images."""
+
+
+def _find_undecided(phase: _PhaseMarks) -> set[str]:
+    verdicts, marks = phase
+    return {
+        image
+        for image, verdict in verdicts.items()
+        if verdict.broken and not {True, False} & set(marks.get(image, ()))
+    }
+
+
+def _mark_phase(phase: _PhaseMarks, undecided: Collection[str]) -> _Marks:
+    verdicts, marks = phase
+    decided = {image: verdict for image, verdict in verdicts.items() if image not in undecided}
+    success = {image: True in marks.get(image, ()) for image in decided if decided[image].broken}
+    correct = [image for image, verdict in decided.items() if verdict.clean_correct]
+    return _Marks(
+        robust={image: verdict.robust or not success.get(image, True) for image, verdict in decided.items()},
+        broken_8bit={image: success.get(image, False) for image in correct},
+        broken={image: decided[image].broken for image in correct},
+    )
+
+
+def _raise_to_shares(estimate: Estimate, shares: Sequence[Marks]) -> Estimate:
+    """Raise an attack success to the highest of these shares."""
+    inverted = [{image: not is_marked for image, is_marked in marks.items()} for marks in shares]
+    return invert_share(lower_to_shares(invert_share(estimate), inverted)) if shares else estimate
 
 
 def _estimate_robust(marks: Sequence[Marks], groups: Groups) -> Estimate:

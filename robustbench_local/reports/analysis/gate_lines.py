@@ -107,7 +107,7 @@ def _format_distances(estimate: Estimate) -> str:
 
 def _format_sample(estimate: Estimate) -> str:
     groups = f" in {format_count(estimate.groups, 'group')}" if estimate.groups else ""
-    later = "".join(f", then {images}" for images in estimate.phases[1:])
+    later = f", all attacks on {estimate.phases[-1]}" if estimate.phases else ""
     return f"n={estimate.n}{groups}{later}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -23,13 +23,15 @@ from robustbench_local.reports.analysis.attack_phases import (
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.image_verdict import ImageVerdict
+from robustbench_local.reports.analysis.share_ceilings import lower_to_shares, lower_to_values
 from robustbench_local.reports.analysis.success_norms import iterate_sizes
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.statistics import Estimate, estimate_partial_share, invert_share
 
 _Counts = tuple[int, int]
 _Value = TypeVar("_Value")
-_MarkImages = Callable[[Mapping[str, ImageVerdict]], Marks]
+MarkImages = Callable[[Mapping[str, ImageVerdict]], Marks]
+"""Verdicts -> whether each image that counts is marked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,9 @@ class WorstCase:
     """Why attacks with different images are no phases; empty if they are, or if all images are settled."""
     limiting_attack_labels: tuple[str, ...] = ()
     """Labels of the attacks that count with the fewest images."""
+    ceilings: tuple[WorstCaseCeiling, ...] = field(default=(), repr=False)
+    """What bounds the stated shares from above where images differ: each attack that counts, and the worst
+    case in the next smaller ball. Empty if all have the same images."""
 
     @property
     def is_complete(self) -> bool:
@@ -106,21 +111,23 @@ class WorstCase:
         """Share of robust images, with an interval that uses all images.
 
         With phases, the share that survives the first one, times the shares of the survivors that survive the
-        later ones (see ``estimate_phased_share``); otherwise the share of ``stated_verdicts``.
+        later ones (see ``estimate_phased_share``); otherwise the share of ``stated_verdicts``. It is never
+        above the share of one of the attacks on its own images, nor above the worst case in a smaller ball:
+        the lowest of these is stated, and the interval reaches as far down.
         """
         return self.estimate_robust_accuracy()
 
     @property
     def attack_success(self) -> Estimate:
         """Share of the correctly classified images on which at least one attack succeeded."""
-        if not self.left_out_count:
+        if not (self.left_out_count or self.ceilings):
             marks = {image: verdict.broken for image, verdict in _select_correct(self.verdicts)}
             return estimate_image_share(marks, self.groups)
-        return invert_share(self._estimate_share(_mark_unbroken, 0.95))
+        return invert_share(self.estimate_marked_share(_mark_unbroken, 0.95))
 
     def estimate_robust_accuracy(self, level: float = 0.95) -> Estimate:
         """Estimate robust accuracy with an interval at another level."""
-        return self._estimate_share(_mark_robust, level)
+        return self.estimate_marked_share(_mark_robust, level)
 
     def count_robust_phases(self) -> list[Phase]:
         """Count the images of each phase; empty without phases."""
@@ -140,19 +147,41 @@ class WorstCase:
             phases=tuple(
                 replace(phase, verdicts=_select_entries(phase.verdicts, images)) for phase in self.phases
             ),
+            ceilings=tuple(_select_ceiling(ceiling, images) for ceiling in self.ceilings),
         )
 
-    def _estimate_share(self, mark: _MarkImages, level: float) -> Estimate:
+    def estimate_marked_share(self, mark: MarkImages, level: float) -> Estimate:
+        """Estimate the share of marked images, lowered to its ceilings."""
         share = build_share_estimator(mark(self.verdicts), self.groups)
         if not self.left_out_count:
-            return share(level)
-        if self.phases:
-            return estimate_phased_share(self._count_phases(mark), level)
-        every = build_share_estimator(mark(self.any_attack_verdicts), self.groups)
-        return estimate_partial_share(share, every, level)
+            estimate = share(level)
+        elif self.phases:
+            estimate = estimate_phased_share(self._count_phases(mark), level)
+        else:
+            every = build_share_estimator(mark(self.any_attack_verdicts), self.groups)
+            estimate = estimate_partial_share(share, every, level)
+        return self._lower_to_ceilings(estimate, mark)
 
-    def _count_phases(self, mark: _MarkImages) -> list[Phase]:
+    def _lower_to_ceilings(self, estimate: Estimate, mark: MarkImages) -> Estimate:
+        wider = [one for one in self.ceilings if not isinstance(one, WorstCase)]
+        nested = [
+            one.estimate_marked_share(mark, 0.95) for one in self.ceilings if isinstance(one, WorstCase)
+        ]
+        lowered = lower_to_shares(estimate, map(mark, wider))
+        return lower_to_values(lowered, (share.value for share in nested if share.is_known))
+
+    def _count_phases(self, mark: MarkImages) -> list[Phase]:
         return count_phases([mark(phase.verdicts) for phase in self.phases]) if self.phases else []
+
+
+WorstCaseCeiling = Mapping[str, ImageVerdict] | WorstCase
+"""The verdicts of an attack on its own images, or a worst case."""
+
+
+def _select_ceiling(ceiling: WorstCaseCeiling, images: Collection[str]) -> WorstCaseCeiling:
+    if isinstance(ceiling, WorstCase):
+        return ceiling.select_images(images)
+    return _select_entries(ceiling, images)
 
 
 def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellResult] = ()) -> WorstCase:
@@ -195,7 +224,37 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
         phases=_judge_phases(plan, cells, other_cells),
         phase_obstacle=plan.obstacle,
         limiting_attack_labels=_select_fewest_images(done),
+        ceilings=_list_ceilings(done, all_verdicts.keys(), other_cells),
     )
+
+
+def _list_ceilings(
+    done: Sequence[CellResult], images: KeysView[str], other_cells: Sequence[CellResult]
+) -> tuple[WorstCaseCeiling, ...]:
+    """List what bounds a worst case from above, unless the same images bound it anyway."""
+    if not done:
+        return ()
+    own = [cell.verdicts for cell in done if len(cell.verdicts) < len(images)]
+    narrower = _select_next_smaller_ball(done[0], other_cells)
+    if all(cell.verdicts.keys() == images for cell in narrower if cell.is_done):
+        return tuple(own)
+    return (*own, compute_worst_case(narrower, other_cells))
+
+
+def _select_next_smaller_ball(cell: CellResult, other_cells: Iterable[CellResult]) -> list[CellResult]:
+    """Select the attacks of the largest ball inside that of a cell; a worst case there bounds its own."""
+    inside = [
+        other
+        for other in other_cells
+        if other.is_in_worst_case
+        and other.subject == cell.subject
+        and other.threat.norm == cell.threat.norm
+        and other.threat.kind == cell.threat.kind
+        and other.record.eps < cell.record.eps
+        and _is_masked(other) == _is_masked(cell)
+    ]
+    largest = max((other.record.eps for other in inside), default=0.0)
+    return [other for other in inside if other.record.eps == largest]
 
 
 def _select_fewest_images(done: Sequence[CellResult]) -> tuple[str, ...]:

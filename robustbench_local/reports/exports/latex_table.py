@@ -108,7 +108,9 @@ def _find_common_sample(entries: Sequence[LatexEntry]) -> str:
 
 def _format_sample(estimate: Estimate) -> str:
     """Format n; the images of later phases follow those of the first: ``n = 50, 32, 16``."""
-    return format_sample(estimate).replace(", then ", ", ")
+    if estimate.phases:
+        return f"n = {', '.join(f'{images:,}' for images in estimate.phases)}"
+    return format_sample(estimate)
 
 
 def _render_row(name: str, entries: Sequence[LatexEntry], samples: Sequence[str]) -> list[str]:

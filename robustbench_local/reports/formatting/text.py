@@ -75,9 +75,9 @@ def format_points(difference: float) -> str:
 
 
 def format_sample(estimate: Estimate) -> str:
-    """Format n: ``n = 500``, ``n = 500 images in 40 groups``, or in phases ``n = 500, then 20``."""
+    """Format n: ``n = 500``, ``n = 500 images in 40 groups``, or in phases ``n = 500, all attacks on 20``."""
     if estimate.phases:
-        return ", then ".join([f"n = {estimate.n:,}", *(f"{images:,}" for images in estimate.phases[1:])])
+        return f"n = {estimate.n:,}, all attacks on {estimate.phases[-1]:,}"
     if not estimate.groups:
         return f"n = {estimate.n:,}"
     return f"n = {format_count(estimate.n, 'image')} in {format_count(estimate.groups, 'group')}"

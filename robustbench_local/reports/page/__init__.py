@@ -44,11 +44,15 @@ from robustbench_local.reports.formatting.text import (
     redact_private_data,
 )
 from robustbench_local.reports.page import charts
+from robustbench_local.reports.page.heading_anchors import add_heading_anchors
 from robustbench_local.reports.page.tries_chart import build_tries_charts
 from robustbench_local.reports.sections.report_data import ReportData
 from robustbench_local.reports.sections.section import ShownSection
 from robustbench_local.reports.summary import headline
+from robustbench_local.reports.summary.run_verdict import build_run_verdict
 
+MAX_SHOWN_LINES = 3
+"""Lines of one kind in the first screen that stand open; further ones are folded."""
 _WORD_JOINER = "\N{WORD JOINER}"
 _NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
@@ -104,11 +108,13 @@ def render(report_data: ReportData) -> str:
     evidence = report_data.evidence
     parts = [part for part in report_data.list_shown_sections() if part.section.template]
     template = create_environment(parts).get_template("report.html.j2")
-    return template.render(
+    page = template.render(
         report_data=report_data,
         parts=parts,
         evidence=evidence,
         question=headline.describe_question(evidence),
+        verdict=build_run_verdict(evidence, report_data.gate_report),
+        max_lines=MAX_SHOWN_LINES,
         answer=protect_intervals(headline.describe_answer(evidence)),
         eight_bit_answer=protect_intervals(headline.describe_eight_bit_answer(evidence)),
         eight_bit_cases={(case.subject, case.threat): case for case in find_eight_bit_cases(evidence)},
@@ -126,6 +132,7 @@ def render(report_data: ReportData) -> str:
         style=Markup(style),  # noqa: S704 - our own file, and a style element must not be escaped
         style_hash=hash_style(style),
     )
+    return add_heading_anchors(page)
 
 
 def hash_style(text: str) -> str:

@@ -26,6 +26,7 @@ class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
     title = "Certified and empirical robust accuracy"
     link_text = "Certified and empirical"
     template = "accuracy_bounds.html.j2"
+    is_folded = True
     explanation = ACCURACY_BOUNDS_EXPLANATION
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[RobustAccuracyBounds, ...]:

@@ -19,6 +19,7 @@ class AdaptiveStepsSection(Section[tuple[AdaptiveCell, ...]]):
     title = "Steps of the adaptive attack"
     link_text = "Adaptive steps"
     template = "adaptive_steps.html.j2"
+    is_folded = True
     explanation = (
         "An image counts for the first step that succeeds on it, and later steps do not see it. Steps marked "
         "with + are none of AutoAttack's; what they succeed on is not necessarily out of AutoAttack's reach, "

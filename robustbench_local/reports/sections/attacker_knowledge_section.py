@@ -23,6 +23,7 @@ class AttackerKnowledgeSection(Section[tuple[CellResult, ...]]):
     title = "Attacker knowledge and queries"
     link_text = "Attacker knowledge"
     template = "attacker_knowledge.html.j2"
+    is_folded = True
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[CellResult, ...]:
         """Select the cells of attackers: no corruptions, no certificates, no transfer to the same model.

@@ -82,6 +82,7 @@ class ClassesSection(Section[tuple[ShownClassTable, ...]]):
     title = "Robust accuracy by class"
     link_text = "Classes"
     template = "classes.html.j2"
+    is_folded = True
     explanation = (
         "The lowest of several shares is too low on average, because it is chosen for being low. The "
         "interval of the worst class accounts for that choice: with a confidence of 95% it covers the robust "

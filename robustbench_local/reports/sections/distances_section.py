@@ -33,6 +33,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
     title = "Distance to the nearest adversarial example"
     link_text = "Distances"
     template = "distances.html.j2"
+    is_folded = True
     has_marked_names = True
     curve_steps = CURVE_STEPS
 

@@ -34,6 +34,7 @@ class LoadTestSection(Section[tuple["LoadTestRecord", ...]]):
     title = "Under load"
     link_text = "Under load"
     template = "load_test.html.j2"
+    is_folded = True
     explanation = (
         "Throughput and latency of the served models, with 95% intervals: batch means for throughput, order "
         "statistics for latencies. In a closed loop (c) each client waits for its answer; in an open loop "

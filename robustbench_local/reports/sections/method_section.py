@@ -41,6 +41,7 @@ class MethodSection(Section[tuple[MethodDescription, ...]]):
     title = "Methods and environment"
     link_text = "Methods and environment"
     template = "method.html.j2"
+    is_folded = True
     drawn_signs_note = DRAWN_SIGNS_NOTE
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[MethodDescription, ...]:

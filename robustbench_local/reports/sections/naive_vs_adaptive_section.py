@@ -26,6 +26,7 @@ class NaiveVsAdaptiveSection(Section[tuple[NaiveVsAdaptive, ...]]):
     title = "Non-adaptive and adaptive attacks"
     link_text = "Adaptive attacks"
     template = "naive_vs_adaptive.html.j2"
+    is_folded = True
     explanation = NAIVE_VS_ADAPTIVE_EXPLANATION
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[NaiveVsAdaptive, ...]:

@@ -19,6 +19,7 @@ class RejectionsSection(Section[tuple[RejectionResult, ...]]):
     title = "Rejected images"
     link_text = "Rejected images"
     template = "rejections.html.j2"
+    is_folded = True
     explanation = (
         "These models may reject an image. An attack succeeds only if its example is misclassified and "
         "accepted. A clean image that is rejected counts as misclassified: it lowers clean and robust "

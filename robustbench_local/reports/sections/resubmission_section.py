@@ -29,6 +29,7 @@ class ResubmissionSection(Section[tuple[ResubmissionCurve, ...]]):
     title = "Success of repeated submissions"
     link_text = "Repeated submissions"
     template = "resubmission.html.j2"
+    is_folded = True
     explanation = (
         "These models answer at random, so that an attacker who fails can submit the same adversarial "
         "example again. The figures are the share of correctly classified images on which at least one of N "

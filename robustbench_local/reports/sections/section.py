@@ -37,6 +37,8 @@ class Section(ABC, Generic[Content]):
     empty: the page has no such section."""
     explanation: ClassVar[str] = ""
     """How to read the section, in sentences; the template and ``to_markdown`` place it."""
+    is_folded: ClassVar[bool] = False
+    """Whether the page shows its heading alone until a reader opens it: what a first reader does not need."""
     has_photographs: ClassVar[bool] = False
     """Whether its figures are photographs; they come after the drawings."""
     has_marked_names: ClassVar[bool] = False

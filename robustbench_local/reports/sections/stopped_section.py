@@ -26,6 +26,7 @@ class StoppedSection(Section[tuple[StoppedEstimate, ...]]):
     title = "Stopped early"
     link_text = "Stopped early"
     template = "stopped.html.j2"
+    is_folded = True
     explanation = (
         "The run stopped once the images left could not change an answer. The images came in random order, "
         "and cheap attacks went first: an image that one of them misclassified was not given to the others. "

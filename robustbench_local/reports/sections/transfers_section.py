@@ -28,6 +28,7 @@ class TransfersSection(Section[tuple[TransferMatrix, ...]]):
     title = "Transfer attacks"
     link_text = "Transfer"
     template = "transfers.html.j2"
+    is_folded = True
 
     def build_content(self, evidence: Evidence, store: RunStore) -> tuple[TransferMatrix, ...]:
         """Build one matrix per transferred attack."""

@@ -68,6 +68,7 @@ class TrustSection(Section[TrustContent]):
     title = "Can these numbers be trusted?"
     link_text = "Trust"
     template = "trust.html.j2"
+    is_folded = True
     explanation = (
         "Robust accuracy is only as good as the attacks. Diagnostics ask each model before the attacks, and "
         "compare the attacks afterwards. Block: there is no robustness number. Fail: the number is not "

@@ -25,6 +25,7 @@ class TwinsSection(Section[tuple[TwinResult, ...]]):
     title = "Artefact and twin"
     link_text = "Twin"
     template = "twins.html.j2"
+    is_folded = True
     explanation = (
         "Attacks search with the gradients of the float twin, and go on until the artefact, the model that "
         "is shipped, misclassifies; then they query the artefact alone. Gates and all other figures are "

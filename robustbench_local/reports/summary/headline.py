@@ -170,7 +170,8 @@ def _describe_worst_cases(evidence: Evidence, rows: Sequence[WorstCase], *, seve
     between = f" (the highest and the lowest of {len(rows)})" if shown is not rows else ""
     missing = any(row.missing_attacks for row in rows)
     caveat = "unfinished attacks" if missing else "stronger attacks"
-    return f"{'; '.join(parts)}{between}, {_describe_method(rows)}; {caveat} can only lower this."
+    shares = f"{_describe_number(rows[0].threat)}{'; '.join(parts)}{between}"
+    return f"{shares}, {_describe_method(rows)}; {caveat} can only lower this."
 
 
 def _describe_stopped(evidence: Evidence, rows: Sequence[StoppedEstimate], *, several: bool) -> str:
@@ -186,9 +187,16 @@ def _describe_stopped(evidence: Evidence, rows: Sequence[StoppedEstimate], *, se
     whole = format_count(rows[0].state.interval.population, "image")
     about = f" about these {whole}" if rows[0].is_about_data else ""
     return (
-        f"{'; '.join(parts)}{between}, anytime-valid{about}: the run stopped before it had all {whole}, "
-        "because the rest could not change an answer; stronger attacks can only lower this."
+        f"{_describe_number(rows[0].threat)}{'; '.join(parts)}{between}, anytime-valid{about}: the run "
+        f"stopped before it had all {whole}, because the rest could not change an answer; stronger attacks "
+        "can only lower this."
     )
+
+
+def _describe_number(threat: Threat) -> str:
+    """Describe which number follows, and against what."""
+    may = describe_budget(threat.norm, threat.eps)
+    return f"Share of images classified correctly although an attacker may {may}: "
 
 
 def _format_mark(evidence: Evidence, subject: EvaluatedModel, threat: Threat | None) -> str:

@@ -9,6 +9,7 @@ from robustbench_local.reports.analysis.finding import FindingLevel
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
 from robustbench_local.reports.sections.report_data import ReportData
 from robustbench_local.reports.summary import headline
+from robustbench_local.reports.summary.run_verdict import build_run_verdict
 
 _LEVEL_TITLES: tuple[tuple[FindingLevel, str], ...] = (
     ("void", "Invalid"),
@@ -33,6 +34,7 @@ def render_markdown(report_data: ReportData, figures: Sequence[str]) -> str:
     lines = [
         f"# {escape_markdown(headline.describe_question(evidence))}",
         "",
+        *_render_verdict(report_data),
         f"**{escape_markdown(headline.describe_answer(evidence))}**",
         "",
     ]
@@ -61,6 +63,13 @@ def render_markdown(report_data: ReportData, figures: Sequence[str]) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _render_verdict(report_data: ReportData) -> list[str]:
+    """Render the verdict of the run by its gates."""
+    verdict = build_run_verdict(report_data.evidence, report_data.gate_report)
+    text = " ".join(filter(None, [verdict.advice, verdict.sentence]))
+    return [f"**{verdict.label}.** {escape_markdown(text)}", ""]
 
 
 def _render_gates(report_data: ReportData) -> list[str]:

@@ -29,6 +29,7 @@ from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.reports.sections import SECTIONS
 from robustbench_local.reports.sections.parts import encode_severity
 from robustbench_local.reports.sections.section import JsonDict, Section
+from robustbench_local.reports.summary.run_verdict import build_run_verdict
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
 from robustbench_local.store.diagnostic_records import DiagnosticResult
@@ -56,15 +57,16 @@ def encode_results(
         sections: The sections of the report that have entries of their own.
 
     Returns:
-        ``schema``, ``question``, ``cells``, ``worst_case``, ``comparisons``, ``gates``, ``findings``,
-        ``doubts``, ``diagnostics``, ``checklist``, ``transfers``, ``adaptive_steps``, ``naive_vs_adaptive``,
-        ``accuracy_bounds``, ``corruptions``, ``goals``, ``stickers``, ``shard``, ``environment``, ``data``,
-        ``models``, ``severity``, ``seed`` and ``grid``, as documented. Shares lie in [0, 1]; one that is
-        not known is ``{"value": null, ..., "reason": "..."}``.
+        ``schema``, ``question``, ``verdict``, ``cells``, ``worst_case``, ``comparisons``, ``gates``,
+        ``findings``, ``doubts``, ``diagnostics``, ``checklist``, ``transfers``, ``adaptive_steps``,
+        ``naive_vs_adaptive``, ``accuracy_bounds``, ``corruptions``, ``goals``, ``stickers``, ``shard``,
+        ``environment``, ``data``, ``models``, ``severity``, ``seed`` and ``grid``, as
+        documented. Shares lie in [0, 1]; one that is not known is ``{"value": null, ..., "reason": "..."}``.
     """
     return {
         "schema": SCHEMA_VERSION,
         "question": evidence.question,
+        "verdict": build_run_verdict(evidence, gates).to_json(),
         "cells": [_encode_cell(cell, evidence) for cell in evidence.cells],
         "worst_case": [
             _encode_worst_case(worst, _index_eight_bit_cases(evidence), evidence)

@@ -63,8 +63,8 @@ def test_two_phases_use_the_cheap_attack_on_all_images():
     assert worst.clean_accuracy == compute_clopper_pearson(600, 600)
     assert worst.attack_success.value == pytest.approx(1 - share.value)
     assert (worst.attack_success.low, worst.attack_success.high) == (1 - share.high, 1 - share.low)
-    assert format_estimate(share).endswith("n = 600, then 20)")
-    assert str(share).endswith("n=600, then 20)")
+    assert format_estimate(share).endswith("n = 600, all attacks on 20)")
+    assert str(share).endswith("n=600, all attacks on 20)")
 
 
 def test_misclassified_images_and_errors_are_not_robust_in_any_phase():
@@ -85,7 +85,7 @@ def test_texts_and_results_name_the_phases_and_the_attack_that_would_decide():
     verdict = judge_gate(evidence, min=0.45)
     assert verdict.ruling == "inconclusive"
     assert f"more images under {AUTOATTACK_NAME} would decide; {phrase}" in verdict.reason
-    assert "n=600, then 20" in format_verdict(verdict)
+    assert "n=600, all attacks on 20" in format_verdict(verdict)
     (entry,) = json.loads(json.dumps(encode_results(evidence, judge_evidence(evidence))))["worst_case"]
     assert entry["phases"] == [
         {"attacks": [PGD_NAME], "images": 600, "attacked": 600, "robust": 360},

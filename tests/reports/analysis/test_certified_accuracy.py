@@ -249,7 +249,7 @@ def test_every_form_of_the_report_has_it(tmp_path: Path):
     page = write_report(_run(tmp_path))
     folder = page.parent
     text = page.read_text("utf-8")
-    assert '<h2 id="certified">Certified accuracy</h2>' in text
+    assert '<h2 id="certified">Certified accuracy <a' in text
     assert "its majority vote under noise, sigma 0.25" in text
     assert "Certified accuracy in percent." in text
     assert (folder / "figures" / "certified-l2.png").stat().st_size > 5000

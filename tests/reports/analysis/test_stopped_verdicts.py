@@ -183,7 +183,10 @@ def test_the_report_states_intervals_that_hold_whenever_the_run_stops():
     verdict = judge(evidence, {"metric": "robust_accuracy", "threat": "linf-8", "min": 0.5})
     assert (verdict.estimate.low, verdict.estimate.high) == (estimate.stated.low, estimate.stated.high)
     answer = describe_answer(evidence)
-    assert answer.startswith(f"{format_estimate(estimate.stated)}, ")
+    assert (
+        f" an attacker may change every pixel by at most 8/255: {format_estimate(estimate.stated)}, "
+        in answer
+    )
     assert "anytime-valid: the run stopped before it had all 400 images" in answer
     [row] = STOPPED.to_json(evidence)["stop"]["worst_case"]
     assert row["stated"] == estimate.stated.to_json()

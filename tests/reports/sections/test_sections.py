@@ -66,7 +66,8 @@ def test_a_section_in_the_list_is_in_every_file(sample, tmp_path):
     sentence = f"{count} cells. A cell is one attack on one model."
     html, markdown = page.read_text("utf-8"), (tmp_path / "report.md").read_text("utf-8")
     assert '<a href="#cell-count">Cells</a>' in html
-    assert f'<h2 id="cell-count">How many cells</h2>\n<p>{sentence}</p>' in html
+    assert '<h2 id="cell-count">How many cells <a class="anchor" href="#cell-count"' in html
+    assert f"</a></h2>\n<p>{sentence}</p>" in html
     assert f"## How many cells\n\n{sentence}\n" in markdown
     assert json.loads((tmp_path / "results.json").read_text("utf-8"))["cell_count"] == count
 
