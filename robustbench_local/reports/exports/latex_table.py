@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustbench_local.reports.exports.latex_text import escape_latex
+from robustbench_local.reports.formatting.fonts import shorten_text
 from robustbench_local.reports.formatting.text import (
     MISSING_TEXT,
     format_interval,
@@ -22,6 +23,9 @@ HEADING_CHARACTERS = 11
 """Characters of a line of a heading; a longer word has a line of its own."""
 NAME_CHARACTERS = 22
 """Characters of a line of a row's name."""
+
+MAX_WORD_CHARACTERS = 40
+"""Characters of a word without spaces; a longer one loses its middle, for the table would leave the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +93,10 @@ def _join_row(cells: Sequence[str]) -> str:
 
 def _stack_words(text: str, width: int = HEADING_CHARACTERS, side: str = "r") -> str:
     """Stack the words of a text, so that its column is no wider than it must be."""
-    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    wrapped = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    lines = [shorten_text(line, MAX_WORD_CHARACTERS) for line in wrapped]
     if len(lines) < 2:
-        return escape_latex(text)
+        return escape_latex("".join(lines))
     stacked = r"\\".join(map(escape_latex, lines))
     return rf"\shortstack[{side}]{{{stacked}}}"
 

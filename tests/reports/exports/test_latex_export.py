@@ -46,7 +46,7 @@ def test_a_column_of_equal_n_has_it_in_its_head_and_any_other_below_each_share()
         label="x",
         caption="100% & more",
         row_title="Model",
-        columns=("FGSM", "A very long name of an attack"),
+        columns=("FGSM", f"A very long name of an attack {'x' * 200}"),
         rows=(
             ("[a]", (LatexEntry(estimate=half), LatexEntry(estimate=half, is_bold=True, mark="\N{DAGGER}"))),
             ("b", (LatexEntry(estimate=unknown, status_text="not run"), LatexEntry(estimate=third))),
@@ -60,7 +60,7 @@ def test_a_column_of_equal_n_has_it_in_its_head_and_any_other_below_each_share()
     assert r" &  & {\scriptsize n = 10} \\[2pt]" in text
     assert "b & not run & 33.3" in text
     assert r"\begin{table}[t]" in text
-    assert r"\shortstack[r]{A very long\\name of an\\attack}" in text
+    assert r"\shortstack[r]{A very long\\name of an\\attack\\" + "x" * 29 + r"\ldots{}" + "x" * 10 in text
     widened = LatexTable(label="x", caption="", row_title="", columns=("a",) * 4, rows=())
     assert r"\begin{table*}[t]" in render_latex_table(widened)
 
