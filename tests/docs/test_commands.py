@@ -6,10 +6,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from command_server import start_command_server
 from doc_blocks import PAGES, ROOT, DocBlock, read_blocks
 
 FAST_PAGES = {"docs/how-to/bring-data.md"}
@@ -33,15 +35,22 @@ def _mark(path: Path):
     return pytest.param(path, id=name, marks=marks)
 
 
+@pytest.fixture(scope="session")
+def rbl_script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A script that stands for ``rbl`` and need not import it each time."""
+    with start_command_server(tmp_path_factory.mktemp("server")) as script:
+        yield script
+
+
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rbl_script: str) -> Path:
     """An empty working directory, with ``rbl`` and ``python`` on the path and no settings of the user's."""
     tools, work = tmp_path / "bin", tmp_path / "work"
     tools.mkdir()
     work.mkdir()
-    for name, command in {"python": "", "rbl": " -m robustbench_local.cli"}.items():
+    for name, text in {"python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', "rbl": rbl_script}.items():
         script = tools / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n', encoding="utf-8")
+        script.write_text(text, encoding="utf-8")
         script.chmod(0o755)
     for variable in [name for name in os.environ if name.startswith("RBL_")]:
         monkeypatch.delenv(variable)
