@@ -15,6 +15,7 @@ from robustbench_local.reports.page import create_environment, hash_style, rende
 from robustbench_local.reports.sections.examples_section import EXAMPLES
 from robustbench_local.reports.sections.heatmap_section import HEATMAP
 from robustbench_local.reports.sections.report_data import read_report_data
+from robustbench_local.reports.sections.threats_section import THREATS
 from robustbench_local.store import RunStore
 
 VOID_ELEMENTS = {"meta", "link", "img", "br", "line", "circle", "rect", "path", "polygon", "polyline"}
@@ -171,7 +172,10 @@ def test_a_model_that_guesses_gets_no_headline(tmp_path, content):
 
 def test_pictures_are_inside_the_page_and_told(sample, content):
     pictures = HtmlReader(sample.html).list_attributes("img")
-    assert len(pictures) == 3 * sum(len(exhibit.examples) for exhibit in content.get_content(EXAMPLES)) > 0
+    rows = content.get_content(EXAMPLES).rows
+    examples = sum(tile.example is not None for row in rows for tile in row.tiles)
+    cards = sum(card.example is not None for card in content.get_content(THREATS))
+    assert len(pictures) == len(rows) + 2 * examples + 3 * cards > 0
     assert all(str(picture["src"]).startswith("data:image/png;base64,") for picture in pictures)
     assert all(picture["alt"] for picture in pictures)
     assert len(sample.html) < 10_000_000

@@ -13,7 +13,7 @@ from PIL import Image
 from sample_run import SPEED_LIMIT_CLASSES, SampleRun
 
 from robustbench_local.reports.analysis.confusion_by_target import build_target_matrices
-from robustbench_local.reports.analysis.example_images import MAX_EXAMPLES, MAX_EXAMPLES_PER_CELL, encode_png
+from robustbench_local.reports.analysis.example_images import encode_png
 from robustbench_local.reports.analysis.robustness_curves import build_curve_panels
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.formatting.fonts import select_drawable_text
@@ -24,7 +24,6 @@ from robustbench_local.reports.formatting.text import (
     format_radius,
     redact_private_data,
 )
-from robustbench_local.reports.sections.examples_section import EXAMPLES
 from robustbench_local.reports.sections.method_section import METHOD
 from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.summary import headline
@@ -235,24 +234,6 @@ def test_one_radius_makes_no_curve(content):
     cells = tuple(cell for cell in content.evidence.cells if cell.record.threat == "linf-8")
     worst = tuple(one for one in content.evidence.worst_cases if one.threat.name == "linf-8")
     assert not build_curve_panels(replace(content.evidence, cells=cells, worst_cases=worst))
-
-
-def test_the_gallery_shows_the_first_broken_images(content):
-    assert sum(len(exhibit.examples) for exhibit in content.get_content(EXAMPLES)) <= MAX_EXAMPLES
-    for exhibit in content.get_content(EXAMPLES):
-        broken = [image for image, verdict in exhibit.cell.verdicts.items() if verdict.broken]
-        shown = [example.image for example in exhibit.examples]
-        assert 1 <= len(shown) <= MAX_EXAMPLES_PER_CELL
-        if exhibit.cell.tally.non_finite == 0:
-            assert shown == broken[: len(shown)]
-
-
-def test_the_difference_is_the_change_times_the_stated_factor(content):
-    exhibit = content.get_content(EXAMPLES)[0]
-    example = exhibit.examples[0]
-    change = example.adversarial_image - example.clean_image
-    assert exhibit.amplification == 16
-    assert np.allclose(example.difference_image, np.clip(0.5 + 16 * change, 0, 1))
 
 
 def test_large_pictures_are_scaled_down_and_small_ones_kept():

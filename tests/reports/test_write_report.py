@@ -48,6 +48,7 @@ def test_everything_lies_beside_the_page(sample, hostile):
 def test_figures_exist_and_open(sample):
     figures = sorted((sample.page_path.parent / "figures").iterdir())
     names = ["examples.png", "over-radius-linf.png", "robust-accuracy.png", "targets-1.png"]
+    names.append("trade-off.png")
     assert [figure.name for figure in figures] == names
     for figure in figures:
         with Image.open(figure) as picture:

@@ -1,4 +1,4 @@
-"""Selection of the adversarial examples that are shown, and their conversion to small pictures."""
+"""Adversarial examples as small pictures, and the cells whose examples may be shown."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.per_target import find_goal_parts
 from robustbench_local.reports.formatting.text import redact_private_data
-from robustbench_local.store import OutcomeRecord, RunStore
+from robustbench_local.store import OutcomeRecord
 
-MAX_EXAMPLES_PER_CELL = 6
-MAX_EXAMPLES = 24
 MAX_SIDE_PIXELS = 160
 """Longer side of a picture; larger images are scaled down so that the page stays small."""
-EXAMPLE_SELECTION_RULE = "the first images, in the order of the data, that the attack broke"
-"""The rule by which examples are chosen, independent of their appearance."""
 
 _AMPLIFICATION_FACTORS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 32, 50, 64, 100, 128, 200, 255)
 _MIDDLE_GREY = 0.5
@@ -51,32 +47,18 @@ class ExampleImage:
     """(H, W, 3), [0, 1]: the amplified change around middle gray."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellExamples:
-    """The examples of one cell."""
+def select_example_cells(evidence: Evidence) -> list[CellResult]:
+    """Select the cells whose adversarial examples may be shown.
 
-    cell: CellResult
-    """The attack on the model."""
-    examples: tuple[ExampleImage, ...]
-    """In the order of the data."""
-    amplification: int
-    """Factor of the change in the difference image."""
-
-
-def build_cell_examples(store: RunStore, evidence: Evidence) -> list[CellExamples]:
-    """Build the first adversarial examples of each cell that stores images; few, to keep the page small.
-
-    Of attacks on several targets that were also run on single ones, only the joint attack is shown.
+    Of attacks on several targets that were also run on single ones, only the joint attack is shown; of each
+    corruption only the highest severity. Stickers have pictures of their own.
     """
     parts = find_goal_parts(evidence.cells)
-    broken = [
+    return [
         cell
         for cell in _select_shown_cells(evidence.attack_cells)
-        if cell.is_done and cell.tally.broken and not cell.is_sticker and cell.record.key not in parts
+        if not cell.is_sticker and not cell.is_self_transfer and cell.record.key not in parts
     ]
-    share = max(1, min(MAX_EXAMPLES_PER_CELL, MAX_EXAMPLES // max(len(broken), 1)))
-    shown = (_build_cell_examples(store, evidence, cell, share) for cell in broken[:MAX_EXAMPLES])
-    return [examples for examples in shown if examples is not None]
 
 
 def _select_shown_cells(cells: Sequence[CellResult]) -> list[CellResult]:
@@ -104,31 +86,6 @@ def convert_to_rgb(image: npt.NDArray[np.generic]) -> FloatImage:
     channels = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=1.0, neginf=0.0)
     coloured = channels[:3] if len(channels) >= 3 else np.repeat(channels[:1], 3, axis=0)
     return np.clip(coloured, 0, 1).transpose(1, 2, 0).astype(np.float32)
-
-
-def _build_cell_examples(
-    store: RunStore, evidence: Evidence, cell: CellResult, share: int
-) -> CellExamples | None:
-    if cell.record.key in evidence.damaged_images:
-        return None
-    arrays = store.load_arrays(cell.record.key)
-    if not arrays:
-        return None
-    positions = [int(position) for position in arrays["positions"]]
-    outcomes = {row.position: row for row in store.read_outcomes_at(cell.record.key, positions)}
-    chosen = sorted((position, index) for index, position in enumerate(positions) if position in outcomes)[
-        :share
-    ]
-    pairs = [
-        (convert_to_rgb(arrays["original"][index]), convert_to_rgb(arrays["adversarial"][index]))
-        for _, index in chosen
-    ]
-    factor = choose_amplification(pairs)
-    examples = (
-        build_example_image(evidence, cell, outcomes[position], pair, factor)
-        for (position, _), pair in zip(chosen, pairs, strict=True)
-    )
-    return CellExamples(cell=cell, examples=tuple(examples), amplification=factor)
 
 
 def build_example_image(

@@ -44,8 +44,11 @@ from robustbench_local.reports.formatting.text import (
     redact_private_data,
 )
 from robustbench_local.reports.page import charts
+from robustbench_local.reports.page.example_filters import build_filter_rules
 from robustbench_local.reports.page.heading_anchors import add_heading_anchors
+from robustbench_local.reports.page.trade_off_chart import build_trade_off_chart
 from robustbench_local.reports.page.tries_chart import build_tries_charts
+from robustbench_local.reports.sections.examples_section import EXAMPLES
 from robustbench_local.reports.sections.report_data import ReportData
 from robustbench_local.reports.sections.section import ShownSection
 from robustbench_local.reports.summary import headline
@@ -104,7 +107,7 @@ def build_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Environm
 
 def render(report_data: ReportData) -> str:
     """Render the whole page; the same data gives the same bytes."""
-    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    style = read_style() + build_filter_rules(report_data.get_content(EXAMPLES))
     evidence = report_data.evidence
     parts = [part for part in report_data.list_shown_sections() if part.section.template]
     template = create_environment(parts).get_template("report.html.j2")
@@ -127,12 +130,21 @@ def render(report_data: ReportData) -> str:
         style_by_model=charts.assign_styles(evidence),
         chart_module=charts,
         list_drawn_models=list_drawn_models,
+        build_trade_off_chart=build_trade_off_chart,
         build_tries_charts=build_tries_charts,
         drawn_signs_note=DRAWN_SIGNS_NOTE,
         style=Markup(style),  # noqa: S704 - our own file, and a style element must not be escaped
         style_hash=hash_style(style),
     )
     return add_heading_anchors(page)
+
+
+def read_style() -> str:
+    """Read the style sheets of the page and of its sections."""
+    folder = resources.files(__package__)
+    return "".join(
+        folder.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "sections.css")
+    )
 
 
 def hash_style(text: str) -> str:

@@ -28,6 +28,8 @@ from robustbench_local.reports.sections.section import Section
 from robustbench_local.reports.sections.stickers_section import STICKERS
 from robustbench_local.reports.sections.stopped_section import STOPPED
 from robustbench_local.reports.sections.targets_section import TARGETS
+from robustbench_local.reports.sections.threats_section import THREATS
+from robustbench_local.reports.sections.trade_off_section import TRADE_OFF
 from robustbench_local.reports.sections.transfers_section import TRANSFERS
 from robustbench_local.reports.sections.trust_section import TRUST
 from robustbench_local.reports.sections.twins_section import TWINS
@@ -37,6 +39,8 @@ SECTIONS: tuple[Section[Any], ...] = (
     STOPPED,
     TARGETS,
     STICKERS,
+    TRADE_OFF,
+    THREATS,
     CURVES,
     EXAMPLES,
     CERTIFIED,
