@@ -151,7 +151,7 @@ def _build_points(
             clean_accuracy=worst.clean_accuracy,
             robust_accuracy=worst.robust_accuracy,
             is_on_front=worst.subject in trusted
-            and not any(_exceeds(other, own) for other in trusted.values()),
+            and not any(_is_above(other, own) for other in trusted.values()),
             # one that is higher in both rather than in one, then the one of highest robust accuracy
             dominance=max(
                 dominances, key=lambda one: (len(one.differences), trusted[one.subject][1]), default=None
@@ -169,7 +169,7 @@ def _get_values(worst: WorstCase) -> tuple[float, float]:
     return worst.clean_accuracy.value, worst.robust_accuracy.value
 
 
-def _exceeds(other: tuple[float, float], own: tuple[float, float]) -> bool:
+def _is_above(other: tuple[float, float], own: tuple[float, float]) -> bool:
     """Return whether an observed point is at least as high in both accuracies, and higher in one."""
     return other != own and all(one >= two for one, two in zip(other, own, strict=True))
 
