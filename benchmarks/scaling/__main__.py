@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from typing import Annotated
 
 # before torch starts its threads
@@ -12,10 +13,13 @@ import typer
 
 from benchmarks.scaling.image_costs import draw_image_passes
 from benchmarks.scaling.real_workers import measure_workers
+from benchmarks.scaling.simulated_cluster import simulate_cluster_run
 from benchmarks.scaling.simulated_pool import simulate_run
 
 WORKER_COUNTS = (1, 2, 4, 8, 32, 128)
 ROBUST_SHARES = (0.05, 0.5)
+DRAWS = 4
+"""Number of draws of what images cost."""
 
 
 def main(
@@ -23,29 +27,41 @@ def main(
     batch_size: Annotated[int, typer.Option(help="Images per pass of a worker.", min=1)] = 64,
     real: Annotated[bool, typer.Option(help="Measure one and two real workers, too.")] = True,
 ) -> None:
-    """Print the efficiency of the pool: the time of one worker over that of all workers together."""
-    print(f"AutoAttack on {images:,} images, {batch_size} a pass; efficiency, simulated with the real queue")
-    print("| robust | " + " | ".join(f"{count} workers" for count in WORKER_COUNTS) + " |")
-    print("|---" * (1 + len(WORKER_COUNTS)) + "|")
+    """Print the efficiency: the time of one worker over that of all workers together."""
+    print(f"AutoAttack on {images:,} images, {batch_size} a pass; efficiency, simulated with the real queues")
+    print("| | robust | " + " | ".join(f"{count} workers" for count in WORKER_COUNTS) + " |")
+    print("|---" * (2 + len(WORKER_COUNTS)) + "|")
     for share in ROBUST_SHARES:
-        row = list_efficiencies(images, share, batch_size)
-        print(f"| {share:.0%} | " + " | ".join(f"{value:.2f}" for value in row) + " |")
+        for name, row in list_efficiencies(images, share, batch_size).items():
+            print(f"| {name} | {share:.0%} | " + " | ".join(f"{value:.2f}" for value in row) + " |")
     if real:
         for line in measure_workers():
             print(line)
 
 
-def list_efficiencies(images: int, robust: float, batch_size: int) -> list[float]:
-    """List the efficiency for each number of workers.
+def list_efficiencies(images: int, robust: float, batch_size: int) -> dict[str, list[float]]:
+    """List the efficiency for each number of workers, of processes and of a cluster's tasks.
 
     Args:
         images: Number of images.
         robust: Share of them that survives.
         batch_size: Images per pass of a worker.
+
+    Returns:
+        Means over `DRAWS`, beside the time of one process.
     """
-    passes = draw_image_passes(images, robust)
-    alone = simulate_run(passes, 1, batch_size)
-    return [alone / (count * simulate_run(passes, count, batch_size)) for count in WORKER_COUNTS]
+    draws = [draw_image_passes(images, robust, seed) for seed in range(DRAWS)]
+    alone = [simulate_run(passes, 1, batch_size) for passes in draws]
+    return {
+        name: [
+            statistics.mean(
+                single / (count * simulate(passes, count, batch_size))
+                for single, passes in zip(alone, draws, strict=True)
+            )
+            for count in WORKER_COUNTS
+        ]
+        for name, simulate in (("processes", simulate_run), ("tasks", simulate_cluster_run))
+    }
 
 
 if __name__ == "__main__":

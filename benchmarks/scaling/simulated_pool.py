@@ -13,10 +13,12 @@ from benchmarks.scaling.image_costs import compute_request_time
 from robustbench_local.attacks.ensembles.autoattack import AutoAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.evaluation.execution.pilot_positions import choose_pilot_positions
 from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import _BatchQueue
 from robustbench_local.evaluation.harness.job import OutcomeBatch
-from robustbench_local.evaluation.harness.worker_pool import WorkerPool, _Request, _Response
+from robustbench_local.evaluation.harness.worker_pool import WorkerPool
+from robustbench_local.evaluation.harness.worker_process import WorkerRequest, WorkerResponse
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -31,7 +33,7 @@ class SimulatedWorker:
         self.pool, self.ends_at = pool, 0.0
 
     def send_request(self, request: Any) -> None:
-        if isinstance(request, _Request):  # the last request is a word
+        if isinstance(request, WorkerRequest):  # the last request is a word
             passes = self.pool.passes[request.positions]
             self.ends_at = self.pool.clock + compute_request_time(passes.tolist(), request.batch_size)
 
@@ -58,21 +60,19 @@ class SimulatedPool(WorkerPool):
     def _start_worker(self, index: int) -> Any:  # noqa: ARG002
         return SimulatedWorker(self)
 
-    def _wait_for_responses(self, busy: Sequence[Any], timeout: float | None) -> list[_Response]:  # noqa: ARG002
-        self.clock = max(self.clock, *(worker.ends_at for worker in busy))
+    def _wait_once(self, waiting: Sequence[Any], watch: Any, timeout: float | None) -> dict[Any, Any]:  # noqa: ARG002
+        self.clock = max(self.clock, min(worker.ends_at for worker in waiting))
         batch = OutcomeBatch(outcomes=(), candidates=torch.empty(0, 1, 1, 2))
-        return [_Response(batch, None, ()) for _ in busy]
+        ended = [worker for worker in waiting if worker.ends_at <= self.clock]
+        return {worker: WorkerResponse(batch, None, ()) for worker in ended}
 
 
-def simulate_run(passes: np.ndarray, workers: int, batch_size: int) -> float:
-    """Return the simulated time of a cell of AutoAttack, in image-passes.
+def build_simulated_job(count: int) -> AttackJob:
+    """Build a job of AutoAttack whose images are never looked at.
 
     Args:
-        passes: Passes of each image.
-        workers: Number of workers.
-        batch_size: Images per pass of a single worker.
+        count: Number of images.
     """
-    count = len(passes)
     data = Dataset(
         name="simulated",
         images=torch.zeros(count, 1, 1, 2),
@@ -82,8 +82,22 @@ def simulate_run(passes: np.ndarray, workers: int, batch_size: int) -> float:
     )
     classifier = Classifier(torch.nn.Flatten(), num_classes=2, device="cpu")
     threat = ThreatModel(norm="Linf", eps="8/255")
-    job = AttackJob(key="k", classifier=classifier, data=data, threat=threat, seed=0, attack=AutoAttack())
+    return AttackJob(key="k", classifier=classifier, data=data, threat=threat, seed=0, attack=AutoAttack())
+
+
+def simulate_run(passes: np.ndarray, workers: int, batch_size: int) -> float:
+    """Return the simulated time of a cell of AutoAttack, in image-passes: its pilot, then the rest.
+
+    Args:
+        passes: Passes of each image.
+        workers: Number of workers.
+        batch_size: Images per pass of a single worker.
+    """
+    job = build_simulated_job(len(passes))
+    pilot = choose_pilot_positions(job, batch_size)
     with SimulatedPool(job, workers, passes) as pool:
-        for _ in _BatchQueue(job, pool, batch_size, (), lambda _: None).run():
+        if pilot:
+            pool.run(pilot, batch_size)
+        for _ in _BatchQueue(job, pool, batch_size, pilot, lambda _: None).run():
             pass
     return pool.clock

@@ -22,6 +22,7 @@ from robustbench_local.evaluation.harness.job import (
     split_positions,
 )
 from robustbench_local.evaluation.harness.outcome import build_error_outcome
+from robustbench_local.evaluation.harness.shares import ShareResult, Shares, find_largest_share
 from robustbench_local.evaluation.harness.worker_pool import WorkerLostError, WorkerPool
 
 Notifier = Callable[[str], None]
@@ -84,8 +85,8 @@ def run_batches(
         isolation: The process in which the work runs, and its time limits.
 
     Yields:
-        Batches in the order of positions. Attacks that draw for a whole batch get fixed groups instead,
-        so that neither the batch size nor an interruption changes their verdicts.
+        Batches; of one worker in the order of positions. Attacks that draw for a whole batch get fixed groups
+        instead, so that neither the batch size nor an interruption changes their verdicts.
 
     Raises:
         ModelTimeoutError: If the model hangs on too many images, or the cell's time limit is reached.
@@ -117,8 +118,10 @@ class _BatchQueue:
     ) -> None:
         self.job, self.worker_pool, self.batch_size, self.notify = work, pool, batch_size, notify
         self.done = set(done)
-        self.queue = work.build_queue(batch_size * pool.size, self.done)
         self.has_succeeded = bool(done)
+        self.shared: list[int] = []  # images that workers take in shares, once there is nothing in the queue
+        self.sharing_workers = pool.size  # processes that the images which failed last were divided among
+        self.queue = work.build_queue(batch_size * pool.size, self.done)
         self.on_smaller_batches: SizeReceiver = lambda _size: None
         self.is_size_new = False  # whether it was reduced, and no batch of that size has passed yet
         self.tried_alone: set[int] = set()  # images that memory ran out for, now without any other pass
@@ -136,12 +139,18 @@ class _BatchQueue:
         """Yield the batches, each once its failures are known to be caused by its images."""
         suspects: list[OutcomeBatch] = []  # before the first success: failures may be the model's
         failures = 0
-        while self.queue:
+        self._share_queue()
+        while self.queue or self.shared:
+            if not self.queue and self.has_succeeded:
+                yield from self._run_shares()
+                continue
+            self._take_unit()
             positions = self.queue.pop(0)
             if self.queue:
                 self.job.announce_images(self.queue[0])
             try:
                 size = 1 if self.tried_alone.issuperset(positions) else self.batch_size
+                self.sharing_workers = self.worker_pool.size
                 batch = self.worker_pool.run(positions, size)
             except (InvariantError, UnreachableError):
                 raise
@@ -159,16 +168,63 @@ class _BatchQueue:
                         raise _build_model_error(self.job, failure) from None
                     raise
             else:
-                self._adopt_memory_limit()
-                if self.is_size_new and len(positions) * self.job.images_per_position >= self.batch_size:
-                    self.on_smaller_batches(self.batch_size)
-                    self.is_size_new = False
-                batch.agreement.check_agreement(self.job.classifier.name)
-                self.has_succeeded = self.has_succeeded or any(row.clean_correct for row in batch.outcomes)
+                self._check_batch(batch)
                 suspects.append(batch)
-            if self.has_succeeded or not self.queue:
+            if self.has_succeeded or not (self.queue or self.shared):
                 yield from _notify_failures(suspects, self.notify)
                 suspects = []
+
+    def _check_batch(self, batch: OutcomeBatch) -> None:
+        """Take note of a batch that has come back, and check that its answers agree."""
+        self._adopt_memory_limit()
+        if self.is_size_new and len(batch.outcomes) * self.job.images_per_position >= self.batch_size:
+            self.on_smaller_batches(self.batch_size)
+            self.is_size_new = False
+        batch.agreement.check_agreement(self.job.classifier.name)
+        self.has_succeeded = self.has_succeeded or any(row.clean_correct for row in batch.outcomes)
+
+    def _share_queue(self) -> None:
+        """Let workers take the queue in shares where it is more than a batch for each.
+
+        Before the first success the images are tried in their order, because the first failures decide
+        whether the model is the cause: a batch stays in the queue then.
+        """
+        positions = [position for unit in self.queue for position in unit]
+        workers = self.worker_pool.size
+        if workers > 1 and self.job.is_divisible and len(positions) > self.batch_size * workers:
+            first = 0 if self.has_succeeded else self.batch_size
+            self.queue = [positions[:first]] if first else []
+            self.shared = positions[first:]
+
+    def _take_unit(self) -> None:
+        """Move a batch for each worker into an empty queue, where no image has succeeded yet."""
+        if not self.queue:
+            size = self.batch_size * self.worker_pool.size
+            self.queue, self.shared = [self.shared[:size]], self.shared[size:]
+
+    def _run_shares(self) -> Iterator[OutcomeBatch]:
+        """Yield the batches of shares; images that fail are in the queue afterwards, and the rest is left."""
+        units = self.job.build_queue(self.batch_size, set(range(self.job.image_count)) - set(self.shared))
+        most = find_largest_share(max(len(unit) for unit in units), self.batch_size)
+        shares = Shares(self.shared, workers=self.worker_pool.size, batch_size=self.batch_size, most=most)
+        for result in self.worker_pool.run_shares(shares, lambda: self.batch_size):
+            if result.batch is not None:
+                self._check_batch(result.batch)
+                yield from _notify_failures([result.batch], self.notify)
+            elif result.failure is not None:
+                self._handle_failed_share(result, result.failure, shares)
+        self.shared = shares.list_left()
+
+    def _handle_failed_share(self, result: ShareResult, failure: Exception, shares: Shares) -> None:
+        """Requeue the images of a share that failed: they are tried when the workers have done the rest."""
+        if isinstance(failure, InvariantError | UnreachableError):
+            raise failure
+        if is_out_of_memory(_unwrap_failure(failure)) and result.batch_size > self.batch_size:
+            shares.return_share(result.positions)  # it began before another share ran out of memory
+            return
+        self.sharing_workers = 1
+        if not self._requeue_after_failure(result.positions, failure):
+            self.queue.insert(0, result.positions)  # it fails again, and is the error of its image
 
     def _requeue_after_failure(self, positions: list[int], failure: Exception) -> bool:
         """Requeue the images in smaller batches or unchanged; return False for a failure of one image."""
@@ -227,7 +283,7 @@ class _BatchQueue:
         if not self.job.is_divisible and self._lower_model_limit(positions, why):
             return True
         workers = self.worker_pool.size
-        share = -(-len(positions) // workers)
+        share = -(-len(positions) // self.sharing_workers)
         at_once = min(share * self.job.images_per_position, self.batch_size)
         half = halve_size(at_once)
         if half == at_once:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,50 +20,31 @@ from typing import Any
 
 import torch
 
-from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import is_out_of_memory
-from robustbench_local.classifier.memory_limit import drop_tracebacks, release_memory
-from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, merge_batches
+from robustbench_local.evaluation.harness.shares import ShareResult, Shares
+from robustbench_local.evaluation.harness.worker_process import (
+    CURRENT_PASSES,
+    FINISHED_PASSES,
+    HEARTBEAT_SECONDS,
+    STOP_REQUEST,
+    WorkerRequest,
+    WorkerResponse,
+    lower_memory_limits,
+    read_memory_limits,
+    serve_requests,
+)
 from robustbench_local.evaluation.isolation.child_process import (
-    Channel,
     ChildProcess,
     can_fork,
     wait_for_responses,
 )
-from robustbench_local.evaluation.isolation.isolated_call import (
-    build_exit_error,
-    catch_process_exit,
-    make_picklable_error,
-)
+from robustbench_local.evaluation.isolation.isolated_call import catch_process_exit
 from robustbench_local.evaluation.isolation.watchdog import Watchdog
 
-_HEARTBEAT_SECONDS = 0.5
-"""Seconds between two checks of the workers' passes."""
 _SHUTDOWN_SECONDS = 30.0
 """Seconds that a worker may take to restore its model at the end."""
-_STOP = "stop"
-"""The last request."""
-_CURRENT_PASSES, _FINISHED_PASSES = 0, 1
-"""Indices of a worker's counts: the passes of its batch so far, and all finished ones."""
-
-
-@dataclass(frozen=True)
-class _Request:
-    positions: list[int]
-    batch_size: int
-    memory_limits: tuple[int | None, ...] = (None, None)
-    """Images that fitted into memory at once elsewhere, as in `_Response`."""
-
-
-@dataclass(frozen=True)
-class _Response:
-    batch: OutcomeBatch | None
-    failure: Exception | None
-    notes: tuple[str, ...]
-    memory_limits: tuple[int | None, ...] = (None, None)
-    """Images that fitted into memory at once, for the classifier under test and the queried one."""
 
 
 class WorkerLostError(Exception):
@@ -74,11 +54,30 @@ class WorkerLostError(Exception):
         description: One line about what happened to it.
         hung: Whether it was ended because it hung.
         killed: Whether an outside process killed it.
+        worker: Its number in the pool.
     """
 
-    def __init__(self, description: str, *, hung: bool = False, killed: bool = False) -> None:
+    def __init__(
+        self, description: str, *, hung: bool = False, killed: bool = False, worker: int = 0
+    ) -> None:
         super().__init__(description)
-        self.description, self.hung, self.killed = description, hung, killed
+        self.description, self.hung, self.killed, self.worker = description, hung, killed, worker
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Since when each worker has finished no pass."""
+
+    idle: dict[ChildProcess, float]
+    """Seconds."""
+    progress: dict[ChildProcess, tuple[int, int]]
+    """What each had done when it was looked at last."""
+
+    @classmethod
+    def begin(
+        cls, workers: Sequence[ChildProcess], get_progress: Callable[[ChildProcess], tuple[int, int]]
+    ) -> _Watch:
+        return cls(dict.fromkeys(workers, 0.0), {worker: get_progress(worker) for worker in workers})
 
 
 def can_be_isolated(work: Job) -> bool:
@@ -152,7 +151,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         try:
             if error is None and self._workers:
                 for worker in self._workers:
-                    worker.send_request(_STOP)
+                    worker.send_request(STOP_REQUEST)
                 with suppress(WorkerLostError, ModelTimeoutError):  # every outcome is here already
                     for answer in self._wait_for_responses(self._workers, _SHUTDOWN_SECONDS):
                         self._record_notes(answer)
@@ -184,13 +183,63 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             self._stop_workers()
             raise
 
+    def run_shares(self, shares: Shares, get_batch_size: Callable[[], int]) -> Iterator[ShareResult]:
+        """Run the job on shares: each worker takes the next one as soon as it is done with its last.
+
+        Args:
+            shares: The images.
+            get_batch_size: Returns the number of images per pass of a worker, which may fall meanwhile.
+
+        Yields:
+            What came of each share, in the order in which they end. A worker that is lost is the last result;
+            the shares of the others are back in ``shares`` then.
+
+        Raises:
+            ModelTimeoutError: If the cell's time limit is reached.
+        """
+        self._start_workers()
+        busy: dict[ChildProcess, WorkerRequest] = {}
+        idle, ended = list(self._workers), list[ShareResult]()
+        watch = _Watch.begin(self._workers, self._get_progress)
+        try:
+            while True:
+                while idle and (share := shares.take_share()):
+                    worker = idle.pop(0)
+                    busy[worker] = self._send_request(worker, share, get_batch_size())
+                    self.job.announce_images(shares.list_next())
+                yield from ended  # while the workers go on
+                if not busy:
+                    return
+                self._check_deadline(is_done=False)
+                answers, workers = self._wait_once(list(busy), watch, self._timeout), len(busy)
+                idle += answers
+                ended = [
+                    self._build_share_result(busy.pop(worker), answer, workers)
+                    for worker, answer in answers.items()
+                ]
+        except WorkerLostError as loss:
+            request = busy.pop(self._workers[loss.worker])
+            for other in busy.values():
+                shares.return_share(other.positions)
+            self._stop_workers()
+            yield ShareResult(request.positions, request.batch_size, failure=loss)
+        except (ModelTimeoutError, KeyboardInterrupt):
+            self._stop_workers()
+            raise
+
+    def _build_share_result(
+        self, request: WorkerRequest, answer: WorkerResponse, workers: int
+    ) -> ShareResult:
+        self._record_notes(answer)
+        batch = answer.batch and _divide_seconds(answer.batch, workers)
+        return ShareResult(request.positions, request.batch_size, batch, answer.failure)
+
     def _run_in_workers(self, positions: list[int], batch_size: int) -> OutcomeBatch:
-        while len(self._workers) < self.size and self._add_worker():
-            pass
+        self._start_workers()
         shares = [share for offset in range(self.size) if (share := positions[offset :: self.size])]
         busy = self._workers[: len(shares)]
         for worker, share in zip(busy, shares, strict=True):
-            worker.send_request(_Request(share, batch_size, _read_memory_limits(self.job)))
+            self._send_request(worker, share, batch_size)
         answers = self._wait_for_responses(busy, self._timeout)
         for answer in answers:
             self._record_notes(answer)
@@ -198,9 +247,16 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             if answer.failure is not None:
                 raise answer.failure
         batch = merge_batches([answer.batch for answer in answers if answer.batch is not None])
-        # workers run in parallel: the wall time per image is divided by their number
-        outcomes = tuple(replace(row, seconds=row.seconds / len(shares)) for row in batch.outcomes)
-        return replace(batch, outcomes=outcomes)
+        return _divide_seconds(batch, len(shares))
+
+    def _send_request(self, worker: ChildProcess, positions: list[int], batch_size: int) -> WorkerRequest:
+        request = WorkerRequest(positions, batch_size, read_memory_limits(self.job))
+        worker.send_request(request)
+        return request
+
+    def _start_workers(self) -> None:
+        while len(self._workers) < self.size and self._add_worker():
+            pass
 
     def _add_worker(self) -> bool:
         """Start another worker; where memory runs out, those that run have to do.
@@ -217,49 +273,68 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             return False
         return True
 
-    def _wait_for_responses(self, busy: Sequence[ChildProcess], timeout: float | None) -> list[_Response]:
+    def _wait_for_responses(
+        self, busy: Sequence[ChildProcess], timeout: float | None
+    ) -> list[WorkerResponse]:
         """Return one answer per worker, in their order; passes are counted meanwhile."""
-        answers: dict[ChildProcess, _Response] = {}
-        pause = min(_HEARTBEAT_SECONDS, timeout / 4 if timeout else _HEARTBEAT_SECONDS)
-        idle = dict.fromkeys(busy, 0.0)
-        progress = {worker: self._get_progress(worker) for worker in busy}
+        answers: dict[ChildProcess, WorkerResponse] = {}
+        watch = _Watch.begin(busy, self._get_progress)
         while waiting := [worker for worker in busy if worker not in answers]:
-            began = time.monotonic()
-            for worker in wait_for_responses(waiting, pause):
-                for answer in self._receive_responses(worker):
-                    answers[worker] = answer
-            self.job.queried_model.record_worker_passes(sum(self._pass_counts[_CURRENT_PASSES::2]))
-            # a pause of this process is not a hang of the model: no round counts for more than two heartbeats
-            passed = min(time.monotonic() - began, 2 * _HEARTBEAT_SECONDS)
-            for worker in waiting:
-                before, progress[worker] = progress[worker], self._get_progress(worker)
-                idle[worker] = idle[worker] + passed if progress[worker] == before else 0.0
-                if timeout is not None and worker not in answers and idle[worker] >= timeout:
-                    raise WorkerLostError(f"no pass finished for {timeout:g} s", hung=True)
-            if self._deadline is not None and len(answers) < len(busy) and time.monotonic() > self._deadline:
-                raise _build_cell_timeout_error(self.job)
+            answers |= self._wait_once(waiting, watch, timeout)
+            self._check_deadline(is_done=len(answers) == len(busy))
         return [answers[worker] for worker in busy]
 
-    def _receive_responses(self, worker: ChildProcess) -> list[_Response]:
+    def _wait_once(
+        self, waiting: list[ChildProcess], watch: _Watch, timeout: float | None
+    ) -> dict[ChildProcess, WorkerResponse]:
+        """Wait for a heartbeat at most, and return the answers that have come.
+
+        Raises:
+            WorkerLostError: If a worker ends, or finishes no pass for too long.
+        """
+        answers: dict[ChildProcess, WorkerResponse] = {}
+        pause = min(HEARTBEAT_SECONDS, timeout / 4 if timeout else HEARTBEAT_SECONDS)
+        began = time.monotonic()
+        for worker in wait_for_responses(waiting, pause):
+            for answer in self._receive_responses(worker):
+                answers[worker] = answer
+        self.job.queried_model.record_worker_passes(sum(self._pass_counts[CURRENT_PASSES::2]))
+        # a pause of this process is not a hang of the model: no round counts for more than two heartbeats
+        passed = min(time.monotonic() - began, 2 * HEARTBEAT_SECONDS)
+        for worker in waiting:
+            before, watch.progress[worker] = watch.progress[worker], self._get_progress(worker)
+            is_silent = watch.progress[worker] == before and worker not in answers
+            watch.idle[worker] = watch.idle[worker] + passed if is_silent else 0.0
+            if timeout is not None and watch.idle[worker] >= timeout:
+                number = self._workers.index(worker)
+                raise WorkerLostError(f"no pass finished for {timeout:g} s", hung=True, worker=number)
+        return answers
+
+    def _check_deadline(self, *, is_done: bool) -> None:
+        """Raise if the cell's time is over and there are answers to wait for."""
+        if self._deadline is not None and not is_done and time.monotonic() > self._deadline:
+            raise _build_cell_timeout_error(self.job)
+
+    def _receive_responses(self, worker: ChildProcess) -> list[WorkerResponse]:
         try:
             return worker.receive_responses()
         except EOFError:
-            killed = worker.was_killed()
-            raise WorkerLostError(worker.describe_exit(), killed=killed) from None
+            killed, number = worker.was_killed(), self._workers.index(worker)
+            raise WorkerLostError(worker.describe_exit(), killed=killed, worker=number) from None
 
     def _get_progress(self, worker: ChildProcess) -> tuple[int, int]:
         index = self._workers.index(worker)
-        return self._pass_counts[2 * index + _FINISHED_PASSES], worker.count_received_bytes()
+        return self._pass_counts[2 * index + FINISHED_PASSES], worker.count_received_bytes()
 
-    def _record_notes(self, answer: _Response) -> None:
+    def _record_notes(self, answer: WorkerResponse) -> None:
         for note in answer.notes:
             self.job.classifier.add_note(note)
-        _lower_memory_limits(self.job, answer.memory_limits)
+        lower_memory_limits(self.job, answer.memory_limits)
 
     def _start_worker(self, index: int) -> ChildProcess:
         counts = (ctypes.c_int64 * 2).from_buffer(self._pass_counts, 16 * index)
         return ChildProcess(
-            partial(_serve_requests, self.job, self._prepare_models, counts), threads=self._threads
+            partial(serve_requests, self.job, self._prepare_models, counts), threads=self._threads
         )
 
     def _stop_workers(self) -> None:
@@ -269,74 +344,13 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         self.job.queried_model.record_worker_passes(0)
 
 
+def _divide_seconds(batch: OutcomeBatch, workers: int) -> OutcomeBatch:
+    """Divide the wall time of the images by the number of workers that ran in parallel."""
+    outcomes = tuple(replace(row, seconds=row.seconds / workers) for row in batch.outcomes)
+    return replace(batch, outcomes=outcomes)
+
+
 def _build_cell_timeout_error(work: Job) -> ModelTimeoutError:
     what = "the cell's time is over"
     remedy = "the same command goes on with what is left, for longer with a larger --cell-timeout"
     return ModelTimeoutError(what, where=work.model_names, remedy=remedy)
-
-
-def _serve_requests(
-    work: Job,
-    ready: Callable[[], AbstractContextManager[Any]],
-    counts: ctypes.Array[ctypes.c_int64],
-    channel: Channel,
-) -> None:
-    """Serve requests in a worker: receive positions, send their outcomes, until told to stop."""
-    threading.Thread(target=_publish_pass_counts, args=(work.queried_model, counts), daemon=True).start()
-    order, known, failure = channel.receive_request(), len(work.classifier.notes), None
-    try:
-        with ready():
-            while order != _STOP:
-                channel.send_response(_run_request(work, order))
-                known = len(work.classifier.notes)
-                order = channel.receive_request()
-    except (EOFError, BrokenPipeError):
-        return
-    except BaseException as problem:  # noqa: BLE001 - the model cannot be made ready, or not be put back
-        failure = _convert_failure(problem, work)
-    while order != _STOP:
-        channel.send_response(_Response(None, failure, ()))
-        order = channel.receive_request()
-    channel.send_response(_Response(None, None, tuple(work.classifier.notes[known:])))
-
-
-def _run_request(work: Job, order: _Request) -> _Response:
-    known = len(work.classifier.notes)
-    work.queried_model.configure(batch_size=order.batch_size)
-    _lower_memory_limits(work, order.memory_limits)
-    batch: OutcomeBatch | None = None
-    failure: Exception | None = None
-    try:
-        batch = work.run(order.positions)
-    except BaseException as problem:  # noqa: BLE001 - raised again in the parent
-        failure = _convert_failure(problem, work)
-        drop_tracebacks(problem)  # this frame is in it too: without, what it holds would stay
-    if failure is not None and is_out_of_memory(failure):
-        release_memory()
-    return _Response(batch, failure, tuple(work.classifier.notes[known:]), _read_memory_limits(work))
-
-
-def _read_memory_limits(work: Job) -> tuple[int | None, ...]:
-    """Return the limits of the classifier under test and the queried one."""
-    return tuple(model.memory_limit.max_images for model in (work.classifier, work.queried_model))
-
-
-def _lower_memory_limits(work: Job, limits: tuple[int | None, ...]) -> None:
-    """Lower the same limits to those of another process."""
-    for model, max_images in zip((work.classifier, work.queried_model), limits, strict=False):
-        model.memory_limit.lower_limit(max_images)
-
-
-def _convert_failure(problem: BaseException, work: Job) -> Exception:
-    """Convert an exception for the parent; an interrupt inside a worker can only come from the model."""
-    if isinstance(problem, Exception):
-        return make_picklable_error(problem)
-    return build_exit_error(problem, work.model_names)
-
-
-def _publish_pass_counts(classifier: Classifier, counts: ctypes.Array[ctypes.c_int64]) -> None:
-    """Publish the worker's pass counts as long as it lives."""
-    pause = threading.Event()
-    while not pause.wait(_HEARTBEAT_SECONDS / 4):
-        counts[_CURRENT_PASSES] = classifier.count_current_passes()
-        counts[_FINISHED_PASSES] = count_finished_passes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +12,7 @@ import robustbench_local as rbl
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
 from robustbench_local.evaluation.execution.cluster.connection import check_address
+from robustbench_local.evaluation.execution.cluster.local_cluster import start_local_cluster
 from robustbench_local.evaluation.execution.cluster.node_probe import probe_node
 from robustbench_local.evaluation.execution.cluster.nodes import (
     CheckedNode,
@@ -118,3 +121,46 @@ def test_addresses_are_tried_before_anything_is_loaded():
     ):
         with pytest.raises(ConfigError, match=message):
             check_address(address)
+
+
+class FakeRay:
+    """Ray whose first starts fail; it looks at its own switches when it starts."""
+
+    def __init__(self, failures):
+        self.failures, self.starts, self.shutdowns = failures, [], 0
+        constants = SimpleNamespace(ENABLE_RAY_CLUSTER=True)
+        utils = SimpleNamespace(get_dashboard_dependency_error=lambda: None)
+        self._private = SimpleNamespace(ray_constants=constants, utils=utils)
+
+    def init(self, **options):
+        switches = self._private.ray_constants.ENABLE_RAY_CLUSTER, self._private.utils
+        self.starts.append((options, switches[0], switches[1].get_dashboard_dependency_error()))
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("the current node timed out during startup")
+
+    def shutdown(self):
+        self.shutdowns += 1
+
+
+@pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (3, 3)])
+def test_a_local_cluster_stays_on_the_loopback_address_and_is_started_three_times_at_most(failures, starts):
+    ray = FakeRay(failures)
+    with pytest.raises(RuntimeError) if failures == 3 else nullcontext():
+        start_local_cluster(ray, ClusterSettings(max_tasks=3))
+    assert (len(ray.starts), ray.shutdowns) == (starts, min(failures, 3))
+    options, takes_outer_address, no_dashboard = ray.starts[-1]
+    assert options["num_cpus"] == 3
+    assert options["_node_ip_address"] == options["dashboard_host"] == "127.0.0.1"
+    assert not takes_outer_address
+    assert isinstance(no_dashboard, ImportError)
+    assert ray._private.ray_constants.ENABLE_RAY_CLUSTER
+    assert ray._private.utils.get_dashboard_dependency_error() is None
+
+
+def test_a_ray_without_these_switches_starts_too():
+    ray = FakeRay(0)
+    ray._private = SimpleNamespace(ray_constants=SimpleNamespace(), utils=None)
+    ray.init = lambda **options: ray.starts.append(options)
+    start_local_cluster(ray, ClusterSettings(max_tasks=1))
+    assert len(ray.starts) == 1

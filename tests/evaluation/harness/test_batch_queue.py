@@ -20,6 +20,7 @@ from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import IsolationSettings, prepare_models, run_batches
 from robustbench_local.evaluation.harness.job import AttackFailedError, OutcomeBatch
 from robustbench_local.evaluation.harness.outcome import build_error_outcome
+from robustbench_local.evaluation.harness.shares import ShareResult
 from robustbench_local.evaluation.harness.worker_pool import WorkerLostError
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -42,6 +43,8 @@ class Scene:
     """A pool that fails as a test says, and what came of it."""
 
     asked: list[list[int]] = field(default_factory=list)
+    shares: list[list[int]] = field(default_factory=list)
+    """What workers took, of what was not asked for in this way."""
     sizes: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rows: list[Any] = field(default_factory=list)
@@ -94,6 +97,28 @@ def play(monkeypatch, linear, data):
                 failure = fail(positions)
                 if failure is not None:
                     raise failure
+                return self.make_batch(positions)
+
+            def run_shares(self, shares, get_batch_size):
+                """Two workers, one of which gets its share before the other comes back."""
+                waiting = []
+                while True:
+                    while len(waiting) < 2 and (share := shares.take_share()):
+                        waiting.append((share, get_batch_size()))
+                    if not waiting:
+                        return
+                    share, batch_size = waiting.pop(0)
+                    scene.shares.append(share)
+                    failure = fail(share)
+                    batch = self.make_batch(share) if failure is None else None
+                    lost = isinstance(failure, WorkerLostError)
+                    for other, _ in waiting if lost else ():
+                        shares.return_share(other)
+                    yield ShareResult(share, batch_size, batch, failure)
+                    if lost:
+                        return
+
+            def make_batch(self, positions):
                 made = [build_error_outcome("cell", at, job.data.select_images([at]), "") for at in positions]
                 rows = tuple(
                     replace(row, status="ok", error=None, clean_correct=correct(row.position)) for row in made
@@ -192,11 +217,72 @@ def test_one_success_stays_one_whatever_comes_after(play):
 
 
 def test_several_workers_get_a_batch_each(play):
-    scene = play(lambda _: None, count=20, pool_size=3, workers=5)
-    assert [len(positions) for positions in scene.asked] == [12, 8]
+    scene = play(lambda _: None, count=12, pool_size=3, workers=5)
+    assert (scene.asked, scene.shares) == ([list(range(12))], [])
     assert set(scene.sizes) == {4}
     assert scene.settings["workers"] == 5
     assert play(lambda _: None).settings["workers"] == 1
+
+
+def test_more_than_that_is_shared_after_the_first_success(play):
+    scene = play(lambda _: None, count=24, pool_size=2)
+    assert scene.asked == [[0, 1, 2, 3]]
+    assert [len(share) for share in scene.shares] == [8, 6, 3, 1, 1, 1]  # two batches at most
+    assert sorted(row.position for row in scene.rows) == list(range(24))
+    resumed = play(lambda _: None, count=24, pool_size=2, done={1})
+    assert (resumed.asked, len(resumed.shares[0])) == ([], 8)
+    chosen = play(lambda _: None, count=24, pool_size=2, selected_positions=range(9), done={20})
+    assert sorted(at for share in chosen.shares for at in share) == list(range(9))
+    groups = play(lambda _: None, count=24, pool_size=2, attack=Grouped(steps=1), done={23})
+    assert groups.shares == []
+
+
+def test_nothing_is_shared_before_the_first_success(play):
+    scene = play(lambda _: None, count=24, pool_size=2, correct=lambda position: position == 13)
+    assert scene.asked == [list(range(4)), list(range(4, 12)), list(range(12, 20))]
+    assert sorted(at for share in scene.shares for at in share) == list(range(20, 24))
+    broken = play(lambda _: ValueError("never"), count=24, pool_size=2)
+    assert (str(broken.problem), broken.rows) == ("never", [])
+    assert broken.asked[0] == [0, 1, 2, 3]
+    wrong = play(lambda _: None, count=24, pool_size=2, correct=lambda _: False)
+    assert (len(wrong.asked), wrong.shares, len(wrong.rows)) == (4, [], 24)
+
+
+def test_an_image_that_fails_in_a_share_is_found_when_the_rest_is_done(play):
+    scene = play(on(lambda: ValueError("bad"), 9), count=24, pool_size=2, done={0})
+    assert sorted(at for share in scene.shares for at in share) == list(range(1, 24))
+    assert scene.asked[0] == [1, 3, 5, 7]  # the first half of the share [1, 3, ..., 15]
+    assert (scene.errors, scene.notes) == ([9], ["made/9: ValueError: bad"])
+    assert sorted(row.position for row in scene.rows) == list(range(1, 24))
+    alone = play(on(lambda: ValueError("bad"), 23), count=24, pool_size=2, done={0}, size=1)
+    assert (alone.errors, alone.asked[-1]) == ([23], [23])
+    ended = play(on(lambda: InvariantError("no"), 9), count=24, pool_size=2, done={0})
+    assert isinstance(ended.problem, InvariantError)
+
+
+def test_shares_that_run_out_of_memory_halve_the_batches_once(play):
+    failures = [torch.OutOfMemoryError("out of memory"), torch.OutOfMemoryError("out of memory")]
+    scene = play(lambda _: failures.pop() if failures else None, count=24, pool_size=2, done={0})
+    assert scene.notes == ["out of memory with 4 images: going on with 2 at a time"]
+    # the second share began with four and is another worker's later; the first is tried in pieces
+    assert scene.asked == [[1, 3, 5, 7], [9, 11, 13, 15]]
+    assert set(scene.sizes) == {2}
+    assert scene.errors == []
+    assert sorted(row.position for row in scene.rows) == list(range(1, 24))
+
+
+def test_a_share_whose_process_ends_is_tried_again_and_the_others_go_on(play):
+    left = iter([1])
+    scene = play(
+        lambda share: lost(killed=True)() if 9 in share and next(left, None) else None,
+        count=24,
+        pool_size=2,
+        done={0},
+    )
+    assert scene.notes == ["it died, at work on 8 images: trying again"]
+    assert scene.asked == [[1, 3, 5, 7, 9, 11, 13, 15]]
+    assert sorted(row.position for row in scene.rows) == list(range(1, 24))
+    assert scene.errors == []
 
 
 def test_an_attack_that_raises_keeps_the_record_of_the_image_and_its_cause(play, data):

@@ -11,19 +11,22 @@ import torch
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ModelError, ModelTimeoutError
-from robustbench_local.evaluation.harness import worker_pool
+from robustbench_local.evaluation.harness import worker_pool, worker_process
 from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.job import OutcomeBatch
 from robustbench_local.evaluation.harness.outcome import build_error_outcome
+from robustbench_local.evaluation.harness.shares import Shares
 from robustbench_local.evaluation.harness.worker_pool import (
     WorkerLostError,
     WorkerPool,
-    _Request,
-    _Response,
-    _run_request,
-    _serve_requests,
     can_be_isolated,
     count_usable_workers,
+)
+from robustbench_local.evaluation.harness.worker_process import (
+    WorkerRequest,
+    WorkerResponse,
+    run_request,
+    serve_requests,
 )
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -53,6 +56,7 @@ class Office:
         self.data, self.now, self.round_seconds = data, 100.0, 0.5
         self.children, self.rounds, self.pauses = [], 0, []
         self.answer_rounds = {}  # by number of the child: after so many rounds it answers; else at once
+        self.answer_every = {}  # by number of the child: it answers in every so many-th round
         self.failures, self.ended, self.killed = {}, set(), set()
         self.passes = lambda _rounds: {}  # by number of the child: its finished passes after so many rounds
         self.received = lambda _rounds: 0
@@ -71,7 +75,11 @@ class Office:
         return [
             child
             for child in waiting
-            if self.rounds >= self.answer_rounds.get(child.number, 0) or child.number in self.ended
+            if child.number in self.ended
+            or (
+                self.rounds >= self.answer_rounds.get(child.number, 0)
+                and self.rounds % self.answer_every.get(child.number, 1) == 0
+            )
         ]
 
 
@@ -88,9 +96,11 @@ class Child:
             raise EOFError
         order, note = self.requests[-1], (f"note {self.number}",)
         if order == "stop":
-            return [_Response(None, None, (f"last {self.number}",))]
+            return [WorkerResponse(None, None, (f"last {self.number}",))]
         failure = self.office.failures.get(self.number)
-        return [_Response(None if failure else make_batch(self.office.data, order.positions), failure, note)]
+        return [
+            WorkerResponse(None if failure else make_batch(self.office.data, order.positions), failure, note)
+        ]
 
     def count_received_bytes(self):
         return self.office.received(self.office.rounds)
@@ -142,7 +152,7 @@ def test_a_single_worker_keeps_the_batch_and_the_threads(office, linear, data, m
         batch = pool.run([3, 4], 64)
         assert (pool.size, pool.isolated) == (1, True)
     (child,) = office.children
-    assert child.requests == [_Request([3, 4], 64), "stop"]
+    assert child.requests == [WorkerRequest([3, 4], 64), "stop"]
     assert child.threads == 3
     assert {row.seconds for row in batch.outcomes} == {6.0}
 
@@ -163,6 +173,78 @@ def test_notes_of_all_are_kept_and_the_first_failure_is_raised(office, linear, d
     assert list(linear.notes)[-3:] == ["note 0", "note 1", "note 2"]
     assert all(child.is_stopped for child in office.children)
     assert not any("stop" in child.requests for child in office.children)  # after an error, at once
+
+
+def run_shares(pool, count, *, workers=2, batch_size=4, most=4, sizes=None):
+    shares = Shares(range(count), workers=workers, batch_size=batch_size, most=most)
+    results = pool.run_shares(shares, sizes or (lambda: batch_size))
+    return shares, results
+
+
+def test_a_worker_that_is_done_takes_the_next_share_and_waits_for_no_other(office, linear, data):
+    office.answer_every = {1: 3}
+    sizes = iter([8, 8, 4, 4, 2, 2, 2])
+    with open_pool(office, linear, data, workers=2) as pool:
+        shares, results = run_shares(pool, 10, sizes=lambda: next(sizes))
+        ended = list(results)
+    assert sorted(at for result in ended for at in result.positions) == list(range(10))
+    first, second = ([order.positions for order in child.requests[:-1]] for child in office.children)
+    assert first == [[0, 2, 4, 6], [5], [7]]
+    assert second == [[1, 3, 8], [9]]
+    assert [result.batch_size for result in ended][:2] == [8, 4]
+    assert shares.list_left() == []
+    # two worked at once, and one alone at the end
+    assert {row.seconds for result in ended for row in result.batch.outcomes} <= {3.0, 6.0}
+    assert {row.seconds for row in ended[0].batch.outcomes} == {3.0}
+    assert office.pool._workers == []
+
+
+def test_a_share_that_fails_stops_no_other(office, linear, data):
+    office.failures = {0: ValueError("bad")}
+    with open_pool(office, linear, data, workers=2) as pool:
+        ended = list(run_shares(pool, 12)[1])
+    failed = [result for result in ended if result.failure is not None]
+    assert {str(result.failure) for result in failed} == {"bad"}
+    assert all(result.batch is None for result in failed)
+    assert sorted(at for result in ended for at in result.positions) == list(range(12))
+
+
+def test_a_lost_worker_gives_back_the_shares_of_the_others(office, linear, data):
+    office.answer_rounds, office.ended = {0: 10**6}, {1}
+    with open_pool(office, linear, data, workers=2) as pool:
+        shares, results = run_shares(pool, 12)
+        ended = list(results)
+        assert all(child.is_stopped for child in office.children)
+        (result,) = ended
+        assert (result.failure.description, result.failure.worker) == ("child 1 ended", 1)
+        assert result.positions == office.children[1].requests[0].positions
+        assert set(shares.list_left()) == set(range(12)) - set(result.positions)
+        office.ended, office.answer_rounds = set(), {}
+        rest = list(pool.run_shares(shares, lambda: 4))
+    assert sorted(at for result in rest for at in result.positions) == sorted(
+        set(range(12)) - set(result.positions)
+    )
+
+
+def test_a_worker_that_hangs_in_a_share_is_lost_and_one_that_goes_on_is_not(office, linear, data):
+    office.answer_rounds = {1: 10**6}
+    with open_pool(office, linear, data, workers=2, timeout=2) as pool:
+        *done, last = run_shares(pool, 16)[1]
+    assert (last.failure.hung, last.failure.worker) == (True, 1)
+    assert last.positions == office.children[1].requests[0].positions
+    assert len(done) == 3
+
+
+def test_the_time_of_the_cell_ends_shares_with_what_is_done(office, linear, data):
+    office.answer_rounds = {1: 10**6}
+    done = []
+    with open_pool(office, linear, data, workers=2, deadline=102.2) as pool:
+        results = run_shares(pool, 12)[1]
+        with pytest.raises(ModelTimeoutError):
+            done.extend(results)
+    assert [bool(result.batch) for result in done] == [True] * len(done)
+    assert len(done) >= 2
+    assert all(child.is_stopped for child in office.children)
 
 
 def test_at_the_end_workers_say_their_last_words_and_are_stopped(office, linear, data):
@@ -366,14 +448,14 @@ class Told:
 
 
 def serve(job, line, ready=nullcontext):
-    _serve_requests(job, ready, (worker_pool.ctypes.c_int64 * 2)(), line)
+    serve_requests(job, ready, (worker_pool.ctypes.c_int64 * 2)(), line)
     return line.sent
 
 
 def test_a_worker_answers_each_request_with_its_new_notes(linear, data):
     linear.add_note("old")
     job = Told(linear, data)
-    first, second, last = serve(job, Line(_Request([1], 5), _Request([2, 3], 7), "stop"))
+    first, second, last = serve(job, Line(WorkerRequest([1], 5), WorkerRequest([2, 3], 7), "stop"))
     assert [row.position for row in first.batch.outcomes] == [1]
     assert [row.position for row in second.batch.outcomes] == [2, 3]
     assert (first.notes, second.notes) == (("worked on [1]",), ("worked on [2, 3]",))
@@ -387,7 +469,7 @@ def test_what_is_noted_as_the_model_is_put_back_is_the_last_word(linear, data):
         yield
         linear.add_note("put back")
 
-    sent = serve(Told(linear, data), Line(_Request([1], 5), "stop"), ready)
+    sent = serve(Told(linear, data), Line(WorkerRequest([1], 5), "stop"), ready)
     assert sent[-1].notes == ("put back",)
 
 
@@ -400,7 +482,7 @@ def test_what_is_noted_as_the_model_is_put_back_is_the_last_word(linear, data):
     ],
 )
 def test_a_failure_of_the_job_travels_as_an_exception(linear, data, problem, kind, message):
-    answer = _run_request(Told(linear, data, problem), _Request([1], 5))
+    answer = run_request(Told(linear, data, problem), WorkerRequest([1], 5))
     assert answer.batch is None
     assert answer.notes == ("worked on [1]",)
     with pytest.raises(kind, match=message):
@@ -413,13 +495,13 @@ def test_a_model_that_cannot_be_made_ready_fails_every_request(linear, data):
         raise ValueError("cannot be made ready")
         yield
 
-    sent = serve(Told(linear, data), Line(_Request([1], 5), _Request([2], 5), "stop"), refuse)
+    sent = serve(Told(linear, data), Line(WorkerRequest([1], 5), WorkerRequest([2], 5), "stop"), refuse)
     assert [str(answer.failure) for answer in sent[:-1]] == ["cannot be made ready"] * 2
     assert (sent[-1].failure, sent[-1].batch) == (None, None)
 
 
 def test_a_worker_whose_line_is_dead_ends_without_a_word(linear, data):
-    assert len(serve(Told(linear, data), Line(_Request([1], 5)))) == 1
+    assert len(serve(Told(linear, data), Line(WorkerRequest([1], 5)))) == 1
 
 
 @pytest.mark.parametrize(("deadline", "is_over"), [(5.0, False), (4.9, True), (None, False)])
@@ -475,7 +557,7 @@ def test_the_thread_that_publishes_counts_does_not_keep_a_worker_alive(linear, d
         def start(self):
             made.append("started")
 
-    monkeypatch.setattr(worker_pool.threading, "Thread", Thread)
+    monkeypatch.setattr(worker_process.threading, "Thread", Thread)
     serve(Told(linear, data), Line("stop"))
     assert made[0]["daemon"] is True
     assert made[1:] == ["started"]

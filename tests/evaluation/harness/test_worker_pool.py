@@ -54,7 +54,7 @@ def around(linear, before):
 def rows(job, heard=None, **options):
     notify = (lambda _line: None) if heard is None else heard.append
     batches = run_batches(job, batch_size=16, notify=notify, **options)
-    return [row for batch in batches for row in batch.outcomes]
+    return sorted((row for batch in batches for row in batch.outcomes), key=lambda row: row.position)
 
 
 def facts(found):

@@ -45,14 +45,17 @@ from robustbench_local.evaluation.harness.batches import (
     Notifier,
     SizeReceiver,
 )
-from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, split_positions
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch
+from robustbench_local.evaluation.harness.shares import (
+    MIN_BATCH_SHARE,
+    compute_share_size,
+    find_largest_share,
+)
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 from robustbench_local.store.records import AdaptationRecord
 
 MIN_CHUNK_IMAGES = 8
-"""Minimum number of images of a chunk where there are enough for every task."""
-CHUNKS_PER_SLOT = 4
-"""Number of chunks that every task of the cluster gets where images are many, so that all end together."""
+"""Minimum number of images of a chunk where there is more than a batch for every task."""
 TUNING_IMAGES = 64
 """Number of images on which the batch size is measured; larger batches repeat them."""
 MAX_TASK_LOSSES = 5
@@ -192,9 +195,10 @@ def split_into_chunks(
         slots: Number of chunks that run at once.
 
     Returns:
-        Ascending positions of each chunk. An attack that draws for whole groups gets its groups; otherwise a
-        chunk fills a batch if there are enough images for all slots, and has at least as many images as show
-        that a failure is the model's.
+        Ascending positions of each chunk. An attack that draws for whole groups gets its groups. Where there
+        is more than a batch for each slot, chunks have the sizes of local workers' shares, large at first and
+        small at the end; otherwise each slot gets one. A chunk has at least as many images as show that a
+        failure is the model's.
     """
     rest = set() if selected is None else set(range(job.image_count)).difference(selected)
     units = job.build_queue(batch_size, done | rest)
@@ -202,10 +206,17 @@ def split_into_chunks(
         return units
     positions = [position for unit in units for position in unit]
     slots = max(1, slots)
-    share = -(-len(positions) // slots)
-    size = max(min(batch_size, share), -(-len(positions) // (CHUNKS_PER_SLOT * slots)))
-    size = min(max((len(unit) for unit in units), default=1), max(size, min(MIN_CHUNK_IMAGES, share)))
-    chunks = split_positions(positions, max(size, MAX_FAILURES_BEFORE_SUCCESS))
+    most = find_largest_share(max((len(unit) for unit in units), default=1), batch_size)
+    equal = -(-len(positions) // slots)
+    least = max(MIN_CHUNK_IMAGES, int(MIN_BATCH_SHARE * batch_size))
+    chunks = []
+    while positions:
+        size = min(equal, most)
+        if equal > batch_size:
+            size = compute_share_size(len(positions), slots, least=least, most=most)
+        size = max(size, MAX_FAILURES_BEFORE_SUCCESS)
+        chunks.append(positions[:size])
+        positions = positions[size:]
     if len(chunks) > 1 and len(chunks[-1]) < MAX_FAILURES_BEFORE_SUCCESS:
         chunks[-2:] = [chunks[-2] + chunks[-1]]
     return chunks

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import torch
-
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
+from robustbench_local.evaluation.execution.cluster.local_cluster import start_local_cluster
 from robustbench_local.evaluation.execution.cluster.nodes import CheckedNode, ClusterNode, NodeVersions
 from robustbench_local.evaluation.planning.environment import VERDICT_MODULES
 from robustbench_local.models.extra_libraries import import_extra
@@ -33,7 +32,7 @@ _QUIET_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_LOG_TO_STDERR": "0",
-    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_raylet_start_wait_time_s": "45",
 }
 
 
@@ -98,15 +97,6 @@ def connect_to_cluster(settings: ClusterSettings) -> Iterator[Any]:
         yield ray
         return
     check_address(settings.address)
-    arguments: dict[str, Any] = {"address": settings.address or "local"}
-    if settings.address in {None, "local"}:
-        arguments |= {
-            "num_cpus": settings.max_tasks or torch.get_num_threads(),
-            "num_gpus": torch.cuda.device_count() if settings.allows_gpus else 0,
-            "include_dashboard": False,
-            "dashboard_host": "127.0.0.1",
-            "_node_ip_address": "127.0.0.1",
-        }
     prints_crashes = faulthandler.is_enabled()
     handlers: dict[signal.Signals, Any] = {
         kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)
@@ -114,7 +104,10 @@ def connect_to_cluster(settings: ClusterSettings) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about Ray's own plans
-            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
+            if settings.address in {None, "local"}:
+                start_local_cluster(ray, settings)
+            else:
+                ray.init(settings.address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:
         with suppress(Exception):
             ray.shutdown()
