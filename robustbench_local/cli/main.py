@@ -39,6 +39,8 @@ COMMANDS = {
     "gate": "robustbench_local.cli.gate_command",
     "compare": "robustbench_local.cli.compare_command",
     "merge": "robustbench_local.cli.merge_command",
+    "bundle": "robustbench_local.cli.bundle_command",
+    "verify": "robustbench_local.cli.verify_command",
     "init": "robustbench_local.cli.init_command",
     "check-data": "robustbench_local.cli.check_data_command",
     "train": "robustbench_local.cli.train_command",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,12 @@ from robustbench_local.config.gate_policy import Policy
 from robustbench_local.defenses.recipes.recipe_registry import RECIPES
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
 from robustbench_local.evaluation.grid.schema import Grid
+from robustbench_local.evidence_bundle.make_bundle import read_published_schema
+from robustbench_local.evidence_bundle.record_checks import find_schema_problems
 from robustbench_local.models.zoo import list_zoo
+from robustbench_local.shard import Shard
+from robustbench_local.store import RunStore
+from robustbench_local.store.shard_record import SHARD_KEY, ShardRecord
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,8 +108,8 @@ REPEATED = {"metric": "resubmission_success", "threat": "linf-8", "tries": 10, "
 
 
 @pytest.fixture(scope="module")
-def result_keys(tmp_path_factory) -> set[str]:
-    """The keys of the shipped results, and of runs with transfers, distances, corruptions and stickers."""
+def all_results(tmp_path_factory) -> list[dict]:
+    """The shipped results, and those of runs with transfers, distances, corruptions and stickers."""
     folder = tmp_path_factory.mktemp("results")
     shipped = json.loads((ROOT / "reports" / "signs" / "results.json").read_text(encoding="utf-8"))
     runs = [
@@ -115,11 +121,48 @@ def result_keys(tmp_path_factory) -> set[str]:
             )
         ),
     ]
-    return set().union(*map(_list_keys, [shipped, *(run.results for run in runs)]))
+    return [shipped, *(run.results for run in runs)]
+
+
+@pytest.fixture(scope="module")
+def result_keys(all_results) -> set[str]:
+    return set().union(*map(_list_keys, all_results))
 
 
 def test_every_key_of_results_json_is_described(result_keys):
     assert result_keys - set(run_files.read_result_keys()) == set()
+
+
+def test_results_of_all_kinds_are_as_the_published_schema_says(all_results, tmp_path):
+    """Stops, twins, goals of targets, adaptive attacks and load tests are checked where their runs are."""
+    run = build_run(tmp_path / "shard", SampleRun(images=8, has_images=False))
+    with RunStore.create_or_open(run, resolved_yaml="schema: 1\n", identity={"grid": "sample"}) as store:
+        store.set_meta(SHARD_KEY, ShardRecord(shard=Shard(2, 8), images=1, of=8).to_json())
+    for results in (*all_results, rbl.Run(run).results):
+        assert list(find_schema_problems(results)) == []
+    wrong = {**all_results[0], "more": 1, "seed": "0"}
+    wrong["cells"] = [{**wrong["cells"][0], "status": "finished", "more": 1}]
+    problems = "\n".join(find_schema_problems(wrong))
+    for place in ("$: ", "$.seed: ", "$.cells[0]: ", "$.cells[0].status: "):
+        assert place in problems
+
+
+def test_the_published_schema_has_the_described_keys_and_says_the_same():
+    """Where this fails: docs/reference_generator/results_keys.yaml has the texts; the schema repeats them."""
+    described = dict(_list_schema_texts(json.loads(read_published_schema())))
+    assert described == run_files.read_result_keys()
+
+
+def _list_schema_texts(schema: dict, path: str = "") -> Iterator[tuple[str, str]]:
+    """The text of each key of a schema by its path."""
+    for branch in (schema, *schema.get("anyOf", ())):
+        for key, value in branch.get("properties", {}).items():
+            here = f"{path}.{key}".lstrip(".")
+            if "description" in value:
+                yield here, value["description"]
+            yield from _list_schema_texts(value, here)
+        if "items" in branch:
+            yield from _list_schema_texts(branch["items"], f"{path}[]")
 
 
 def test_no_described_key_of_results_json_is_gone(result_keys):

@@ -25,7 +25,7 @@ from robustbench_local.store.stop_record import STOP_KEY, StopRecord
 if TYPE_CHECKING:
     from robustbench_local.store.load_test_records import LoadTestRecord
 
-_ENVIRONMENT_KEYS = (
+ENVIRONMENT_KEYS = (
     "robustbench_local",
     "code",
     "python",
@@ -65,7 +65,7 @@ _MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper", "abstain", "pre
 _MODEL_KEYS += ("preprocessing_from", "preprocessing_check", "twin")
 """Facts that an evaluation may have recorded; missing ones become None."""
 
-_META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)
+META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)
 
 
 def read_evidence(store: RunStore) -> Evidence:
@@ -77,7 +77,7 @@ def read_evidence(store: RunStore) -> Evidence:
     Returns:
         The evidence. Strings are free of home folders and credentials (F79).
     """
-    meta = {key: redact_private_data(store.read_meta(key)) for key in _META_KEYS}
+    meta = {key: redact_private_data(store.read_meta(key)) for key in META_KEYS}
     labels = RunLabels.from_metadata(meta[LABELS_KEY])
     groups = read_groups(store)
     shard = read_shard(store)
@@ -98,7 +98,7 @@ def read_evidence(store: RunStore) -> Evidence:
         grid=meta["grid"] or {},
         data=dict.fromkeys(_DATA_KEYS) | (meta["data"] or {}),
         models=[dict.fromkeys(_MODEL_KEYS) | about for about in meta["models"] or ()],
-        environment={key: environment.get(key) for key in _ENVIRONMENT_KEYS},
+        environment={key: environment.get(key) for key in ENVIRONMENT_KEYS},
         gates=meta["gates"] or [],
         has_begun=bool(cells) or meta["gates"] is not None,
         severity_costs=meta["severity"] or {},

@@ -1,0 +1,172 @@
+"""Checks of the examples of a bundle against the outcomes: identity, perturbation budget and norms."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustbench_local.counted_nouns import format_count
+from robustbench_local.errors import ThreatError
+from robustbench_local.evaluation.harness.verify import find_ball_violations
+from robustbench_local.evidence_bundle.bundle_files import DESCRIPTION_NAME
+from robustbench_local.evidence_bundle.check_results import BundleError, CheckResult, build_check
+from robustbench_local.evidence_bundle.example_files import (
+    BundledExamples,
+    hash_image_bytes,
+    index_clean_images,
+    read_examples,
+)
+from robustbench_local.evidence_bundle.run_records import load_json, read_cells, read_outcomes
+from robustbench_local.store import CellRecord, OutcomeRecord
+from robustbench_local.threats.lp_ball import compute_norms
+from robustbench_local.threats.threat_model import ThreatModel
+
+NORM_TOLERANCE = 1e-6
+"""Largest relative difference of a norm that was stated and one computed again, both in float64."""
+_NORM_FIELDS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedExamples:
+    """The examples of a cell with their outcomes."""
+
+    cell: CellRecord
+    """The cell."""
+    threat: ThreatModel
+    """Its threat model."""
+    outcomes: tuple[OutcomeRecord, ...]
+    """One for each example."""
+    images: BundledExamples
+    """The images."""
+
+
+def read_all_examples(folder: Path) -> Iterator[ListedExamples]:
+    """Read the examples of every cell that has images in the bundle.
+
+    Args:
+        folder: The folder of the bundle's files.
+
+    Raises:
+        BundleError: If images are missing or changed, or have no outcome.
+    """
+    cells = {cell.key: cell for cell in read_cells(folder)}
+    clean = index_clean_images(folder)
+    for entry in _read_entries(folder):
+        cell = cells.get(entry["cell"])
+        if cell is None:
+            raise BundleError(f"{DESCRIPTION_NAME} lists examples of a cell that the run does not have")
+        images = read_examples(folder, cell, entry, clean)
+        if images is None:
+            continue
+        by_position = {row.position: row for row in read_outcomes(folder, cell)}
+        if missing := [position for position in images.positions if position not in by_position]:
+            raise BundleError(f"the example at position {missing[0]} of {cell.attack} has no outcome")
+        outcomes = tuple(by_position[position] for position in images.positions)
+        yield ListedExamples(cell=cell, threat=parse_threat(cell), outcomes=outcomes, images=images)
+
+
+def check_examples(folder: Path) -> CheckResult:
+    """Check that the examples are those of the outcomes, inside their budgets and of the stated norms.
+
+    Args:
+        folder: The folder of the bundle's files.
+    """
+    name = "examples and budgets"
+    failures: list[str] = []
+    count = unbounded = 0
+    try:
+        for examples in read_all_examples(folder):
+            count += len(examples.outcomes)
+            unbounded += 0 if examples.threat.is_ball else len(examples.outcomes)
+            failures += _find_problems(examples)
+        absent = sum(len(entry["images"]) for entry in _read_entries(folder) if entry["file"] is None)
+    except BundleError as error:
+        return CheckResult(name=name, status="failed", sentence=str(error))
+    if not count:
+        sentence = "the bundle has no images" + (f", and hashes of {absent}" if absent else "")
+        return CheckResult(name=name, status="not checked", sentence=sentence)
+    bounded = count - unbounded
+    good = f"{format_count(bounded, 'example')} inside their budgets, with the norms that are stated"
+    if unbounded:
+        good += (
+            f"; {unbounded} of a family without a norm, whose images alone were compared with their hashes"
+        )
+    return build_check(
+        name,
+        failures=failures,
+        good=good,
+        bad=f"{format_count(len(failures), 'problem')} with {format_count(count, 'example')}",
+    )
+
+
+def parse_threat(cell: CellRecord) -> ThreatModel:
+    """Read the threat model of a cell from its identity, and hold it against the cell's other fields.
+
+    Raises:
+        BundleError: If they disagree, or it cannot be read.
+    """
+    try:
+        call = ast.parse(cell.identity["threat"], mode="eval").body
+        is_call = isinstance(call, ast.Call) and ast.unparse(call.func) == ThreatModel.__name__
+        words = call.keywords if isinstance(call, ast.Call) and is_call else []
+        values = {word.arg: ast.literal_eval(word.value) for word in words if word.arg}
+        threat = ThreatModel(**values)
+    except (KeyError, ValueError, TypeError, SyntaxError, ThreatError, RecursionError, MemoryError) as error:
+        raise BundleError(f"the threat model of {cell.attack} cannot be read ({error})") from error
+    if (threat.norm, threat.eps, threat.targets) != (cell.norm, cell.eps, cell.targets):
+        raise BundleError(f"{cell.attack} states two threat models: {threat!r}, and {cell.norm} {cell.eps:g}")
+    return threat
+
+
+def name_example(cell: CellRecord, outcome: OutcomeRecord) -> str:
+    """Name an example in a message."""
+    model = cell.model if cell.defense == "none" else f"{cell.model} + {cell.defense}"
+    return f"{outcome.image} under {cell.attack} on {model}"
+
+
+def _read_entries(folder: Path) -> list[Mapping[str, Any]]:
+    try:
+        entries = load_json(folder / DESCRIPTION_NAME)["examples"]["cells"]
+        for entry in entries:
+            rows = [
+                (row["position"], row["image"], row["clean_sha256"], row["adversarial_sha256"])
+                for row in entry["images"]
+            ]
+            if len(rows) != entry["included"] or not isinstance(entry["cell"], str) or "file" not in entry:
+                raise BundleError(
+                    f"{DESCRIPTION_NAME} lists {len(rows)} of {entry['included']} examples of a cell"
+                )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{DESCRIPTION_NAME} is not of the form of a bundle") from error
+    return list(entries)
+
+
+def _find_problems(examples: ListedExamples) -> Iterator[str]:
+    images = examples.images
+    for row, outcome in enumerate(examples.outcomes):
+        hashes = hash_image_bytes(images.clean[row]), hash_image_bytes(images.adversarial[row])
+        stated = outcome.original_hash, outcome.adversarial_hash
+        if examples.cell.measure != "views" and any(
+            known and not full.startswith(known) for full, known in zip(hashes, stated, strict=True)
+        ):
+            yield f"{name_example(examples.cell, outcome)}: another image than that of the outcome"
+    if not examples.threat.is_ball:
+        return
+    clean, candidates = torch.from_numpy(images.clean), torch.from_numpy(images.adversarial)
+    reasons = find_ball_violations(candidates, clean, examples.threat)
+    for row, (outcome, reason) in enumerate(zip(examples.outcomes, reasons, strict=True)):
+        if reason is not None:
+            yield f"{name_example(examples.cell, outcome)}: {reason}"
+            continue
+        change = candidates[row : row + 1].double() - clean[row : row + 1].double()
+        for field, norm in _NORM_FIELDS.items():
+            size, known = float(compute_norms(change, norm)), getattr(outcome, field)
+            if not math.isclose(size, known, rel_tol=NORM_TOLERANCE, abs_tol=NORM_TOLERANCE):
+                name = name_example(examples.cell, outcome)
+                yield f"{name}: {norm} is {size:.6g}, and {known:.6g} is stated"
