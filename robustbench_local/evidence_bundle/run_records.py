@@ -235,7 +235,7 @@ def _iterate_lines(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _parse(kind: type[Any], values: Any) -> Any:
+def _parse(kind: Any, values: Any) -> Any:
     """Build a record from JSON values, each of exactly its type."""
     return _get_adapter(kind).validate_json(to_json(values), strict=True)
 

@@ -17,6 +17,7 @@ from doc_blocks import PAGES, ROOT, DocBlock, read_blocks
 FAST_PAGES = {"docs/how-to/bring-data.md"}
 """Pages whose commands are also run without -m slow."""
 EXTRA_PAGES = {
+    "docs/how-to/give-evidence-to-a-third-party.md": "cryptography",
     "docs/how-to/test-keras-and-jax-models.md": "jax",
     "docs/how-to/use-hugging-face.md": "transformers",
 }
