@@ -6,14 +6,15 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustbench_local.attack_score.contenders import AttackRequest, Contender
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
+from robustbench_local.classifier.memory_limit import halve_size, release_memory
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.harness.verify import VerificationResult, predict, verify
 from robustbench_local.randomness import RandomStream
@@ -89,7 +90,8 @@ def measure_contender(
         seed: Seed of every draw.
 
     Returns:
-        The measurement; an attack that raises is recorded as a failure.
+        The measurement; an attack that raises is recorded as a failure. One for which memory runs out gets
+        half as many images at once.
     """
     images, labels = data.images.to(classifier.device), data.labels.to(classifier.device)
     distances = torch.zeros(len(data), dtype=torch.float64)
@@ -98,36 +100,31 @@ def measure_contender(
     with classifier.evaluation_mode():
         with classifier.open_fresh_copy() as judge:
             attacked = predict(judge, images, labels).correct.nonzero().flatten()
-        try:
-            for rows in torch.split(attacked, _GROUP_SIZE):
-                request = AttackRequest(
-                    classifier=classifier,
-                    images=images[rows],
-                    labels=labels[rows],
-                    ids=tuple(data.ids[row] for row in rows.tolist()),
-                    threat=threat,
-                    seed=seed,
-                )
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # other libraries warn of much
-                    candidates, forward_mean, backward_mean = contender.run(request)
-                forward += forward_mean * len(rows)
-                backward += backward_mean * len(rows)
-                found, reasons = _verify_candidates(classifier, request, candidates)
-                distances[rows] = found
-                violations += [
-                    (image, reason) for image, reason in zip(request.ids, reasons, strict=True) if reason
-                ]
-        except Exception as error:  # noqa: BLE001 - another library may raise anything: it is listed
-            return Measurement(
-                library=contender.library,
-                attack=contender.name,
-                distances=(),
-                forward=0.0,
-                backward=0.0,
-                violations=(),
-                failure=f"{type(error).__name__}: {extract_first_line(error, 100)}",
+        waiting = list(torch.split(attacked, _GROUP_SIZE))
+        while waiting:
+            rows = waiting.pop(0)
+            request = AttackRequest(
+                classifier=classifier,
+                images=images[rows],
+                labels=labels[rows],
+                ids=tuple(data.ids[row] for row in rows.tolist()),
+                threat=threat,
+                seed=seed,
             )
+            try:
+                group = _measure_group(contender, request)
+            except Exception as error:  # noqa: BLE001 - another library may raise anything: it is listed
+                if is_out_of_memory(error) and len(rows) > 1:
+                    waiting[:0] = torch.split(rows, halve_size(len(rows)))
+                else:
+                    return _build_failure(contender, error)
+            else:
+                forward += group.forward * len(rows)
+                backward += group.backward * len(rows)
+                distances[rows] = group.distances
+                violations += group.violations
+                continue
+            release_memory()  # outside of the handler: its traceback holds the tensors of the attempt
     count = max(1, len(attacked))
     return Measurement(
         library=contender.library,
@@ -136,6 +133,36 @@ def measure_contender(
         forward=forward / count,
         backward=backward / count,
         violations=tuple(violations),
+    )
+
+
+class _GroupMeasurement(NamedTuple):
+    """What an attack found on the images that it got at once, and its mean passes per image."""
+
+    distances: Tensor
+    violations: list[tuple[str, str]]
+    forward: float
+    backward: float
+
+
+def _measure_group(contender: Contender, request: AttackRequest) -> _GroupMeasurement:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other libraries warn of much
+        candidates, forward, backward = contender.run(request)
+    found, reasons = _verify_candidates(request.classifier, request, candidates)
+    violations = [(image, reason) for image, reason in zip(request.ids, reasons, strict=True) if reason]
+    return _GroupMeasurement(found, violations, forward, backward)
+
+
+def _build_failure(contender: Contender, error: Exception) -> Measurement:
+    return Measurement(
+        library=contender.library,
+        attack=contender.name,
+        distances=(),
+        forward=0.0,
+        backward=0.0,
+        violations=(),
+        failure=f"{type(error).__name__}: {extract_first_line(error, 100)}",
     )
 
 

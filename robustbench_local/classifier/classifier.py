@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from robustbench_local.classifier.argument_checks import (
 )
 from robustbench_local.classifier.batch_limits import forward_in_allowed_batches
 from robustbench_local.classifier.binary_output import check_output_kind
+from robustbench_local.classifier.configured import ConfiguredClassifier
 from robustbench_local.classifier.device import find_computing_dtype, move_to_device, resolve_device
 from robustbench_local.classifier.evaluation_mode import EvaluationMode, evaluation_mode
 from robustbench_local.classifier.foreign_errors import is_out_of_memory
@@ -40,17 +40,15 @@ from robustbench_local.classifier.input_gradient import (
 )
 from robustbench_local.classifier.library_view import CountedModule, count_nearest_faults
 from robustbench_local.classifier.literals import Access
-from robustbench_local.classifier.memory_limit import MemoryLimit
 from robustbench_local.classifier.model_call import ModelCall
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
 from robustbench_local.classifier.pass_counter import record_finished_pass
 from robustbench_local.classifier.preprocessing import Preprocessing
-from robustbench_local.classifier.rejecting import RejectingClassifier
 from robustbench_local.classifier.settings import ClassifierSettings
 from robustbench_local.classifier.state_guard import set_evaluation_mode
 
 
-class Classifier(RejectingClassifier):
+class Classifier(ConfiguredClassifier):
     """Images in [0, 1], (N, C, H, W), to logits, (N, K): wraps any torch module or callable.
 
     Normalization and resizing happen inside, so that every attack works in pixels. The model is moved to
@@ -83,7 +81,6 @@ class Classifier(RejectingClassifier):
         notes: Facts about this model for a reader of the results, one sentence each.
         gradient_guard: Keeps gradients finite and counts their faults.
         border_probe: Knows whether gradients vanish at pixels of exactly 0 or 1.
-        memory_limit: Knows how many images fit into memory at once, wherever memory has run out.
 
     Raises:
         ModelError: If the number of classes or names is impossible, or the model cannot be moved.
@@ -108,8 +105,8 @@ class Classifier(RejectingClassifier):
         provenance: Mapping[str, Any] | None = None,
         settings: ClassifierSettings | None = None,
     ) -> None:
-        super().__init__(resolve_device(device), parse_abstention(abstain))
-        self._model, self._settings = model, settings or ClassifierSettings()
+        super().__init__(resolve_device(device), parse_abstention(abstain), settings or ClassifierSettings())
+        self._model = model
         self.name: Final = name
         self.output: Final = output
         classes = check_classes(num_classes, class_names, name)
@@ -130,7 +127,6 @@ class Classifier(RejectingClassifier):
         dtype = find_computing_dtype(self.module)
         self.gradient_guard: Final = GradientGuard()
         self.border_probe: Final = BorderProbe(dtype)
-        self.memory_limit = MemoryLimit()
         self._preprocessing = Preprocessing(self.contract, self.device, dtype)
         self.channels: Final = self.contract.channels if channels is None else channels
         move_to_device(self.module, self.device, self.name)
@@ -250,44 +246,12 @@ class Classifier(RejectingClassifier):
         """The model if it is a module."""
         return self._model if isinstance(self._model, nn.Module) else None
 
-    @property
-    def settings(self) -> ClassifierSettings:
-        """The settings of its use."""
-        return self._settings
-
-    def configure(self, **changes: Any) -> Self:
-        """Change how the classifier is used; its identity stays.
-
-        Args:
-            **changes: Fields of `ClassifierSettings`; the others stay.
-
-        Returns:
-            This classifier.
-        """
-        self._settings = replace(self._settings, **changes)
-        return self
-
-    @contextmanager
-    def use_batch_size(self, batch_size: int | None) -> Iterator[None]:
-        """Set the batch size of attacks while the context is open; see `ClassifierSettings.batch_size`."""
-        before = self._settings.batch_size
-        self.configure(batch_size=batch_size)
-        try:
-            yield
-        finally:
-            self.configure(batch_size=before)
-
-    def limit_batch_size(self, default: int) -> int:
-        """Return the batch size of `ClassifierSettings`, or the default; less where memory ran out before."""
-        return self.memory_limit.limit_size(self.settings.batch_size or default)
-
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
         """Enter evaluation mode with frozen parameters and exact arithmetic; restore everything after (V10).
 
-        Restored are training flags, requires_grad, .grad, parameters, buffers, the global random states of
-        Python, NumPy and torch, cuDNN and TF32 flags, default dtype, thread count, grad mode and working
-        directory. A nested call has no effect.
+        Restored are training flags, requires_grad, .grad, parameters, buffers, random states (Python, NumPy,
+        torch), cuDNN and TF32 flags, dtype, threads, grad mode, working directory. Nested calls do nothing.
         """
         if self._evaluation_mode is not None:
             yield
@@ -327,8 +291,7 @@ class Classifier(RejectingClassifier):
             ModelError: If the model cannot be moved.
         """
         self._device = resolve_device(device)
-        dtype = find_computing_dtype(self.module)
-        self._preprocessing = Preprocessing(self.contract, self.device, dtype)
+        self._preprocessing = Preprocessing(self.contract, self.device, find_computing_dtype(self.module))
         move_to_device(self.module, self.device, self.name)
         return self
 
@@ -352,8 +315,13 @@ class Classifier(RejectingClassifier):
         Each value is a digest, a version or a few words. See `model_identity` for what is covered.
         """
         declared = (self.access, self.output, *((self.abstention,) if self.abstention else ()))
-        parts = (self.num_classes, self.normalization, self.input_size, *declared)
-        parts += self.contract.list_extras()
+        parts = (
+            self.num_classes,
+            self.normalization,
+            self.input_size,
+            *declared,
+            *self.contract.list_extras(),
+        )
         return {**describe_model(self.model), "preprocessing and access": repr(parts)}
 
     def count_parameters(self) -> int | None:
@@ -394,11 +362,6 @@ class Classifier(RejectingClassifier):
     def _compute_logits(self, images: Tensor) -> Tensor:
         """Return logits of checked images, in batches that the model accepts and that fit into memory."""
         return self.memory_limit.compute_logits(self._query_in_batches, images, min_size=self._smallest_part)
-
-    @property
-    def _smallest_part(self) -> int:
-        """Smallest number of images that the model may be given at once."""
-        return self._settings.fixed_batch_size or 1
 
     def _query_in_batches(self, images: Tensor) -> Tensor:
         limits = self._settings

@@ -24,6 +24,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         wanted = torch.device(device)
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if is_out_of_memory(error):  # another program's, on a device that exists
+            raise
         raise ConfigError(
             f"device {str(device)!r} cannot be used: {extract_first_line(error)}", remedy="use cpu or auto"
         ) from error

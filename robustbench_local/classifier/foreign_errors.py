@@ -6,7 +6,7 @@ import errno
 
 import torch
 
-from robustbench_local.errors import escape_unprintable
+from robustbench_local.errors import ModelMemoryError, escape_unprintable
 
 _OUT_OF_MEMORY_TEXTS = (
     "out of memory",  # CUDA, HIP, MPS
@@ -43,6 +43,24 @@ def is_out_of_memory(error: BaseException) -> bool:
         return False
     text = str(error).lower()
     return any(sign in text for sign in _OUT_OF_MEMORY_TEXTS)
+
+
+def refuse_shortage(error: BaseException, where: str) -> None:
+    """Tell a lack of memory from a file that is wrong.
+
+    Args:
+        error: What a library has raised while it loaded a model.
+        where: Name of the file or the model in messages.
+
+    Raises:
+        ModelMemoryError: If memory ran out.
+    """
+    if is_out_of_memory(error):
+        raise ModelMemoryError(
+            "memory runs out while it is loaded",
+            where=where,
+            remedy="end other programs, or give it more memory; the same command tries again",
+        ) from error
 
 
 def extract_first_line(error: BaseException, limit: int = 200) -> str:

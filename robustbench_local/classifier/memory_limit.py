@@ -85,6 +85,37 @@ class MemoryLimit:
                 self.max_images = max(min_size, halve_size(tried))
                 release_memory()
 
+    def repeat_with_less(self, compute: Callable[[], T], count: int) -> T:
+        """Call a function again with a lower limit where memory runs out beside its questions to the model.
+
+        Its questions are repeated by themselves first, as always; only an error of memory that none of them
+        could help repeats the whole.
+
+        Args:
+            compute: The function.
+            count: Images that it is about.
+
+        Returns:
+            Its result.
+
+        Raises:
+            Exception: The function's; an error of memory once the model is given one image at a time. The
+                limit is then what it was.
+        """
+        before = self.max_images
+        while True:
+            try:
+                return compute()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                tried = self.limit_size(count)
+                if tried <= 1:
+                    self.max_images = before
+                    raise
+            self.max_images = halve_size(tried)
+            release_memory()
+
     def compute_logits(
         self, function: Callable[[Tensor], Tensor], images: Tensor, *, min_size: int = 1
     ) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, UnidentifiedImageError
 
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import DataError, RefusedError
 
@@ -134,6 +135,8 @@ def translate_decoding_errors(where: str) -> Iterator[None]:
                 f"not a {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]} image"
             ) from None
         except _DECODING_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise BadImageError(f"cannot be decoded: {reason}") from None
 

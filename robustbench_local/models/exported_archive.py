@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line, refuse_shortage
 from robustbench_local.errors import ModelError
 from robustbench_local.models.program_files import ProgramFile
 
@@ -45,6 +45,7 @@ def load_exported(program: ProgramFile) -> Any:
                     _import_operators(module)
             return torch.export.load(io.BytesIO(program.content))
     except Exception as error:
+        refuse_shortage(error, program.path.name)
         cause = logged[0] if logged else error
         raise ModelError(
             f"torch cannot load it: {type(cause).__name__}: {extract_first_line(cause)}",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line, refuse_shortage
 from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.config.file_lookup import find_file
 from robustbench_local.counted_nouns import format_count
@@ -170,6 +170,7 @@ def _build_session(runtime: Any, content: bytes, described: LiteRTFile, where: s
             if None not in _find_shape(session.get_input_details()[0]):
                 session.allocate_tensors()
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:
+        refuse_shortage(error, where)
         missing = ", ".join(described.custom_operators)
         if missing:
             raise ModelError(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line, refuse_shortage
 from robustbench_local.errors import ModelError
 from robustbench_local.models.onnx_input import find_image_input
 from robustbench_local.models.probability_scores import convert_probabilities
@@ -125,6 +125,7 @@ def build_session(runtime: Any, path: Path) -> Any:
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base class
+        refuse_shortage(error, path.name)
         raise ModelError(
             f"onnxruntime cannot load it: {extract_first_line(error)}", where=path.name
         ) from error

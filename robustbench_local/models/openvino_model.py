@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line, refuse_shortage
 from robustbench_local.config.file_lookup import find_file
 from robustbench_local.errors import (
     ConfigError,
@@ -175,6 +175,7 @@ def _call_runtime(function: Callable[[], Any], where: str) -> Any:
     except RobustbenchError:
         raise
     except Exception as error:  # OpenVINO's own exceptions share no base class
+        refuse_shortage(error, where)
         lines = [line for line in str(error).strip().splitlines() if line and "Exception from" not in line]
         reason = extract_first_line(type(error)(lines[-1] if lines else "no reason given"))
         raise ModelError(f"OpenVINO cannot load it: {reason}", where=where) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line, refuse_shortage
 from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.errors import ConfigError, ModelError, did_you_mean
 from robustbench_local.models.extra_libraries import import_extra
@@ -96,6 +96,7 @@ def _load_pretrained(timm: Any, name: str, tag: str, request: ModelRequest) -> L
         with download_timeout():
             network = timm.create_model(full, pretrained=True).eval()
     except Exception as error:
+        refuse_shortage(error, full)
         raise build_download_error(full, error) from error
     return _describe_network(timm, network, full, request, {"published": full})
 
@@ -137,6 +138,7 @@ def _create_from_folder(timm: Any, folder: ModelFolder) -> nn.Module:
         with warnings.catch_warnings(action="ignore"):
             network: nn.Module = timm.create_model(f"local-dir:{folder.path}", pretrained=True).eval()
     except Exception as error:
+        refuse_shortage(error, folder.name)
         lines = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
             f"timm cannot load it: {extract_first_line(ValueError(lines))}",

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line, refuse_shortage
 from robustbench_local.classifier.input_contract import InputContract
 from robustbench_local.errors import ModelError
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
@@ -93,6 +93,7 @@ def _load_archive(program: ProgramFile) -> Any:
                 io.BytesIO(program.content), map_location="cpu", _restore_shapes=has_example
             )
     except Exception as error:
+        refuse_shortage(error, program.path.name)
         raise ModelError(
             f"torch cannot load it: {extract_first_line(error)}",
             where=program.path.name,

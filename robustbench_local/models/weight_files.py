@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line, refuse_shortage
 from robustbench_local.config.zip_bombs import check_zip_bomb
 from robustbench_local.errors import ModelError, RefusedError
 from robustbench_local.models.model_files import read_file, strip_hash_prefix
@@ -100,6 +100,7 @@ def _parse_safetensors(data: bytes, where: str) -> dict[str, Tensor]:
     try:
         return load_safetensors(data)
     except (SafetensorError, KeyError, ValueError, OverflowError, RuntimeError) as error:
+        refuse_shortage(error, where)
         reason = extract_first_line(error).removeprefix("Error while deserializing header: ")
         raise ModelError(
             f"is not a complete safetensors file: {reason}", where=where, remedy="get it again"
@@ -152,6 +153,7 @@ def _load_torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
     except EOFError as error:
         raise ModelError("the file is truncated", where=where, remedy="get it again") from error
     except Exception as error:
+        refuse_shortage(error, where)
         raise ModelError(
             f"is not a complete checkpoint: {extract_first_line(error)}", where=where, remedy="get it again"
         ) from error
@@ -162,6 +164,7 @@ def _run_trusted_pickle(data: bytes, where: str) -> Any:
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except Exception as error:
+        refuse_shortage(error, where)
         raise ModelError(
             f"cannot be unpickled: {type(error).__name__}: {extract_first_line(error)}",
             where=where,

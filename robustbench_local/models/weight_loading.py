@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line, refuse_shortage
 from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.models.stored_tensors import BATCH_COUNTER_NAME, StoredTensors, shorten_names
@@ -128,6 +128,7 @@ def load_fitted_weights(module: nn.Module, fit: FittedWeights, where: str) -> li
     try:
         module.load_state_dict(state, strict=True)
     except (RuntimeError, ValueError) as error:
+        refuse_shortage(error, where)
         raise ModelError(f"does not fit the network: {extract_first_line(error)}", where=where) from error
     stored = {tensor.dtype for tensor in fit.tensors.values() if tensor.is_floating_point()}
     half = sorted(str(dtype).removeprefix("torch.") for dtype in stored if dtype.itemsize < 4)

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.serving.metrics import ServingMetrics
-from robustbench_local.serving.problems import ProblemError
+from robustbench_local.serving.problems import ProblemError, build_overload_problem
 from robustbench_local.serving.rate_limit import RateLimiter
 from robustbench_local.serving.request_log import log_event, logger
 
@@ -128,7 +129,12 @@ class AccessGuard:
             await self._app(scope, receive, send_safely)
         except ProblemError as problem:
             await problem.build_response()(scope, receive, send_safely)
-        except Exception:  # noqa: BLE001 - a bug fails its request, and shows no traceback to a client
+        except Exception as error:  # noqa: BLE001 - a bug fails its request, and shows no traceback to a client
+            if is_out_of_memory(error) and not status:  # such as for the pixels of its images
+                await build_overload_problem("memory ran out for the request").build_response()(
+                    scope, receive, send_safely
+                )
+                return
             logger.exception("request failed", extra={"fields": {"request": request_id}})
             if not status:
                 await ProblemError(

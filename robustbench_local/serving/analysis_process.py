@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import torch
 
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.errors import RobustbenchError
 from robustbench_local.serving.problems import ProblemError, build_overload_problem
 from robustbench_local.serving.served_model import ServedModel
@@ -47,6 +48,8 @@ class _Failure:
 
     error: RobustbenchError | None
     line: str
+    is_overload: bool = False
+    """Whether the same request may succeed later."""
 
 
 def run_analysis(models: Sequence[ServedModel], request: AnalysisRequest) -> dict[str, Any]:
@@ -97,7 +100,9 @@ class AnalysisProcess:
         if isinstance(answer, _Failure):
             if answer.error is not None:
                 raise answer.error
-            raise ProblemError(500, answer.line)
+            raise (
+                build_overload_problem(answer.line) if answer.is_overload else ProblemError(500, answer.line)
+            )
         return answer
 
     async def stop(self) -> None:
@@ -184,6 +189,8 @@ def _answer_request(models: Sequence[ServedModel], request: AnalysisRequest) -> 
     except RobustbenchError as error:
         return _Failure(error, str(error))
     except Exception as error:  # noqa: BLE001 - a model may raise anything
+        if is_out_of_memory(error):
+            return _Failure(None, "memory ran out for the attack", is_overload=True)
         return _Failure(None, f"the attack failed with {type(error).__name__}: {error}")
 
 

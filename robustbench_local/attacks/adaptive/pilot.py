@@ -12,6 +12,7 @@ from robustbench_local.attacks.adaptive.composition import PilotResult
 from robustbench_local.attacks.adaptive.steps import AttackStep
 from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.errors import RobustbenchError
 
 PILOT_STEPS = 20
@@ -70,7 +71,9 @@ def _try_step(inputs: AttackInputs, step: AttackStep, rows: Tensor) -> tuple[Pil
         broken = engine.find_successes()
     except RobustbenchError as failure:
         problem = failure.what
-    except Exception as failure:  # noqa: BLE001 - a surrogate inside foreign code may fail in any way
+    except Exception as failure:
+        if is_out_of_memory(failure):  # not the step's fault: the adaptation begins again with less at once
+            raise
         problem = " ".join(f"{type(failure).__name__}: {failure}".split())[:200]
     result = PilotResult(
         label=step.label,

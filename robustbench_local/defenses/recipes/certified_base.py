@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -93,15 +94,20 @@ class CertifiedObjective(TrainingObjective, ABC, Generic[RecipeType]):
         if ramp == 0:
             return clean
         kappa = 1 - (1 - self.recipe.kappa) * ramp
-        margins = self.compute_margins(
-            *_compute_box(batch.images, ramp * self.recipe.threat.eps), batch.labels, ramp
+        box = _compute_box(batch.images, ramp * self.recipe.threat.eps)
+        margins = self.context.memory_split.compute_rows(
+            lambda lower, upper, labels: self.compute_margins(lower, upper, labels, ramp),
+            (*box, batch.labels),
         )
         return kappa * clean + (1 - kappa) * nn.functional.cross_entropy(-margins, batch.labels)
 
     def is_robust(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Return whether interval bounds certify the label at the full radius, in the images' precision."""
         with frozen_evaluation_mode(module), torch.no_grad():
-            margins = compute_ibp_margins(module, *_compute_box(images, self.recipe.threat.eps), labels)
+            margins = self.context.memory_split.compute_rows(
+                partial(compute_ibp_margins, module),
+                (*_compute_box(images, self.recipe.threat.eps), labels),
+            )
         return margins.scatter(1, labels[:, None], torch.inf).amin(dim=1) > 0
 
 

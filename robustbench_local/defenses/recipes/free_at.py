@@ -77,6 +77,10 @@ class _FreeObjective(AdversarialObjective[FreeTraining]):
         step = self.recipe.step_size * self._eps * slope.sign()
         return (self._perturbation.detach() + step).clamp(-self._eps, self._eps)
 
+    def forget_failed_step(self) -> None:
+        if self._perturbation is not None:
+            self._perturbation = self._perturbation.detach()  # where that step began, without its gradient
+
     def state_dict(self) -> dict[str, Any]:
         moved = self._compute_perturbation()
         return {

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes.training_pgd import frozen_evaluation_mode
+from robustbench_local.defenses.training.memory_split import MemorySplit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class TrainingContext:
         report: Prints a line for the user.
         checkpoint: File of the checkpoint written after each epoch, or None.
         extra_identity: Further identity that the checkpoint has to match; see `train`.
+        memory_split: Gives the networks fewer images at once where memory runs out.
     """
 
     module: nn.Module
@@ -59,6 +61,7 @@ class TrainingContext:
     report: Callable[[str], None]
     checkpoint: Path | None = None
     extra_identity: Mapping[str, str] = field(default_factory=dict)
+    memory_split: MemorySplit = field(default_factory=MemorySplit)
 
 
 class TrainingObjective(ABC):
@@ -119,6 +122,9 @@ class TrainingObjective(ABC):
         Raises:
             ModelError: If the training has collapsed and would not recover.
         """
+
+    def forget_failed_step(self) -> None:  # noqa: B027 - most keep nothing
+        """Undo what `compute_loss` and its backward pass have stored: memory ran out, and both come again."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of this objective for a checkpoint: tensors and numbers."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.config.zip_bombs import check_zip_bomb
 from robustbench_local.errors import ConfigError, StorageError
@@ -49,7 +50,9 @@ def load_checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         stored_identity = state.pop(_IDENTITY_KEY)
-    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError):
+    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ConfigError("this is not a training checkpoint", where=str(path), remedy=remedy) from None
     for key in {**identity, **stored_identity}:
         if stored_identity.get(key) != identity.get(key):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,12 +49,31 @@ class Learner:
         self.curves: list[EpochResult] = []
         self.best, self.best_state = Score(0, 0.0, None), self._copy_weights()
         self._uses_mixed_precision = mixed_precision
+        self._split = objective.context.memory_split
+        for network in (module, self.averaged):
+            self._split.add_network(network)
         self._trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def step(self, batch: TrainingBatch) -> Tensor:
         """Take one step of the optimizer; return the loss, NaN after a non-finite weight gradient."""
         self.module.train()
         self._set_learning_rates(batch.progress)
+        loss = self._split.run(
+            partial(self._compute_gradients, batch),
+            len(batch.images),
+            generator=batch.generator,
+            forget=self.objective.forget_failed_step,
+        )
+        slopes = [parameter.grad for parameter in self._trainable if parameter.grad is not None]
+        sizes = torch.stack(torch._foreach_norm(slopes)) if slopes else loss.new_zeros(1)  # noqa: SLF001
+        if self.recipe.gradient_clip:
+            nn.utils.clip_grad_norm_(self._trainable, self.recipe.gradient_clip)
+        self.optimizer.step()
+        self._update_average()
+        return loss + 0 * sizes.sum()
+
+    def _compute_gradients(self, batch: TrainingBatch) -> Tensor:
+        """Compute the loss, detached, and the gradients of the weights."""
         self.optimizer.zero_grad(set_to_none=True)
         is_frozen = self._groups is not None and batch.progress < self.recipe.head_epochs
         with frozen_backbone(self._groups) if self._groups and is_frozen else nullcontext():
@@ -62,13 +82,7 @@ class Learner:
             ):
                 loss = self.objective.compute_loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]
-        slopes = [parameter.grad for parameter in self._trainable if parameter.grad is not None]
-        sizes = torch.stack(torch._foreach_norm(slopes)) if slopes else loss.new_zeros(1)  # noqa: SLF001
-        if self.recipe.gradient_clip:
-            nn.utils.clip_grad_norm_(self._trainable, self.recipe.gradient_clip)
-        self.optimizer.step()
-        self._update_average()
-        return loss.detach() + 0 * sizes.sum()
+        return loss.detach()
 
     def _set_learning_rates(self, progress: float) -> None:
         """Set the rate of each group of layers, the backbone's first where there are two."""

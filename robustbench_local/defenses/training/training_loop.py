@@ -10,6 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from robustbench_local.defenses.recipes.training_pgd import frozen_evaluation_mo
 from robustbench_local.defenses.training.checkpoint import load_checkpoint, save_checkpoint
 from robustbench_local.defenses.training.epoch_order import draw_order
 from robustbench_local.defenses.training.learner import Learner
+from robustbench_local.defenses.training.memory_split import MemorySplit
 from robustbench_local.defenses.training.training_identity import describe_training
 from robustbench_local.defenses.training.training_result import EpochResult, Score, TrainingResult
 from robustbench_local.errors import ConfigError, DataError, ModelError
@@ -88,11 +90,13 @@ def train(
         ModelError: If the loss is no longer finite, or the training collapses.
         DataError: If there are fewer training images than in a batch.
         ConfigError: If the checkpoint belongs to another training.
+        IncompleteError: If memory runs out even with the smallest part of a batch; see `MemorySplit`.
     """
     target_device = torch.device(device)
     steps = _count_steps(training, recipe)
     cuda = target_device.type == "cuda"
     module.to(target_device, memory_format=torch.channels_last) if cuda else module.to(target_device)  # type: ignore[call-overload]
+    split = MemorySplit(report)
     context = TrainingContext(
         module=module,
         training=training,
@@ -100,10 +104,11 @@ def train(
         steps_per_epoch=steps,
         device=target_device,
         seed=seed,
-        load_teacher=functools.cache(load_teacher),
+        load_teacher=functools.cache(lambda name: split.add_network(load_teacher(name))),
         report=report,
         checkpoint=checkpoint,
         extra_identity=extra_identity or {},
+        memory_split=split,
     )
     objective = recipe.build_objective(context)
     learner = Learner(module, recipe, objective, mixed_precision=cuda, num_classes=training.num_classes)
@@ -161,7 +166,12 @@ def _run_epoch(learner: Learner, context: TrainingContext, on_step: Callable[[in
     rate = learner.optimizer.param_groups[-1]["lr"]
     learner.record_epoch(EpochResult(loss, rate, learner.seconds, on_training, on_validation))
     some = _select_watched_images(validation, context.seed)
-    learner.objective.check_collapse(some.images.to(context.device), some.labels.to(context.device))
+    context.memory_split.run(
+        lambda: learner.objective.check_collapse(
+            some.images.to(context.device), some.labels.to(context.device)
+        ),
+        len(some),
+    )
 
 
 def _select_watched_images(validation: Dataset, seed: int) -> Dataset:
@@ -218,16 +228,23 @@ def _measure_accuracy(learner: Learner, context: TrainingContext, images: Tensor
         _VALIDATION_BATCH_SIZE if images[0].numel() <= _MAX_SMALL_IMAGE_VALUES else learner.recipe.batch_size
     )
     for part, labels_part in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-        batch_images, batch_labels = (
-            _set_memory_layout(part.to(context.device)),
-            labels_part.to(context.device),
-        )
-        clean += _count_correct(learner.averaged, batch_images, batch_labels)
-        is_robust = learner.objective.is_robust(learner.averaged, batch_images, batch_labels)
-        if is_robust is not None:
+        measure = partial(_count_right, learner, context.device, part, labels_part)
+        right, still_right = context.memory_split.run(measure, len(part))
+        clean += right
+        if still_right is not None:
             has_robust = True
-            robust += int(is_robust.sum())
+            robust += still_right
     return Score(learner.epoch, clean / len(images), robust / len(images) if has_robust else None)
+
+
+def _count_right(
+    learner: Learner, device: torch.device, images: Tensor, labels: Tensor
+) -> tuple[int, int | None]:
+    """Return how many images are correctly classified, and how many under the objective's adversary."""
+    images, labels = _set_memory_layout(images.to(device)), labels.to(device)
+    clean = _count_correct(learner.averaged, images, labels)
+    is_robust = learner.objective.is_robust(learner.averaged, images, labels)
+    return clean, None if is_robust is None else int(is_robust.sum())
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ BRIEF_INSPECTION_PASSES = 24
 and a look at operators. A single image takes them all, of several each takes less."""
 MAX_BRIEFLY_INSPECTED_IMAGES = 6
 """Most images of a brief inspection: the slopes of all count together."""
+Finding = TypeVar("Finding")
 _Inspection = Callable[[Classifier, Tensor, Tensor, RandomStream], ModelFindings]
 
 
@@ -120,7 +122,7 @@ def _ask_about_sample(model: DiagnosedModel) -> str:
     model.images, model.labels, model.ids = model.images[:n], model.labels[:n], model.ids[:n]
     try:
         with model.track_passes(n):
-            model.logits = model.compute_logits(model.images)
+            model.logits = _repeat_with_less(model, lambda: model.compute_logits(model.images))
     except Exception as failure:  # noqa: BLE001 - the evaluation finds out which image it is about
         return _describe_failure(failure)
     return ""
@@ -145,7 +147,9 @@ def _inspect_sample(model: DiagnosedModel) -> None:
     images, labels = (part[rows].to(model.classifier.device) for part in (model.images, model.labels))
     try:
         with model.track_passes(len(rows)):
-            model.findings = inspect(model.classifier, images, labels, stream)
+            model.findings = _repeat_with_less(
+                model, lambda: inspect(model.classifier, images, labels, stream)
+            )
             model.declares_surrogate |= has_own_surrogates(model.classifier, model.findings, images)
     except Exception as failure:  # noqa: BLE001 - a model may do anything
         model.missing_findings = _describe_failure(failure)
@@ -172,10 +176,15 @@ def _run_diagnostic(diagnostic: Diagnostic, model: DiagnosedModel, problem: str)
     reading: Reading
     try:
         with model.track_passes(len(model.images)) as spent:
-            reading = diagnostic.check_model(model)
+            reading = _repeat_with_less(model, lambda: diagnostic.check_model(model))
     except Exception as failure:  # noqa: BLE001 - a model may do anything
         reading = build_unread(_describe_failure(failure))
     return diagnostic.build_result(model, reading, (spent[0], spent[1]))
+
+
+def _repeat_with_less(model: DiagnosedModel, ask: Callable[[], Finding]) -> Finding:
+    """Return what a function finds; again with fewer images at once where memory runs out."""
+    return model.classifier.memory_limit.repeat_with_less(ask, len(model.images))
 
 
 def _describe_failure(failure: Exception) -> str:

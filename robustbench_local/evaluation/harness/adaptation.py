@@ -10,6 +10,8 @@ import time
 from dataclasses import replace
 from functools import partial
 
+from robustbench_local.attacks.base import Attack
+from robustbench_local.classifier.pass_counter import PassCounter
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.errors import ModelTimeoutError, UnreachableError
 from robustbench_local.evaluation.harness.attack_job import AttackJob
@@ -110,8 +112,12 @@ def _adapt_attack(job: AttackJob, batch_size: int) -> AdaptationRecord:
         images, labels = data.images.to(model.device), data.labels.to(model.device)
         masks = None if data.masks is None else data.masks.to(model.device)
         stream = RandomStream(job.seed, data.ids, repr(job.attack))
-        with model.count_passes(len(sample)) as counter, keep_model_unchanged(job.attack, model):
-            adapted = job.attack.adapt(model, images, labels, job.threat, stream, masks)
+
+        def adapt() -> tuple[Attack, PassCounter]:
+            with model.count_passes(len(sample)) as passes, keep_model_unchanged(job.attack, model):
+                return job.attack.adapt(model, images, labels, job.threat, stream, masks), passes
+
+        adapted, counter = model.memory_limit.repeat_with_less(adapt, len(sample))
     return AdaptationRecord(
         description=adapted.describe_adaptation(),
         images=len(sample),

@@ -296,13 +296,12 @@ class _BatchQueue:
     def _lower_model_limit(self, positions: list[int], why: str) -> bool:
         """Halve what the queried model is given at once; return False if that is one image already."""
         limit = self.job.queried_model.memory_limit
-        at_once = limit.limit_size(len(positions) * self.job.images_per_position)
+        at_once = limit.limit_size(min(len(positions) * self.job.images_per_position, self.batch_size))
         if at_once == 1:
             return False
-        limit.lower_limit(halve_size(at_once))
-        self.notify(
-            f"{why} with {format_count(at_once, 'image')}: the model gets {halve_size(at_once)} at a time"
-        )
+        half = halve_size(at_once)
+        limit.lower_limit(half)
+        self._reduce_batch_size(at_once, half, why)
         self.queue = [positions, *self.queue]
         return True
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line, refuse_shortage
 from robustbench_local.errors import (
     ModelError,
     RefusedError,
@@ -72,6 +72,7 @@ def quiet_transformers(folder: ModelFolder) -> Iterator[Any]:
     except RobustbenchError:
         raise
     except Exception as error:
+        refuse_shortage(error, folder.name)
         raise _explain_failure(folder, error) from error
     finally:
         logs.set_verbosity(level)
@@ -171,6 +172,7 @@ def _note_narrow_weights(folder: ModelFolder, names: list[str]) -> list[str]:
         with safe_open(folder.path / names[0], framework="pt") as file:
             kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no mapping
     except Exception as error:
+        refuse_shortage(error, folder.name)
         raise ModelError(
             f"is not a complete safetensors file: {extract_first_line(error)}",
             where=f"{folder.name}/{names[0]}",

@@ -360,7 +360,7 @@ def test_a_fixed_group_stays_whole_and_its_model_gets_less_at_once(play):
     failures = [torch.OutOfMemoryError("out of memory")]
     scene = play(lambda _: failures.pop() if failures else None, count=4, size=4, attack=Grouped(steps=1))
     assert scene.asked[0] == scene.asked[1]
-    assert scene.notes[0] == "out of memory with 4 images: the model gets 2 at a time"
+    assert scene.notes == ["out of memory with 4 images: going on with 2 at a time"]
     assert scene.errors == []
 
 
