@@ -28,11 +28,14 @@ def command(
     stored images are damaged: the report is written without them.
     """
     from robustbench_local.cli.terminal_output import echo_line
-    from robustbench_local.reports import find_damaged_images, write_report
+    from robustbench_local.reports import find_damaged_images, write_report_files
     from robustbench_local.reports.analysis.gates import judge_run_dir
     from robustbench_local.reports.writers.outcome_files import MISSING_PARQUET_LINE, has_arrow
 
-    echo_line(write_report(run, output))
+    written = write_report_files(run, output)
+    echo_line(written.page)
+    for note in written.notes:
+        echo_line(f"note: {note}", error=True)
     if not has_arrow():
         echo_line(MISSING_PARQUET_LINE, error=True)
     verdict = judge_run_dir(run)

@@ -37,7 +37,7 @@ def show_results(
     Raises:
         DamagedError: If stored images are damaged and there is no worse error.
     """
-    page, results, verdict = write_report_files(directory)
+    page, results, verdict, notes = write_report_files(directory)
     with RunStore.open_readonly(directory) as store:
         is_complete = all(cell.status in {"done", "stopped", "skipped"} for cell in store.read_cells())
     judged = verdict.exit_code
@@ -58,6 +58,8 @@ def show_results(
         if line := format_shard_end(results, is_complete=is_complete):
             print_line(console, line, wrap=True)
         print_line(console, f"report: {page}")
+    for note in notes:
+        echo_line(f"note: {note}", error=True)
     if damage:
         if not code:
             raise damage

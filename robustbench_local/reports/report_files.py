@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.reports.analysis.gates import GateReport
 from robustbench_local.reports.page import render
 from robustbench_local.reports.sections.report_data import ReportData, read_report_data
@@ -29,6 +30,9 @@ from robustbench_local.store.atomic_files import (
     write_atomically,
 )
 
+if TYPE_CHECKING:
+    from robustbench_local.reports.writers.figures import DrawnFigures
+
 PAGE_FILE_NAME = "report.html"
 FIGURES_FOLDER = "figures"
 
@@ -42,6 +46,8 @@ class WrittenReport(NamedTuple):
     """The content of results.json."""
     gate_report: GateReport
     """The verdicts of the run's gates."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what the report leaves out, for the terminal; the page and report.md have them, too."""
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -73,7 +79,10 @@ def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
     with pause_garbage_collection(), RunStore.open_readonly(Path(run_dir)) as store:
         content = read_report_data(store)
         results = encode_results(content.evidence, content.gate_report, content.sections)
-        files = _format_files(store, content, results)
+        drawn = _draw_figures(content)
+        if drawn.omitted:
+            content = content.add_remark(_describe_omission(drawn.omitted))
+        files = _format_files(store, content, results, drawn.files)
         make_directory(page.parent)
         make_directory_in(page.parent, FIGURES_FOLDER)
         for name in (*files, CSV_NAME, PARQUET_NAME, page.name):
@@ -82,7 +91,8 @@ def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
     for name, text in files.items():
         write_atomically(page.parent / name, text)
     write_atomically(page, render(content))
-    return WrittenReport(page, results, content.gate_report)
+    notes = (_describe_omission(drawn.omitted),) if drawn.omitted else ()
+    return WrittenReport(page, results, content.gate_report, notes)
 
 
 @contextmanager
@@ -97,11 +107,23 @@ def pause_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _format_files(store: RunStore, content: ReportData, results: JsonDict) -> dict[str, str | bytes]:
-    """Format the files beside the page by their names; outcomes.csv is too large for the memory."""
+def _draw_figures(content: ReportData) -> DrawnFigures:
     from robustbench_local.reports.writers.figures import draw_figures  # noqa: PLC0415 - matplotlib
 
-    figures = {f"{FIGURES_FOLDER}/{name}": png for name, png in draw_figures(content).items()}
+    return draw_figures(content)
+
+
+def _describe_omission(names: Sequence[str]) -> str:
+    """Describe the figures that there was no memory for."""
+    what = f"{format_count(len(names), 'figure')} {choose_form(len(names), 'is', 'are')} left out"
+    return f"{what}, because memory ran out while drawing: {', '.join(names)}; rbl report writes them later"
+
+
+def _format_files(
+    store: RunStore, content: ReportData, results: JsonDict, drawn: Mapping[str, bytes]
+) -> dict[str, str | bytes]:
+    """Format the files beside the page by their names; outcomes.csv is too large for the memory."""
+    figures = {f"{FIGURES_FOLDER}/{name}": png for name, png in drawn.items()}
     evidence = content.evidence
     return {
         "results.json": format_json(results),

@@ -31,6 +31,10 @@ class ReportData:
     contents: Mapping[str, Any]
     """Content of each section by its anchor."""
 
+    def add_remark(self, text: str) -> ReportData:
+        """Return the same report with a remark about itself, after all findings about the results."""
+        return replace(self, findings=(*self.findings, Finding(level="note", text=text)))
+
     def get_content(self, section: Section[Content]) -> Content:
         """Return the content of a section."""
         content: Content = self.contents[section.anchor]

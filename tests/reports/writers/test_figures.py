@@ -35,7 +35,7 @@ def figures(request, tmp_path_factory):
         content = read_report_data(store)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where axes collapse
-        return draw_figures(content)
+        return draw_figures(content).files
 
 
 @pytest.mark.parametrize("name", ["each-target-1.png", "targets-1.png", "robust-accuracy.png"])
