@@ -99,10 +99,10 @@ class MemoryLimit:
             Its result.
 
         Raises:
-            Exception: The function's; an error of memory once the model is given one image at a time. The
-                limit is then what it was.
+            Exception: The function's; an error of memory that comes twice while the model is given one image
+                at a time. The limit is then what it was.
         """
-        before = self.max_images
+        before, is_last = self.max_images, False
         while True:
             try:
                 return compute()
@@ -110,9 +110,10 @@ class MemoryLimit:
                 if not is_out_of_memory(error):
                     raise
                 tried = self.limit_size(count)
-                if tried <= 1:
+                if is_last:
                     self.max_images = before
                     raise
+                is_last = tried <= 1  # what is released may be enough
             self.max_images = halve_size(tried)
             release_memory()
 

@@ -213,6 +213,12 @@ CONSTANTS = (
     _make_constant(
         "evaluation/harness/attack_job.py", "GROUP_REFERENCE_PIXELS", ("3 * 31 * 31", "3 * 33 * 33"), JOBS
     ),
+    _make_constant(
+        "defenses/training/memory_split.py",
+        "MIN_BATCH_NORM_IMAGES",
+        ("1", "3"),
+        "defenses/training/test_memory_split.py",
+    ),
     _make_constant("evaluation/harness/batches.py", "MAX_FAILURES_BEFORE_SUCCESS", ("2", "4"), QUEUE),
     _make_constant("evaluation/harness/batches.py", "MAX_HANGS", ("5", "7"), QUEUE),
     _make_constant("evaluation/harness/batches.py", "MAX_HANGS_BEFORE_SUCCESS", ("2", "4"), QUEUE),

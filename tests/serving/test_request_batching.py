@@ -10,8 +10,12 @@ import pytest
 import torch
 
 pytest.importorskip("fastapi", reason="needs the extra web")
+from robustbench_local.serving import analysis_process
+from robustbench_local.serving.access_guard import AccessGuard
 from robustbench_local.serving.batch_queue import BatchQueue
+from robustbench_local.serving.metrics import ServingMetrics
 from robustbench_local.serving.problems import ProblemError
+from robustbench_local.serving.rate_limit import RateLimiter
 
 pytestmark = pytest.mark.extra
 
@@ -104,6 +108,48 @@ def test_a_request_that_fails_fails_alone():
     one, bad, two = run_queue(scenario, compute)
     assert (one.item(), two.item()) == (1.0, 2.0)
     assert isinstance(bad, ValueError)
+
+
+def test_memory_that_runs_out_even_for_one_request_is_an_overload_of_that_request():
+    def compute(images):
+        if len(images) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return images.flatten(1)
+
+    async def scenario(queue):
+        requests = [queue.submit(make_images(*values)) for values in ((1.0,), (2.0, 2.0), (3.0,))]
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        return answers, await queue.submit(make_images(4.0))
+
+    (one, both, three), later = run_queue(scenario, compute)
+    assert (one.item(), three.item(), later.item()) == (1.0, 3.0, 4.0)
+    assert (both.status, both.detail) == (503, "memory ran out for the model; try again later")
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("bad_alloc"), ValueError("odd")])
+def test_an_attack_or_an_upload_without_memory_is_an_overload(failure, monkeypatch):
+    def fail(*_arguments):
+        raise failure
+
+    monkeypatch.setattr(analysis_process, "run_analysis", fail)
+    answer = analysis_process._answer_request([], None)
+    is_shortage = not isinstance(failure, ValueError)
+    assert answer.is_overload == is_shortage
+
+    async def app(_scope, _receive, _send):
+        fail()
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    limits = {"allowed_hosts": (), "is_loopback": False, "limiter": RateLimiter(0, 1), "paths": ()}
+    guard = AccessGuard(app, metrics=ServingMetrics(), **limits)
+    monkeypatch.setattr(guard, "_check_request", lambda _scope: None)
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("127.0.0.1", 1)}
+    asyncio.run(guard(scope, None, send))
+    assert sent[0]["status"] == (503 if is_shortage else 500)
 
 
 def test_a_cancelled_request_is_left_out():

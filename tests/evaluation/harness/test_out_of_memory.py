@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
+from memory_shortage import MemoryShortage
 from torch import nn
+from viewing_samples import make_colour_classifier, make_sticker_job, run_job
 
 from robustbench_local.attacks.apgd.apgd import APGD
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.minimum_norm.ddn import DDN
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square.square import Square
+from robustbench_local.certification.bound_propagation.crown import CROWN
+from robustbench_local.certification.bound_propagation.ibp import IBP
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.classifier import Classifier, memory_limit
 from robustbench_local.evaluation.harness.attack_job import AttackJob
@@ -33,6 +40,47 @@ METHODS = {
 def _no_collection(monkeypatch):
     """Collecting garbage takes a tenth of a second in a process that has imported everything."""
     monkeypatch.setattr(memory_limit.gc, "collect", lambda: 0)
+
+
+@pytest.mark.parametrize("certificate", [IBP(), CROWN()], ids=["ibp", "crown"])
+def test_memory_that_runs_out_in_the_bounds_changes_no_certificate(data, certificate):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4))
+    some = data.select_images(torch.arange(6))
+    some = replace(some, labels=net(some.images).argmax(dim=1))
+    job = CertificateJob(
+        key="cell", classifier=Classifier(net, num_classes=4), data=some,
+        threat=ThreatModel(norm="Linf", eps=1e-3), seed=1, certificate=certificate,
+    )  # fmt: skip
+
+    def certify(shortage):
+        notes: list[str] = []
+        with shortage:
+            batches = list(run_batches(job, batch_size=6, notify=notes.append))
+        rows = [replace(row, seconds=0.0) for batch in batches for row in batch.outcomes]
+        return [(row.position, row.status, row.certified) for row in rows], notes
+
+    expected, _ = certify(nullcontext())
+    # a row of CROWN is that of one image and one class
+    shortage = MemoryShortage(2 if isinstance(certificate, IBP) else 8)
+    rows, notes = certify(shortage)
+    assert rows == expected
+    assert {status for _, status, _ in rows} == {"ok"}
+    assert shortage.failures > 0
+    assert any(line.startswith("out of memory with") for line in notes)
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_in_the_views_of_a_sticker_changes_no_view():
+    expected = run_job(make_sticker_job(make_colour_classifier()))
+    model = Greedy(make_colour_classifier().module, most=20)
+    batch = run_job(make_sticker_job(Classifier(model, num_classes=3, name="colour")))
+    assert batch.view_predictions == expected.view_predictions
+    assert [replace(row, seconds=0) for row in batch.outcomes] == [
+        replace(row, seconds=0) for row in expected.outcomes
+    ]
+    assert max(model.sizes) > 20
+    assert max(model.sizes[-20:]) <= 20
 
 
 class Shared(list):

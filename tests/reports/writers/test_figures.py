@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 from sample_run import EPS_8_OF_255, SPEED_LIMIT_CLASSES, STOP_CLASS, SamplePlan, SampleRun, build_run
 
+from robustbench_local.reports.report_files import write_report_files
+from robustbench_local.reports.sections.heatmap_section import HeatmapSection
 from robustbench_local.reports.sections.report_data import read_report_data
+from robustbench_local.reports.writers import figures as figures_writer
 from robustbench_local.reports.writers.figures import DPI, draw_figures
 from robustbench_local.store import RunStore
 
@@ -36,6 +39,32 @@ def figures(request, tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where axes collapse
         return draw_figures(content).files
+
+
+def test_a_figure_without_memory_is_left_out_with_a_line_and_the_report_is_written(tmp_path, monkeypatch):
+    run = build_run(tmp_path / "run", SampleRun(models=("m",), failing_cell=None, has_images=False))
+    encode = figures_writer._encode_png
+    names = []
+
+    def encode_all_but_the_first(figure):
+        names.append(figure)
+        if len(names) == 1:
+            raise MemoryError
+        return encode(figure)
+
+    def draw_nothing(_section, _content, _names):
+        raise MemoryError
+        yield
+
+    monkeypatch.setattr(figures_writer, "_encode_png", encode_all_but_the_first)
+    monkeypatch.setattr(HeatmapSection, "draw_figures", draw_nothing)
+    written = write_report_files(run)
+    (note,) = written.notes
+    assert note.startswith("2 figures are left out, because memory ran out while drawing: ")
+    assert note.endswith("rbl report writes them later")
+    assert note in (run / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "because memory ran out while drawing" in written.page.read_text(encoding="utf-8")
+    assert any((run / "figures").iterdir())
 
 
 @pytest.mark.parametrize("name", ["each-target-1.png", "targets-1.png", "robust-accuracy.png"])
