@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustbench_local.double_precision import to_float64
+
 DrawName = str | int
 """Name of a draw, such as a restart."""
 
@@ -136,11 +138,12 @@ def compute_point_keys(points: Tensor, seed: int) -> Tensor:
     Returns:
         int64, (N,), for :class:`RandomNumbers`.
     """
-    flat = points.detach().flatten(1).double()
+    flat = to_float64(points.detach().flatten(1))
     positions = torch.arange(flat.shape[1], dtype=torch.int64, device=flat.device)
     seed_key = torch.tensor(derive_seed("points", seed), dtype=torch.int64, device=flat.device)
     direction = sample_uniform_at(seed_key, positions).double() * 2 - 1
-    return ((flat * direction).sum(dim=1) / _POINT_STEP).floor().long() * _STRIDE ^ seed_key
+    keys = ((flat * direction).sum(dim=1) / _POINT_STEP).floor().long() * _STRIDE ^ seed_key
+    return keys.to(points.device)
 
 
 @dataclass(frozen=True)

@@ -315,14 +315,9 @@ class Classifier(ConfiguredClassifier):
         Each value is a digest, a version or a few words. See `model_identity` for what is covered.
         """
         declared = (self.access, self.output, *((self.abstention,) if self.abstention else ()))
-        parts = (
-            self.num_classes,
-            self.normalization,
-            self.input_size,
-            *declared,
-            *self.contract.list_extras(),
-        )
-        return {**describe_model(self.model), "preprocessing and access": repr(parts)}
+        parts = (self.num_classes, self.normalization, self.input_size, *declared)
+        extras = self.contract.list_extras()
+        return {**describe_model(self.model), "preprocessing and access": repr((*parts, *extras))}
 
     def count_parameters(self) -> int | None:
         """Return the number of trained parameters; None for a callable."""

@@ -32,6 +32,19 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return wanted
 
 
+def move_batch(batch: Tensor, device: torch.device) -> Tensor:
+    """Return a batch on a device; a copy to a GPU is queued, and the host does not wait for it.
+
+    Args:
+        batch: Any tensor on the CPU or the device.
+        device: The target. To CUDA the values travel from page-locked memory on the current stream, so that
+            every later operation there sees them.
+    """
+    if device.type != "cuda" or batch.device.type != "cpu":
+        return batch.to(device)
+    return batch.pin_memory().to(device, non_blocking=True)
+
+
 def move_to_device(module: nn.Module | None, device: torch.device, name: str) -> None:
     """Move a network to a device.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier.autograd_graph import walk_graph
+from robustbench_local.double_precision import to_float64
 
 DIFFERENCE_STEPS = (1e-2, 1e-3)
 """Largest pixel changes in the finite differences that a repaired gradient is compared with: the first for
@@ -101,18 +102,19 @@ def confirm_gradient(
         `MAX_SLOPE_RATIO` at one of the `DIFFERENCE_STEPS`, and the predicted change there exceeds rounding.
     """
     several = losses.ndim == 2
-    slope = (gradient.sum(dim=1) if several else gradient).double()
-    noise = ROUNDING_SHARE * (losses.abs().sum(dim=1) if several else losses.abs()).double().clamp_min(1.0)
+    slope = to_float64(gradient.sum(dim=1) if several else gradient)
+    sizes = losses.abs().sum(dim=1) if several else losses.abs()
+    noise = ROUNDING_SHARE * to_float64(sizes).clamp_min(1.0)
     peak = slope.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
     direction = (slope / peak.view(-1, 1, 1, 1)).to(images)
     confirmed = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     for step in DIFFERENCE_STEPS:
         ends = [(images + sign * step * direction).clamp(0, 1) for sign in (1, -1)]
-        high, low = (losses_at(end).double() for end in ends)
+        high, low = (to_float64(losses_at(end)) for end in ends)
         measured = (high - low).sum(dim=1) if several else high - low
-        foretold = (slope * (ends[0] - ends[1]).double()).flatten(1).sum(dim=1)
+        foretold = (slope * to_float64(ends[0] - ends[1])).flatten(1).sum(dim=1)
         near = (measured > foretold / MAX_SLOPE_RATIO) & (measured < foretold * MAX_SLOPE_RATIO)
-        confirmed |= near & (foretold > noise)
+        confirmed |= (near & (foretold > noise)).to(images.device)
     return confirmed
 
 

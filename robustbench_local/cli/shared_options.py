@@ -7,7 +7,7 @@ import typer
 
 from robustbench_local.evaluation.options import Executor
 
-DeviceOption = Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")]
+DeviceOption = Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda, mps or auto.")]
 CardsOption = Annotated[
     list[Path] | None, typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated.")
 ]

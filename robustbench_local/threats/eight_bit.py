@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustbench_local.double_precision import lacks_float64
 from robustbench_local.threats.lp_ball import (
     compute_norms,
     compute_tolerated_radius,
@@ -33,6 +34,9 @@ def round_to_8bit(candidates: Tensor, originals: Tensor, threat: ThreatModel) ->
         The rounded images, and (N,) boolean: True if the ball has an image on the 8-bit grid. Rounding a
         rounded image changes nothing.
     """
+    if lacks_float64(originals.device):
+        rounded, exists = round_to_8bit(candidates.cpu(), originals.cpu(), threat)
+        return rounded.to(originals.device), exists.to(originals.device)
     keeps_unchanged = threat.region == "mask" or threat.norm == "L0"
     fixed = candidates == originals if keeps_unchanged else torch.zeros_like(candidates, dtype=torch.bool)
     target, origin = candidates.double() * 255, originals.double() * 255
@@ -62,6 +66,9 @@ def has_8bit_choice(originals: Tensor, threat: ThreatModel, masks: Tensor | None
     Returns:
         Boolean, (N,).
     """
+    if lacks_float64(originals.device):
+        own = None if masks is None else masks.cpu()
+        return has_8bit_choice(originals.cpu(), threat, own).to(originals.device)
     origin = originals.double() * 255
     free = torch.ones_like(originals, dtype=torch.bool) if masks is None else masks.expand_as(originals)
     if threat.norm == "Linf":

@@ -26,6 +26,7 @@ from robustbench_local.attacks.minimum_norm.nearest_search import (
     find_hopeless_items,
     select_finite_gradient,
 )
+from robustbench_local.double_precision import to_float64
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import reshape_for_broadcast
@@ -166,6 +167,6 @@ def _map_to_tanh_space(images: Tensor) -> Tensor:
 
 def _compute_linear_weight(evaluation: PointEvaluation, gradient: Tensor) -> Tensor:
     """Return the c beyond which the attack on a linear classifier succeeds, (W,): 2 * margin / slope**2."""
-    slope = gradient.flatten(1).double().square().sum(dim=1)
-    unit = 2 * evaluation.losses.double().abs() / slope
+    slope = to_float64(gradient.flatten(1)).square().sum(dim=1)
+    unit = 2 * to_float64(evaluation.losses).abs() / slope
     return torch.where(unit.isfinite() & (unit > 0), unit, 1.0).to(gradient)

@@ -15,6 +15,7 @@ from robustbench_local.attacks.core.random_starts import draw_sphere_starts
 from robustbench_local.attacks.core.search import Search, State
 from robustbench_local.attacks.core.trade_off_search import TradeOffWeight
 from robustbench_local.attacks.core.work_items import ActiveSet, WorkItems
+from robustbench_local.double_precision import to_float64
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import PerImageBalls, compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
@@ -102,7 +103,7 @@ def anneal_cosine(front: ActiveSet, steps: int, start: float, end: float) -> Ten
 
     Source: Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5.
     """
-    share = (1 + torch.cos(math.pi * front.age.double() / steps)) / 2
+    share = (1 + torch.cos(math.pi * to_float64(front.age) / steps)) / 2
     return (end + (start - end) * share).to(front.points)
 
 

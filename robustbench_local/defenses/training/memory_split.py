@@ -80,7 +80,7 @@ class MemorySplit:
         def attempt() -> T:
             nonlocal is_repeated
             if is_repeated:
-                start.restore()
+                start.restore_state()
                 forget()
             is_repeated = True
             with self._split_networks(count):
@@ -205,7 +205,7 @@ class _StepState:
         ]
 
     @torch.no_grad()
-    def restore(self) -> None:
+    def restore_state(self) -> None:
         """Put everything back."""
         self._randomness.restore_states()
         if self._generator is not None and self._drawn is not None:

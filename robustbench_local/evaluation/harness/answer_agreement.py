@@ -109,7 +109,7 @@ def compare_batch_sizes(
     if fresh.module is None or is_random or known.inconsistency_note or not len(images):
         return AgreementCounts()
     count = min(MAX_COMPARED_IMAGES, len(images))
-    expected, own = margins[:count].double().cpu(), labels[:count].cpu()
+    expected, own = margins[:count].cpu().double(), labels[:count].cpu()
     before, unlike = RandomStates.from_process(), torch.zeros(count, dtype=torch.bool)
     for size in sorted({count, *sizes} - {len(images)}):
         batch = images[torch.arange(max(size, count)) % len(images)]
@@ -142,7 +142,7 @@ def compare_clean_answers(
     if judge.module is None or is_random or known.inconsistency_note or not len(images):
         return AgreementCounts()
     answers = _predict_uncounted(judge, images[:MAX_COMPARED_IMAGES])
-    expected, own = margins[:MAX_COMPARED_IMAGES].double().cpu(), labels[:MAX_COMPARED_IMAGES].cpu()
+    expected, own = margins[:MAX_COMPARED_IMAGES].cpu().double(), labels[:MAX_COMPARED_IMAGES].cpu()
     unlike = _find_differing(
         _compute_margins(answers, own), expected, known.tolerance * _compute_logit_ranges(answers)
     )
@@ -174,7 +174,7 @@ def compare_with_fresh_copy(
         answers = _predict_uncounted(find_innermost(attacked), chosen)
         expected = _compute_margins(_predict_uncounted(find_innermost(fresh), chosen), own)
     else:
-        answers, expected = _predict_uncounted(attacked, chosen), margins[:MAX_COMPARED_IMAGES].double().cpu()
+        answers, expected = _predict_uncounted(attacked, chosen), margins[:MAX_COMPARED_IMAGES].cpu().double()
     before.restore_states()
     margins_after = _compute_margins(answers, own)
     unlike = _find_differing(margins_after, expected, known.tolerance * _compute_logit_ranges(answers))
@@ -197,7 +197,7 @@ def _predict_uncounted(classifier: Classifier, images: Tensor) -> Tensor:
     """Return the answers, (N, K) double, without counting the passes."""
     seed_everything(0)
     with torch.no_grad(), classifier.count_passes(len(images)):
-        return classifier(images).double().cpu()
+        return classifier(images).cpu().double()
 
 
 def _compute_logit_ranges(answers: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.device import move_batch
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, ModelError, UnreachableError
@@ -204,7 +205,8 @@ def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
     started = time.perf_counter()
     data, classifier, device = job.select_images(positions), job.classifier, job.classifier.device
     own = RandomStream(job.seed, data.ids, repr(job.attack))
-    images, labels, agreement = data.images.to(device), data.labels.to(device), AgreementCounts()
+    images, labels = move_batch(data.images, device), move_batch(data.labels, device)
+    agreement = AgreementCounts()
     with classifier.open_fresh_copy() as judge:
         clean = predict(judge, images, labels, stream=own)
         if 0 in positions:  # once per cell, for its first image
@@ -277,9 +279,10 @@ def attack_and_verify(
 ) -> tuple[VerificationResult, AgreementCounts]:
     """Verify candidates for correctly classified images, on a copy that saw no attack."""
     classifier = job.classifier
-    images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
+    device = classifier.device
+    images, labels = move_batch(chosen.images, device), move_batch(chosen.labels, device)
     attacked_model = job.attacked_model.accept_only(images, labels)
-    masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
+    masks = None if chosen.masks is None else move_batch(chosen.masks, device)
     stream = RandomStream(job.seed, chosen.ids, job.stream_name)
 
     def verify_rows(rows: Tensor, candidates: Tensor) -> VerificationResult:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.device import move_batch
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, split_positions
 from robustbench_local.evaluation.harness.outcome import build_certificate_outcome
 from robustbench_local.evaluation.harness.outside_checks import (
@@ -51,7 +52,7 @@ class CertificateJob(Job):
         """Certify some images and write one outcome for each."""
         started = time.perf_counter()
         data, queried = self.select_images(positions), self.queried_model
-        images, labels = data.images.to(queried.device), data.labels.to(queried.device)
+        images, labels = (move_batch(part, queried.device) for part in (data.images, data.labels))
         stream = RandomStream(self.seed, data.ids, repr(self.certificate))
         with (
             queried.count_passes(len(data)) as counter,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustbench_local.attacks.physical.eot import EOTAttack
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.device import move_batch
 from robustbench_local.classifier.pass_counter import PassCounter
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.classifier.twin_view import TwinView
@@ -118,7 +119,7 @@ class StickerJob(BaseAttackJob):
         """Predict the clean signs; attack the correctly classified ones, and predict every condition."""
         started = time.perf_counter()
         data, classifier = self.select_images(positions), self.classifier
-        images, labels = data.images.to(classifier.device), data.labels.to(classifier.device)
+        images, labels = (move_batch(part, classifier.device) for part in (data.images, data.labels))
         stream = RandomStream(self.seed, data.ids, repr(self.attack))
         with classifier.open_fresh_copy() as judge:
             clean = predict(judge, images, labels, stream=stream)
@@ -261,7 +262,7 @@ class _StickerEvidence:
         hits = threat.is_success(predicted, label.expand(len(predicted))) & (predicted >= 0)
         moved = (predicted != label) & ~hits
         void = float(right.double().mean()) < MIN_CLEAN_SHARE
-        change = (self.flat_images[index : index + 1] - self.scene.images[index : index + 1]).double().cpu()
+        change = (self.flat_images[index : index + 1] - self.scene.images[index : index + 1]).cpu().double()
         broken = not void and int(hits.sum()) > SIGN_SUCCESS_SHARE * len(predicted)
         prediction = int(self.flat_predictions.prediction[index])
         judged = replace(

@@ -194,7 +194,7 @@ class StickerScene:
         rows = torch.arange(len(self.images), device=self.images.device).repeat_interleave(views.count)
         with torch.no_grad(), with_verdict_draws(self.classifier, self.stream):
             photographs = photograph_scenes(self._compose_scenes(crafted, views), views).flatten(0, 1)
-            logits = self.classifier(photographs, rows).double().cpu()
+            logits = self.classifier(photographs, rows).cpu().double()
         finite = torch.isfinite(logits).all(dim=1)
         likely, classes = logits.masked_fill(~finite[:, None], 0.0).softmax(dim=1).max(dim=1)
         return ViewPredictions(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import take_verdict_samples, with_verdict_draws
+from robustbench_local.double_precision import to_float64
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.eight_bit import round_to_8bit
 from robustbench_local.threats.lp_ball import compute_norms, compute_tolerated_radius
@@ -228,7 +229,7 @@ def find_ball_violations(
     flat = candidates.flatten(1)
     finite = torch.isfinite(flat).all(dim=1)
     low, high = flat.amin(dim=1), flat.amax(dim=1)
-    size = compute_norms(candidates.double() - originals.double(), threat.norm)
+    size = compute_norms(to_float64(candidates) - to_float64(originals), threat.norm)
     limit = compute_tolerated_radius(threat.norm, threat.eps)
     outside = torch.zeros(count, dtype=torch.bool, device=candidates.device)
     if threat.region == "mask" and masks is not None:
@@ -279,7 +280,7 @@ def verify(
     legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool)
     reading = predict_in_shuffled_batches(classifier, checked, labels, stream, allows_rejection=True)
     broken = has_reached_goal(reading, labels, threat) & legal
-    change = (checked.double() - originals.double()).cpu()
+    change = (to_float64(checked) - to_float64(originals)).cpu()
     return VerificationResult(
         candidates=checked.cpu(),
         rejection_reasons=tuple(reasons),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.gradient_repair import ROUNDING_SHARE
+from robustbench_local.double_precision import to_float64
 
 STEP_SIZES = (1e-2, 3e-2, 1e-3)
 """Largest pixel changes of the finite differences, tried in order until one agrees."""
@@ -35,15 +36,15 @@ def has_misleading_gradients(classifier: Classifier, images: Tensor) -> bool:
     """
     points = torch.cat([images[:2], 0.4 + 0.2 * images[:1]])
     _, losses, slope = classifier.compute_gradient(points, _mix_logits)
-    slope, noise = slope.double(), ROUNDING_SHARE * losses.abs().double().clamp_min(1e-2)
+    slope, noise = to_float64(slope), ROUNDING_SHARE * to_float64(losses.abs()).clamp_min(1e-2)
     peak = slope.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
     direction = (slope / peak.view(-1, 1, 1, 1)).to(points)
     shares = []
     for step in STEP_SIZES:
         ends = [(points + sign * step * direction).clamp(0, 1) for sign in (1, -1)]
         with torch.no_grad():
-            high, low = (_mix_logits(classifier(end)).double() for end in ends)
-        foretold = (slope * (ends[0] - ends[1]).double()).flatten(1).sum(dim=1)
+            high, low = (to_float64(_mix_logits(classifier(end))) for end in ends)
+        foretold = (slope * to_float64(ends[0] - ends[1])).flatten(1).sum(dim=1)
         came, known = high - low, MIN_CHANGE_SHARE * foretold > noise
         if bool((known & (came >= MIN_CHANGE_SHARE * foretold)).any()):
             return False

@@ -57,7 +57,7 @@ class ModelQueries:
         before = RandomStates.from_process()
         self.findings.queried_images += len(images)
         with torch.set_grad_enabled(recorded):
-            answers = model(images.detach().requires_grad_(recorded)).detach().double().cpu()
+            answers = model(images.detach().requires_grad_(recorded)).detach().cpu().double()
         self.findings.may_be_random = self.findings.may_be_random or not before.is_same_as(
             RandomStates.from_process()
         )
