@@ -32,6 +32,7 @@ from robustbench_local.reports.analysis import gates
 from robustbench_local.reports.analysis.policy_gates import judge_run_by_policy
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.stop_targets import list_precision_targets
+from robustbench_local.reports.summary.run_summary_rows import store_summary
 from robustbench_local.reports.writers.outcome_table import load_outcomes_frame
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.stop_target import StopTarget
@@ -222,7 +223,7 @@ def execute_run(
             execute_until_stopped(
                 plan, plan.stop, store, listener, find_stop_targets, exit_process, job_runner
             )
-        gates.store_intervals(store)
+        store_summary(store)
     return Run(directory)
 
 

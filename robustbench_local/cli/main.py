@@ -49,6 +49,7 @@ COMMANDS = {
     "serve": "robustbench_local.cli.serve_command",
     "load-test": "robustbench_local.cli.load_test_command",
     "attack-score": "robustbench_local.cli.attack_score_command",
+    "view": "robustbench_local.cli.view_command",
     "doctor": "robustbench_local.cli.doctor_command",
 }
 """Each command's module, whose ``command`` it is."""

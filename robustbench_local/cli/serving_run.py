@@ -70,9 +70,9 @@ def serve_models(arguments: ServeArguments) -> int:
     from robustbench_local.serving.server import (
         ServedImages,
         build_application,
-        open_socket,
         run_server,
     )
+    from robustbench_local.web.listening_socket import open_socket
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)

@@ -19,7 +19,7 @@ from robustbench_local.merging.merged_metadata import list_version_differences, 
 from robustbench_local.merging.run_part import RunPart, read_part
 from robustbench_local.merging.shard_parts import check_shards
 from robustbench_local.reports.analysis.compared_run import name_runs
-from robustbench_local.reports.analysis.gates import store_intervals
+from robustbench_local.reports.summary.run_summary_rows import store_summary
 from robustbench_local.run import Run
 from robustbench_local.store import EventRecord, RunStore
 from robustbench_local.store.adaptations import read_adaptation, save_adaptation
@@ -129,7 +129,7 @@ def _write_run(parts: Sequence[RunPart], folder: Path) -> None:
         _write_events(store, parts, counts)
         for cell in cells:
             _write_cell(store, cell, max_example_images=grid.gallery)
-        store_intervals(store)
+        store_summary(store)
     with RunStore.open_readonly(folder) as store:
         if store.find_damaged_arrays() or len(store.read_cells()) != len(cells):
             raise InvariantError("the merged run differs from what was written", where=str(folder))

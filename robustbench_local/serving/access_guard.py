@@ -7,11 +7,9 @@ browser (against cross-site request forgery), and no header lets another site re
 
 from __future__ import annotations
 
-import ipaddress
 import time
 import uuid
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +19,7 @@ from robustbench_local.serving.metrics import ServingMetrics
 from robustbench_local.serving.problems import ProblemError, build_overload_problem
 from robustbench_local.serving.rate_limit import RateLimiter
 from robustbench_local.serving.request_log import log_event, logger
+from robustbench_local.web.host_names import is_allowed_host
 
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -40,41 +39,7 @@ SAFE_HEADERS = {
 }
 UNLIMITED_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """Probes and monitoring are never refused for their rate."""
-_LOOPBACK_NAME = "localhost"
 _READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-def is_allowed_host(host: str, names: Iterable[str], *, is_loopback: bool) -> bool:
-    """Return True if a request may name this host.
-
-    Args:
-        host: The ``Host`` header, with or without a port.
-        names: Host names that the user allows.
-        is_loopback: Whether the server listens on a loopback address only. If not, any IP address may be
-            named: only names can be rebound to another address.
-    """
-    name = split_host(host)
-    if name is None:
-        return False
-    if name == _LOOPBACK_NAME or name in {allowed.lower() for allowed in names}:
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return address.is_loopback or not is_loopback
-
-
-def split_host(host: str) -> str | None:
-    """Return the name of a ``Host`` header in lower case, without port and brackets; None if it has none."""
-    try:
-        parts = urlsplit(f"//{host}")
-        _ = parts.port  # raises for a port that is no number
-    except ValueError:
-        return None
-    if parts.username is not None or parts.path or parts.query or parts.fragment:
-        return None
-    return parts.hostname
 
 
 class AccessGuard:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
-import signal
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import uvicorn
 
-from robustbench_local.errors import ConfigError
 from robustbench_local.serving.analysis_process import AnalysisProcess
 from robustbench_local.serving.app import create_app
 from robustbench_local.serving.application import Application
@@ -23,10 +19,11 @@ from robustbench_local.serving.reference import ReferenceData, find_reference
 from robustbench_local.serving.request_log import log_event, set_up_logs
 from robustbench_local.serving.served_model import Resize, ServedModel, check_same_classes
 from robustbench_local.serving.serving_options import ServingOptions
+from robustbench_local.web.graceful_server import GracefulServer
+from robustbench_local.web.host_names import is_loopback_address
 
 _KEEP_ALIVE_SECONDS = 5
 _MAX_CONNECTIONS = 2_000
-_BACKLOG = 2_048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,58 +86,6 @@ def build_application(
     return Application(models, options, analyst=analyst, monitor=monitor)
 
 
-def is_loopback_address(host: str) -> bool:
-    """Return True if an address or ``localhost`` can be reached from this machine only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def open_socket(host: str, port: int) -> socket.socket:
-    """Open the listening socket.
-
-    Args:
-        host: Address or name to listen on.
-        port: 0 for any free port.
-
-    Raises:
-        ConfigError: If the address is unknown, or the port is taken or not allowed.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # asyncio switches Nagle's algorithm off only where the protocol is named; with it, the body of an
-        # answer waits up to 40 ms for the client to acknowledge the head
-        opened = socket.socket(family, kind, socket.IPPROTO_TCP)
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.bind(address)
-            opened.listen(_BACKLOG)
-        except OSError:
-            opened.close()
-            raise
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {reason}", remedy="choose another --port or --host"
-        ) from None
-    return opened
-
-
-class _Server(uvicorn.Server):
-    """Ends on SIGTERM and Ctrl-C without raising the signal again: a graceful stop is a success."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Handle signals while the server runs; a second one ends it at once."""
-        before = {kind: signal.signal(kind, self.handle_exit) for kind in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
-
-
 def run_server(
     application: Application,
     opened: socket.socket,
@@ -179,5 +124,5 @@ def run_server(
         report("other machines can reach this server, and nobody has to log in")
     log_event("start", models=[model.name for model in application.models], url=url)
     with asyncio.Runner() as runner:
-        runner.run(_Server(config).serve(sockets=[opened]))
+        runner.run(GracefulServer(config).serve(sockets=[opened]))
     log_event("stop")

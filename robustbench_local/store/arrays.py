@@ -137,6 +137,11 @@ def remove_chunks(directory: Path, cell_key: str) -> None:
         _get_chunk_path(folder, number).unlink(missing_ok=True)
 
 
+def get_chunk_file(directory: Path, cell_key: str, chunk: int) -> Path:
+    """Return the path of a chunk of a cell's arrays, whether it exists or not."""
+    return _get_chunk_path(_get_cell_folder(directory, cell_key), chunk)
+
+
 def hash_image_array(image: npt.NDArray[np.generic]) -> str:
     """Return the first 16 hex digits of the SHA-256 of an image's fp32 bytes, as stored in outcomes."""
     import numpy as np  # noqa: PLC0415 - see the module

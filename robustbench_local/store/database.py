@@ -131,15 +131,11 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     Raises:
         ConfigError: There is no run here, or it is not ours, of a newer schema, or damaged.
     """
-    if not path.is_file():
-        raise ConfigError("there is no run here (no run.db)", where=str(path.parent))
-    check_user_file(path)
+    connection = open_unmigrated(path)
     with convert_database_errors(path):
-        connection = _connect_readonly(path)
         try:
             if is_current_schema(connection, path):
                 return connection
-            _refuse_empty_run(connection, path)
             migrated = _copy_to_memory(connection)
         except BaseException:
             connection.close()
@@ -147,6 +143,26 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         connection.close()
         migrate_database(migrated)
         return migrated
+
+
+def open_unmigrated(path: Path) -> sqlite3.Connection:
+    """Open an existing database without changing it, in the schema that it was written in.
+
+    Raises:
+        ConfigError: There is no run here, or it is not ours, of a newer schema, or damaged.
+    """
+    if not path.is_file():
+        raise ConfigError("there is no run here (no run.db)", where=str(path.parent))
+    check_user_file(path)
+    with convert_database_errors(path):
+        connection = _connect_readonly(path)
+        try:
+            if not is_current_schema(connection, path):
+                _refuse_empty_run(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
 
 
 @contextlib.contextmanager

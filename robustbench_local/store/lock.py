@@ -137,6 +137,25 @@ class DirectoryLock:
         return None
 
 
+def is_being_written(path: Path) -> bool:
+    """Return whether a live process of this machine says in a lock file that it writes to the run.
+
+    Args:
+        path: The lock file; it is only read, and a link is not followed.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        owner = _parse_owner(os.read(descriptor, 4096))
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return owner is not None and LockOwner.from_pid(owner.pid) == owner
+
+
 def _try_lock(descriptor: int) -> bool:
     """Take the operating system's lock without waiting; it ends with the process, however that ends.
 

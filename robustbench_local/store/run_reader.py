@@ -26,6 +26,7 @@ from robustbench_local.store.records import (
     ViewRecord,
 )
 from robustbench_local.store.run_folder import DATABASE_NAME
+from robustbench_local.store.run_summary import compute_fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,6 +110,15 @@ class RunReader:
         """Return the value last stored under the key, or the default."""
         rows = self._read("SELECT value FROM meta NOT INDEXED WHERE key = ?", key)
         return _rows.from_json(rows[0][0]) if rows else default
+
+    def compute_fingerprint(self) -> str:
+        """Return a fingerprint of what the numbers of the run depend on; it reads no outcome."""
+        with self._mutex, convert_database_errors(self.directory / DATABASE_NAME):
+            return compute_fingerprint(self._connection, self.directory)
+
+    def list_array_chunks(self, key: str) -> list[int]:
+        """Return the numbers of the files that hold a cell's arrays; empty if it has none."""
+        return [row[0] for row in self._read("SELECT chunk FROM arrays WHERE cell = ? ORDER BY chunk", key)]
 
     def load_arrays(self, cell_key: str) -> dict[str, npt.NDArray[np.generic]]:
         """Return a cell's arrays, (sum of M, ...), chunks in numerical order; empty if there are none.

@@ -14,13 +14,13 @@ for library in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
 from robustbench_local.cli.serving_run import parse_size
 from robustbench_local.errors import ConfigError
 from robustbench_local.serving import kept_images
-from robustbench_local.serving.access_guard import split_host
 from robustbench_local.serving.image_upload import Upload
 from robustbench_local.serving.kept_images import ImageFolder
 from robustbench_local.serving.problems import MAX_DETAIL_CHARACTERS, ProblemError
 from robustbench_local.serving.request_log import LOGGER_NAME, log_event, logger, set_up_logs
-from robustbench_local.serving.server import is_loopback_address, open_socket
 from robustbench_local.serving.serving_options import ServingOptions
+from robustbench_local.web.host_names import is_loopback_address, split_host
+from robustbench_local.web.listening_socket import open_socket
 
 pytestmark = pytest.mark.extra
 

@@ -79,19 +79,21 @@ def judge_store(store: RunStore, gates: Sequence[Mapping[str, Any]] | None = Non
         return judge_evidence(read_evidence(store), gates)
 
 
-def store_intervals(store: RunStore) -> None:
-    """Store the intervals that the gates of an open run need, for ``judge_store``.
+def store_intervals(store: RunStore, evidence: Evidence | None = None) -> GateReport:
+    """Store the intervals that the gates of an open run need, for ``judge_store``, and return the verdicts.
 
     Args:
         store: The run, open for writing.
+        evidence: Its evidence; None: it is read.
 
     Raises:
         ConfigError: If a gate is malformed.
     """
     table: IntervalTable = {}
     with use_interval_table(table):
-        judge_evidence(read_evidence(store))
+        report = judge_evidence(read_evidence(store) if evidence is None else evidence)
     store.update_meta(encode_intervals(table))
+    return report
 
 
 def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
