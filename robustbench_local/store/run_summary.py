@@ -22,8 +22,8 @@ SUMMARY_KEY = "summary"
 """Key of the metadata under which a run keeps its summary."""
 SUMMARY_SCHEMA = 1
 """Version of the stored form; a summary of another version is computed again."""
-Verdict = Literal["pass", "fail", "inconclusive", "blocked", "no gates"]
-"""``blocked``: an attack contradicts a certificate, so that no number of the run is reliable."""
+Verdict = Literal["pass", "fail", "inconclusive", "none", "invalid"]
+"""As at the head of the report: ``none``: no gate decides; ``invalid``: an attack and a certificate disagree."""
 Quantity = Literal["robust accuracy", "certified accuracy", "attack success"]
 """``attack success``: of an attack on certain classes, or of a sticker."""
 _LOAD_TEST_LIMIT_BYTES = 64 * MIB
@@ -75,8 +75,10 @@ class RunSummary:
     """What the gates come to."""
     gate_counts: Mapping[str, int] = field(default_factory=dict)
     """Status of a gate -> number of gates."""
-    reasons: tuple[str, ...] = ()
-    """Why the verdict is not ``pass``: gates and violations, one line each."""
+    sentence: str = ""
+    """The verdict in a sentence."""
+    advice: str = ""
+    """What it means for a deployment."""
     rows: tuple[SummaryRow, ...] = ()
     """The rates, those of the threat model of the report's answer first."""
     finding_counts: Mapping[str, int] = field(default_factory=dict)
@@ -110,7 +112,8 @@ class RunSummary:
             for row in content["rows"]
         )
         counts = {name: dict(content[name]) for name in ("gate_counts", "finding_counts")}
-        return cls(verdict=content["verdict"], reasons=tuple(content["reasons"]), rows=rows, **counts)
+        texts = {name: str(content[name]) for name in ("sentence", "advice")}
+        return cls(verdict=content["verdict"], rows=rows, **texts, **counts)
 
 
 def compute_fingerprint(connection: sqlite3.Connection, directory: Path) -> str:

@@ -79,7 +79,7 @@ class ListedRun:
         if not self.is_running and (self.listing.unfinished_count or not self.listing.cells):
             states.append("unfinished")
         if self.summary is not None:
-            states.append(self.summary.verdict)
+            states.append("no verdict" if self.summary.verdict == "none" else self.summary.verdict)
         elif self.problem:
             states.append("unreadable")
         return tuple(states)

@@ -15,7 +15,7 @@ from robustbench_local.view.run_catalog import ListedRun
 RUNS_PER_PAGE = 50
 ROWS_PER_RUN = 4
 """Rates of a run that the list shows; the run's own page shows all."""
-STATES = ("pass", "fail", "inconclusive", "blocked", "no gates", "unfinished", "running", "unreadable")
+STATES = ("pass", "fail", "inconclusive", "invalid", "no verdict", "unfinished", "running", "unreadable")
 SORTS = {
     "date": "Date",
     "name": "Run",

@@ -11,9 +11,9 @@ from typing import Any
 
 import jinja2
 
-from robustbench_local.reports import page as report_page
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.reports.page import build_environment
+from robustbench_local.reports.page import read_style as read_report_style
 
 _TEMPLATES = (
     "view_base.html.j2",
@@ -29,13 +29,15 @@ _TEMPLATES = (
 _STATE_CLASSES = {
     "pass": "pass",
     "fail": "fail",
-    "blocked": "fail",
+    "invalid": "fail",
     "inconclusive": "inconclusive",
     "unreadable": "fail",
 }
 """Verdict or state -> its class in the style sheet."""
 MAX_OPTION_CHARACTERS = 48
 """Longest text of an option."""
+_HEAD = re.compile(r'<div class="page">|<body>')
+"""Where the content of a report or a comparison begins."""
 _POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">')
 
 
@@ -47,8 +49,7 @@ def render_view(name: str, **values: Any) -> str:
 @cache
 def read_style() -> str:
     """Return the style sheet: that of the report, and what these pages add."""
-    report_style = resources.files(report_page).joinpath("style.css").read_text(encoding="utf-8")
-    return f"{report_style}\n{read_page_file('view.css')}"
+    return f"{read_report_style()}\n{read_page_file('view.css')}"
 
 
 @cache
@@ -73,7 +74,7 @@ def add_navigation(page: str, links: Mapping[str, str]) -> str:
     items = " ".join(
         f'<a href="{html.escape(address)}">{html.escape(text)}</a>' for address, text in links.items()
     )
-    return page.replace("<body>", f'<body>\n<nav aria-label="Runs">{items}</nav>', 1)
+    return _HEAD.sub(lambda match: f'{match[0]}\n<nav aria-label="Runs">{items}</nav>', page, count=1)
 
 
 def shorten_option(value: object, limit: int = MAX_OPTION_CHARACTERS) -> str:

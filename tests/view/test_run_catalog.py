@@ -49,7 +49,7 @@ def test_runs_at_any_depth_are_listed_and_broken_ones_with_their_reason(sound, t
     catalog = RunCatalog(tmp_path)
     listed = list_states(catalog)
     assert listed.keys() == {"a/b/c", "a/b/c/inside", *reasons}
-    assert listed["a/b/c"] == (("no gates",), "")
+    assert listed["a/b/c"] == (("no verdict",), "")
     for name, reason in reasons.items():
         assert listed[name][0] == ("unreadable",)
         assert reason in listed[name][1]
@@ -127,7 +127,7 @@ def test_a_summary_is_not_believed_after_the_run_has_gone_on(sound, tmp_path):
         store.set_status(key, "partial", "stopped by the user")
     (listed,) = RunCatalog(tmp_path).list_runs()[0]
     assert listed.listing.summary is None
-    assert listed.states == ("unfinished", "no gates")
+    assert listed.states == ("unfinished", "no verdict")
     assert not listed.summary.rows[0].is_complete
 
 
@@ -140,7 +140,7 @@ def test_a_run_that_is_being_written_is_running_and_not_counted(tmp_path):
         assert run.states == ("running",)
         assert (run.summary, run.is_pending) == (None, False)
     (run,) = catalog.list_runs()[0]
-    assert run.states == ("no gates",)
+    assert run.states == ("no verdict",)
 
 
 def test_a_run_whose_count_fails_says_why(tmp_path, sound):

@@ -9,28 +9,22 @@ from robustbench_local.interval_table import use_interval_table
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.analysis.gate_lines import format_verdict
-from robustbench_local.reports.analysis.gate_report import EXIT_BLOCKED, EXIT_FAILED, GateReport
+from robustbench_local.reports.analysis.gate_report import GateReport
 from robustbench_local.reports.analysis.gates import judge_evidence, store_intervals
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust, select_distrust
 from robustbench_local.reports.formatting.text import redact_private_data
+from robustbench_local.reports.summary.run_verdict import build_run_verdict
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
 from robustbench_local.store.run_summary import (
     Quantity,
     RunSummary,
     SummaryRow,
-    Verdict,
     encode_summary,
 )
-
-MAX_REASONS = 5
-"""Reasons of a verdict that a summary keeps."""
-_REASON_STATUSES = ("fail", "inconclusive", "warn")
-"""Gates that are among the reasons, the most serious first."""
 
 
 def store_summary(store: RunStore) -> None:
@@ -61,30 +55,15 @@ def read_summary(store: RunStore) -> RunSummary:
 
 def build_summary(evidence: Evidence, report: GateReport) -> RunSummary:
     """Build the summary of a run from its evidence and the verdicts of its gates."""
-    reasons = [f"certificate violated: {line}" for line in report.violations]
-    for status in _REASON_STATUSES:
-        reasons += [format_verdict(verdict) for verdict in report.verdicts if verdict.status == status]
-    if report.unread_reason:
-        reasons.append(report.unread_reason)
+    verdict = build_run_verdict(evidence, report)
     return RunSummary(
-        verdict=name_verdict(report),
+        verdict=verdict.ruling,
+        sentence=verdict.sentence,
+        advice=verdict.advice,
         gate_counts={str(status): number for status, number in report.counts.items()},
-        reasons=tuple(reasons[:MAX_REASONS]),
         rows=tuple(_list_rows(evidence)),
         finding_counts=dict(Counter(finding.level for finding in list_findings(evidence))),
     )
-
-
-def name_verdict(report: GateReport) -> Verdict:
-    """Name what the gates come to, in a word."""
-    code = report.exit_code
-    if code == EXIT_BLOCKED:
-        return "blocked"
-    if code == EXIT_FAILED:
-        return "fail"
-    if code:
-        return "inconclusive"
-    return "pass" if report.verdicts else "no gates"
 
 
 def _list_rows(evidence: Evidence) -> Iterator[SummaryRow]:
