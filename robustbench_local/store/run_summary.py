@@ -23,7 +23,7 @@ SUMMARY_KEY = "summary"
 SUMMARY_SCHEMA = 1
 """Version of the stored form; a summary of another version is computed again."""
 Verdict = Literal["pass", "fail", "inconclusive", "none", "invalid"]
-"""As at the head of the report: ``none``: no gate decides; ``invalid``: an attack and a certificate disagree."""
+"""As at the head of the report; ``invalid``: an attack and a certificate contradict each other."""
 Quantity = Literal["robust accuracy", "certified accuracy", "attack success"]
 """``attack success``: of an attack on certain classes, or of a sticker."""
 _LOAD_TEST_LIMIT_BYTES = 64 * MIB

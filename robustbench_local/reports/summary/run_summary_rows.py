@@ -13,6 +13,7 @@ from robustbench_local.reports.analysis.gate_report import GateReport
 from robustbench_local.reports.analysis.gates import judge_evidence, store_intervals
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.run_warnings import list_findings
+from robustbench_local.reports.analysis.stop_targets import list_stopped_estimates
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust, select_distrust
 from robustbench_local.reports.formatting.text import redact_private_data
@@ -68,6 +69,7 @@ def build_summary(evidence: Evidence, report: GateReport) -> RunSummary:
 
 def _list_rows(evidence: Evidence) -> Iterator[SummaryRow]:
     """List worst cases, those of the headline threat first, then certificates and attacks on classes."""
+    stopped = {(one.subject, one.threat): one.stated for one in list_stopped_estimates(evidence)}
     ranked = sorted(evidence.worst_cases, key=lambda worst: worst.threat != evidence.headline_threat)
     for worst in ranked:
         yield _build_row(
@@ -77,7 +79,7 @@ def _list_rows(evidence: Evidence) -> Iterator[SummaryRow]:
             attacks=worst.attacks,
             quantity="robust accuracy",
             clean=worst.clean_accuracy,
-            rate=worst.robust_accuracy,
+            rate=stopped.get((worst.subject, worst.threat), worst.robust_accuracy),
             is_complete=worst.is_complete,
             mark=format_mark(select_distrust(evidence, worst.subject, worst.threat)),
         )
