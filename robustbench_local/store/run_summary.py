@@ -111,9 +111,14 @@ class RunSummary:
             )
             for row in content["rows"]
         )
-        counts = {name: dict(content[name]) for name in ("gate_counts", "finding_counts")}
-        texts = {name: str(content[name]) for name in ("sentence", "advice")}
-        return cls(verdict=content["verdict"], rows=rows, **texts, **counts)
+        return cls(
+            verdict=content["verdict"],
+            sentence=str(content["sentence"]),
+            advice=str(content["advice"]),
+            gate_counts=dict(content["gate_counts"]),
+            rows=rows,
+            finding_counts=dict(content["finding_counts"]),
+        )
 
 
 def compute_fingerprint(connection: sqlite3.Connection, directory: Path) -> str:
