@@ -24,7 +24,9 @@ from robustbench_local.reports.formatting.text import (
     format_radius,
     redact_private_data,
 )
+from robustbench_local.reports.sections.curves_section import CURVES
 from robustbench_local.reports.sections.method_section import METHOD
+from robustbench_local.reports.sections.parts import format_share
 from robustbench_local.reports.sections.targets_section import TARGETS
 from robustbench_local.reports.summary import headline
 from robustbench_local.statistics import compute_clopper_pearson
@@ -228,6 +230,21 @@ def test_curves_start_at_the_clean_accuracy_and_fall(content):
             assert curve.points[0][1] == content.evidence.compute_clean_accuracy(curve.subject)
             values = [estimate.value for _, estimate in curve.points]
             assert values == sorted(values, reverse=True)
+
+
+def test_every_mark_of_a_chart_is_a_number_of_its_table(content, sample):
+    (panel, *_) = build_curve_panels(content.evidence)
+    for eps, estimates in panel.rows:
+        assert [curve.points[panel.radii.index(eps)][1] for curve in panel.curves] == list(estimates)
+    shorter = replace(panel.curves[0], points=panel.curves[0].points[:2])
+    assert replace(panel, curves=(shorter, *panel.curves[1:])).rows[-1][1][0] is None
+    encoded = CURVES.to_json(content.evidence)["curves"]
+    assert [point["radius"] for point in encoded[0]["points"]] == panel.radii
+    assert {entry["quantity"] for entry in encoded} == {"robust accuracy"}
+    assert format_share(None) == "\N{EM DASH}"
+    first = panel.curves[0].points[1][1]
+    assert f"| 2/255 | {format_share(first)} |" in sample.read_text("report.md")
+    assert sample.html.count("Numbers of these charts") == 1
 
 
 def test_one_radius_makes_no_curve(content):

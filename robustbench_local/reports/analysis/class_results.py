@@ -11,6 +11,7 @@ from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.compute_once import collect_once
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.image_verdict import ImagePrediction
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.smallest_share import estimate_smallest_share
@@ -19,7 +20,11 @@ from robustbench_local.statistics import Estimate, compute_clopper_pearson
 MAX_SHOWN_CONFUSIONS = 10
 """Confusions that the report lists for each attack; confusions.csv has all of them."""
 MAX_MATRIX_CLASSES = 12
-"""Classes up to which the report shows the whole matrix."""
+"""Classes up to which the report shows the whole matrix as a table."""
+MAX_MAP_CLASSES = 120
+"""Classes up to which it draws the matrix as a map; of more, it lists the most frequent confusions alone."""
+MIN_CLASS_IMAGES = 10
+"""Images below which the share of a class is marked: with fewer, even 0% or 100% leaves 30 points open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,11 @@ class ClassRow:
     """Share of the class's images that are robust in the worst case over attacks."""
     attack_accuracies: tuple[Estimate, ...]
     """The same under each attack alone, in the order of the table's attacks."""
+
+    @property
+    def has_few_images(self) -> bool:
+        """Whether its shares say little because they are of few images."""
+        return self.robust_accuracy.n < MIN_CLASS_IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +66,10 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionMatrix:
-    """Predictions of the images under the attack of lowest robust accuracy."""
+    """Predictions of images: clean, or under the attack of lowest robust accuracy."""
 
     attack: str
-    """Identifier of the attack."""
+    """Identifier of the attack whose images they are."""
     attack_label: str
     """Its label in tables."""
     n: int
@@ -100,6 +110,8 @@ class ClassTable:
     """Robust accuracy of the worst class, with an interval that accounts for its choice among the classes."""
     matrix: ConfusionMatrix
     """Predictions under the strongest attack."""
+    clean_matrix: ConfusionMatrix
+    """Predictions of the same images without an attack."""
 
     @property
     def worst_class(self) -> ClassRow:
@@ -111,6 +123,17 @@ class ClassTable:
         """Smallest and largest number of images of a class."""
         counts = [row.robust_accuracy.n for row in self.rows]
         return min(counts), max(counts)
+
+    @property
+    def few_image_count(self) -> int:
+        """Number of classes with few images."""
+        return sum(row.has_few_images for row in self.rows)
+
+    @property
+    def matrix_classes(self) -> tuple[tuple[int | None, str], ...]:
+        """Index and name of every class that occurs in one of the two matrices, by index."""
+        names = dict([*self.clean_matrix.classes, *self.matrix.classes])
+        return tuple((index, names[index]) for index in sorted(names, key=_get_order))
 
 
 @collect_once
@@ -162,6 +185,7 @@ def _build_table(evidence: Evidence, worst: WorstCase) -> ClassTable:
         for label, images in by_class.items()
         for part in (worst.select_images(images),)
     ]
+    strongest = min(cells, key=lambda cell: cell.robust_accuracy.value)
     names = evidence.get_class_names(worst.subject.model)
     wanted = set(worst.threat.sources) or set(range(len(names)))
     return ClassTable(
@@ -174,7 +198,8 @@ def _build_table(evidence: Evidence, worst: WorstCase) -> ClassTable:
             evidence.get_class_name(worst.subject.model, label) for label in sorted(wanted - set(by_class))
         ),
         worst_class_robust_accuracy=estimate_worst_class(worst, cells),
-        matrix=_build_matrix(evidence, min(cells, key=lambda cell: cell.robust_accuracy.value)),
+        matrix=_build_matrix(evidence, strongest, strongest.predictions),
+        clean_matrix=_build_matrix(evidence, strongest, _collect_clean_predictions(strongest)),
     )
 
 
@@ -183,21 +208,33 @@ def _estimate_in_class(cell: CellResult, images: Sequence[str]) -> Estimate:
     return estimate_image_share(marks, cell.groups)
 
 
-def _build_matrix(evidence: Evidence, cell: CellResult) -> ConfusionMatrix:
+def _collect_clean_predictions(cell: CellResult) -> dict[str, ImagePrediction]:
+    """Collect the predictions without an attack; images that are misclassified clean are not attacked."""
+    return {
+        image: prediction._replace(final=prediction.label)
+        if cell.verdicts[image].clean_correct
+        else prediction
+        for image, prediction in cell.predictions.items()
+    }
+
+
+def _build_matrix(
+    evidence: Evidence, cell: CellResult, predictions: Mapping[str, ImagePrediction]
+) -> ConfusionMatrix:
     model = cell.record.model
-    counts = Counter((prediction.label, prediction.final) for prediction in cell.predictions.values())
+    counts = Counter((prediction.label, prediction.final) for prediction in predictions.values())
     wrong = sorted(
         ((pair, count) for pair, count in counts.items() if pair[0] != pair[1]),
         key=lambda entry: (-entry[1], entry[0][0], _get_order(entry[0][1])),
     )
     members: dict[int, list[str]] = {}
-    for image, prediction in cell.predictions.items():
+    for image, prediction in predictions.items():
         members.setdefault(prediction.label, []).append(image)
     classes = sorted({index for pair in counts for index in pair}, key=_get_order)
     return ConfusionMatrix(
         attack=cell.record.attack,
         attack_label=cell.label,
-        n=len(cell.predictions),
+        n=len(predictions),
         counts=dict(sorted(counts.items(), key=lambda entry: (entry[0][0], _get_order(entry[0][1])))),
         confusions=tuple(
             Confusion(
@@ -205,7 +242,7 @@ def _build_matrix(evidence: Evidence, cell: CellResult) -> ConfusionMatrix:
                 prediction=final,
                 label_name=evidence.get_class_name(model, label),
                 prediction_name=evidence.get_class_name(model, final),
-                share=_estimate_confusion(cell, members[label], final, count),
+                share=_estimate_confusion(cell, predictions, members[label], final, count),
             )
             for (label, final), count in wrong
         ),
@@ -213,11 +250,17 @@ def _build_matrix(evidence: Evidence, cell: CellResult) -> ConfusionMatrix:
     )
 
 
-def _estimate_confusion(cell: CellResult, images: Sequence[str], final: int | None, count: int) -> Estimate:
+def _estimate_confusion(
+    cell: CellResult,
+    predictions: Mapping[str, ImagePrediction],
+    images: Sequence[str],
+    final: int | None,
+    count: int,
+) -> Estimate:
     """Estimate the share of a class's images that are predicted as another class."""
     if not cell.groups:
         return compute_clopper_pearson(count, len(images))
-    marks = {image: cell.predictions[image].final == final for image in images}
+    marks = {image: predictions[image].final == final for image in images}
     return estimate_image_share(marks, cell.groups)
 
 

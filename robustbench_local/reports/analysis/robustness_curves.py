@@ -114,6 +114,12 @@ class CurvePanel:
         return sorted({eps for curve in self.curves for eps, _ in curve.marked_points})
 
     @property
+    def rows(self) -> tuple[tuple[float, tuple[Estimate | None, ...]], ...]:
+        """The numbers of the chart: each radius with the value of each curve that has a mark there."""
+        marked = [dict(curve.marked_points) for curve in self.curves]
+        return tuple((eps, tuple(points.get(eps) for points in marked)) for eps in self.radii)
+
+    @property
     def title(self) -> str:
         """Title: the attack and the number of images."""
         sizes = sorted({curve.n for curve in self.curves})

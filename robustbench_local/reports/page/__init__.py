@@ -44,6 +44,7 @@ from robustbench_local.reports.formatting.text import (
     redact_private_data,
 )
 from robustbench_local.reports.page import charts
+from robustbench_local.reports.page.confusion_map import build_confusion_map
 from robustbench_local.reports.page.example_filters import build_filter_rules
 from robustbench_local.reports.page.heading_anchors import add_heading_anchors
 from robustbench_local.reports.page.trade_off_chart import build_trade_off_chart
@@ -130,6 +131,7 @@ def render(report_data: ReportData) -> str:
         style_by_model=charts.assign_styles(evidence),
         chart_module=charts,
         list_drawn_models=list_drawn_models,
+        build_confusion_map=build_confusion_map,
         build_trade_off_chart=build_trade_off_chart,
         build_tries_charts=build_tries_charts,
         drawn_signs_note=DRAWN_SIGNS_NOTE,

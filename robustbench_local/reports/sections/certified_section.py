@@ -20,6 +20,7 @@ from robustbench_local.reports.formatting.text import (
     format_estimate,
     format_percent,
 )
+from robustbench_local.reports.sections.parts import render_curves
 from robustbench_local.reports.sections.section import Section
 from robustbench_local.store import RunStore
 
@@ -42,7 +43,8 @@ class CertifiedSection(Section[tuple[CertifiedGroup, ...]]):
 
     def to_markdown(self, content: tuple[CertifiedGroup, ...], evidence: Evidence) -> Iterable[str]:
         """Render one table, and notes."""
-        return _render_certified(content)
+        panels = [panel for group in content for panel in group.panels]
+        return [*_render_certified(content), *render_curves(panels)]
 
     def draw_figures(
         self, content: tuple[CertifiedGroup, ...], names: Mapping[EvaluatedModel, str]

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from robustbench_local.counted_nouns import format_count
+from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.reports.analysis.class_results import (
+    MAX_MAP_CLASSES,
     MAX_MATRIX_CLASSES,
     MAX_SHOWN_CONFUSIONS,
+    MIN_CLASS_IMAGES,
     ClassTable,
     Confusion,
     build_class_tables,
@@ -55,7 +57,25 @@ class ShownClassTable:
     @property
     def has_matrix(self) -> bool:
         """Whether there are few enough classes to show the whole matrix."""
-        return len(self.table.matrix.classes) <= MAX_MATRIX_CLASSES
+        return len(self.table.matrix_classes) <= MAX_MATRIX_CLASSES
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the matrix is drawn as a map instead."""
+        return MAX_MATRIX_CLASSES < len(self.table.matrix_classes) <= MAX_MAP_CLASSES
+
+    @property
+    def few_images_text(self) -> str:
+        """The number of classes with few images, in a sentence; empty without any."""
+        count = self.table.few_image_count
+        if not count:
+            return ""
+        verb = choose_form(count, "has", "have")
+        classes = format_count(len(self.table.rows), "class")
+        return (
+            f"{count:,} of {classes} {verb} fewer than {MIN_CLASS_IMAGES} images: such shares say little, "
+            "and the order of these classes is mostly chance."
+        )
 
     @property
     def images_text(self) -> str:
@@ -159,7 +179,7 @@ def _render_classes(shown: ShownClassTable) -> Iterator[str]:
         ["class", "clean accuracy", "robust accuracy, worst case"],
         (
             [
-                escape_markdown(row.name),
+                escape_markdown(row.name) + (", few images" if row.has_few_images else ""),
                 format_estimate(row.clean_accuracy),
                 format_estimate(row.robust_accuracy),
             ]
@@ -167,8 +187,8 @@ def _render_classes(shown: ShownClassTable) -> Iterator[str]:
         ),
     )
     yield ""
-    if shown.missing_text:
-        yield from (escape_markdown(shown.missing_text), "")
+    for text in filter(None, (shown.few_images_text, shown.missing_text)):
+        yield from (escape_markdown(text), "")
     if shown.confusions:
         attack = escape_markdown(table.matrix.attack_label)
         yield from (f"Most frequent misclassifications under {attack}, as shares of the true class:", "")
@@ -206,12 +226,16 @@ def _encode_table(shown: ShownClassTable) -> JsonDict:
             }
             for row in table.rows
         ],
+        "few_images": table.few_image_count,
         "missing_classes": list(table.missing_classes),
         "confusion": {
             "attack": matrix.attack,
             "n": matrix.n,
             "counts": [[label, final, count] for (label, final), count in matrix.counts.items()],
         },
+        "clean_confusion": [
+            [label, final, count] for (label, final), count in table.clean_matrix.counts.items()
+        ],
     }
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.heatmap import HeatMapEntry
 from robustbench_local.reports.analysis.misclassification_severity import SeveritySummary
+from robustbench_local.reports.analysis.robustness_curves import CurvePanel
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import mark_model
-from robustbench_local.reports.formatting.markdown_tables import escape_markdown
-from robustbench_local.reports.formatting.text import MISSING_TEXT, format_estimate, format_percent
+from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
+from robustbench_local.reports.formatting.text import (
+    MISSING_TEXT,
+    format_estimate,
+    format_interval,
+    format_norm,
+    format_percent,
+    format_radius,
+)
+from robustbench_local.statistics import Estimate
 
 
 def format_entry(entry: HeatMapEntry) -> str:
@@ -44,6 +54,50 @@ def format_severity(evidence: Evidence, severity: SeveritySummary | None, model:
         name = evidence.get_class_name(model, severity.worst_class)
         worst += f": {escape_markdown(name)} ({severity.worst_count})"
     return f"{mean.value:.2f} ({mean.low:.2f}-{mean.high:.2f}), {worst}"
+
+
+def render_curves(panels: Sequence[CurvePanel]) -> Iterator[str]:
+    """Render the numbers of curves as Markdown, one table for each panel."""
+    for panel in panels:
+        yield from (f"{escape_markdown(f'{format_norm(panel.norm)}, {panel.title}')}: {panel.value_name}", "")
+        heads = [escape_markdown(f"{curve}, n = {curve.n:,}") for curve in panel.curves]
+        yield from render_table(
+            ["radius", *heads],
+            (
+                [format_radius(eps), *(format_share(estimate) for estimate in estimates)]
+                for eps, estimates in panel.rows
+            ),
+        )
+        yield ""
+
+
+def format_share(estimate: Estimate | None) -> str:
+    """Format a share with its interval, for a table whose columns state n; a dash if there is none."""
+    return (
+        MISSING_TEXT
+        if estimate is None
+        else f"{format_percent(estimate.value)} ({format_interval(estimate)})"
+    )
+
+
+def encode_curves(panels: Sequence[CurvePanel]) -> list[dict[str, Any]]:
+    """Encode the curves of panels for results.json."""
+    return [
+        {
+            "model": curve.subject.model,
+            "defense": curve.subject.defense,
+            "norm": panel.norm,
+            "attack": panel.attack,
+            "quantity": "robust accuracy" if curve.value_name == "under attack" else panel.value_name,
+            "n": curve.n,
+            "points": [
+                {"radius": eps, "value": share.value, "low": share.low, "high": share.high}
+                for eps, share in curve.marked_points
+            ],
+        }
+        for panel in panels
+        for curve in panel.curves
+    ]
 
 
 def encode_severity(severity: SeveritySummary) -> dict[str, Any]:
