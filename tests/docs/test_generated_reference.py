@@ -168,6 +168,7 @@ def _list_schema_texts(schema: dict, path: str = "") -> Iterator[tuple[str, str]
 def test_no_described_key_of_results_json_is_gone(result_keys):
     """But for goals of targets, adaptive attacks, early stops, shards, twins, load tests: none has any."""
     absent = ("goals[]", "adaptive_steps[]", "stop.", "shard.", "twins[]", "load_tests[]")
+    absent += ("trade_offs[].points[].dominated_by.",)
     described = {key for key in run_files.read_result_keys() if not key.startswith(absent)}
     assert described - result_keys == set()
 
@@ -186,12 +187,16 @@ def _list_keys(results: dict) -> set[str]:
             keys |= {f"cells[].{name}.{key}" for key in cell.get(name) or {}}
     for table in results["classes"]:
         keys |= {f"classes[].confusion.{key}" for key in table["confusion"]}
+    for card in results["threat_models"]:
+        for name in ("queries", "images"):
+            keys |= {f"threat_models[].{name}.{key}" for key in card[name] or {}}
     rows = [row for table in results["classes"] for row in table["classes"]]
     lists = {
         "classes[].classes": rows,
         "classes[].classes[].attacks": [attack for row in rows for attack in row["attacks"]],
         "worst_case[].phases": [phase for worst in results["worst_case"] for phase in worst["phases"]],
         "gates.verdicts": results["gates"]["verdicts"],
+        "trade_offs[].points": [point for one in results["trade_offs"] for point in one["points"]],
         "diagnostics.results": results["diagnostics"]["results"],
     }
     return keys | {f"{name}[].{key}" for name, entries in lists.items() for entry in entries for key in entry}
