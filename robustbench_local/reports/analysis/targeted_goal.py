@@ -44,7 +44,7 @@ def select_main_goal_cells(evidence: Evidence) -> list[CellResult]:
 
 
 def describe_main_goal(evidence: Evidence, max_models: int) -> str:
-    """Describe the success of the main goal by model; empty if no such attack is done.
+    """Describe the success of the main goal by model, the highest first; empty if no such attack is done.
 
     Args:
         evidence: The run.
@@ -54,13 +54,13 @@ def describe_main_goal(evidence: Evidence, max_models: int) -> str:
     if not cells:
         return ""
     ranked = sorted(cells, key=lambda cell: -cell.attack_success.value)
-    shown = cells if len(cells) <= max_models else [ranked[0], ranked[-1]]
+    shown = ranked if len(cells) <= max_models else [ranked[0], ranked[-1]]
     parts = [
         f"{isolate_direction(str(cell.subject))}: {format_estimate(cell.attack_success)}"
         f"{f', {mark}' if (mark := mark_model(evidence, cell.subject, cell.threat)) else ''}"
         for cell in shown
     ]
-    between = "" if shown is cells else f" (the highest and the lowest of {len(cells)})"
+    between = "" if shown is ranked else f" (the highest and the lowest of {len(cells)})"
     record = cells[0].record
     sources, targets = format_goal_classes(evidence, cells[0])
     goal = (

@@ -46,7 +46,7 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.reports.page import charts
 from robustbench_local.reports.page.confusion_map import build_confusion_map
 from robustbench_local.reports.page.example_filters import build_filter_rules
-from robustbench_local.reports.page.heading_anchors import add_heading_anchors
+from robustbench_local.reports.page.heading_anchors import add_heading_anchors, number_regions
 from robustbench_local.reports.page.trade_off_chart import build_trade_off_chart
 from robustbench_local.reports.page.tries_chart import build_tries_charts
 from robustbench_local.reports.sections.examples_section import EXAMPLES
@@ -138,7 +138,7 @@ def render(report_data: ReportData) -> str:
         style=Markup(style),  # noqa: S704 - our own file, and a style element must not be escaped
         style_hash=hash_style(style),
     )
-    return add_heading_anchors(page)
+    return number_regions(add_heading_anchors(page))
 
 
 def read_style() -> str:

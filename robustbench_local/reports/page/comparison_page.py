@@ -7,6 +7,7 @@ from importlib import resources
 from markupsafe import Markup
 
 from robustbench_local.reports.page import build_environment, hash_style, protect_intervals
+from robustbench_local.reports.page.heading_anchors import add_heading_anchors, number_regions
 from robustbench_local.reports.sections.comparison import COMPARISON_SECTIONS
 from robustbench_local.reports.sections.comparison.changed_images_section import name_change
 from robustbench_local.reports.sections.comparison.comparison_data import ComparisonData
@@ -43,7 +44,7 @@ def render_comparison_page(data: ComparisonData) -> str:
     parts = [section for section in COMPARISON_SECTIONS if section.is_shown(data)]
     templates = dict.fromkeys((section.template, section.read_template()) for section in parts)
     environment = build_environment(tuple(templates))
-    return environment.get_template("comparison.html.j2").render(
+    page = environment.get_template("comparison.html.j2").render(
         data=data,
         parts=parts,
         question=comparison_answer.describe_question(data.comparisons),
@@ -66,3 +67,4 @@ def render_comparison_page(data: ComparisonData) -> str:
         style=Markup(style),  # noqa: S704 - our own file, and a style element must not be escaped
         style_hash=hash_style(style),
     )
+    return number_regions(add_heading_anchors(page))

@@ -21,6 +21,7 @@ from robustbench_local.reports.analysis.sticker_results import (
     describe_sticker,
 )
 from robustbench_local.reports.analysis.stop_targets import StoppedEstimate, list_stopped_estimates
+from robustbench_local.reports.analysis.strongest_pair import describe_strongest_pair
 from robustbench_local.reports.analysis.targeted_goal import (
     describe_main_goal,
     format_goal_classes,
@@ -101,7 +102,7 @@ def _describe_blocks(evidence: Evidence, rows: Sequence[WorstCase]) -> str:
 
 
 def describe_comparisons(evidence: Evidence) -> list[str]:
-    """Compare the best model with each other model under the headline threat, and describe stickers."""
+    """Name the strongest targeted finding, compare the best model with each other one, describe stickers."""
     if has_blocking_violation(evidence):
         return []
     pairs = evidence.compare_models(evidence.headline_threat) if evidence.headline_threat else []
@@ -115,7 +116,9 @@ def describe_comparisons(evidence: Evidence) -> list[str]:
         f"{_format_mark(evidence, result.subject, result.cell.threat)}."
         for result in build_sticker_results(evidence)
     )
-    return [*(_describe_comparison(evidence, pair) for pair in sound), *stickers]
+    strongest = describe_strongest_pair(evidence) if evidence.headline_threat else ""
+    first = [strongest] if strongest else []
+    return [*first, *(_describe_comparison(evidence, pair) for pair in sound), *stickers]
 
 
 def describe_eight_bit_answer(evidence: Evidence) -> str:
@@ -242,8 +245,10 @@ def _describe_comparison(evidence: Evidence, pair: ModelComparison) -> str:
 
 
 def _describe_targeted_answer(evidence: Evidence) -> str:
+    strongest = describe_strongest_pair(evidence)
+    goal = describe_main_goal(evidence, MAX_NAMED_MODELS)
     return (
-        describe_main_goal(evidence, MAX_NAMED_MODELS)
+        (f"{strongest} {goal}" if strongest and goal else goal)
         or _describe_sticker_answer(evidence)
         or _describe_unattacked_answer(evidence)
     )

@@ -22,6 +22,7 @@ from robustbench_local.reports.analysis.misclassification_severity import (
 )
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.run_warnings import list_findings
+from robustbench_local.reports.analysis.strongest_pair import find_strongest_pair
 from robustbench_local.reports.analysis.threat import Threat
 from robustbench_local.reports.analysis.trust import format_mark, select_cell_distrust, select_distrust
 from robustbench_local.reports.analysis.worst_case import WorstCase
@@ -57,11 +58,12 @@ def encode_results(
         sections: The sections of the report that have entries of their own.
 
     Returns:
-        ``schema``, ``question``, ``verdict``, ``cells``, ``worst_case``, ``comparisons``, ``gates``,
-        ``findings``, ``doubts``, ``diagnostics``, ``checklist``, ``transfers``, ``adaptive_steps``,
-        ``naive_vs_adaptive``, ``accuracy_bounds``, ``corruptions``, ``goals``, ``stickers``, ``shard``,
-        ``environment``, ``data``, ``models``, ``severity``, ``seed`` and ``grid``, as
-        documented. Shares lie in [0, 1]; one that is not known is ``{"value": null, ..., "reason": "..."}``.
+        ``schema``, ``question``, ``verdict``, ``cells``, ``worst_case``, ``comparisons``,
+        ``strongest_pair``, ``gates``, ``findings``, ``doubts``, ``diagnostics``, ``checklist``,
+        ``transfers``, ``adaptive_steps``, ``naive_vs_adaptive``, ``accuracy_bounds``, ``corruptions``,
+        ``goals``, ``stickers``, ``shard``, ``environment``, ``data``, ``models``, ``severity``, ``seed``
+        and ``grid``, as documented. Shares lie in [0, 1]; one that is not known is ``{"value": null, ...,
+        "reason": "..."}``.
     """
     return {
         "schema": SCHEMA_VERSION,
@@ -73,6 +75,7 @@ def encode_results(
             for worst in evidence.worst_cases
         ],
         "comparisons": _encode_comparisons(evidence),
+        "strongest_pair": _encode_strongest_pair(evidence),
         "gates": {
             "exit_code": gates.exit_code,
             "verdicts": [_encode_gate_verdict(verdict) for verdict in gates.verdicts],
@@ -273,6 +276,23 @@ def _encode_shard(evidence: Evidence) -> JsonDict | None:
     if shard is None:
         return None
     return {"index": shard.shard.index, "count": shard.shard.count, "images": shard.images, "of": shard.of}
+
+
+def _encode_strongest_pair(evidence: Evidence) -> JsonDict | None:
+    found = find_strongest_pair(evidence)
+    if found is None:
+        return None
+    record = found.pair.cell.record
+    return {
+        "model": record.model,
+        "defense": record.defense,
+        "attack": record.attack,
+        "threat": record.threat,
+        "source": evidence.get_class_name(record.model, found.pair.source),
+        "target": evidence.get_class_name(record.model, found.pair.target),
+        "success": found.success.to_json(),
+        "chosen_among": found.pair_count,
+    }
 
 
 def _encode_comparisons(evidence: Evidence) -> list[JsonDict]:

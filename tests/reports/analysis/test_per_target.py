@@ -134,7 +134,9 @@ def test_parts_of_a_goal_have_no_matrix_and_no_part_in_the_answer(content):
     assert len(parts) == 2 * len(SPEED_LIMIT_CLASSES)
     assert [matrix.attack for matrix in content.get_content(TARGETS).matrices] == ["stop"]
     told = describe_answer(content.evidence)
-    assert told.count("signs-plain") == told.count("signs-pgd-at") == 1
+    strongest, _, goals = told.partition("Attack success under ")
+    assert "signs-plain misclassifies Stop as Speed limit 20 on 27 of 30 images" in strongest
+    assert goals.count("signs-plain") == goals.count("signs-pgd-at") == 1
 
 
 def test_what_was_not_carried_through_is_a_word_and_the_union_says_what_it_lacks(content):
