@@ -13,22 +13,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from PIL import Image
 
+from benchmarks.size_run import CLASSES, describe_run, make_cell, make_outcomes
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.reports import write_report
-from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
+from robustbench_local.store import OutcomeRecord, RunStore
 
-_SIDE_PIXELS, _FILES, _CLASSES = 224, 100, 10
+_SIDE_PIXELS, _FILES = 224, 100
 _BATCH_IMAGES, _KIB_PER_MIB = 64, 1024
 _TEMPORARY_FOLDER = Path(tempfile.gettempdir())
-_ATTACKS, _EPS = ("fgsm", "pgd50", "autoattack"), (1, 2, 4, 8, 16)
-Figures = dict[str, float]
+_MOMENTS = (("start", 0.0), ("third", 1 / 3), ("end", 1.0))
+"""When commits are measured, as a share of the outcomes."""
+_COMMITS, _FILLED_IMAGES = 20, 5000
+"""Commits that are measured at each moment; outcomes of each of the others."""
+Figures = dict[str, Any]
 
 
 def main(
@@ -72,25 +77,47 @@ def _load(folder: Path, _images: int, _cells: int) -> Figures:
 
 
 def _append(folder: Path, images: int, cells: int) -> Figures:
-    """Commit the outcomes of a run, and say what the first and the last tenth of the commits cost."""
-    seconds = []
+    """Commit the outcomes of a run, and say what a commit costs at the start, a third and the end."""
+    total = images * cells
+    moments = {max(0, int(share * total) - _COMMITS * _BATCH_IMAGES): name for name, share in _MOMENTS}
+    figures: Figures = {}
     with RunStore.create_or_open(folder, resolved_yaml="", identity={"grid": "size"}) as store:
-        store.update_meta(_describe_run(images))
+        store.update_meta(describe_run(images))
         for number in range(cells):
-            cell = _make_cell(number, images)
+            cell = make_cell(number, images)
             store.put_cell(cell)
-            for start in range(0, images, _BATCH_IMAGES):
-                positions = range(start, min(start + _BATCH_IMAGES, images))
-                rows = [_make_outcome(cell, position) for position in positions]
-                began = time.process_time()
-                store.add_outcomes(cell.key, rows)
-                seconds.append((time.process_time() - began) / len(rows))
+            rows = make_outcomes(cell)
+            while rows:
+                known = number * images + images - len(rows)
+                if known in moments:
+                    figures[moments[known]], count = _measure_commits(store, cell.key, rows)
+                else:
+                    until_next = min((moment - known for moment in moments if moment > known), default=total)
+                    count = min(_FILLED_IMAGES, until_next)
+                    store.add_outcomes(cell.key, rows[:count])
+                rows = rows[count:]
             store.set_status(cell.key, "done")
-    tenth = max(1, len(seconds) // 10)
-    return {
-        "first_us_per_image": round(1e6 * float(np.median(seconds[:tenth])), 1),
-        "last_us_per_image": round(1e6 * float(np.median(seconds[-tenth:])), 1),
+    return figures
+
+
+def _measure_commits(store: RunStore, key: str, rows: Sequence[OutcomeRecord]) -> tuple[Figures, int]:
+    """Commit some batches, and return what one of them costs, with the number of outcomes."""
+    connection = store._connection  # noqa: SLF001 - it counts pages and rows
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    changes, seconds, count = connection.total_changes, [], 0
+    while count < len(rows) and len(seconds) < _COMMITS:
+        batch = rows[count : count + _BATCH_IMAGES]
+        began = time.process_time()
+        store.add_outcomes(key, batch)
+        seconds.append((time.process_time() - began) / len(batch))
+        count += len(batch)
+    _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    figures = {
+        "us_per_image": round(1e6 * float(np.median(seconds)), 1),
+        "pages_per_commit": round(pages / len(seconds), 1),
+        "rows_per_commit": round((connection.total_changes - changes) / len(seconds), 1),
     }
+    return figures, count
 
 
 def _report(folder: Path, _images: int, _cells: int) -> Figures:
@@ -110,45 +137,10 @@ def _link_photographs(scratch: Path, count: int) -> Path:
         Image.fromarray(coarse).resize(side, Image.Resampling.BILINEAR).save(base / f"{number}.jpg")
     root = scratch / f"photographs{count}"
     for number in range(count):
-        path = root / f"class{number % _CLASSES}" / f"{number}.jpg"
+        path = root / f"class{number % CLASSES}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         os.link(base / f"{number % _FILES}.jpg", path)
     return root
-
-
-def _describe_run(images: int) -> dict[str, object]:
-    names = [f"class {label}" for label in range(_CLASSES)]
-    data = {"name": "size", "split": "test", "n": images, "image_shape": [3, 224, 224], "class_names": names}
-    models = [{"id": f"model {number}", "num_classes": _CLASSES} for number in range(2)]
-    return {"data": data, "models": models, "gates": [], "seed": 0, "environment": {}, "grid": {}}
-
-
-def _make_cell(number: int, images: int) -> CellRecord:
-    model, column = number % 2, number // 2
-    attack, eps = _ATTACKS[column % len(_ATTACKS)], _EPS[column // len(_ATTACKS) % len(_EPS)]
-    name = f"{attack}-linf-{eps}" + ("" if number < 30 else f"-{number}")
-    return CellRecord(
-        key=f"{number:064x}", position=number, model=f"model {model}", defense="none", attack=name,
-        card=attack, norm="Linf", eps=eps / 255, threat=f"linf-{eps}", goal="untargeted", images=images,
-    )  # fmt: skip
-
-
-def _make_outcome(cell: CellRecord, position: int) -> OutcomeRecord:
-    rng, label = np.random.default_rng([position, cell.position % 2]), position % _CLASSES
-    correct = bool(rng.random() < 0.9)
-    broken = correct and bool(rng.random() < min(0.95, 20 * cell.eps))
-    other = (label + 1 + int(rng.integers(_CLASSES - 1))) % _CLASSES
-    return OutcomeRecord(
-        cell=cell.key, position=position, image=f"class{label}/{position}.jpg", label=label,
-        clean_prediction=label if correct else other,
-        adversarial_prediction=label if correct and not broken else other, clean_correct=correct,
-        broken=broken, moved_elsewhere=False, margin=0.5 if broken else float(rng.normal()),
-        fragile=False, linf=cell.eps, l2=float(rng.random()), l1=float(rng.random()),
-        broken_8bit=True if broken else None,
-        forward_passes=int(rng.integers(1, 500)), backward_passes=50, seconds=float(rng.random()),
-        status="ok" if correct else "clean-wrong", original_hash=f"{position:016x}",
-        adversarial_hash=f"{position + 1:016x}",
-    )  # fmt: skip
 
 
 def _get_peak_mib() -> float:

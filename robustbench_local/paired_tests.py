@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -51,16 +52,15 @@ def compute_mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison
 
     Source: McNemar 1947; exact binomial form, two-sided by doubling the smaller tail.
     """
-    pairs = list(zip(first, second, strict=True))
-    only_first = sum(a and not b for a, b in pairs)
-    only_second = sum(b and not a for a, b in pairs)
+    pairs = Counter(zip(first, second, strict=True))
+    only_first, only_second = pairs[True, False], pairs[False, True]
     differing, fewer = only_first + only_second, min(only_first, only_second)
     # P(X <= fewer) for X ~ Binomial(differing, 1/2), as a regularized incomplete beta function.
     from scipy.special import betainc  # noqa: PLC0415 - commands that only read do not wait for scipy
 
     tail = float(betainc(differing - fewer, fewer + 1, 0.5)) if differing else 1.0
     p_value = round_figure(min(1.0, 2 * tail))
-    return Comparison(n=len(pairs), only_first=only_first, only_second=only_second, p_value=p_value)
+    return Comparison(n=pairs.total(), only_first=only_first, only_second=only_second, p_value=p_value)
 
 
 def adjust_by_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:

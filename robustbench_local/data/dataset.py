@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -242,21 +243,42 @@ def check_pixel_values(images: Tensor, name: str) -> int:
     Raises:
         DataError: With the rows concerned, the likely cause, and what to do.
     """
-    _check_layout(images, name)
-    low, high = (value.item() for value in torch.aminmax(images))
-    if low >= 0 and high <= 1:
+    return check_pixel_blocks(lambda: (images,), name)
+
+
+def check_pixel_blocks(read_blocks: Callable[[], Iterable[Tensor]], name: str) -> int:
+    """Check images in blocks as ``check_pixel_values`` does all together.
+
+    Args:
+        read_blocks: Returns the images, (M, C, H, W) at a time; called again if some value is outside [0, 1].
+        name: Name of the images in messages.
+    """
+    ranges = []
+    for images in read_blocks():
+        _check_layout(images, name)
+        low, high = (value.item() for value in torch.aminmax(images))
+        ranges.append((low, high))
+    if all(low >= 0 and high <= 1 for low, high in ranges):  # never true of NaN
         return 0
-    if low >= -MAX_OVERSHOOT and high - 1 <= MAX_OVERSHOOT:
-        return int(((images < 0) | (images > 1)).flatten(1).any(dim=1).sum())
-    inside = (images >= -MAX_OVERSHOOT) & (images - 1 <= MAX_OVERSHOOT)
-    where = f"{name}, {format_rows(~inside.flatten(1).all(dim=1))}"
-    if not torch.isfinite(images).all():
+    if all(low >= -MAX_OVERSHOOT and high - 1 <= MAX_OVERSHOOT for low, high in ranges):
+        return sum(int(_find_rows((images < 0) | (images > 1)).sum()) for images in read_blocks())
+    wrong = torch.cat(
+        [_find_rows(~((block >= -MAX_OVERSHOOT) & (block - 1 <= MAX_OVERSHOOT))) for block in read_blocks()]
+    )
+    where = f"{name}, {format_rows(wrong)}"
+    if not all(math.isfinite(low) and math.isfinite(high) for low, high in ranges):
         raise DataError(
             "image values are NaN or infinite", where=where, remedy="repair or remove these images"
         )
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     description, remedy = _explain_range(low, high)
     what = f"image values must be in [0, 1], got {low:.7g} to {high:.7g}: they look {description}"
     raise DataError(what, where=where, remedy=remedy)
+
+
+def _find_rows(marks: Tensor) -> Tensor:
+    """Return the images, (M,), with a mark in some pixel."""
+    return marks.flatten(1).any(dim=1)
 
 
 def _check_layout(images: Tensor, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,17 @@ from PIL import Image
 from robustbench_local.config.user_files import open_user_file
 from robustbench_local.config.zip_bombs import check_zip_bomb
 from robustbench_local.counted_nouns import format_count
+from robustbench_local.data.archive_array import ArchiveArray, find_large_array
 from robustbench_local.data.class_labels import index_labels
 from robustbench_local.data.collect import Listing
 from robustbench_local.data.dataset import MAX_CLASSES, build_class_names, format_rows
-from robustbench_local.data.decode import DecodedImage, Pixels, convert_image
+from robustbench_local.data.decode import DecodedImage, convert_image
+from robustbench_local.data.pixel_array import PixelArray, load_array
 from robustbench_local.data.pixel_scale import PixelScale, find_scale
 from robustbench_local.data.sign_boxes import build_box_masks
 from robustbench_local.errors import ConfigError, DataError, RefusedError
+
+Arrays = Mapping[str, NDArray[Any] | ArchiveArray]
 
 _ID_KEYS = ("ids", "filenames", "index")
 _GROUP_KEYS = ("track", "tracks", "group", "groups")
@@ -85,11 +89,12 @@ def list_npz(
     """
     keys = keys or NpzKeys()
     arrays = _load_arrays(file, where)
-    pixels = _convert_pixels(
-        _find_array(arrays, keys.images, ("x", "images", f"x_{split}"), "images", where), where
+    pixels = PixelArray(
+        _find_entry(arrays, keys.images, ("x", "images", f"x_{split}"), "images", where), where
     )
     raw = _find_array(arrays, keys.labels, ("y", "labels", f"y_{split}"), "labels", where)
-    labels, class_names, label_map = _convert_labels(raw, arrays.get("class_names"), where)
+    named = load_array(arrays["class_names"]) if "class_names" in arrays else None
+    labels, class_names, label_map = _convert_labels(raw, named, where)
     if len(labels) != len(pixels):
         raise DataError(
             f"{format_count(len(pixels), 'image')} but {format_count(len(labels), 'label')}", where=where
@@ -99,7 +104,7 @@ def list_npz(
     masks, surface = _find_objects(arrays, keys, pixels, where)
 
     def read(position: int) -> DecodedImage:
-        image = pixels[position]
+        image = pixels.read_image(position)
         if image.shape[2] == 4:
             return convert_image(Image.fromarray(image), where=f"{where}, row {position}", alpha=alpha)
         return DecodedImage(
@@ -118,11 +123,12 @@ def list_npz(
         surface=surface,
         notes=pixel_scale.notes,
         groups=groups,
-        part=next(name for name in (keys.images, "x", "images", f"x_{split}") if name in arrays),
+        part=next(name for name in (keys.images, "x", "images", f"x_{split}") if name and name in arrays),
     )
 
 
-def _load_arrays(file: Path, where: str) -> dict[str, NDArray[Any]]:
+def _load_arrays(file: Path, where: str) -> Arrays:
+    """Load the arrays of an archive; large ones are only looked up."""
     if not file.is_file():
         raise DataError("there is no such file", where=where, remedy="check the path")
     opened = open_user_file(file, where=where, error=DataError)
@@ -134,8 +140,12 @@ def _load_arrays(file: Path, where: str) -> dict[str, NDArray[Any]]:
         )
         opened.seek(0)
         with np.load(opened, allow_pickle=False) as loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-            return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+            arrays = {
+                name: find_large_array(loaded.zip, name, file, where) or loaded[name] for name in loaded.files
+            }
+            return {
+                name: array for name, array in arrays.items() if isinstance(array, np.ndarray | ArchiveArray)
+            }
     except _CORRUPT_ERRORS as error:
         if "Object arrays" in str(error):
             remedy = "save plain arrays: numbers or strings, not dtype object"
@@ -149,8 +159,14 @@ def _load_arrays(file: Path, where: str) -> dict[str, NDArray[Any]]:
 
 
 def _find_array(
-    arrays: dict[str, NDArray[Any]], key: str | None, default_names: Sequence[str], what: str, where: str
+    arrays: Arrays, key: str | None, default_names: Sequence[str], what: str, where: str
 ) -> NDArray[Any]:
+    return load_array(_find_entry(arrays, key, default_names, what, where))
+
+
+def _find_entry(
+    arrays: Arrays, key: str | None, default_names: Sequence[str], what: str, where: str
+) -> NDArray[Any] | ArchiveArray:
     matches = [name for name in ([key] if key else default_names) if name in arrays]
     if len(matches) > 1:
         problem = f"several arrays could be the {what}: {', '.join(matches)}"
@@ -163,23 +179,7 @@ def _find_array(
     raise DataError(f"has no {what}: no array {wanted}", where=where, remedy=remedy)
 
 
-def _convert_pixels(array: NDArray[Any], where: str) -> Pixels:
-    """Convert the images to (N, H, W, C)."""
-    shape = array.shape
-    if array.ndim == 3:
-        array = array[..., None]
-    elif array.ndim == 4 and shape[3] not in (1, 3, 4) and shape[1] in (1, 3, 4):
-        array = array.transpose(0, 2, 3, 1)
-    if array.ndim != 4 or array.shape[3] not in (1, 3, 4):
-        what = f"images must be (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1, 3 or 4, got {shape}"
-        raise DataError(what, where=where)
-    if 0 in shape:
-        remedy = "check how the file was written"
-        raise DataError(f"there are no images: the array has shape {shape}", where=where, remedy=remedy)
-    return array
-
-
-def _find_pixel_scale(pixels: Pixels, declared: float | None, where: str) -> PixelScale:
+def _find_pixel_scale(pixels: PixelArray, declared: float | None, where: str) -> PixelScale:
     pixel_scale = find_scale(pixels, declared, where)
     if pixels.shape[3] == 4 and pixel_scale.white is not None:
         raise DataError("images with an alpha channel must be uint8, without scale", where=where)
@@ -218,7 +218,7 @@ def _convert_labels(
 
 
 def _find_objects(
-    arrays: dict[str, NDArray[Any]], keys: NpzKeys, pixels: Pixels, where: str
+    arrays: Arrays, keys: NpzKeys, pixels: PixelArray, where: str
 ) -> tuple[NDArray[np.bool_] | None, str]:
     """Return the object's mask in each image, (N, H, W), and its description, if the archive has one."""
     if keys.masks and keys.boxes:
@@ -237,8 +237,8 @@ def _find_objects(
     return None, ""
 
 
-def _convert_masks(array: NDArray[Any], pixels: Pixels, where: str) -> NDArray[np.bool_]:
-    size = pixels.shape[:3]
+def _convert_masks(array: NDArray[Any], pixels: PixelArray, where: str) -> NDArray[np.bool_]:
+    size: tuple[int, ...] = pixels.shape[:3]
     masks = array.reshape(array.shape[:1] + tuple(side for side in array.shape[1:] if side != 1))
     if masks.ndim == 2:
         masks = np.broadcast_to(masks, (size[0], *masks.shape))
@@ -247,9 +247,7 @@ def _convert_masks(array: NDArray[Any], pixels: Pixels, where: str) -> NDArray[n
     return masks.astype(np.bool_)
 
 
-def _find_groups(
-    arrays: dict[str, NDArray[Any]], key: str | None, labels: NDArray[np.int64], where: str
-) -> list[str] | None:
+def _find_groups(arrays: Arrays, key: str | None, labels: NDArray[np.int64], where: str) -> list[str] | None:
     """Return class and object of each image; objects of two classes may share a number."""
     names = [key] if key else [name for name in _GROUP_KEYS if name in arrays]
     if not names:
@@ -263,9 +261,9 @@ def _find_groups(
     return [f"{label}/{name}" for label, name in zip(labels.tolist(), objects.tolist(), strict=True)]
 
 
-def _find_ids(arrays: dict[str, NDArray[Any]], count: int, name: str) -> list[str]:
+def _find_ids(arrays: Arrays, count: int, name: str) -> list[str]:
     for key in _ID_KEYS:
-        values = [str(value) for value in arrays[key].reshape(-1).tolist()] if key in arrays else []
+        values = list(map(str, load_array(arrays[key]).reshape(-1).tolist())) if key in arrays else []
         if len(values) == count == len(set(values)):
             return [f"{name}/{value}" for value in values]
     return [f"{name}/{row}" for row in range(count)]

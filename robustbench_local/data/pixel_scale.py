@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from robustbench_local.data.dataset import check_pixel_values
+from robustbench_local.data.dataset import check_pixel_blocks
+from robustbench_local.data.pixel_array import PixelArray
 from robustbench_local.errors import DataError
 
 MIN_WHITE_SHARE = 1 / 8
@@ -36,7 +37,7 @@ class PixelScale:
     notes: tuple[str, ...] = ()
 
 
-def find_scale(pixels: NDArray[Any], declared: float | None, where: str) -> PixelScale:
+def find_scale(pixels: PixelArray, declared: float | None, where: str) -> PixelScale:
     """Determine the value of white in images (N, H, W, C), from their type and values or as declared.
 
     Args:
@@ -67,9 +68,9 @@ def find_scale(pixels: NDArray[Any], declared: float | None, where: str) -> Pixe
     raise _build_type_error(pixels, where)
 
 
-def _build_declared_scale(pixels: NDArray[Any], declared: float, where: str) -> PixelScale:
+def _build_declared_scale(pixels: PixelArray, declared: float, where: str) -> PixelScale:
     _check_range(pixels, declared, where)
-    largest = float(pixels.max())
+    largest = pixels.find_largest()
     if 0 < largest < declared * _HALF_LEVEL_SHARE:
         what = f"divided by scale: {declared:g} every image is black: no value exceeds {largest:g}"
         raise DataError(what, where=where, remedy="set scale: to the value of white")
@@ -77,15 +78,19 @@ def _build_declared_scale(pixels: NDArray[Any], declared: float, where: str) -> 
     return PixelScale(declared, (f"values divided by {declared:g}, as scale: says", *dark))
 
 
-def _check_range(pixels: NDArray[Any], white: float, where: str) -> None:
-    scaled = pixels.astype(np.float32) if white == 1 else pixels.astype(np.float32) / np.float32(white)
+def _check_range(pixels: PixelArray, white: float, where: str) -> None:
+    def read_blocks() -> Iterator[Tensor]:
+        for block in pixels.iterate_blocks():
+            scaled = block.astype(np.float32)
+            yield torch.from_numpy(scaled if white == 1 else scaled / np.float32(white)).permute(0, 3, 1, 2)
+
     location = where if white == 1 else f"{where}, divided by scale: {white:g}"
-    check_pixel_values(torch.from_numpy(scaled).permute(0, 3, 1, 2), location)
+    check_pixel_blocks(read_blocks, location)
 
 
-def _check_used_range(pixels: NDArray[Any], white: int, where: str) -> tuple[str, ...]:
+def _check_used_range(pixels: PixelArray, white: int, where: str) -> tuple[str, ...]:
     """Refuse images that a wrong scale would turn black; return a note if they are merely dark."""
-    largest = float(pixels.max())
+    largest = pixels.find_largest()
     if 0 < largest <= _MAX_BLACK_VALUE[white] * (1 + 1e-6):
         finding = "only 0 and 1" if white == _WHITE_8_BIT else f"no value above {largest:.4g}"
         what = f"the {pixels.dtype} images hold {finding}: with white at {white} they would be black"
@@ -101,11 +106,11 @@ def _note_darkness(largest: float, white: float) -> tuple[str, ...]:
     return (f"the images are dark: {finding}, and white is {white:g} (set scale: to change it)",)
 
 
-def _build_type_error(pixels: NDArray[Any], where: str) -> DataError:
+def _build_type_error(pixels: PixelArray, where: str) -> DataError:
     what = f"images must be uint8, uint16, bool or floats in [0, 1], got {pixels.dtype}"
     if pixels.dtype.kind not in "iu":
         return DataError(what, where=where, remedy="save them as uint8, 0 to 255")
-    high = int(pixels.max())
+    high = int(pixels.find_largest())
     usual = (1, _WHITE_8_BIT, 4095, _WHITE_16_BIT)
     white = next((level for level in usual if high <= level), high)
     remedy = f"save them as uint8, 0 to 255, or set scale: to the value of white, such as scale: {white}"

@@ -22,11 +22,14 @@ from robustbench_local.data.stored_images import (
     hash_pixels,
     stack_pixels,
 )
-from robustbench_local.errors import DataError
+from robustbench_local.errors import StorageError
 
 MAX_BYTES_IN_MEMORY = 1 << 30
 """Largest size of all images as float32 with which they stay in memory."""
 _FLOAT_BYTES = 4
+_ROOM_REMEDY = (
+    "free some space, or set a limit, a smaller size, or RBL_CACHE to a folder with more room, and run again"
+)
 
 
 class PixelSpool:
@@ -68,7 +71,7 @@ class PixelSpool:
         """Add an image, (H, W, C): uint8, or float32 in [0, 1].
 
         Raises:
-            DataError: If the disk is full.
+            StorageError: If the disk is full; nothing of the run is lost.
         """
         self._value_count += pixels.size
         if self._file is None and self._value_count * _FLOAT_BYTES > MAX_BYTES_IN_MEMORY:
@@ -97,6 +100,9 @@ class PixelSpool:
 
         Args:
             count: Number of images in all, as large as the first.
+
+        Raises:
+            StorageError: If they will not.
         """
         size = int(np.prod(self.shapes[0]))
         if size * count * _FLOAT_BYTES <= MAX_BYTES_IN_MEMORY:
@@ -108,13 +114,11 @@ class PixelSpool:
                 f"{format_count(count, 'image')} {choose_form(count, 'needs', 'need')} {needed / 1e9:.0f} GB "
                 f"on the disk, and {folder} has {free / 1e9:.0f} GB"
             )
-            remedy = "set a limit, a smaller size, or RBL_CACHE to a folder with more room"
-            raise DataError(what, where=self.where, remedy=remedy)
+            raise StorageError(what, where=self.where, remedy=_ROOM_REMEDY)
 
     def build_images(self, channels: int) -> Tensor | StoredImages:
         """Return the images, all of one height and width, with this number of channels."""
         if self._file is not None and self._stored is not None:
-            self._file.flush()
             return StoredImages(self._stored, np.arange(len(self), dtype=np.int64), channels)
         height, width = self.shapes[0][:2]
         return stack_pixels(self._arrays, (channels, height, width))
@@ -122,11 +126,11 @@ class PixelSpool:
     def _read_pixels(self, row: int) -> Pixels:
         if self._file is None or self._stored is None:
             return self._arrays[row]
-        self._file.flush()
         return self._stored.read_pixels(row)
 
     def _move_to_disk(self) -> None:
-        self._file = tempfile.TemporaryFile(dir=find_spool_folder(), buffering=1 << 20)  # noqa: SIM115 - images are read from it
+        # No buffer: what a full disk refuses is said at once, not when the file is closed.
+        self._file = tempfile.TemporaryFile(dir=find_spool_folder(), buffering=0)  # noqa: SIM115 - images are read from it
         self._stored = FilePixels(self._file, self._entries)
         for row, pixels in enumerate(self._arrays):
             self._write(self._file, pixels, self.digests[row])
@@ -136,12 +140,13 @@ class PixelSpool:
         height, width, channels = pixels.shape
         last = self._entries[-1] if self._entries else None
         offset = 0 if last is None else last.offset + int(np.prod(last.shape)) * last.dtype.itemsize
+        content = np.ascontiguousarray(pixels).data.cast("B")
         try:
-            file.write(np.ascontiguousarray(pixels).data)
+            while content:
+                content = content[file.write(content) :]
         except OSError as error:
-            remedy = "set a limit, a smaller size, or RBL_CACHE to a folder with more room"
             what = f"decoded images cannot be written to {find_spool_folder()}: {error.strerror}"
-            raise DataError(what, where=self.where, remedy=remedy) from None
+            raise StorageError(what, where=self.where, remedy=_ROOM_REMEDY) from None
         self._entries.append(PixelEntry(offset, (height, width, channels), pixels.dtype, digest))
 
 

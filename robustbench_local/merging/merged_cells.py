@@ -124,7 +124,7 @@ def _has_failed(held: Sequence[tuple[RunPart, CellRecord]]) -> bool:
 
 
 def _count_errors(part: RunPart, record: CellRecord) -> int:
-    return sum(row.status == "error" for row in part.store.read_outcomes(record.key))
+    return part.store.read_outcome_columns(record.key, ("status",))["status"].count("error")
 
 
 def _list_unfinished(held: Sequence[tuple[RunPart, CellRecord]]) -> list[str]:

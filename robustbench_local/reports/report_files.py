@@ -19,7 +19,7 @@ from robustbench_local.reports.writers.csv_files import (
     format_results_csv,
     format_sticker_views_csv,
 )
-from robustbench_local.reports.writers.outcome_files import CSV_NAME, PARQUET_NAME, write_outcomes
+from robustbench_local.reports.writers.outcome_files import open_outcome_files
 from robustbench_local.reports.writers.report_markdown import render_markdown
 from robustbench_local.reports.writers.results_json import encode_results, format_json
 from robustbench_local.store import RunStore
@@ -77,17 +77,17 @@ def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
     """
     page = _resolve_page_path(Path(run_dir) if out is None else Path(out))
     with pause_garbage_collection(), RunStore.open_readonly(Path(run_dir)) as store:
-        content = read_report_data(store)
-        results = encode_results(content.evidence, content.gate_report, content.sections)
-        drawn = _draw_figures(content)
-        if drawn.omitted:
-            content = content.add_remark(_describe_omission(drawn.omitted))
-        files = _format_files(store, content, results, drawn.files)
         make_directory(page.parent)
         make_directory_in(page.parent, FIGURES_FOLDER)
-        for name in (*files, CSV_NAME, PARQUET_NAME, page.name):
-            refuse_link(page.parent / name)  # check all before the first write
-        write_outcomes(page.parent, store, content.evidence)
+        with open_outcome_files(page.parent) as write_cell:
+            content = read_report_data(store, write_cell)
+            results = encode_results(content.evidence, content.gate_report, content.sections)
+            drawn = _draw_figures(content)
+            if drawn.omitted:
+                content = content.add_remark(_describe_omission(drawn.omitted))
+            files = _format_files(store, content, results, drawn.files)
+            for name in (*files, page.name):
+                refuse_link(page.parent / name)  # check all before the first file is replaced
     for name, text in files.items():
         write_atomically(page.parent / name, text)
     write_atomically(page, render(content))

@@ -125,6 +125,8 @@ def load_cell_arrays(
     }
     if not digests and not has_all_digests:
         digests = None
+    if not (_list_chunks(_get_cell_folder(directory, cell_key)) if digests is None else digests):
+        return {}  # a large run without images has millions of outcomes
     query = "SELECT position, original_hash, adversarial_hash FROM outcomes WHERE cell = ?"
     hashes = {position: (before, after) for position, before, after in connection.execute(query, (cell_key,))}
     return load_chunks(directory, cell_key, digests, hashes)

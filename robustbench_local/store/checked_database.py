@@ -57,7 +57,7 @@ class CheckedDatabase:
         Raises:
             DamagedError: Another process has written since the last check, and the database is damaged now.
         """
-        with self._read_checked():
+        with self.read_one_moment():
             return self._connection.execute(query, values).fetchall()
 
     def read_columns(self, query: str, *values: Any) -> list[list[Any]]:
@@ -66,7 +66,7 @@ class CheckedDatabase:
         Raises:
             DamagedError: As for ``read``.
         """
-        with self._read_checked():
+        with self.read_one_moment():
             cursor = self._connection.execute(query, values)
             columns: list[list[Any]] = [[] for _ in cursor.description]
             while rows := cursor.fetchmany(_ROWS_TRANSPOSED):
@@ -75,12 +75,16 @@ class CheckedDatabase:
             return columns
 
     @contextmanager
-    def _read_checked(self) -> Iterator[None]:
-        """Read inside the context as of one moment; afterwards the content is checked if it is new."""
-        with self.mutex, self._open_snapshot():
-            yield
-            if self._read_data_version() != self._checked_version:
-                self._check_snapshot()
+    def read_one_moment(self) -> Iterator[None]:
+        """Let all reads inside the context be of one moment; then check the content if it is new."""
+        with self.mutex:
+            if self._connection.in_transaction:  # inside another such context of this thread
+                yield
+                return
+            with self._open_snapshot():
+                yield
+                if self._read_data_version() != self._checked_version:
+                    self._check_snapshot()
 
     @contextmanager
     def open_transaction(self) -> Iterator[None]:

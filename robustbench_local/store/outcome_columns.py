@@ -59,7 +59,7 @@ class OutcomeColumns:
 
     @property
     def robust(self) -> list[bool]:
-        """Whether each image is robust; a failed certificate means that it is not."""
+        """Whether each image is robust, by ``ROBUST_COLUMNS``; a failed certificate means that it is not."""
         parts = zip(self["clean_correct"], self["broken"], self["status"], self["certified"], strict=True)
         return [
             correct and not broken and status != "error" and certified is not False
@@ -78,6 +78,8 @@ class OutcomeColumns:
         ]
 
 
+ROBUST_COLUMNS = ("clean_correct", "broken", "status", "certified")
+"""The columns that decide whether an image is robust."""
 COUNTED_COLUMNS = (
     "clean_correct",
     "broken",

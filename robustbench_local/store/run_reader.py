@@ -27,6 +27,7 @@ from robustbench_local.store.records import (
 )
 from robustbench_local.store.run_folder import DATABASE_NAME
 from robustbench_local.store.run_summary import compute_fingerprint
+from robustbench_local.store.usual_values import read_outcome_values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +83,7 @@ class RunReader:
             key: The cell.
             names: Fields of `OutcomeRecord`.
         """
-        values = self._database.read_columns(_queries.select_outcome_columns(names), key)
+        values = read_outcome_values(self._database, key, names)
         return OutcomeColumns.from_database(names, values, self._known_images)
 
     def count_outcomes(self, key: str) -> OutcomeCounts:

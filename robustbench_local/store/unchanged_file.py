@@ -3,6 +3,14 @@
 Checking every row of a large run takes longer than reading it. A writer that has checked the run when it
 opened it, and has been the only one since, records the digest of the whole file when it closes it. A reader
 that finds the same file need not check the rows; any other file is checked row by row.
+
+What it protects against is damage: a failing disk, a copy that was cut off, a program or a person that
+changed rows behind the back of this package. Each of these changes the file, so that the record no longer
+fits, the digest of every cell is compared, and resume, report, gate, compare and merge name the damaged cell.
+Whoever changes a row on purpose and writes a fitting record is not noticed; the same person could write
+fitting digests of the rows, which are no signatures either (see ``digests``). So the record gives nothing
+away, and a report of 1.5 million rows is spared a minute. The file is read back for it, so that what the
+system failed to write is not what is recorded. Without a record, or with a wrong one, the rows are checked.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from robustbench_local.data.collect import Listing, ModelContract, ReadOptions, 
 from robustbench_local.data.decode import BadImageError, DecodedImage
 from robustbench_local.data.resize import prepare_pixels
 from robustbench_local.data.stored_images import StoredImages
-from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.errors import ConfigError, DataError, StorageError
 
 
 def make(pictures, **changes) -> Listing:
@@ -155,7 +155,9 @@ def test_what_cannot_fit_onto_the_disk_is_said_at_once(monkeypatch):
     )
     reads = []
     listing = make(colours(20, 16, 16, 3))
-    with pytest.raises(DataError, match=r"20 images need .* GB on the disk.*Set a limit"):
+    with pytest.raises(
+        StorageError, match=r"20 images need .* GB on the disk.*Free some space, or set a limit"
+    ):
         collect_dataset(listing, range(20), ReadOptions(), lambda done, total: reads.append(done))
     assert reads == []
     monkeypatch.setattr(pixel_spool.shutil, "disk_usage", lambda _: SimpleNamespace(free=20 * 16 * 16 * 3))

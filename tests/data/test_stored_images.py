@@ -17,7 +17,7 @@ from robustbench_local.data.collect import Listing, ReadOptions, collect_dataset
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.decode import DecodedImage
 from robustbench_local.data.stored_images import FilePixels, StoredImages
-from robustbench_local.errors import DataError
+from robustbench_local.errors import DataError, StorageError
 
 COUNT = 10
 
@@ -152,7 +152,7 @@ def test_a_full_disk_and_a_missing_cache_are_told(monkeypatch, tmp_path):
     spool = pixel_spool.PixelSpool("photographs")
     spool.append(build_pixels(4, 4, 3, seed=0))
     spool._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
-    with pytest.raises(DataError, match=r"cannot be written to .*No space left"), spool._file:
+    with pytest.raises(StorageError, match=r"cannot be written to .*No space left"), spool._file:
         spool.append(build_pixels(4, 4, 3, seed=1))
 
 

@@ -16,6 +16,7 @@ from sample_run import HOSTILE_CLASS_NAMES
 
 from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.reports import write_report
+from robustbench_local.reports.writers.figures import DrawnFigures
 from robustbench_local.reports.writers.outcome_table import OUTCOME_COLUMNS, load_outcomes_frame
 from robustbench_local.reports.writers.report_markdown import escape_markdown
 from robustbench_local.reports.writers.results_json import format_json
@@ -29,6 +30,10 @@ def strict(text: str):
         raise AssertionError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
+
+
+def draw_nothing(_content):
+    return DrawnFigures({}, ())
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
@@ -195,14 +200,14 @@ def test_a_folder_without_a_run_is_told(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_told(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr("robustbench_local.reports.writers.figures.draw_figures", lambda _: {})
+    monkeypatch.setattr("robustbench_local.reports.writers.figures.draw_figures", draw_nothing)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError):
         write_report(sample.run_dir, tmp_path / "file" / "report.html")
 
 
 def test_a_full_disk_keeps_the_old_report(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr("robustbench_local.reports.writers.figures.draw_figures", lambda _: {})
+    monkeypatch.setattr("robustbench_local.reports.writers.figures.draw_figures", draw_nothing)
     page = write_report(sample.run_dir, tmp_path / "report.html")
     before = page.read_bytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 from robustbench_local.evaluation.planning.plan import CellSpec
 from robustbench_local.store.run_store import RunStore
@@ -31,9 +32,8 @@ def find_proven_images(cell: CellSpec, cells: Sequence[CellSpec], store: RunStor
     if cell.is_certificate or not cell.make_job().is_divisible:
         return frozenset()
     proofs = [other for other in cells if other.is_certificate and is_proof_for(other, cell)]
-    return frozenset(
-        row.image for proof in proofs for row in store.read_outcomes(proof.record.key) if row.certified
-    )
+    columns = (store.read_outcome_columns(proof.record.key, ("image", "certified")) for proof in proofs)
+    return frozenset(image for known in columns for image in compress(known["image"], known["certified"]))
 
 
 def is_proof_for(proof: CellSpec, attack: CellSpec) -> bool:

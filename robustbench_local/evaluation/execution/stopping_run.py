@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.image_order import order_images
@@ -20,7 +20,8 @@ from robustbench_local.evaluation.execution.progress_listener import ProgressLis
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 from robustbench_local.evaluation.planning.screening import get_image_cost
 from robustbench_local.stop_target import ImageMark, NextWork, StopTarget
-from robustbench_local.store.records import CellRecord, EventRecord, OutcomeRecord, is_robust
+from robustbench_local.store.outcome_columns import ROBUST_COLUMNS, OutcomeColumns
+from robustbench_local.store.records import CellRecord, EventRecord
 from robustbench_local.store.run_store import RunStore
 from robustbench_local.store.stop_record import STOP_KEY, StopCell, StopRecord, StopRule
 
@@ -181,9 +182,10 @@ class _StoppingRun:
             self._read_marks(key)
 
     def _read_marks(self, key: str) -> None:
-        self.marks[key] = build_marks(self.store.read_outcomes(key))
+        self.marks[key] = build_marks(self.store.read_outcome_columns(key, ("image", *ROBUST_COLUMNS)))
 
 
-def build_marks(rows: Iterable[OutcomeRecord]) -> dict[str, ImageMark]:
+def build_marks(columns: OutcomeColumns) -> dict[str, ImageMark]:
     """Return what outcomes say about each image."""
-    return {row.image: ImageMark(row.clean_correct, is_robust(row)) for row in rows}
+    marks = map(ImageMark, columns["clean_correct"], columns.robust)
+    return dict(zip(columns["image"], marks, strict=True))

@@ -150,7 +150,15 @@ def estimate_worst_class(worst: WorstCase, cells: Sequence[CellResult]) -> Estim
         worst: The worst case over attacks.
         cells: The cells that it is over; they know the true classes.
     """
-    parts = [worst.select_images(images) for images in group_by_class(worst, cells).values()]
+    return _estimate_worst_part(worst, _split_by_class(worst, group_by_class(worst, cells)))
+
+
+def _split_by_class(worst: WorstCase, by_class: Mapping[int, tuple[str, ...]]) -> dict[int, WorstCase]:
+    return {label: worst.select_images(images) for label, images in by_class.items()}
+
+
+def _estimate_worst_part(worst: WorstCase, by_class: Mapping[int, WorstCase]) -> Estimate:
+    parts = by_class.values()
     return estimate_smallest_share(
         [part.estimate_robust_accuracy for part in parts], worst.estimate_robust_accuracy
     )
@@ -174,6 +182,7 @@ def _build_table(evidence: Evidence, worst: WorstCase) -> ClassTable:
         and (cell.subject, cell.threat) == (worst.subject, worst.threat)
     ]
     by_class = group_by_class(worst, cells)
+    parts = _split_by_class(worst, by_class)
     rows = [
         ClassRow(
             label=label,
@@ -183,7 +192,7 @@ def _build_table(evidence: Evidence, worst: WorstCase) -> ClassTable:
             attack_accuracies=tuple(_estimate_in_class(cell, images) for cell in cells),
         )
         for label, images in by_class.items()
-        for part in (worst.select_images(images),)
+        for part in (parts[label],)
     ]
     strongest = min(cells, key=lambda cell: cell.robust_accuracy.value)
     names = evidence.get_class_names(worst.subject.model)
@@ -197,7 +206,7 @@ def _build_table(evidence: Evidence, worst: WorstCase) -> ClassTable:
         missing_classes=tuple(
             evidence.get_class_name(worst.subject.model, label) for label in sorted(wanted - set(by_class))
         ),
-        worst_class_robust_accuracy=estimate_worst_class(worst, cells),
+        worst_class_robust_accuracy=_estimate_worst_part(worst, parts),
         matrix=_build_matrix(evidence, strongest, strongest.predictions),
         clean_matrix=_build_matrix(evidence, strongest, _collect_clean_predictions(strongest)),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from robustbench_local.reports.analysis.build_cell import build_cell_result
+from robustbench_local.reports.analysis.build_cell import RESULT_COLUMNS, build_cell_result
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import GateReport, judge_evidence
@@ -88,4 +88,5 @@ def _count_partial_cell(store: RunStore, cell: CellResult, groups: dict[str, str
     if cell.reported_status not in {"partial", "stopped"} or not cell.tally.n or cell.is_sticker:
         return cell
     record = replace(cell.record, status="done", images=cell.tally.n)
-    return build_cell_result(record, store.read_outcomes(cell.record.key), labels=cell.labels, groups=groups)
+    columns = store.read_outcome_columns(cell.record.key, RESULT_COLUMNS)
+    return build_cell_result(record, columns, labels=cell.labels, groups=groups)

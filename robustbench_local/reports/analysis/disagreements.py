@@ -348,10 +348,10 @@ def _build_disagreement(
 
 def _count_net_loss(weak: Attempt, strong: Attempt) -> tuple[int, int]:
     """Count the images by which the weaker attempt is ahead, and the images common to both."""
+    if weak.completed_images == strong.completed_images:  # as usual; it spares many unions of large sets
+        return len(weak.broken_images) - len(strong.broken_images), len(weak.completed_images)
     both = weak.completed_images & strong.completed_images
-    ahead = len(weak.broken_images & strong.unbroken_images) - len(
-        strong.broken_images & weak.unbroken_images
-    )
+    ahead = len(weak.broken_images & both) - len(strong.broken_images & both)
     return ahead, len(both)
 
 

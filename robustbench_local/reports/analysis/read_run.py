@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ from robustbench_local.store.adaptations import read_adaptation
 from robustbench_local.store.diagnostic_records import DIAGNOSTICS_KEY, DiagnosticsRecord
 from robustbench_local.store.image_groups import read_groups
 from robustbench_local.store.load_test_file import read_load_tests
+from robustbench_local.store.outcome_columns import OutcomeColumns
+from robustbench_local.store.record_rows import OUTCOME_COLUMNS
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 from robustbench_local.store.shard_record import read_shard
 from robustbench_local.store.stop_record import STOP_KEY, StopRecord
@@ -68,27 +70,48 @@ _MODEL_KEYS += ("preprocessing_from", "preprocessing_check", "twin")
 META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)
 
 
-def read_evidence(store: RunStore) -> Evidence:
+CellObserver = Callable[[Evidence, CellResult, OutcomeColumns], None]
+"""What is done with a cell when it is read: it gets the evidence without cells, the cell, and all columns of
+its outcomes."""
+
+
+def read_evidence(store: RunStore, observe_cell: CellObserver | None = None) -> Evidence:
     """Read a run and count its outcomes.
 
     Args:
         store: The run, finished or not.
+        observe_cell: Called with each cell, in the order of the grid; who needs all outcomes too need not
+            read them again.
 
     Returns:
         The evidence. Strings are free of home folders and credentials (F79).
     """
+    facts = _read_facts(store)
+    records = store.read_cells() if facts.shard is None else map(facts.shard.confine_cell, store.read_cells())
+    groups, cells = read_groups(store), list[CellResult]()
+    names = RESULT_COLUMNS if observe_cell is None else OUTCOME_COLUMNS
+    for record in records:
+        columns = store.read_outcome_columns(record.key, names)
+        cells.append(_build_cell(store, record, columns, facts.labels, groups))
+        if observe_cell is not None:
+            observe_cell(facts, cells[-1], columns)
+    return replace(
+        facts,
+        cells=tuple(cells),
+        worst_cases=tuple(find_worst_cases(cells)),
+        has_begun=bool(cells) or facts.has_begun,
+    )
+
+
+def _read_facts(store: RunStore) -> Evidence:
+    """Read everything but the cells."""
     meta = {key: redact_private_data(store.read_meta(key)) for key in META_KEYS}
-    labels = RunLabels.from_metadata(meta[LABELS_KEY])
-    groups = read_groups(store)
-    shard = read_shard(store)
-    records = store.read_cells() if shard is None else map(shard.confine_cell, store.read_cells())
-    cells = tuple(_read_cell(store, record, labels, groups) for record in records)
     environment = redact_private_data(store.read_meta("environment") or {})
     diagnostics = redact_private_data(store.read_meta(DIAGNOSTICS_KEY))
     stop = store.read_meta(STOP_KEY)  # its ids have to be those of the outcomes
     return Evidence(
-        cells=cells,
-        worst_cases=tuple(find_worst_cases(cells)),
+        cells=(),
+        worst_cases=(),
         events=tuple(
             replace(event, message=redact_private_data(event.message)) for event in store.read_events()
         ),
@@ -100,28 +123,26 @@ def read_evidence(store: RunStore) -> Evidence:
         models=[dict.fromkeys(_MODEL_KEYS) | about for about in meta["models"] or ()],
         environment={key: environment.get(key) for key in ENVIRONMENT_KEYS},
         gates=meta["gates"] or [],
-        has_begun=bool(cells) or meta["gates"] is not None,
+        has_begun=meta["gates"] is not None,
         severity_costs=meta["severity"] or {},
         card_texts=meta["cards"] or {},
-        labels=labels,
+        labels=RunLabels.from_metadata(meta[LABELS_KEY]),
         has_unchecked_rows=not store.is_fully_checked,
         stop=None if stop is None else StopRecord.from_json(stop),
-        shard=shard,
+        shard=read_shard(store),
         load_tests=tuple(map(_redact_load_test, read_load_tests(store.directory))),
         diagnostics=DiagnosticsRecord() if diagnostics is None else DiagnosticsRecord.from_json(diagnostics),
     )
 
 
-def _read_cell(
-    store: RunStore, record: CellRecord, labels: RunLabels, groups: Mapping[str, str]
+def _build_cell(
+    store: RunStore,
+    record: CellRecord,
+    columns: OutcomeColumns,
+    labels: RunLabels,
+    groups: Mapping[str, str],
 ) -> CellResult:
-    result = build_cell_result(
-        _redact_record(record),
-        store.read_outcome_columns(record.key, RESULT_COLUMNS),
-        read_signs(store, record),
-        labels,
-        groups,
-    )
+    result = build_cell_result(_redact_record(record), columns, read_signs(store, record), labels, groups)
     adaptation = read_adaptation(store, record.key)
     return result if adaptation is None else replace(result, adaptation=_redact_adaptation(adaptation))
 

@@ -74,12 +74,15 @@ def _find_unfinished_cells(evidence: Evidence) -> Iterator[Finding]:
 
 def _find_changing_answers(evidence: Evidence) -> Iterator[Finding]:
     for subject in evidence.subjects:
-        seen: dict[str, set[bool]] = {}
+        seen: dict[str, bool] = {}
+        different = set[str]()
         for cell in evidence.cells:
             if cell.subject == subject and not (cell.is_certificate or cell.is_sticker):
-                for image, verdict in cell.verdicts.items():
-                    seen.setdefault(image, set()).add(verdict.clean_correct)
-        changing = sum(len(marks) > 1 for marks in seen.values())
+                marks = {image: verdict.clean_correct for image, verdict in cell.verdicts.items()}
+                if marks != seen:
+                    different |= {image for image, mark in marks.items() if seen.get(image, mark) != mark}
+                    seen = marks | seen
+        changing = len(different)
         if changing:
             what = (
                 f"{isolate_direction(str(subject))} classifies {format_count(changing, 'clean image')} "

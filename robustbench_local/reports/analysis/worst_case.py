@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TypeVar
 
 from robustbench_local.cluster_statistics import (
@@ -73,6 +74,10 @@ class WorstCase:
     """Why attacks with different images are no phases; empty if they are, or if all images are settled."""
     limiting_attack_labels: tuple[str, ...] = ()
     """Labels of the attacks that count with the fewest images."""
+    known_shares: dict[tuple[MarkImages, float], Estimate] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Shares that were computed; a changed copy starts without any."""
     ceilings: tuple[WorstCaseCeiling, ...] = field(default=(), repr=False)
     """What bounds the stated shares from above where images differ: each attack that counts, and the worst
     case in the next smaller ball. Empty if all have the same images."""
@@ -151,7 +156,12 @@ class WorstCase:
         )
 
     def estimate_marked_share(self, mark: MarkImages, level: float) -> Estimate:
-        """Estimate the share of marked images, lowered to its ceilings."""
+        """Estimate the share of marked images, lowered to its ceilings; each share is computed once."""
+        if (mark, level) not in self.known_shares:
+            self.known_shares[mark, level] = self._compute_marked_share(mark, level)
+        return self.known_shares[mark, level]
+
+    def _compute_marked_share(self, mark: MarkImages, level: float) -> Estimate:
         share = build_share_estimator(mark(self.verdicts), self.groups)
         if not self.left_out_count:
             estimate = share(level)
@@ -204,7 +214,9 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
             for image, verdict in all_verdicts.items()
             if all(image in cell.verdicts for cell in done)
         }
-    settled = all(image in common or not verdict.robust for image, verdict in all_verdicts.items())
+    settled = common is all_verdicts or all(
+        image in common or not verdict.robust for image, verdict in all_verdicts.items()
+    )
     plan = PhasePlan() if settled else plan_phases(done)
     return WorstCase(
         subject=subject,
@@ -270,6 +282,8 @@ def _judge_phases(
     Other cells of the run whose images were drawn by a limit count in the last phase alone: in earlier ones
     they would be known of a part of the images only, and that may be the part of a later phase.
     """
+    if not plan.cells:
+        return ()
     everywhere = find_breaks_inside(cells, [cell for cell in other_cells if not has_image_limit(cell)])
     anywhere = find_breaks_inside(cells, other_cells)
     phases, earlier = [], list[CellResult]()
@@ -306,8 +320,9 @@ def find_breaks_inside(cells: Sequence[CellResult], other_cells: Iterable[CellRe
     attack_by_image: dict[str, str] = {}
     for other in other_cells:
         if other.subject == subject and other.record.key not in own and not other.is_sticker:
+            label = other.label
             for image in _select_inside(other, threat):
-                attack_by_image.setdefault(image, other.label)
+                attack_by_image.setdefault(image, label)
     return attack_by_image
 
 
@@ -329,15 +344,16 @@ def _is_masked(cell: CellResult) -> bool:
 
 
 def _judge_images(
-    cells: Sequence[CellResult], elsewhere: Collection[str], images: Iterable[str] | None = None
+    cells: Sequence[CellResult], elsewhere: Collection[str], images: Collection[str] | None = None
 ) -> dict[str, ImageVerdict]:
     """Judge images over all cells that have them; None: all images of the cells."""
     if images is None:
-        images = dict.fromkeys(image for cell in cells for image in cell.verdicts)
+        images = dict.fromkeys(chain.from_iterable(cell.verdicts for cell in cells))
     known: dict[tuple[tuple[ImageVerdict | None, ...], bool], ImageVerdict] = {}  # few combinations occur
     judged = {}
-    for image in images:
-        verdicts, is_broken = tuple(cell.verdicts.get(image) for cell in cells), image in elsewhere
+    rows = zip(*(map(cell.verdicts.get, images) for cell in cells), strict=True) if cells else ()
+    for image, verdicts in zip(images, rows, strict=True):
+        is_broken = image in elsewhere
         verdict = known.get((verdicts, is_broken))
         if verdict is None:
             met = [verdict for verdict in verdicts if verdict is not None]

@@ -9,7 +9,7 @@ from typing import Any
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.finding import Finding
 from robustbench_local.reports.analysis.gates import GateReport, judge_evidence
-from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.read_run import CellObserver, read_evidence
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.sections import SECTIONS
 from robustbench_local.reports.sections.section import Content, Section, ShownSection
@@ -50,9 +50,9 @@ class ReportData:
         return any(part.section.anchor == anchor for part in self.list_shown_sections())
 
 
-def read_report_data(store: RunStore) -> ReportData:
-    """Read everything a report needs from an open run."""
-    evidence = replace(read_evidence(store), damaged_images=store.find_damaged_arrays())
+def read_report_data(store: RunStore, observe_cell: CellObserver | None = None) -> ReportData:
+    """Read everything a report needs from an open run; ``observe_cell`` as for ``read_evidence``."""
+    evidence = replace(read_evidence(store, observe_cell), damaged_images=store.find_damaged_arrays())
     return ReportData(
         evidence=evidence,
         findings=list_findings(evidence),

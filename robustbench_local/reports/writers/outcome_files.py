@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from robustbench_local.errors import format_install_command
+from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.writers.outcome_table import (
-    OUTCOME_COLUMNS,
-    ColumnFormatter,
-    iterate_cell_tables,
-)
-from robustbench_local.store import OutcomeRecord, RunStore
+from robustbench_local.reports.analysis.read_run import CellObserver
+from robustbench_local.reports.writers.outcome_table import OUTCOME_COLUMNS, ColumnFormatter, TableBuilder
+from robustbench_local.store import OutcomeRecord
 from robustbench_local.store.atomic_files import convert_storage_errors, open_atomically, refuse_link
+from robustbench_local.store.outcome_columns import OutcomeColumns
 
 CSV_NAME, PARQUET_NAME = "outcomes.csv", "outcomes.parquet"
 MAX_ROWS_PER_GROUP = 1 << 16
@@ -26,26 +25,34 @@ MISSING_PARQUET_LINE = f"{PARQUET_NAME} is left out: {format_install_command('ar
 _ARROW_TYPES: Mapping[type, str] = {str: "string", bool: "bool_", int: "int64", float: "float64"}
 
 
-def write_outcomes(folder: Path, store: RunStore, evidence: Evidence) -> None:
-    """Write outcomes.csv and, with the extra ``arrow``, outcomes.parquet.
+@contextlib.contextmanager
+def open_outcome_files(folder: Path) -> Iterator[CellObserver]:
+    """Open outcomes.csv and, with the extra ``arrow``, outcomes.parquet, for the cells that are read.
 
-    Without the extra, an outcomes.parquet of an earlier report is removed: it may be about other rows.
+    Both replace those of an earlier report when the context ends without an error. Without the extra an
+    earlier outcomes.parquet is removed then: it may be about other rows.
 
     Args:
-        folder: The folder of the report.
-        store: The run, open.
-        evidence: The evidence of the run.
+        folder: The folder of the report; it must exist.
+
+    Yields:
+        A function that writes the rows of a cell; it is given to ``read_evidence``, with which each cell is
+        read once and only one is in memory.
 
     Raises:
         StorageError, ConfigError, RefusedError: As for ``write_atomically``.
     """
-    formatter = ColumnFormatter()
+    builder, formatter = TableBuilder(), ColumnFormatter()
     with open_atomically(folder / CSV_NAME) as file, _open_parquet(folder / PARQUET_NAME) as write_group:
         file.write((",".join(OUTCOME_COLUMNS) + "\n").encode())
-        for table in iterate_cell_tables(store, evidence):
-            if table.count:
+
+        def write_cell(facts: Evidence, cell: CellResult, stored: OutcomeColumns) -> None:
+            if len(stored):
+                table = builder.build_table(facts, cell, stored)
                 file.write(formatter.format_rows(table).encode("utf-8", "backslashreplace"))
                 write_group(table.columns)
+
+        yield write_cell
 
 
 def has_arrow() -> bool:
@@ -64,9 +71,9 @@ def _open_parquet(path: Path) -> Iterator[Callable[[Mapping[str, Sequence[Any]]]
     """Open a Parquet file that replaces ``path``; the function adds columns as row groups."""
     if not has_arrow():
         refuse_link(path)
+        yield lambda _: None
         with convert_storage_errors(path):
             path.unlink(missing_ok=True)
-        yield lambda _: None
         return
     import pyarrow as pa  # noqa: PLC0415 - optional, and slow to import
     from pyarrow import parquet  # noqa: PLC0415

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.store import RunStore
+from robustbench_local.store.outcome_columns import OutcomeColumns
 from robustbench_local.store.record_rows import OUTCOME_COLUMNS as STORED_COLUMNS
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ OUTCOME_COLUMNS = (
 )
 """Columns of outcomes.csv: the cell, the columns of the store, and class names."""
 _NON_FINITE_TEXTS = frozenset({"nan", "inf", "-inf"})
-_SPECIAL_TEXT = re.compile('[,"\n\r]|\0[=+@\t-]')
-"""Among texts that each follow a NUL: characters that are quoted or escaped."""
 _QUOTED_CHARACTERS = re.compile('[,"\n\r]')
 _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 """Prefixes that make a spreadsheet read text as a formula (F71)."""
+_SPECIAL_PARTS = (",", '"', "\n", "\r", *(f"\0{prefix}" for prefix in _FORMULA_PREFIXES))
+"""Among texts that each follow a NUL: what is quoted or escaped."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +47,46 @@ class CellTable:
     """Number of rows."""
 
 
-def iterate_cell_tables(store: RunStore, evidence: Evidence) -> Iterator[CellTable]:
-    """Read the rows of each cell, in the order of the grid and of the images; one cell is in memory."""
-    images: tuple[Sequence[str | None], list[str | None]] = ((), [])  # those of the cell before
-    for cell in evidence.cells:
-        stored = store.read_outcome_columns(cell.record.key)
+class TableBuilder:
+    """Builds the table of one cell after the other."""
+
+    def __init__(self) -> None:
+        self._images: tuple[Sequence[str | None], list[str | None]] = ((), [])  # those of the cell before
+
+    def build_table(self, evidence: Evidence, cell: CellResult, stored: OutcomeColumns) -> CellTable:
+        """Build the rows of a cell, in the order of its images.
+
+        Args:
+            evidence: The facts of the run; its cells are not used.
+            cell: The cell.
+            stored: All columns of its outcomes.
+        """
         count = len(stored)
         columns: dict[str, Sequence[Any]] = {
             name: [value] * count for name, value in identify_cell(cell).items()
         }
         columns |= {name: stored[name] for name in STORED_COLUMNS}
-        if images[0] != stored["image"]:
-            images = stored["image"], _redact_texts(stored["image"])
-        columns["image"], columns["error"] = images[1], _redact_texts(stored["error"])
+        if self._images[0] != stored["image"]:
+            self._images = stored["image"], _redact_texts(stored["image"])
+        columns["image"], columns["error"] = self._images[1], _redact_texts(stored["error"])
         for name in _NAMED_COLUMNS:
             model = cell.record.model
             indices = stored[name]
             names = {index: evidence.get_class_name(model, index) for index in set(indices)}
-            columns[f"{name}_name"] = [names[index] for index in indices]
-        yield CellTable(columns, count)
+            columns[f"{name}_name"] = list(map(names.__getitem__, indices))
+        return CellTable(columns, count)
 
 
 def load_outcomes_frame(store: RunStore) -> pd.DataFrame:
     """Load one row per cell and image with the columns of outcomes.csv; texts are not escaped."""
     import pandas as pd  # noqa: PLC0415 - only who asks for a table waits for it
 
-    tables = list(iterate_cell_tables(store, read_evidence(store)))
+    builder, tables = TableBuilder(), list[CellTable]()
+
+    def add_cell(facts: Evidence, cell: CellResult, stored: OutcomeColumns) -> None:
+        tables.append(builder.build_table(facts, cell, stored))
+
+    read_evidence(store, add_cell)
     columns = {name: [value for table in tables for value in table.columns[name]] for name in OUTCOME_COLUMNS}
     return pd.DataFrame(columns, columns=list(OUTCOME_COLUMNS))
 
@@ -130,7 +145,7 @@ class ColumnFormatter:
 def _is_constant(values: Sequence[Any]) -> bool:
     """Return whether all values are written alike."""
     first = values[0]
-    if values.count(first) < len(values):
+    if values[-1] != first or values.count(first) < len(values):
         return False
     return not (isinstance(first, float) and first == 0) or len(set(map(repr, values))) == 1
 
@@ -138,19 +153,26 @@ def _is_constant(values: Sequence[Any]) -> bool:
 def _format_column(values: Sequence[Any]) -> list[str]:
     """Format values as ``_format_field`` does each of them, with few calls where all have one type."""
     kinds = set(map(type, values)) - {type(None)}
-    if float in kinds and None in values:
-        return [_format_field(value) for value in values]
     if kinds == {int} and None not in values:
-        return list(map(str, values))
+        texts_by_value = {value: str(value) for value in set(values)}
+        return list(map(texts_by_value.__getitem__, values))
+    if float in kinds and None in values:
+        return ["" if value is None else _format_field(value) for value in values]
     if kinds == {float}:
         texts = list(map(repr, values))
         return texts if not _NON_FINITE_TEXTS.intersection(texts) else list(map(_format_field, values))
-    if kinds == {str} and None not in values and not _SPECIAL_TEXT.search("\0".join(("", *values))):
+    if kinds == {str} and None not in values and not _has_special_text(values):
         return list(values)
     if len(kinds) > 1:
         return [_format_field(value) for value in values]
     distinct = {value: _format_field(value) for value in set(values)}
     return [distinct[value] for value in values]
+
+
+def _has_special_text(texts: Sequence[str]) -> bool:
+    """Return whether some text may need quotes or an escape."""
+    joined = "\0".join(("", *texts))
+    return any(part in joined for part in _SPECIAL_PARTS)
 
 
 def _format_field(value: Any) -> str:

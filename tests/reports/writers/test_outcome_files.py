@@ -11,7 +11,7 @@ import pytest
 from robustbench_local.errors import RefusedError
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.writers import outcome_files
-from robustbench_local.reports.writers.outcome_files import list_column_types, write_outcomes
+from robustbench_local.reports.writers.outcome_files import list_column_types, open_outcome_files
 from robustbench_local.reports.writers.outcome_table import (
     OUTCOME_COLUMNS,
     CellTable,
@@ -64,7 +64,8 @@ def test_lines_are_those_of_the_csv_module(offset):
 
 def write(run, folder):
     with RunStore.open_readonly(run.run_dir) as store:
-        write_outcomes(folder, store, read_evidence(store))
+        with open_outcome_files(folder) as write_cell:
+            read_evidence(store, write_cell)
         return load_outcomes_frame(store)
 
 
