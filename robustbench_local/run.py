@@ -211,6 +211,9 @@ def execute_run(
             )
         )
         plan = restore_screening_cells(plan, store)
+        if facts := job_runner.describe_environment():
+            environment = plan.description["environment"] | facts
+            plan = replace(plan, description=plan.description | {"environment": environment})
         listener.on_plan_ready(plan)
         _write_metadata(plan, store)
         for line in lines:

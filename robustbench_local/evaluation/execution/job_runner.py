@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from robustbench_local.evaluation.execution.batch_size import BatchSizeChoice
 from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
@@ -20,6 +21,10 @@ from robustbench_local.store.records import AdaptationRecord
 
 class JobRunner:
     """Runs the work of cells in processes of this machine; a cluster's runner overrides the methods."""
+
+    def describe_environment(self) -> dict[str, Any]:
+        """Return facts about the environment that differ from those of this process; by default none."""
+        return {}
 
     def tune_batch_size(
         self, cell: CellSpec, timeout: float | None, workers: int

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 import robustbench_local as rbl
+from robustbench_local.attacks.pgd import PGD
 from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.execution.cluster import job_parts
 from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
-from robustbench_local.evaluation.execution.cluster.connection import check_address
+from robustbench_local.evaluation.execution.cluster.connection import check_address, list_nodes
 from robustbench_local.evaluation.execution.cluster.local_cluster import start_local_cluster
 from robustbench_local.evaluation.execution.cluster.node_probe import probe_node
 from robustbench_local.evaluation.execution.cluster.nodes import (
@@ -20,7 +23,10 @@ from robustbench_local.evaluation.execution.cluster.nodes import (
     NodeVersions,
     choose_gpus_per_task,
     count_task_slots,
+    describe_devices,
 )
+from robustbench_local.evaluation.harness.attack_job import AttackJob
+from robustbench_local.threats.threat_model import ThreatModel
 
 VERSIONS = NodeVersions(python="3.11.7", torch="2.13.0", package="0.1.0", code="aa")
 
@@ -53,6 +59,40 @@ def test_a_task_takes_a_gpu_where_there_is_one_and_it_may():
     assert choose_gpus_per_task(with_gpu, None, allows_gpus=False) == 0.0
     assert choose_gpus_per_task(without, None, allows_gpus=True) == 0.0
     assert choose_gpus_per_task(with_gpu, 0.25, allows_gpus=True) == 0.25
+
+
+def test_the_environment_names_what_the_tasks_compute_on():
+    plain, with_gpu = make_node(4), replace(make_node(16, 8), accelerators=("A100",))
+    other = replace(make_node(16, 8), accelerators=("H100",))
+    assert describe_devices([plain, plain], 0.0) == "cpu on 2 nodes of Ray"
+    assert describe_devices([with_gpu], 0.0) == "cpu on 1 node of Ray"
+    assert describe_devices([plain, other, with_gpu], 0.5) == "cuda (A100, H100) on 2 nodes of Ray"
+    assert describe_devices([make_node(4, 1)], 1.0) == "cuda on 1 node of Ray"
+
+
+def test_the_kinds_of_gpus_of_a_node_are_read_from_ray():
+    about = {"Alive": True, "NodeID": "a", "NodeManagerAddress": "10.0.0.1"}
+    alive = about | {"Resources": {"CPU": 4.0, "GPU": 2.0, "accelerator_type:L4": 1.0, "memory": 2**31}}
+    context = SimpleNamespace(get_node_id=lambda: "a")
+    ray = SimpleNamespace(
+        nodes=lambda: [alive, about | {"Alive": False, "Resources": {}}], get_runtime_context=lambda: context
+    )
+    (node,) = list_nodes(ray)
+    assert (node.accelerators, node.gpus, node.memory_gib) == (("L4",), 2.0, 2.0)
+
+
+def test_blocks_of_images_that_were_not_used_for_longest_leave_the_store(monkeypatch, linear, data):
+    monkeypatch.setattr(job_parts, "BLOCK_BYTES", 10 * 4 * 48)  # ten images of 3x4x4
+    monkeypatch.setattr(job_parts, "MAX_KEPT_BYTES", 2 * 10 * 4 * 48)
+    puts = []
+    packer = job_parts.JobPacker(lambda value: puts.append(value) or len(puts), None)
+    attack, threat = PGD(steps=1), ThreatModel(norm="Linf", eps=0.02)
+    job = AttackJob(key="k", classifier=linear, data=data, threat=threat, seed=1, attack=attack)
+    assert packer.pack_images(job, [0, 11]).blocks == (1, 2)
+    assert packer.pack_images(job, [3]).blocks == (1,)
+    assert packer.pack_images(job, [25]).blocks == (3,)  # the second is out
+    assert packer.pack_images(job, [4]).blocks == (1,)
+    assert packer.pack_images(job, [12]).blocks == (4,)
 
 
 def test_every_difference_of_a_node_is_named():

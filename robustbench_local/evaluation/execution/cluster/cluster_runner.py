@@ -23,7 +23,11 @@ from robustbench_local.evaluation.execution.cluster.job_parts import JobPacker, 
 from robustbench_local.evaluation.execution.cluster.late_imports import read_late_imports
 from robustbench_local.evaluation.execution.cluster.model_rebuilding import describe_rebuilding
 from robustbench_local.evaluation.execution.cluster.node_tasks import compute_node_code
-from robustbench_local.evaluation.execution.cluster.nodes import CheckedNode, choose_gpus_per_task
+from robustbench_local.evaluation.execution.cluster.nodes import (
+    CheckedNode,
+    choose_gpus_per_task,
+    describe_devices,
+)
 from robustbench_local.evaluation.execution.cluster.ray_backend import (
     Cluster,
     RayChunks,
@@ -70,11 +74,18 @@ class ClusterRunner(JobRunner):
         packer: Puts models and images into the object store.
         code: Digest of the code that nodes have to run.
         late_imports: Reference of the sources that users' models may import while they run.
+        devices: Description of what the tasks compute on.
     """
 
-    def __init__(self, cluster: Cluster, packer: JobPacker, *, code: str, late_imports: Any) -> None:
-        self._cluster, self._packer = cluster, packer
+    def __init__(
+        self, cluster: Cluster, packer: JobPacker, *, code: str, late_imports: Any, devices: str
+    ) -> None:
+        self._cluster, self._packer, self._devices = cluster, packer, devices
         self._code, self._late_imports = code, late_imports
+
+    def describe_environment(self) -> dict[str, Any]:
+        """Return the devices of the tasks, how many run at once, and the one thread of each."""
+        return {"device": self._devices, "workers": self._cluster.count_slots(), "threads": 1}
 
     def tune_batch_size(
         self, cell: CellSpec, timeout: float | None, workers: int
@@ -257,7 +268,8 @@ def open_cluster_runner(
         notify(describe_cluster(cluster, len(usable)))
         packer = JobPacker(ray.put, ray.cloudpickle, describe_rebuilding(plan, ray.cloudpickle))
         imports = ray.put(read_late_imports())
-        yield ClusterRunner(cluster, packer, code=compute_node_code(), late_imports=imports)
+        devices = describe_devices(usable, gpus)
+        yield ClusterRunner(cluster, packer, code=compute_node_code(), late_imports=imports, devices=devices)
 
 
 def describe_cluster(cluster: Cluster, node_count: int) -> str:

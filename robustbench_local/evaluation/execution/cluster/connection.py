@@ -22,6 +22,8 @@ from robustbench_local.models.extra_libraries import import_extra
 
 CODE_MODULES = (*VERDICT_MODULES, "robustbench_local.evaluation.execution.cluster")
 """Roots of the code that has to be the same on every node."""
+ACCELERATOR_RESOURCE = "accelerator_type:"
+"""Beginning of the names under which Ray lists the kinds of a node's GPUs."""
 CONNECT_SECONDS = 5.0
 """Seconds within which the address of a cluster has to accept a connection."""
 PROBE_SECONDS = 120.0
@@ -151,6 +153,13 @@ def list_nodes(ray: Any) -> list[ClusterNode]:
                 cpus=resources.get("CPU", 0.0),
                 gpus=resources.get("GPU", 0.0),
                 memory_gib=resources.get("memory", 0.0) / 2**30,
+                accelerators=tuple(
+                    sorted(
+                        name.removeprefix(ACCELERATOR_RESOURCE)
+                        for name in resources
+                        if name.startswith(ACCELERATOR_RESOURCE)
+                    )
+                ),
             )
         )
     own = ray.get_runtime_context().get_node_id()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from robustbench_local.evaluation.harness.job import Job
 
 BLOCK_BYTES = 32 << 20
 """Approximate size of a block of images."""
+MAX_KEPT_BYTES = 2 << 30
+"""Size of the blocks that stay in the object store; those used longest ago leave it, and are put again when a
+chunk needs them. Ray keeps what a task that runs has been given."""
 DATA_PART, CLASSIFIER_PART = "data", "classifier"
 """Kinds of parts that a pickle only names."""
 
@@ -72,7 +76,7 @@ class JobPacker:
         self._put, self._cloudpickle, self._rebuild = put, cloudpickle, rebuild
         self._names: dict[int, str] = {}
         self._classifiers: dict[str, Any] = {}
-        self._blocks: dict[tuple[int, int], Any] = {}
+        self._blocks: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._alive: list[object] = []  # keeps identities from being used again
         self._block_sizes: dict[int, int] = {}
 
@@ -115,6 +119,9 @@ class JobPacker:
         if key not in self._blocks:
             rows = range(block * size, min((block + 1) * size, len(data)))
             self._blocks[key] = self._put(pack_block(data.select_images(rows).load_images()))
+            while len(self._blocks) > MAX_KEPT_BYTES // BLOCK_BYTES:
+                self._blocks.popitem(last=False)
+        self._blocks.move_to_end(key)
         return self._blocks[key]
 
     def name_classifier(self, classifier: Classifier) -> str:

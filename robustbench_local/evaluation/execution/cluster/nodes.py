@@ -20,6 +20,8 @@ class ClusterNode:
     gpus: float
     memory_gib: float
     """Memory that tasks may use."""
+    accelerators: tuple[str, ...] = ()
+    """Kinds of its GPUs, such as ``A100``, as far as Ray knows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,21 @@ def choose_gpus_per_task(nodes: Sequence[ClusterNode], wanted: float | None, *, 
     if wanted is not None:
         return wanted
     return 1.0 if allows_gpus and any(node.gpus >= 1 for node in nodes) else 0.0
+
+
+def describe_devices(nodes: Sequence[ClusterNode], gpus_per_task: float) -> str:
+    """Describe what the tasks compute on, such as ``cuda (A100) on 2 nodes of Ray``.
+
+    Args:
+        nodes: The nodes that get tasks.
+        gpus_per_task: GPUs of each task; 0: tasks compute on CPUs.
+    """
+    device = "cpu"
+    if gpus_per_task:
+        nodes = [node for node in nodes if node.gpus]
+        kinds = sorted({kind for node in nodes for kind in node.accelerators})
+        device = f"cuda ({', '.join(kinds)})" if kinds else "cuda"
+    return f"{device} on {format_count(len(nodes), 'node')} of Ray"
 
 
 def format_amount(amount: float, noun: str) -> str:
