@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -97,8 +98,12 @@ def read_verdicts(run: Run) -> pd.DataFrame:
         "image",
         "status",
         "clean_correct",
+        "clean_prediction",
+        "adversarial_prediction",
         "broken",
+        "broken_8bit",
         "certified",
+        "adversarial_hash",
         "error",
     ]
     frame = run.outcomes[[*columns, "forward_passes", "backward_passes"]]
@@ -132,6 +137,92 @@ def test_verdicts_are_those_of_a_local_run_while_processes_are_killed(cluster, t
     errors = read_verdicts(local).query("error.notna()")["error"].str.cat()
     assert "OddImageError" in errors
     assert "SIGKILL" in errors
+
+
+MADE = """
+import numpy, time, torch
+from pathlib import Path
+
+def made():
+    means = torch.from_numpy(numpy.load(Path(__file__).parent / "means.npy")).flatten(1)
+    layer = torch.nn.Linear(108, 4)
+    with torch.no_grad():
+        layer.weight.copy_(means)
+        layer.bias.copy_(-0.5 * (means**2).sum(1))
+    return torch.nn.Sequential(torch.nn.Flatten(), layer).eval()
+
+class Slow(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = made()
+
+    def forward(self, images):
+        time.sleep(0.5)
+        return self.network(images)
+
+def slow(): return Slow().eval()
+"""
+
+
+@pytest.fixture
+def write_made(tmp_path, monkeypatch):
+    """Writes 16 images of four classes, and a linear model that knows their means."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    means, labels = rng.uniform(0.2, 0.8, (4, 3, 6, 6)).astype(np.float32), np.arange(16) % 4
+    noise = rng.normal(0, 0.08, (16, 3, 6, 6))
+    np.savez("made.npz", images=np.clip(means[labels] + noise, 0, 1).astype(np.float32), labels=labels)
+    np.save("means.npy", means)
+    Path("made.py").write_text(MADE, encoding="utf-8")
+
+
+def run_made(name, attacks, model="made", gates=(), **options):
+    grid = {
+        "data": {"source": "npz:made.npz"},
+        "models": [{"id": model, "source": f"python:made.py:{model}"}],
+        "attacks": attacks,
+        "gates": list(gates),
+        "skip_verified": len(attacks) > 2,
+    }
+    return run_grid(grid, name, options=rbl.Options(allow_code=True, batch_size=4, device="cpu", **options))
+
+
+def read_cells(run: Run) -> list[tuple[Any, ...]]:
+    cells = run.results["cells"]
+    return sorted((cell["attack"], cell["status"], cell["n"]) for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "options"),
+    [
+        (["certify-ibp-linf-1", "autoattack-linf-8", "adaptive-linf-8"], {}),
+        (
+            ["fgsm-linf-8", "pgd20-linf-8"],
+            {
+                "until_decided": True,
+                "gates": [{"metric": "robust_accuracy", "threat": "linf-8", "min": 0.95}],
+            },
+        ),
+        (["pgd20-linf-8"], {"model": "slow", "cell_timeout": 1.0}),
+    ],
+    ids=["proven images left out", "until decided", "out of time"],
+)
+def test_other_kinds_of_runs_are_those_of_a_local_one(cluster, write_made, attacks, options):
+    local = run_made("local", attacks, **options)
+    on_cluster = run_made("ray", attacks, executor="ray", **options)
+    assert read_cells(on_cluster) == read_cells(local)
+    pd.testing.assert_frame_equal(read_verdicts(on_cluster), read_verdicts(local))
+    environment = on_cluster.results["environment"]
+    assert (environment["device"], environment["workers"]) == ("cpu on 2 nodes of Ray", 2)
+
+
+def test_a_shard_of_a_cluster_and_one_of_this_machine_are_merged(cluster, write_made):
+    attacks = ["fgsm-linf-8", "certify-ibp-linf-1"]
+    whole = run_made("whole", attacks)
+    run_made("first", attacks, shard="1/2", executor="ray")
+    run_made("second", attacks, shard="2/2")
+    merged = rbl.merge_runs(["first", "second"], "merged")
+    pd.testing.assert_frame_equal(read_verdicts(merged), read_verdicts(whole))
 
 
 def kill_a_task(cluster) -> list[int]:
