@@ -20,6 +20,8 @@ from robustbench_local.store.atomic_files import convert_storage_errors
 MAX_FILES = 100_000
 """Most files in a bundle."""
 MAX_NAME_CHARACTERS = 200
+MAX_JSON_BYTES = 1 << 30
+"""Largest document, which is read as a whole; records and images are read in parts."""
 _PART_BYTES = 1 << 20
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _END_RECORD = struct.Struct("<4s4H2LH")
@@ -66,6 +68,9 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo]) -> None:
         raise BundleError(
             f"unpacks to {total:,} bytes, more than {limit:,}; RBL_MAX_FILE_GIB changes the limit"
         )
+    documents = [entry for entry in entries if entry.filename.endswith(".json")]
+    if any(entry.file_size > MAX_JSON_BYTES for entry in documents):
+        raise BundleError(f"has a document of more than {MAX_JSON_BYTES >> 20} MiB")
     files, folders = set[str](), dict[str, str]()
     for entry in entries:
         name = entry.filename

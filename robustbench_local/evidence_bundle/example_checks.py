@@ -14,7 +14,7 @@ import torch
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.errors import ThreatError
 from robustbench_local.evaluation.harness.verify import find_ball_violations
-from robustbench_local.evidence_bundle.bundle_files import DESCRIPTION_NAME
+from robustbench_local.evidence_bundle.bundle_files import DESCRIPTION_NAME, RESULTS_NAME
 from robustbench_local.evidence_bundle.check_results import BundleError, CheckResult, build_check
 from robustbench_local.evidence_bundle.example_files import (
     BundledExamples,
@@ -55,6 +55,15 @@ def read_all_examples(folder: Path) -> Iterator[ListedExamples]:
     Raises:
         BundleError: If images are missing or changed, or have no outcome.
     """
+    try:
+        yield from _read_listed_examples(folder)
+    except BundleError:
+        raise
+    except Exception as error:  # a file from anyone may hold anything
+        raise BundleError(f"the examples cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _read_listed_examples(folder: Path) -> Iterator[ListedExamples]:
     cells = {cell.key: cell for cell in read_cells(folder)}
     clean = index_clean_images(folder)
     for entry in _read_entries(folder):
@@ -79,14 +88,16 @@ def check_examples(folder: Path) -> CheckResult:
     """
     name = "examples and budgets"
     failures: list[str] = []
-    count = unbounded = 0
+    count = unbounded = masked = 0
     try:
         for examples in read_all_examples(folder):
             count += len(examples.outcomes)
             unbounded += 0 if examples.threat.is_ball else len(examples.outcomes)
+            masked += len(examples.outcomes) if examples.threat.region == "mask" else 0
             failures += _find_problems(examples)
         absent = sum(len(entry["images"]) for entry in _read_entries(folder) if entry["file"] is None)
-    except BundleError as error:
+        doubts = list(_find_missing_examples(folder))
+    except (BundleError, KeyError, TypeError, ValueError, AttributeError) as error:
         return CheckResult(name=name, status="failed", sentence=str(error))
     if not count:
         sentence = "the bundle has no images" + (f", and hashes of {absent}" if absent else "")
@@ -97,11 +108,15 @@ def check_examples(folder: Path) -> CheckResult:
         good += (
             f"; {unbounded} of a family without a norm, whose images alone were compared with their hashes"
         )
+    if masked:
+        good += f"; the masks of {masked} are not in the bundle"
     return build_check(
         name,
         failures=failures,
+        doubts=doubts,
         good=good,
         bad=f"{format_count(len(failures), 'problem')} with {format_count(count, 'example')}",
+        open_=f"{good}; {format_count(len(doubts), 'attack')} with fewer examples than a run stores",
     )
 
 
@@ -145,6 +160,25 @@ def _read_entries(folder: Path) -> list[Mapping[str, Any]]:
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{DESCRIPTION_NAME} is not of the form of a bundle") from error
     return list(entries)
+
+
+def _find_missing_examples(folder: Path) -> Iterator[str]:
+    """Find attacks with fewer examples than the run stores of their successes and the bundle takes."""
+    examples = load_json(folder / DESCRIPTION_NAME)["examples"]
+    included = {entry["cell"]: entry["included"] for entry in examples["cells"]}
+    limits = [int(examples["limit"])] if examples["limit"] is not None else []
+    gallery = load_json(folder / RESULTS_NAME)["grid"].get("gallery")
+    limits += [int(gallery)] if gallery is not None else []
+    for cell in read_cells(folder):
+        if cell.measure not in {"ball", "distance"} or not limits:
+            continue
+        successes = sum(row.broken for row in read_outcomes(folder, cell))
+        expected, found = min(successes, *limits), included.get(cell.key, 0)
+        if found < expected:
+            yield (
+                f"{cell.attack} on {cell.model}: {found} of the {expected} that are expected of "
+                f"{format_count(successes, 'success', 'successes')}"
+            )
 
 
 def _find_problems(examples: ListedExamples) -> Iterator[str]:

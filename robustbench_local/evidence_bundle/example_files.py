@@ -236,8 +236,11 @@ def _load_tensors(path: Path) -> dict[str, npt.NDArray[np.generic]]:
 def _load_clean(files: Mapping[str, Path], name: str, image: str) -> Images:
     if name not in files:
         raise BundleError(f"the clean image of {image!r} is missing")
-    with safe_open(files[name], framework="numpy") as content:
-        loaded = _unpack_images(content.get_tensor(name))
+    try:
+        with safe_open(files[name], framework="numpy") as content:
+            loaded = _unpack_images(content.get_tensor(name))
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise BundleError(f"the clean image of {image!r} cannot be read ({error})") from error
     if hash_image_bytes(loaded) != name:
         raise BundleError(f"the clean image of {image!r} was changed")
     return loaded

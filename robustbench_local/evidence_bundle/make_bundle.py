@@ -175,6 +175,7 @@ def _write_run_files(
         "made_by": {"name": "robustbench_local", "code": compute_writer_version()},
         "examples": {
             "chosen": _describe_choice(choice),
+            "limit": choice.count,
             "stored_by_the_run": f"the first successes of each attack, at most {gallery} (gallery)",
             "cells": examples,
         },

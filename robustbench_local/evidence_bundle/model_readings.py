@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from robustbench_local.classifier.device import resolve_device
-from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import ConfigError, ModelError, RobustbenchError, did_you_mean
@@ -24,7 +23,7 @@ from robustbench_local.evaluation.planning.defended_models import NoDefense, Rec
 from robustbench_local.evaluation.planning.model_loading import ModelLoader
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.evaluation.training.weight_cache import WeightCache
-from robustbench_local.evidence_bundle.bundle_files import GRID_NAME, RESULTS_NAME, RUN_RECORD_NAME
+from robustbench_local.evidence_bundle.bundle_files import RESULTS_NAME, RUN_RECORD_NAME
 from robustbench_local.evidence_bundle.check_results import BundleError, CheckResult, CheckStatus
 from robustbench_local.evidence_bundle.example_checks import ListedExamples, name_example, read_all_examples
 from robustbench_local.evidence_bundle.run_records import load_json
@@ -86,7 +85,8 @@ def check_models(
         ConfigError: If a source names no model of the run.
         ModelError: If a model cannot be loaded.
     """
-    grid, results = _read_grid(folder), load_json(folder / RESULTS_NAME)
+    results = load_json(folder / RESULTS_NAME)
+    grid = _read_grid(results)
     named = _name_sources(sources, grid)
     try:
         examples = list(read_all_examples(folder))
@@ -146,6 +146,9 @@ def _read_cell(
     """Read the examples of one cell again."""
     if examples.cell.measure == "views":
         readings.skipped["views of stickers and patches, which need their scenes"] += len(examples.outcomes)
+        return
+    if any(not 0 <= row.label < subject.classifier.num_classes for row in examples.outcomes):
+        readings.failures.append(f"{examples.cell.attack}: a label that {readings.label} has no class for")
         return
     for start in range(0, len(examples.outcomes), batch_size):
         rows = slice(start, start + batch_size)
@@ -289,19 +292,16 @@ def _apply_defense(
     raise ConfigError(f"the grid of the run has no defense {name!r}")
 
 
-def _read_grid(folder: Path) -> Grid:
-    """Read the grid of the run from a bundle.
+def _read_grid(results: Mapping[str, Any]) -> Grid:
+    """Read the grid of the run, which results.json repeats.
 
     Raises:
         BundleError: If it is no grid of this version.
     """
     try:
-        content: dict[str, Any] = parse_yaml(
-            (folder / GRID_NAME).read_text(encoding="utf-8"), where=GRID_NAME, error=ConfigError
-        )
-        return load_grid(content)[0]
-    except (ConfigError, OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{GRID_NAME} cannot be read: {error}") from error
+        return load_grid(dict(results["grid"]))[0]
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"the grid in {RESULTS_NAME} cannot be read: {error}") from error
 
 
 def _name_sources(sources: Sequence[ModelSource], grid: Grid) -> list[ModelSource]:

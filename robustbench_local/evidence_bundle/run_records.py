@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cache
@@ -47,6 +48,7 @@ _KEPT_KEYS = (
 _ID_KEYS = frozenset({STOP_KEY, GROUPS_KEY})
 """Metadata with ids of images, which have to stay those of the outcomes."""
 _ROWS_PER_COMMIT = 5000
+_MAX_CELLS = 100_000
 
 
 def write_records(store: RunStore, folder: Path) -> None:
@@ -111,7 +113,7 @@ def rebuild_run(folder: Path, run_dir: Path) -> None:
     """
     content = load_json(folder / RUN_RECORD_NAME)
     try:
-        cells = [_parse(CellRecord, cell) for cell in content["cells"]]
+        cells = _parse_cells(content)
         events = [_parse(EventRecord, event) for event in content["events"]]
         adaptations = {key: _parse(AdaptationRecord, value) for key, value in content["adaptations"].items()}
         load_tests = [LoadTestRecord.model_validate_json(to_json(record)) for record in content["load_tests"]]
@@ -183,7 +185,7 @@ def read_cells(folder: Path) -> list[CellRecord]:
         BundleError: If they cannot be read.
     """
     try:
-        return [_parse(CellRecord, cell) for cell in load_json(folder / RUN_RECORD_NAME)["cells"]]
+        return _parse_cells(load_json(folder / RUN_RECORD_NAME))
     except (KeyError, TypeError, ValidationError) as error:
         raise BundleError(
             f"{RUN_RECORD_NAME} is not of the form of a run ({_shorten_error(error)})"
@@ -206,6 +208,15 @@ def load_json(path: Path) -> Any:
         raise BundleError(f"{path.name} is missing") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path.name} is no strict JSON ({_shorten_error(error)})") from error
+
+
+def _parse_cells(content: Any) -> list[CellRecord]:
+    """Parse the cells of a run; their keys become parts of file names, and so are checked."""
+    cells = [_parse(CellRecord, cell) for cell in content["cells"]]
+    for cell in cells:
+        if re.fullmatch(r"[\w-]+", cell.key, re.ASCII) is None or not 0 <= cell.position < _MAX_CELLS:
+            raise BundleError(f"{RUN_RECORD_NAME} has a cell with an impossible key or position")
+    return cells
 
 
 def _read_lines(folder: Path, name: str, kind: type[Any]) -> Iterator[Any]:

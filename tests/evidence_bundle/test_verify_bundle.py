@@ -31,6 +31,7 @@ def test_an_honest_bundle_stands_anywhere_with_any_batch_size(bundle, tmp_path, 
     copy = tmp_path / "received.zip"
     copy.write_bytes(bundle.read_bytes())
     report = verify_bundle(copy, VerificationOptions(models=[PLAIN], batch_size=3, device="cpu"))
+    assert [check for check in report.checks if check.status == "failed"] == []
     assert report.exit_code == 0
     assert report.verdict == "stands"
     statuses = read_statuses(report)
