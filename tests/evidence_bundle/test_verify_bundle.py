@@ -102,6 +102,13 @@ def flip_outcome(folder: Path) -> None:
     path.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
 
 
+def write_odd_positions(folder: Path) -> None:
+    """Give positions that are no numbers."""
+    path = sorted((folder / "examples").glob("*.safetensors"))[0]
+    content = safetensors.load(path.read_bytes())
+    path.write_bytes(safetensors.save({**content, "positions": np.full(len(content["positions"]), np.nan)}))
+
+
 SCHEMA, RATES, EXAMPLES, DOCUMENTS = (
     "schema of results.json",
     "rates and intervals",
@@ -144,6 +151,16 @@ CHANGES = {
     "a NaN": (replace_text("records/00000*", "false", "NaN"), RATES),
     "a cell's type": (replace_text("records/run.json", '"position": 0', '"position": "0"'), RATES),
     "records of a list": (lambda folder: (folder / "records/run.json").write_text("[]"), RATES),
+    "a cell outside of the folder": (replace_text("records/run.json", '"key": "', '"key": "/../'), EXAMPLES),
+    "no file of images": (
+        lambda folder: sorted(folder.glob("examples/*.safetensors"))[0].write_bytes(b"\x08" + bytes(20)),
+        EXAMPLES,
+    ),
+    "no clean file": (
+        lambda folder: sorted(folder.glob("examples/clean/*"))[0].write_bytes(b"\xff" * 64),
+        EXAMPLES,
+    ),
+    "positions of another kind": (write_odd_positions, EXAMPLES),
     "deep records": (lambda folder: (folder / "records/run.json").write_text("[" * 99999), RATES),
     "metadata without form": (
         edit_json("records/run.json", lambda content: content["meta"].update(grid=[1], models=3)),
@@ -166,6 +183,36 @@ def test_a_change_with_new_hashes_is_found(name, bundle, tmp_path):
     found = CHECKS[check](folder)
     assert (found.name, found.status) == (check, "failed")
     assert all("\n" not in line for line in (found.sentence, *found.details))
+
+
+def drop_cell(folder: Path) -> None:
+    """Drop all examples of a cell, and the entry that lists them."""
+    sorted((folder / "examples").glob("*.safetensors"))[0].unlink()
+    edit_json("bundle.json", lambda content: content["examples"]["cells"].pop(0))(folder)
+
+
+def test_an_attack_whose_examples_were_dropped_without_a_trace_is_open(bundle, tmp_path):
+    folder = change_bundle(bundle, tmp_path / "changed.zip", drop_cell).with_suffix(".files")
+    found = check_examples(folder)
+    assert found.status == "undecided"
+    (line,) = found.details
+    assert line.startswith("fgsm-linf-8 on plain: 0 of the ")
+
+
+def test_labels_that_a_model_does_not_have_are_found(bundle, tmp_path):
+    """The model that reads would raise for them."""
+
+    def change(folder: Path) -> None:
+        for path in (folder / "records").glob("*.outcomes.jsonl"):
+            head, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            for row in rows:
+                row[head.index("label")] = 10**6
+            path.write_text("\n".join(map(json.dumps, [head, *rows])) + "\n", encoding="utf-8")
+
+    forged = change_bundle(bundle, tmp_path / "changed.zip", change)
+    report = verify_bundle(forged, VerificationOptions(models=[PLAIN], device="cpu"))
+    assert report.exit_code == 1
+    assert "a label that plain has no class for" in report.checks[-1].details[0]
 
 
 def test_a_changed_rate_with_new_hashes_ends_with_exit_code_1(bundle, tmp_path):
