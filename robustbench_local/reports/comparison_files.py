@@ -44,6 +44,7 @@ def read_comparison(
     *,
     allow_different_data: bool = False,
     max_pictures: int = MAX_PICTURES,
+    copies_log: bool = False,
 ) -> ComparisonData:
     """Read runs and compare each of them with the first.
 
@@ -52,6 +53,7 @@ def read_comparison(
         renamed: Model of the baseline -> model of the other runs, where their ids differ.
         allow_different_data: Whether runs on other images are compared too, without pairs of images.
         max_pictures: Largest number of pictures of changed images for each model; 0 for none.
+        copies_log: Whether killed runs are read in a copy, so that none of their files changes.
 
     Raises:
         ConfigError: If there is only one run, no run at a path, no model in common, or other data.
@@ -60,7 +62,10 @@ def read_comparison(
     if len(directories) < 2:
         raise ConfigError("a comparison needs two runs or more", remedy="name the baseline first")
     with ExitStack() as stack:
-        stores = [stack.enter_context(RunStore.open_readonly(directory)) for directory in directories]
+        stores = [
+            stack.enter_context(RunStore.open_readonly(directory, copies_log=copies_log))
+            for directory in directories
+        ]
         runs = [
             read_compared_run(store, name) for store, name in zip(stores, name_runs(directories), strict=True)
         ]

@@ -14,7 +14,9 @@ from robustbench_local.config.user_files import check_user_file
 from robustbench_local.errors import ConfigError, DamagedError, InvariantError, RobustbenchError, StorageError
 from robustbench_local.store.atomic_files import refuse_link
 from robustbench_local.store.damage import build_damage_error, find_damage
+from robustbench_local.store.lock import is_being_written
 from robustbench_local.store.migrations import is_current_schema, migrate_database, read_schema_version
+from robustbench_local.store.run_folder import LOCK_NAME
 from robustbench_local.store.unchanged_file import is_unchanged, record_file_digest, remove_file_digest
 
 _BUSY_TIMEOUT_SECONDS = 30.0
@@ -125,13 +127,17 @@ def close_for_writing(connection: sqlite3.Connection, path: Path, *, is_own: boo
         record_file_digest(path)
 
 
-def open_for_reading(path: Path) -> sqlite3.Connection:
+def open_for_reading(path: Path, *, copies_log: bool = False) -> sqlite3.Connection:
     """Open an existing database without changing it; an older schema is migrated in memory.
+
+    Args:
+        path: ``run.db``.
+        copies_log: As for `open_unmigrated`.
 
     Raises:
         ConfigError: There is no run here, or it is not ours, of a newer schema, or damaged.
     """
-    connection = open_unmigrated(path)
+    connection = open_unmigrated(path, copies_log=copies_log)
     with convert_database_errors(path):
         try:
             if is_current_schema(connection, path):
@@ -145,8 +151,13 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         return migrated
 
 
-def open_unmigrated(path: Path) -> sqlite3.Connection:
+def open_unmigrated(path: Path, *, copies_log: bool = False) -> sqlite3.Connection:
     """Open an existing database without changing it, in the schema that it was written in.
+
+    Args:
+        path: ``run.db``.
+        copies_log: Whether a killed run is read in a copy: SQLite writes to the index beside a log that it
+            reads, which changes no data, but a file of the run.
 
     Raises:
         ConfigError: There is no run here, or it is not ours, of a newer schema, or damaged.
@@ -155,7 +166,7 @@ def open_unmigrated(path: Path) -> sqlite3.Connection:
         raise ConfigError("there is no run here (no run.db)", where=str(path.parent))
     check_user_file(path)
     with convert_database_errors(path):
-        connection = _connect_readonly(path)
+        connection = _connect_readonly(path, copies_log=copies_log)
         try:
             if not is_current_schema(connection, path):
                 _refuse_empty_run(connection, path)
@@ -200,13 +211,16 @@ def _convert_sqlite_error(error: sqlite3.Error, path: Path) -> RobustbenchError:
     return InvariantError(f"the store was misused ({error})", where=where)
 
 
-def _connect_readonly(path: Path) -> sqlite3.Connection:
+def _connect_readonly(path: Path, *, copies_log: bool) -> sqlite3.Connection:
+    log = path.with_name(f"{path.name}-wal")
+    has_log = log.exists() and log.stat().st_size > 0
+    if copies_log and has_log and not is_being_written(path.with_name(LOCK_NAME)):
+        return _copy_with_log(path, log)
     try:
         return _connect_uri(path, "mode=ro")
     except sqlite3.OperationalError:
         # A database in WAL mode needs its -shm file, which cannot be created in a read-only folder.
-        log = path.with_name(f"{path.name}-wal")
-        if not log.exists() or log.stat().st_size == 0:
+        if not has_log:
             return _connect_uri(path, "immutable=1")
     return _copy_with_log(path, log)
 
@@ -228,7 +242,8 @@ def _connect_uri(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _copy_with_log(path: Path, log: Path) -> sqlite3.Connection:
-    """Copy a killed run on read-only media to replay its log, which holds the last commits."""
+    """Copy a killed run to replay its log, which holds the last commits, elsewhere."""
+    check_user_file(log)
     with tempfile.TemporaryDirectory(prefix="rbl-") as scratch:
         copy = Path(scratch, path.name)
         shutil.copyfile(path, copy)

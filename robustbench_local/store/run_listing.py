@@ -78,7 +78,7 @@ def read_listing(directory: Path) -> RunListing:
         DamagedError: It cannot be read.
     """
     path = directory / DATABASE_NAME
-    with convert_storage_errors(directory), closing(open_unmigrated(path)) as connection:
+    with convert_storage_errors(directory), closing(open_unmigrated(path, copies_log=True)) as connection:
         with convert_database_errors(path):
             connection.execute("BEGIN")  # all of it as of one moment
             cells = connection.execute(

@@ -124,14 +124,18 @@ class RunStore(RunReader):
         return store
 
     @classmethod
-    def open_readonly(cls, directory: Path | str) -> RunStore:
+    def open_readonly(cls, directory: Path | str, *, copies_log: bool = False) -> RunStore:
         """Open a run for reading: finished, killed or being written; in place, copied or on read-only media.
+
+        Args:
+            directory: The run directory.
+            copies_log: Whether a killed run is read in a copy, so that none of its files changes.
 
         Raises:
             DamagedError: It is damaged.
             ConfigError: There is no run here, or it has a newer schema.
         """
-        store = cls._open_unchecked(Path(directory))
+        store = cls._open_unchecked(Path(directory), copies_log=copies_log)
         try:
             store._database.check_all()  # noqa: SLF001
         except BaseException:
@@ -140,9 +144,10 @@ class RunStore(RunReader):
         return store
 
     @classmethod
-    def _open_unchecked(cls, directory: Path) -> RunStore:
+    def _open_unchecked(cls, directory: Path, *, copies_log: bool = False) -> RunStore:
         with convert_storage_errors(directory):
-            return cls(directory, open_for_reading(directory / DATABASE_NAME), None)
+            connection = open_for_reading(directory / DATABASE_NAME, copies_log=copies_log)
+            return cls(directory, connection, None)
 
     def __enter__(self) -> Self:
         return self

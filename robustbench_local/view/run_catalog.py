@@ -218,7 +218,7 @@ def describe_problem(error: Exception, directory: Path) -> str:
 
 
 def _count_run(directory: Path) -> RunSummary:
-    with RunStore.open_readonly(directory) as store:
+    with RunStore.open_readonly(directory, copies_log=True) as store:
         return read_summary(store)
 
 

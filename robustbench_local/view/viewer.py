@@ -60,7 +60,7 @@ class Viewer:
             if key not in self._open:
                 for old in [old for old in self._open if old[0] == key[0]]:
                     self._open.pop(old).images.store.close()
-                store = RunStore.open_readonly(run.found.directory)
+                store = RunStore.open_readonly(run.found.directory, copies_log=True)
                 try:
                     self._open[key] = OpenRun(RunImages(store), DataImages(store))
                 except BaseException:
@@ -81,7 +81,7 @@ class Viewer:
         with self._page_lock:
             key = ("report", run.found.id, read_stamp(directory))
             if key not in self._pages:
-                with RunStore.open_readonly(directory) as store:
+                with RunStore.open_readonly(directory, copies_log=True) as store:
                     self._keep_page(key, render(read_report_data(store)))
             return self._pages[key]
 
@@ -100,7 +100,9 @@ class Viewer:
         with self._page_lock:
             key = ("comparison", *map(read_stamp, directories), *directories, allow_different_data)
             if key not in self._pages:
-                data = read_comparison(directories, allow_different_data=allow_different_data)
+                data = read_comparison(
+                    directories, allow_different_data=allow_different_data, copies_log=True
+                )
                 self._keep_page(key, render_comparison_page(data))
             return self._pages[key]
 

@@ -151,3 +151,17 @@ def test_a_run_whose_count_fails_says_why(tmp_path, sound):
     (listed,) = RunCatalog(tmp_path).list_runs()[0]
     assert listed.states == ("unreadable",)
     assert "metric must be one of" in listed.problem
+
+
+def test_a_killed_run_is_read_with_its_last_commits_and_no_file_of_it_changes(tmp_path):
+    folder = build_sample(tmp_path / "run")
+    with RunStore.create_or_open(folder, resolved_yaml="schema: 1\n", identity=IDENTITY) as store:
+        store.set_meta("question", "Was it killed?")
+        shutil.copytree(folder, tmp_path / "killed", ignore=shutil.ignore_patterns("run.lock"))
+    assert (tmp_path / "killed/run.db-wal").stat().st_size > 0
+    before = {path: path.read_bytes() for path in (tmp_path / "killed").iterdir() if path.is_file()}
+    killed = next(run for run in RunCatalog(tmp_path).list_runs()[0] if run.name == "killed")
+    assert killed.listing.question == "Was it killed?"
+    assert killed.summary.rows[0].rate.n == 48
+    after = {path: path.read_bytes() for path in (tmp_path / "killed").iterdir() if path.is_file()}
+    assert after == before
