@@ -29,6 +29,7 @@ import hostile_models  # noqa: F401
 import hostile_services  # noqa: F401
 import mutated_grids  # noqa: F401
 import random_kills  # noqa: F401
+import short_memory  # noqa: F401
 import wrong_numbers  # noqa: F401
 from fault import FAULTS, Fault
 from workplace import DeviationError, make_fresh_workspace

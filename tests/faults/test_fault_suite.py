@@ -18,6 +18,7 @@ LEAST = {
     "hostile services": 15,
     "mutated grids": 1,
     "random kills": 1,
+    "short memory": 8,
     "wrong numbers": 51,
 }
 """Kinds of each family: never fewer than now."""

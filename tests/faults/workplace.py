@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -150,9 +151,11 @@ class FaultWorkspace:
         """``rbl run grid.yaml`` with the usual flags."""
         return self.run_command("run", "grid.yaml", *RUN_FLAGS, "--out", out, *arguments, limit=limit)
 
-    def run_command(self, *arguments: str, limit: float = LIMIT_SECONDS) -> CommandResult:
+    def run_command(
+        self, *arguments: str, limit: float = LIMIT_SECONDS, address_space_mib: int | None = None
+    ) -> CommandResult:
         """Any command, with what holds for all of them: an end, no traceback, one line that says why not."""
-        result = self.start(*arguments).wait(limit)
+        result = CommandProcess(self.folder, arguments, address_space_mib).wait(limit)
         check_output(result)
         return result
 
@@ -196,14 +199,15 @@ class CommandProcess:
     Args:
         folder: Where it works.
         arguments: The command line without the program's name.
+        address_space_mib: Address space that it may take beyond what it begins with; None: no limit.
     """
 
-    def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
+    def __init__(self, folder: Path, arguments: Sequence[str], address_space_mib: int | None = None) -> None:
         self._logs = (folder / ".stdout", folder / ".stderr")
         self._began = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            _run_command_in_child(folder, arguments, self._logs)
+            _run_command_in_child(folder, arguments, self._logs, address_space_mib)
 
     def send_signal(self, kind: signal.Signals) -> None:
         """Send a signal to the command alone."""
@@ -236,7 +240,9 @@ class CommandProcess:
         return result
 
 
-def _run_command_in_child(folder: Path, arguments: Sequence[str], logs: tuple[Path, Path]) -> NoReturn:
+def _run_command_in_child(
+    folder: Path, arguments: Sequence[str], logs: tuple[Path, Path], address_space_mib: int | None
+) -> NoReturn:
     """The forked child: the command line, and nothing of this process's end."""
     code = 99
     try:
@@ -252,6 +258,8 @@ def _run_command_in_child(folder: Path, arguments: Sequence[str], logs: tuple[Pa
         os.environ["RBL_CACHE"] = str(folder / ".cache")
         from robustbench_local.cli.main import main
 
+        if address_space_mib is not None:
+            _limit_address_space(address_space_mib)
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -262,6 +270,13 @@ def _run_command_in_child(folder: Path, arguments: Sequence[str], logs: tuple[Pa
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
+
+
+def _limit_address_space(mebibytes: int) -> None:
+    """Let this process take so much more address space than it has now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    most = pages * resource.getpagesize() + mebibytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def check_output(result: CommandResult) -> None:
