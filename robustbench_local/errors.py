@@ -11,7 +11,7 @@ The tree::
     |   `-- LockedError          2  another process writes to this run
     |-- ModelError               3  the model cannot be loaded or used
     |   |-- ProcessEndedError    3  the model ended its process, or it crashed
-    |   |-- ModelMemoryError     4  memory runs out while the model is loaded
+    |   |-- ModelMemoryError     4  memory runs out while the model is loaded or trained
     |   `-- UnreachableError     3  the model's service does not answer
     |       `-- ModelTimeoutError    3  the model does not answer within its time limit
     |-- DataError                3  the data cannot be loaded or used
@@ -122,7 +122,7 @@ class ProcessEndedError(ModelError):
 
 
 class ModelMemoryError(ModelError):
-    """Memory runs out while the model is loaded, which says nothing about the model."""
+    """Memory runs out while the model is loaded or trained, which says nothing about the model."""
 
     exit_code = 4
 

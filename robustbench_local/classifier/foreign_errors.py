@@ -27,6 +27,8 @@ _OUT_OF_MEMORY_TEXTS = (
     "could not execute a primitive",
 )
 """What libraries say, in lower case, when an allocation fails."""
+_UNSET_ERROR_TEXTS = ("error return without exception set", "without setting an exception")
+"""What Python says of a library whose allocation failed and which does not say so: a SystemError."""
 _RUNTIMES = frozenset({"onnxruntime", "openvino", "ai_edge_litert", "numpy"})
 """Packages whose exceptions are no RuntimeError."""
 
@@ -39,6 +41,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
+    if isinstance(error, SystemError):
+        return any(sign in str(error) for sign in _UNSET_ERROR_TEXTS)
     if not isinstance(error, RuntimeError) and type(error).__module__.split(".")[0] not in _RUNTIMES:
         return False
     text = str(error).lower()

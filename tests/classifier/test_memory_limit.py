@@ -132,6 +132,9 @@ def _make_foreign_error(module: str, text: str) -> Exception:
         (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("shape mismatch"), False),
         (ValueError("out of memory"), False),
+        (SystemError("error return without exception set"), True),
+        (SystemError("<method> returned NULL without setting an exception"), True),
+        (SystemError("unknown opcode"), False),
     ],
 )
 def test_out_of_memory_is_recognised(error: Exception, expected: bool) -> None:

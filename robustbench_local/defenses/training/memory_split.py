@@ -23,7 +23,7 @@ from robustbench_local.classifier.memory_limit import MemoryLimit
 from robustbench_local.classifier.recomputed_parts import RowsFunction, compute_in_parts
 from robustbench_local.classifier.state_guard import RandomStates
 from robustbench_local.counted_nouns import format_count
-from robustbench_local.errors import IncompleteError
+from robustbench_local.errors import ModelMemoryError
 
 T = TypeVar("T")
 MIN_BATCH_NORM_IMAGES = 2
@@ -71,7 +71,7 @@ class MemorySplit:
             forget: Undoes what else a failed call has left behind.
 
         Raises:
-            IncompleteError: If memory runs out even with the smallest parts.
+            ModelMemoryError: If memory runs out even with the smallest parts.
             Exception: The function's.
         """
         before, start = self.limit.max_images, _StepState(self._networks, generator)
@@ -180,9 +180,9 @@ class MemorySplit:
     def _has_layer(self, is_kind: Callable[[nn.Module], bool]) -> bool:
         return any(is_kind(layer) for network in self._networks for layer in network.modules())
 
-    def _build_error(self, count: int, error: BaseException) -> IncompleteError:
+    def _build_error(self, count: int, error: BaseException) -> ModelMemoryError:
         smallest = format_count(min(self._min_part, count), "image")
-        return IncompleteError(
+        return ModelMemoryError(
             f"memory runs out even with {smallest} at once ({type(error).__name__})",
             where="training",
             remedy="end other programs, or give it more memory, a smaller network or smaller images; the "

@@ -90,7 +90,7 @@ def train(
         ModelError: If the loss is no longer finite, or the training collapses.
         DataError: If there are fewer training images than in a batch.
         ConfigError: If the checkpoint belongs to another training.
-        IncompleteError: If memory runs out even with the smallest part of a batch; see `MemorySplit`.
+        ModelMemoryError: If memory runs out even with the smallest part of a batch; see `MemorySplit`.
     """
     target_device = torch.device(device)
     steps = _count_steps(training, recipe)

@@ -28,7 +28,7 @@ from robustbench_local.defenses.training import checkpoint as checkpoint_file
 from robustbench_local.defenses.training.learner import Learner
 from robustbench_local.defenses.training.memory_split import MIN_BATCH_NORM_IMAGES, MemorySplit
 from robustbench_local.defenses.training.training_loop import train
-from robustbench_local.errors import IncompleteError
+from robustbench_local.errors import ModelMemoryError
 from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = {"threat": ThreatModel(norm="Linf", eps=0.1), "eps_warmup_epochs": 0, "steps": 2, "step_size": 0.5}
@@ -129,7 +129,7 @@ def test_the_smallest_part_of_a_network_with_batch_norm_has_two_images(norm, sma
             )
             continue
         words = "2 images" if norm else "1 image"
-        with pytest.raises(IncompleteError, match=f"memory runs out even with {words} at once") as caught:
+        with pytest.raises(ModelMemoryError, match=f"memory runs out even with {words} at once") as caught:
             take_steps(RECIPES["standard"], MemoryShortage(most), norm=norm, steps=1)
         assert caught.value.exit_code == 4
 
@@ -169,7 +169,7 @@ def test_a_training_that_ends_for_memory_goes_on_from_its_checkpoint(tmp_path):
     def end_memory(result):
         shortage.most = 1
 
-    with shortage, pytest.raises(IncompleteError, match="goes on from it"):
+    with shortage, pytest.raises(ModelMemoryError, match="goes on from it"):
         train(build_network(), recipe, TRAINING, VALIDATION, checkpoint=file, on_epoch=end_memory)
     lines = []
     resumed = train(build_network(), recipe, TRAINING, VALIDATION, checkpoint=file, report=lines.append)
