@@ -21,6 +21,13 @@ def command(
             help="HTML file, or a folder for report.html; by default the run directory.",
         ),
     ] = None,
+    interactive: Annotated[
+        bool,
+        typer.Option(
+            "--interactive",
+            help="Charts with a choice of the model, drawn by Vega-Lite inside the page (extra `charts`).",
+        ),
+    ] = False,
 ) -> int:
     """Write one self-contained HTML file, and beside it CSV, JSON, Markdown and figures.
 
@@ -32,7 +39,7 @@ def command(
     from robustbench_local.reports.analysis.gates import judge_run_dir
     from robustbench_local.reports.writers.outcome_files import MISSING_PARQUET_LINE, has_arrow
 
-    written = write_report_files(run, output)
+    written = write_report_files(run, output, interactive=interactive)
     echo_line(written.page)
     for note in written.notes:
         echo_line(f"note: {note}", error=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from robustbench_local.counted_nouns import choose_form, format_count
 from robustbench_local.reports.analysis.gates import GateReport
 from robustbench_local.reports.page import render
+from robustbench_local.reports.page.live_charts import build_live_charts, load_chart_script
 from robustbench_local.reports.sections.report_data import ReportData, read_report_data
 from robustbench_local.reports.sections.section import JsonDict
 from robustbench_local.reports.writers.csv_files import (
@@ -50,12 +51,12 @@ class WrittenReport(NamedTuple):
     """Sentences about what the report leaves out, for the terminal; the page and report.md have them, too."""
 
 
-def write_report(run_dir: Path, out: Path | None = None) -> Path:
+def write_report(run_dir: Path, out: Path | None = None, *, interactive: bool = False) -> Path:
     """Write the report of a run and return its HTML file; see ``write_report_files``."""
-    return write_report_files(run_dir, out).page
+    return write_report_files(run_dir, out, interactive=interactive).page
 
 
-def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
+def write_report_files(run_dir: Path, out: Path | None = None, *, interactive: bool = False) -> WrittenReport:
     """Write the report of a run, finished or not: one HTML file, and its siblings beside it.
 
     The siblings are results.json, results.csv, outcomes.csv, with the extra ``arrow`` outcomes.parquet,
@@ -65,17 +66,20 @@ def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
     Args:
         run_dir: The run directory; it is only read.
         out: The HTML file, or a folder for ``report.html``; by default the run directory. Created if missing.
+        interactive: Whether charts are drawn by a script inside the page, which needs the extra ``charts``.
 
     Returns:
         The HTML file, and what the report says.
 
     Raises:
-        ConfigError: If there is no run, or the folder cannot be written to.
+        ConfigError: If there is no run, the folder cannot be written to, or the extra ``charts`` is missing.
         DamagedError: If the run is damaged. Damaged images alone are omitted, with a finding.
         RefusedError: If a file or the folder of figures is a symbolic link.
         StorageError: If a write fails; existing files stay intact.
     """
     page = _resolve_page_path(Path(run_dir) if out is None else Path(out))
+    if interactive:
+        load_chart_script()  # whatever is missing is said before anything is written
     with pause_garbage_collection(), RunStore.open_readonly(Path(run_dir)) as store:
         make_directory(page.parent)
         make_directory_in(page.parent, FIGURES_FOLDER)
@@ -90,7 +94,8 @@ def write_report_files(run_dir: Path, out: Path | None = None) -> WrittenReport:
                 refuse_link(page.parent / name)  # check all before the first file is replaced
     for name, text in files.items():
         write_atomically(page.parent / name, text)
-    write_atomically(page, render(content))
+    live = build_live_charts(content.evidence) if interactive else None
+    write_atomically(page, render(content, live))
     notes = (_describe_omission(drawn.omitted),) if drawn.omitted else ()
     return WrittenReport(page, results, content.gate_report, notes)
 

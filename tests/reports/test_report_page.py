@@ -11,7 +11,7 @@ import pytest
 from sample_run import HOSTILE_CLASS_NAMES, SampleRun, build_run
 
 from robustbench_local.reports import write_report
-from robustbench_local.reports.page import create_environment, hash_style, render
+from robustbench_local.reports.page import create_environment, hash_source, render
 from robustbench_local.reports.sections.examples_section import EXAMPLES
 from robustbench_local.reports.sections.heatmap_section import HEATMAP
 from robustbench_local.reports.sections.report_data import read_report_data
@@ -89,7 +89,7 @@ def test_the_security_policy_allows_just_this_style_sheet(sample):
     assert policy["http-equiv"] == "Content-Security-Policy"
     rules = dict(rule.strip().split(" ", 1) for rule in str(policy["content"]).split(";"))
     assert rules["default-src"] == "'none'"
-    assert rules["style-src"] == f"'{hash_style(style[1])}'"
+    assert rules["style-src"] == f"'{hash_source(style[1])}'"
     assert "script-src" not in rules
     assert rules["img-src"] == "data:"
 

@@ -47,6 +47,7 @@ from robustbench_local.reports.page import charts
 from robustbench_local.reports.page.confusion_map import build_confusion_map
 from robustbench_local.reports.page.example_filters import build_filter_rules
 from robustbench_local.reports.page.heading_anchors import add_heading_anchors, number_regions
+from robustbench_local.reports.page.live_charts import LiveCharts
 from robustbench_local.reports.page.trade_off_chart import build_trade_off_chart
 from robustbench_local.reports.page.tries_chart import build_tries_charts
 from robustbench_local.reports.sections.examples_section import EXAMPLES
@@ -106,8 +107,13 @@ def build_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Environm
     return environment
 
 
-def render(report_data: ReportData) -> str:
-    """Render the whole page; the same data gives the same bytes."""
+def render(report_data: ReportData, live: LiveCharts | None = None) -> str:
+    """Render the whole page; the same data gives the same bytes.
+
+    Args:
+        report_data: Content of the report.
+        live: The scripts of interactive charts; None: the page has no script.
+    """
     style = read_style() + build_filter_rules(report_data.get_content(EXAMPLES))
     evidence = report_data.evidence
     parts = [part for part in report_data.list_shown_sections() if part.section.template]
@@ -136,9 +142,19 @@ def render(report_data: ReportData) -> str:
         build_tries_charts=build_tries_charts,
         drawn_signs_note=DRAWN_SIGNS_NOTE,
         style=Markup(style),  # noqa: S704 - our own file, and a style element must not be escaped
-        style_hash=hash_style(style),
+        style_hash=hash_source(style),
+        live=live,
+        script_hash=hash_source(live.script) if live else "",
     )
-    return number_regions(add_heading_anchors(page))
+    anchored = number_regions(add_heading_anchors(page))
+    return _add_scripts(anchored, live) if live else anchored
+
+
+def _add_scripts(page: str, live: LiveCharts) -> str:
+    """Add the scripts to a page that is complete otherwise: what has been hashed is changed no more."""
+    head, end, tail = page.rpartition("</body>")
+    data = f'<script type="application/json" id="chart-data">{live.data}</script>'
+    return f'{head}{data}\n<script type="module">{live.script}</script>\n{end}{tail}'
 
 
 def read_style() -> str:
@@ -149,8 +165,8 @@ def read_style() -> str:
     )
 
 
-def hash_style(text: str) -> str:
-    """Return the hash that allows a style sheet in the page's security policy: ``sha256-...``."""
+def hash_source(text: str) -> str:
+    """Return the hash that allows a style sheet or a script in the page's security policy: ``sha256-...``."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
@@ -18,6 +19,8 @@ CHART_WIDTH, CHART_HEIGHT = 360, 260
 LEFT_MARGIN, RIGHT_MARGIN, TOP_MARGIN, BOTTOM_MARGIN = 44, 26, 12, 40
 MIN_TICK_GAP = 36
 """Minimum distance between labels of the x axis, in units of the drawing; closer labels are omitted."""
+
+_KEY_CHARACTERS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,8 @@ class Chart:
 
     title: str
     """Title of the panel."""
+    key: str = ""
+    """Key of its interactive form; empty if it has none."""
     description: str
     """Text alternative: the quantity and its values."""
     x_label: str
@@ -77,12 +82,19 @@ def build_chart(panel: CurvePanel, style_by_model: dict[EvaluatedModel, int]) ->
     what = f"{panel.value_name.capitalize()} in percent. {panel.title}"
     return Chart(
         title=f"{format_norm(panel.norm)}, {panel.title}",
+        key=build_chart_key("radius", panel.norm, panel.attack, panel.value_name),
         description=f"{what}: {'; '.join(map(_describe_curve, panel.curves))}",
         x_label=format_axis_label(panel.norm),
         x_ticks=_build_x_ticks(panel, largest),
         y_ticks=build_share_ticks(),
         lines=tuple(_build_line(curve, style_by_model[curve.subject], largest) for curve in panel.curves),
     )
+
+
+def build_chart_key(kind: str, *parts: str) -> str:
+    """Build the key of a chart on its page, from what it shows alone; names are in it as a hash."""
+    text = "\n".join(parts).encode("utf-8", "backslashreplace")
+    return f"{kind}-{hashlib.sha256(text).hexdigest()[:_KEY_CHARACTERS]}"
 
 
 def build_share_ticks() -> tuple[Tick, ...]:

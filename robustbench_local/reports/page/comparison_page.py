@@ -6,7 +6,7 @@ from importlib import resources
 
 from markupsafe import Markup
 
-from robustbench_local.reports.page import build_environment, hash_style, protect_intervals
+from robustbench_local.reports.page import build_environment, hash_source, protect_intervals
 from robustbench_local.reports.page.heading_anchors import add_heading_anchors, number_regions
 from robustbench_local.reports.sections.comparison import COMPARISON_SECTIONS
 from robustbench_local.reports.sections.comparison.changed_images_section import name_change
@@ -65,6 +65,6 @@ def render_comparison_page(data: ComparisonData) -> str:
         name_change=name_change,
         verdict_classes=_VERDICT_CLASSES,
         style=Markup(style),  # noqa: S704 - our own file, and a style element must not be escaped
-        style_hash=hash_style(style),
+        style_hash=hash_source(style),
     )
     return number_regions(add_heading_anchors(page))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from robustbench_local.reports.analysis.accuracy_trade_off import TradeOff, TradeOffPoint
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.formatting.text import format_estimate
-from robustbench_local.reports.page.charts import Tick, format_points
+from robustbench_local.reports.page.charts import Tick, build_chart_key, format_points
 
 WIDTH, HEIGHT = 360, 320
 LEFT, RIGHT, TOP, BOTTOM = 44, 22, 14, 42
@@ -49,6 +49,8 @@ class PlacedPoint:
 class TradeOffChart:
     """All models in the coordinates of the drawing."""
 
+    key: str
+    """Key of its interactive form."""
     description: str
     """Text alternative: every point in words."""
     x_ticks: tuple[Tick, ...]
@@ -90,6 +92,7 @@ def build_trade_off_chart(trade_off: TradeOff, style_by_model: dict[EvaluatedMod
     places = {one.point.number: (one.x, one.y) for one in placed}
     is_whole = horizontal == vertical == (0.0, 1.0)
     return TradeOffChart(
+        key=build_chart_key("trade-off", trade_off.threat.name, str(trade_off.threat)),
         description=f"Clean and robust accuracy under {trade_off.threat}: "
         + "; ".join(one.tooltip for one in placed),
         x_ticks=tuple(
