@@ -68,7 +68,7 @@ def build_panel_spec(panel: CurvePanel, style_by_model: dict[EvaluatedModel, int
     }
     y: JsonDict = {"field": "value", "type": "quantitative", "title": f"{panel.value_name}, %"}
     y |= {"scale": {"domain": [0, 100]}}
-    area = {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "opacity": _fade(0.17)}
+    area = {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "opacity": _build_opacity(0.17)}
     subjects = [curve.subject for curve in panel.curves]
     spec, palette = _build_spec(rows, subjects), _list_styles(subjects, style_by_model)
     spec["params"] += [
@@ -80,7 +80,7 @@ def build_panel_spec(panel: CurvePanel, style_by_model: dict[EvaluatedModel, int
         {"mark": {"type": "area", "tooltip": None}, "encoding": area},
         {
             "mark": {"type": "line", "tooltip": None},
-            "encoding": {"y": y, "strokeDash": dash, "opacity": _fade(1)},
+            "encoding": {"y": y, "strokeDash": dash, "opacity": _build_opacity(1)},
         },
         {"mark": {"type": "point", "filled": True}, "encoding": {"y": y, **_encode_point(spec, palette)}},
     ]
@@ -116,12 +116,17 @@ def build_trade_off_spec(trade_off: TradeOff, style_by_model: dict[EvaluatedMode
     spec = _build_spec(rows, [point.subject for point in points])
     palette = _list_styles([point.subject for point in points], style_by_model)
     mark = {"x": x, "y": y, **_encode_point(spec, palette)}
-    across = {"x": {**x, "field": "clean_low"}, "x2": {"field": "clean_high"}, "y": y, "opacity": _fade(0.55)}
+    across = {
+        "x": {**x, "field": "clean_low"},
+        "x2": {"field": "clean_high"},
+        "y": y,
+        "opacity": _build_opacity(0.55),
+    }
     upward = {
         "y": {**y, "field": "robust_low"},
         "y2": {"field": "robust_high"},
         "x": x,
-        "opacity": _fade(0.55),
+        "opacity": _build_opacity(0.55),
     }
     spec["layer"] = [
         {"mark": {"type": "rule", "tooltip": None}, "encoding": across},
@@ -183,10 +188,10 @@ def _encode_point(spec: JsonDict, palette: Sequence[int]) -> JsonDict:
     scale = {**spec["encoding"]["color"]["scale"], "range": [_SHAPES[style] for style in palette]}
     shape = {"field": "model", "type": "nominal", "scale": scale, "legend": {"title": None}}
     size = {"condition": {"test": _IS_READ, "value": 220}, "value": 70}
-    return {"opacity": _fade(1), "size": size, "shape": shape, "tooltip": {"field": "text"}}
+    return {"opacity": _build_opacity(1), "size": size, "shape": shape, "tooltip": {"field": "text"}}
 
 
-def _fade(opacity: float) -> JsonDict:
+def _build_opacity(opacity: float) -> JsonDict:
     return {"condition": {"test": _IS_CHOSEN, "value": opacity}, "value": opacity * 0.15}
 
 
