@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from robustbench_local.counted_nouns import format_count
-from robustbench_local.errors import ModelTimeoutError, StorageError
+from robustbench_local.errors import IncompleteError, ModelTimeoutError
 from robustbench_local.evaluation.execution.job_runner import LOCAL_RUNNER, JobRunner
 from robustbench_local.evaluation.execution.kept_batch_sizes import (
     describe_kept_sizes,
@@ -60,7 +60,8 @@ def execute_plan(
         job_runner: Runs the work of the cells.
 
     Raises:
-        StorageError: If writing fails; committed outcomes are kept and the same command resumes.
+        IncompleteError: If writing fails or the cluster is lost; committed outcomes are kept and the same
+            command resumes.
     """
     known = match_stored_cells(plan, store)
     save_shard_record(plan, store, known)
@@ -221,7 +222,7 @@ class CellRunner:
         self.listener.on_cell_start(self.cell, self.counts)
         try:
             self._run_job(positions)
-        except StorageError:
+        except IncompleteError:
             raise
         except ModelTimeoutError as overdue:
             progress = f"{self.counts.n} of {format_count(self.cell.image_count, 'image')} done"

@@ -220,11 +220,14 @@ def split_into_chunks(
     most = find_largest_share(max((len(unit) for unit in units), default=1), batch_size)
     equal = -(-len(positions) // slots)
     least = max(MIN_CHUNK_IMAGES, int(MIN_BATCH_SHARE * batch_size))
-    chunks = []
+    chunks: list[list[int]] = []
     while positions:
         size = min(equal, most)
         if equal > batch_size:
+            # before any success a batch decides whether the model is at fault, as in a local run
+            is_first = not done and not chunks
             size = compute_share_size(len(positions), slots, least=least, most=most)
+            size = min(batch_size, most) if is_first else size
         size = max(size, MAX_FAILURES_BEFORE_SUCCESS)
         chunks.append(positions[:size])
         positions = positions[size:]
