@@ -16,7 +16,14 @@ def change_bundle(
     bundle: Path, out: Path, change: Callable[[Path], object], *, writes_hashes: bool = True
 ) -> Path:
     """Write a changed bundle; with new hashes, as anyone can who can write the file."""
-    folder = out.with_suffix(".files")
+    write_archive(change_files(bundle, out.with_suffix(".files"), change, writes_hashes=writes_hashes), out)
+    return out
+
+
+def change_files(
+    bundle: Path, folder: Path, change: Callable[[Path], object], *, writes_hashes: bool = True
+) -> Path:
+    """Write the files of a changed bundle to a folder."""
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(folder)
     change(folder)
@@ -25,8 +32,7 @@ def change_bundle(
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         statement = build_statement({name: hash_file(folder / name) for name in names}, results)
         (folder / STATEMENT_NAME).write_bytes(format_statement(statement))
-    write_archive(folder, out)
-    return out
+    return folder
 
 
 def edit_json(name: str, edit: Callable[[dict], object]) -> Callable[[Path], None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_changes import change_bundle, edit_json, replace_text
+from bundle_changes import change_bundle, change_files, edit_json, replace_text
 from safetensors import numpy as safetensors
 
 from robustbench_local.errors import ConfigError
@@ -179,7 +179,7 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_with_new_hashes_is_found(name, bundle, tmp_path):
     change, check = CHANGES[name]
-    folder = change_bundle(bundle, tmp_path / "changed.zip", change).with_suffix(".files")
+    folder = change_files(bundle, tmp_path / "files", change, writes_hashes=check == DOCUMENTS)
     found = CHECKS[check](folder)
     assert (found.name, found.status) == (check, "failed")
     assert all("\n" not in line for line in (found.sentence, *found.details))
@@ -192,7 +192,7 @@ def drop_cell(folder: Path) -> None:
 
 
 def test_an_attack_whose_examples_were_dropped_without_a_trace_is_open(bundle, tmp_path):
-    folder = change_bundle(bundle, tmp_path / "changed.zip", drop_cell).with_suffix(".files")
+    folder = change_files(bundle, tmp_path / "files", drop_cell, writes_hashes=False)
     found = check_examples(folder)
     assert found.status == "undecided"
     (line,) = found.details
@@ -304,7 +304,7 @@ def test_without_images_hashes_stay_and_no_verdict_can_be_read(evidence_run, tmp
         evidence_run, tmp_path / "small.zip", BundleOptions(examples=ExampleChoice(has_images=False))
     )
     assert written.included_examples == 0
-    names = change_bundle(written.path, tmp_path / "copy.zip", lambda folder: None).with_suffix(".files")
+    names = change_files(written.path, tmp_path / "files", lambda folder: None, writes_hashes=False)
     files = {path.relative_to(names).as_posix() for path in names.rglob("*") if path.is_file()}
     assert not [name for name in files if name.startswith("examples/") or name.endswith((".html", ".png"))]
     report = verify_bundle(written.path, VerificationOptions(models=[PLAIN], device="cpu"))
@@ -322,8 +322,8 @@ def test_a_sample_is_drawn_by_its_seed_and_says_so(evidence_run, tmp_path):
         path = tmp_path / f"{len(samples)}.zip"
         options = BundleOptions(examples=ExampleChoice(count=2, seed=seed))
         assert make_bundle(evidence_run, path, options).included_examples <= 6
-        folder = change_bundle(path, tmp_path / f"copy{len(samples)}.zip", lambda folder: None).with_suffix(
-            ".files"
+        folder = change_files(
+            path, tmp_path / f"files{len(samples)}", lambda folder: None, writes_hashes=False
         )
         content = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))["examples"]
         assert content["chosen"] == f"at most 2 of each attack, by a hash of seed {seed} and the image's id"
@@ -336,7 +336,7 @@ def test_a_model_card_is_included_and_named_in_the_bill(evidence_run, tmp_path):
     card = tmp_path / "card.md"
     card.write_text("# Card\n", encoding="utf-8")
     path = make_bundle(evidence_run, tmp_path / "b.zip", BundleOptions(model_card=card)).path
-    folder = change_bundle(path, tmp_path / "copy.zip", lambda folder: None).with_suffix(".files")
+    folder = change_files(path, tmp_path / "files", lambda folder: None, writes_hashes=False)
     assert (folder / "model-card.md").read_text(encoding="utf-8") == "# Card\n"
     bill = json.loads((folder / "ml-bom.cdx.json").read_text(encoding="utf-8"))
     assert bill["components"][0]["externalReferences"] == [{"type": "model-card", "url": "model-card.md"}]
