@@ -158,13 +158,15 @@ def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, buil
 def test_many_models_are_cut_to_the_first_and_the_last(build_evidence):
     many = build_evidence(models=tuple(f"m{number}" for number in range(6)), failing_cell=None, images=32)
     assert "(the highest and the lowest of 6)" in headline.describe_answer(many)
-    assert len(headline.describe_comparisons(many)) == 5
+    pair, *sentences = headline.describe_comparisons(many)
+    assert pair.startswith("Strongest pair of classes: ")
+    assert len(sentences) == 5
 
 
 def test_equal_models_tie(content):
     worst = [one for one in content.evidence.worst_cases if one.threat == content.evidence.headline_threat]
     same = replace(worst[0], subject=worst[1].subject)
-    (sentence,) = headline.describe_comparisons(replace(content.evidence, worst_cases=(worst[0], same)))
+    _, sentence = headline.describe_comparisons(replace(content.evidence, worst_cases=(worst[0], same)))
     assert sentence.startswith("No significant difference between signs-plain and signs-pgd-at")
 
 

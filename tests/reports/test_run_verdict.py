@@ -33,7 +33,7 @@ def build(content, *gates):
             [HARDENED | {"min": 0.3}],
             "pass",
             "By the limits that were set, signs-pgd-at can be deployed.",
-            [f"The limit is met: signs-pgd-at: {VALUE}, and at least 30.0% was demanded of its lower bound."],
+            [f"The limit is met: on signs-pgd-at, {VALUE}, and at least 30.0% was demanded of its lower"],
         ),
         (
             [HARDENED | {"max": 0.8, "on": "estimate"}, CLEAN],
@@ -45,7 +45,7 @@ def build(content, *gates):
             [CLEAN, BOTH | {"min": 0.3}],
             "fail",
             "By the limits that were set, do not deploy signs-plain.",
-            ["1 of 4 limits is not met: signs-plain: robust accuracy", "signs-pgd-at meets every limit."],
+            ["1 of 4 limits is not met: on signs-plain, robust accuracy", "signs-pgd-at meets every limit."],
         ),
         (
             [HARDENED | {"min": 0.4}],
@@ -64,13 +64,13 @@ def build(content, *gates):
             [HARDENED | {"min": 0.1, "model": "nobody"}],
             "inconclusive",
             "Do not deploy these models yet",
-            ["nobody: robust accuracy under L∞ ≤ 8/255 is not measured"],
+            ["on nobody, robust accuracy under L∞ ≤ 8/255 is not measured"],
         ),
         (
             [{"metric": "attack_success", "attack": "stop-to-speed-limit", "max": 0.99}],
             "inconclusive",
             "Do not deploy signs-plain yet: the evidence does not decide.",
-            ["1 of 2 limits is not decided: signs-plain: attack success under stop-to-speed-limit is"],
+            ["1 of 2 limits is not decided: on signs-plain, attack success under stop-to-speed-limit is"],
         ),
     ],
 )
@@ -113,7 +113,7 @@ def test_the_page_begins_with_the_verdict_and_folds_a_long_list(content, count):
     html = render(shown)
     assert html.index('class="verdict fail"') < html.index('class="answer"') < html.index('id="results"')
     banner = html.partition('class="verdict fail"')[2].partition("</section>")[0]
-    assert banner.count("<li>") == count
+    assert banner.count("<li>") == count - 1  # the sentence names the first
     assert ("1 more</summary>" in banner) == (count > MAX_SHOWN_LINES)
     assert (
         render_markdown(shown, []).splitlines()[2].startswith("**FAIL.** By the limits that were set, do not")
@@ -123,4 +123,5 @@ def test_the_page_begins_with_the_verdict_and_folds_a_long_list(content, count):
 def test_results_json_has_the_verdict(sample):
     verdict = json.loads(sample.read_text("results.json"))["verdict"]
     assert (verdict["ruling"], set(verdict)) == ("fail", {"ruling", "advice", "sentence"})
-    assert verdict["sentence"] in sample.html.replace("\N{NO-BREAK SPACE}", " ")
+    shown = sample.html.replace("\N{NO-BREAK SPACE}", " ").replace("\N{WORD JOINER}", "")
+    assert verdict["sentence"] in shown

@@ -77,7 +77,7 @@ def find_strongest_pair(evidence: Evidence) -> StrongestPair | None:
 
 
 def describe_strongest_pair(evidence: Evidence) -> str:
-    """Describe the strongest finding of targeted attacks in a sentence; empty if there is none."""
+    """Describe the strongest pair of classes of targeted attacks in a sentence; empty if there is none."""
     found = find_strongest_pair(evidence)
     if found is None:
         return ""
@@ -93,7 +93,7 @@ def describe_strongest_pair(evidence: Evidence) -> str:
         f"{found.pair_count:,} combinations of classes, attack and model, {format_sample(share)})"
     )
     return (
-        f"Strongest targeted finding: under {format_budget(record.norm, record.eps)}, "
+        f"Strongest pair of classes: under {format_budget(record.norm, record.eps)}, "
         f"{isolate_direction(str(cell.subject))} misclassifies {source} as {target} on "
         f"{found.success_count:,} of {format_count(len(found.pair.missed), 'image')}: {value}"
         f"{f', {mark}' if mark else ''}."

@@ -101,6 +101,7 @@ def build_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Environm
         "redacted": redact_private_data,
         "sample": format_sample,
         "size": format_size,
+        "unbroken": protect_intervals,
         "with_noun": format_count,
         "yaml": format_yaml,
     }
@@ -191,9 +192,11 @@ def format_size(distance: float) -> str:
 
 
 def protect_intervals(text: str) -> str:
-    """Insert characters that keep intervals and image counts of a sentence on one line."""
+    """Insert characters that keep intervals, budgets and image counts of a sentence on one line."""
     intervals = text.replace(EN_DASH, f"{_WORD_JOINER}{EN_DASH}{_WORD_JOINER}")
-    return intervals.replace(" = ", f"{_NO_BREAK_SPACE}={_NO_BREAK_SPACE}")
+    for sign in ("=", "\N{LESS-THAN OR EQUAL TO}"):
+        intervals = intervals.replace(f" {sign} ", f"{_NO_BREAK_SPACE}{sign}{_NO_BREAK_SPACE}")
+    return intervals
 
 
 def format_per_image(total: int, count: int) -> str:

@@ -21,7 +21,7 @@ from robustbench_local.reports.analysis.sticker_results import (
     describe_sticker,
 )
 from robustbench_local.reports.analysis.stop_targets import StoppedEstimate, list_stopped_estimates
-from robustbench_local.reports.analysis.strongest_pair import describe_strongest_pair
+from robustbench_local.reports.analysis.strongest_pair import describe_strongest_pair, find_strongest_pair
 from robustbench_local.reports.analysis.targeted_goal import (
     describe_main_goal,
     format_goal_classes,
@@ -245,13 +245,21 @@ def _describe_comparison(evidence: Evidence, pair: ModelComparison) -> str:
 
 
 def _describe_targeted_answer(evidence: Evidence) -> str:
-    strongest = describe_strongest_pair(evidence)
-    goal = describe_main_goal(evidence, MAX_NAMED_MODELS)
     return (
-        (f"{strongest} {goal}" if strongest and goal else goal)
+        _describe_strongest_first(evidence)
         or _describe_sticker_answer(evidence)
         or _describe_unattacked_answer(evidence)
     )
+
+
+def _describe_strongest_first(evidence: Evidence) -> str:
+    """Describe the main goal and the strongest pair of classes, the one of higher success first."""
+    goal, found = describe_main_goal(evidence, MAX_NAMED_MODELS), find_strongest_pair(evidence)
+    if not goal or found is None:
+        return goal
+    highest = max(cell.attack_success.value for cell in select_main_goal_cells(evidence))
+    pair = describe_strongest_pair(evidence)
+    return f"{goal} {pair}" if highest > found.success.value else f"{pair} {goal}"
 
 
 def _describe_sticker_answer(evidence: Evidence) -> str:

@@ -77,7 +77,7 @@ class VerdictLine:
     """The verdict that it describes."""
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.quantity} is {self.measured}, and {self.demand}"
+        return f"on {self.subject}, {self.quantity} is {self.measured}, and {self.demand}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ def _describe_lines(ruling: RunRuling, named: Sequence[VerdictLine], lines: Sequ
     if not named:
         first = lines[0]
         more = f" {total - 1:,} more do not decide either." if total > 1 else ""
-        return f"{first} ({_UNCOUNTED_REASONS[first.verdict.status]}).{more}"
+        return f"{str(first)[:1].upper()}{str(first)[1:]} ({_UNCOUNTED_REASONS[first.verdict.status]}).{more}"
     verb = {
         "fail": choose_form(count, "is not met", "are not met"),
         "inconclusive": choose_form(count, "is not decided", "are not decided"),

@@ -59,7 +59,7 @@ def test_the_pair_with_the_highest_success_leads_and_its_interval_accounts_for_t
     sentence = describe_strongest_pair(evidence)
     assert "b misclassifies Stop as Speed limit 50 on 8 of 10 images: 80.0% (" in sentence
     assert "corrected for the choice among 8 combinations" in sentence
-    assert describe_answer(evidence).startswith(sentence)
+    assert describe_answer(evidence).endswith(f"only raise this. {sentence}")  # 10 of 10 for both together
     assert sentence not in describe_comparisons(evidence)  # without an untargeted headline it is the answer
     entry = json.loads(json.dumps(encode_results(evidence, judge_evidence(evidence))))["strongest_pair"]
     assert (entry["model"], entry["source"], entry["target"]) == ("b", "Stop", "Speed limit 50")
