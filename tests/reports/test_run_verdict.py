@@ -10,7 +10,11 @@ import pytest
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.formatting.text import EN_DASH
 from robustbench_local.reports.page import MAX_SHOWN_LINES, render
-from robustbench_local.reports.summary.run_verdict import MAX_NAMED_MODELS, build_run_verdict
+from robustbench_local.reports.summary.run_verdict import (
+    MAX_NAMED_MODELS,
+    MAX_SUBJECT_CHARACTERS,
+    build_run_verdict,
+)
 from robustbench_local.reports.writers.report_markdown import render_markdown
 
 # With 96 images: signs-pgd-at has a worst case of 42.7% (32.7-53.2%) under linf-8, signs-plain 0 to 4%.
@@ -103,6 +107,16 @@ def test_many_models_are_counted(content, count):
     advice = build_run_verdict(content.evidence, replace(report, verdicts=tuple(many))).advice
     assert ("these 5 models" in advice) == (count > MAX_NAMED_MODELS)
     assert ("m3" in advice) == (count <= MAX_NAMED_MODELS)
+
+
+@pytest.mark.parametrize("length", [MAX_SUBJECT_CHARACTERS, MAX_SUBJECT_CHARACTERS + 1])
+def test_long_names_are_cut_in_the_middle(content, length):
+    _, report = build(content, HARDENED | {"min": 0.9})
+    (verdict,) = report.verdicts
+    long = replace(verdict, subject=replace(verdict.subject, label="m" * length))
+    sentence = build_run_verdict(content.evidence, replace(report, verdicts=(long,))).sentence
+    assert ("m" * length in sentence) == (length == MAX_SUBJECT_CHARACTERS)
+    assert f"{'m' * 20}" in sentence
 
 
 @pytest.mark.parametrize("count", [MAX_SHOWN_LINES, MAX_SHOWN_LINES + 1])

@@ -8,6 +8,8 @@ from functools import cache
 import matplotlib as mpl
 from matplotlib import font_manager
 
+from robustbench_local.reports.formatting.text import shorten_text as shorten_text  # noqa: PLC0414 - for figures
+
 _FALLBACK_FONTS = (
     "DejaVu Sans",
     "Noto Sans CJK SC",
@@ -28,14 +30,6 @@ _FALLBACK_FONTS = (
 
 MAX_NAME_CHARACTERS = 40
 """Characters of a name in a figure: about three inches. The page and the tables have the whole name."""
-
-
-def shorten_text(text: str, max_characters: int) -> str:
-    """Shorten a text to at most this many characters, with an ellipsis for its middle."""
-    if len(text) <= max_characters:
-        return text
-    end = max_characters // 4
-    return f"{text[: max_characters - end - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}{text[-end:].lstrip()}"
 
 
 @cache

@@ -187,6 +187,14 @@ def isolate_direction(text: str) -> str:
     return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}" if turns else text
 
 
+def shorten_text(text: str, max_characters: int) -> str:
+    """Shorten a text to at most this many characters, with an ellipsis for its middle."""
+    if len(text) <= max_characters:
+        return text
+    end = max_characters // 4
+    return f"{text[: max_characters - end - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}{text[-end:].lstrip()}"
+
+
 def join_in_sentence(parts: Sequence[str]) -> str:
     """Join parts as in a sentence: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

@@ -26,6 +26,7 @@ from robustbench_local.reports.formatting.text import (
     format_estimate,
     isolate_direction,
     join_in_sentence,
+    shorten_text,
 )
 
 RunRuling = Literal["pass", "fail", "inconclusive", "none", "invalid"]
@@ -33,6 +34,9 @@ RunRuling = Literal["pass", "fail", "inconclusive", "none", "invalid"]
 each other."""
 MAX_NAMED_MODELS = 4
 """Models named in the sentence; of more, their number."""
+
+MAX_SUBJECT_CHARACTERS = 60
+"""Characters of a model's name in the banner; tables have the whole name."""
 
 _LABELS: Mapping[RunRuling, str] = {
     "pass": "PASS",
@@ -191,7 +195,7 @@ def _list_sound_subjects(lines: Sequence[VerdictLine]) -> list[str]:
 def _describe_line(evidence: Evidence, verdict: GateVerdict) -> VerdictLine:
     subject = verdict.subject or verdict.gate.model or "no model"
     return VerdictLine(
-        subject=isolate_direction(str(subject)),
+        subject=isolate_direction(shorten_text(str(subject), MAX_SUBJECT_CHARACTERS)),
         quantity=_describe_quantity(evidence, verdict),
         measured=_format_measured(verdict),
         demand=_describe_demand(verdict.gate),
