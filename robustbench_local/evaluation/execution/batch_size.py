@@ -20,10 +20,15 @@ from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.execution.memory_use import find_available_bytes, measure_peak_bytes
 from robustbench_local.evaluation.execution.pass_timer import time_pass
 
-MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 1024
-"""Smallest and largest batch size to try: powers of two."""
-MAX_COST_SHARE = 0.9
+BATCH_SIZES = (8, 16, 64, 256, 1024)
+"""Batch sizes to choose from, in images. They are far apart, so that their costs are too: a choice among all
+powers of two is one among nearly equal costs, which comes out otherwise every time."""
+MIN_BATCH_SIZE, MAX_BATCH_SIZE = BATCH_SIZES[0], BATCH_SIZES[-1]
+"""Smallest and largest batch size to try."""
+MAX_COST_SHARE = 0.85
 """A larger batch is worth its memory if the cost per image is at most this share of that in a smaller one."""
+CLOSE_CALL_SHARE = 0.05
+"""Costs that differ from that limit by less than this share are measured for more rounds."""
 MAX_SLOWDOWN_FACTOR = 1.5
 """No larger batch is tried once the cost per image exceeds the best one by this factor."""
 TIMED_PASSES = 8
@@ -34,6 +39,8 @@ MAX_WALL_SECONDS = 2.0
 """No larger batch is tried after a pass that the clock saw take this long, such as one that waits."""
 REPEATED_ROUNDS = 4
 """Rounds over all sizes after the first one: a disturbance that lasts hits all sizes, or none."""
+CLOSE_CALL_FACTOR = 3
+"""So many times these rounds where the costs of two sizes make it a close call."""
 MIN_TIMED_SECONDS = 0.004
 """Seconds of passes of one size in a round, where few passes are that long."""
 MAX_REPEATS = 8
@@ -67,7 +74,7 @@ class BatchSizeChoice:
 
 
 def tune_batch_size(classifier: Classifier, images: Tensor, *, workers: int = 1) -> BatchSizeChoice:
-    """Return the smallest batch size whose time per image is about that of any larger one.
+    """Return the smallest of a few batch sizes whose time per image is about that of any larger one.
 
     Times are those of `time_pass`, and sizes are measured in turns, so that a busy machine gives the same
     answer as an idle one.
@@ -78,9 +85,9 @@ def tune_batch_size(classifier: Classifier, images: Tensor, *, workers: int = 1)
         workers: Processes that each hold such a batch.
 
     Returns:
-        A power of two that fits into memory with a backward pass, in every worker at the same time; less
-        than ``MIN_BATCH_SIZE`` only where that does not fit. A callable is not measured, since it may be a
-        remote service: its batch size depends on the size of the images.
+        One of ``BATCH_SIZES`` that fits into memory with a backward pass, in every worker at the same time;
+        another power of two only where memory is short. A callable is not measured, since it may be a remote
+        service: its batch size depends on the size of the images.
     """
     if classifier.module is None:
         size = compute_default_batch_size(images)
@@ -99,22 +106,45 @@ class _SizeTrials:
         self._peak_before = measure_peak_bytes(lambda: None, classifier.device)
         self._seconds: dict[int, float] = {}
         self._memory_note = ""
+        self._out_of_memory_size: int | None = None
+        self._peak: int | None = None
 
     def choose_size(self) -> BatchSizeChoice:
         """Try sizes from the smallest on while larger ones may pay; then all of them again, in turns."""
-        size = MIN_BATCH_SIZE
-        while size <= MAX_BATCH_SIZE and self._try_size(size):
-            size *= 2
-        size = MIN_BATCH_SIZE
-        while not self._seconds and size > 1:
-            size //= 2
-            self._try_size(size)
-        if size < MIN_BATCH_SIZE:
-            return BatchSizeChoice(size=size, reason=f"memory ran out with {2 * size}")
-        for _ in range(REPEATED_ROUNDS if len(self._seconds) > 1 else 0):
+        size: int | None = MIN_BATCH_SIZE
+        while size is not None:
+            size = self._find_larger(size) if self._try_size(size) else self._find_smaller(size)
+        if max(self._seconds, default=0) < MIN_BATCH_SIZE:
+            return BatchSizeChoice(size=max(self._seconds, default=1), reason=self._memory_note)
+        for number in range(CLOSE_CALL_FACTOR * REPEATED_ROUNDS if len(self._seconds) > 1 else 0):
+            if number >= REPEATED_ROUNDS and not self._is_close_call():
+                break
             for tried in self._seconds:
                 self._seconds[tried] = min(self._seconds[tried], self._time_size(tried))
         return self._compare_costs()
+
+    def _find_larger(self, size: int) -> int | None:
+        """Return the size to try after one that passed; None if memory may not hold more."""
+        if self._out_of_memory_size is not None:
+            return None
+        larger = next((other for other in BATCH_SIZES if size < other <= MAX_BATCH_SIZE), None)
+        for other in () if larger is None else sorted({larger, 2 * size}, reverse=True):
+            if self._fits(other, size):
+                return other
+            workers = "" if self._workers == 1 else f" in each of {self._workers} workers"
+            self._memory_note = f"{other} at once might not fit into memory{workers}"
+        return None
+
+    def _find_smaller(self, size: int) -> int | None:
+        """Return the size to try after one for which memory ran out; None if it did not, or half is tried."""
+        is_tried = size // 2 <= max(self._seconds, default=0)
+        return size // 2 if size == self._out_of_memory_size and not is_tried else None
+
+    def _is_close_call(self) -> bool:
+        """Return whether the cost of a size is close to the limit beyond which a larger one is chosen."""
+        costs = self._costs
+        limit = min(costs.values()) / MAX_COST_SHARE
+        return any(abs(cost / limit - 1) < CLOSE_CALL_SHARE for cost in costs.values())
 
     def _compare_costs(self) -> BatchSizeChoice:
         costs = self._costs
@@ -140,7 +170,7 @@ class _SizeTrials:
         """
         started = time.perf_counter()
         try:
-            peak = measure_peak_bytes(partial(self._run_pass, size), self._classifier.device)
+            self._peak = measure_peak_bytes(partial(self._run_pass, size), self._classifier.device)
             is_endless = time.perf_counter() - started > MAX_WALL_SECONDS
             self._seconds[size] = self._time_size(size)
         except Exception as failure:
@@ -149,14 +179,11 @@ class _SizeTrials:
                     raise
                 self._pass = _run_forward
                 return self._try_size(size)
-            peak = None
         if size not in self._seconds:
             release_memory()
-            self._memory_note = f"memory ran out with {size}"
-            return False
-        if not self._fits_twice(peak):
-            workers = "" if self._workers == 1 else f" in each of {self._workers} workers"
-            self._memory_note = f"{2 * size} at once might not fit into memory{workers}"
+            self._out_of_memory_size = size
+            if size > 1:
+                self._memory_note = f"memory ran out with {size}"
             return False
         if is_endless or self._seconds[size] > MAX_PASS_SECONDS:
             return False
@@ -164,11 +191,12 @@ class _SizeTrials:
             self._seconds[size] = min(self._seconds[size], self._time_size(size))
         return self._costs[size] <= MAX_SLOWDOWN_FACTOR * min(self._costs.values())
 
-    def _fits_twice(self, peak: int | None) -> bool:
-        """Return whether twice the memory that a pass took fits into each worker."""
-        if peak is None or self._peak_before is None or self._available is None:
+    def _fits(self, larger: int, size: int) -> bool:
+        """Return whether a larger batch fits into each worker, by the memory that the pass of a size took."""
+        if self._peak is None or self._peak_before is None or self._available is None:
             return True
-        return 2 * (peak - self._peak_before) * self._workers <= MAX_MEMORY_SHARE * self._available
+        needed = (self._peak - self._peak_before) * larger / size * self._workers
+        return needed <= MAX_MEMORY_SHARE * self._available
 
     def _time_size(self, size: int) -> float:
         """Return the smallest time of a few passes; of more where they are short."""

@@ -91,7 +91,8 @@ def _find_measured_size(
         if problem is not None:
             warn(problem)
         else:
-            tell(f"{name}: batch size {choice.size} ({choice.reason})")
+            kept = "kept for this run, --measure-batch-size measures again"
+            tell(f"{name}: batch size {choice.size} ({choice.reason}; {kept})")
             changes = dict.fromkeys(_list_alike(plan, subject), choice.size)
         known = changes | known | {name: choice.size}
         reasons = dict.fromkeys([*changes, name], choice.reason) | store.read_meta(REASONS_KEY, {})
