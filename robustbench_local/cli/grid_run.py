@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -21,17 +21,18 @@ from robustbench_local.cli.plan_display import show_plan
 from robustbench_local.cli.progress import choose_display
 from robustbench_local.cli.run_results import INCOMPLETE_EXIT_CODE, make_console, show_results
 from robustbench_local.cli.terminal_output import print_json, print_line
-from robustbench_local.evaluation.execution.batch_size import ModelSpeed
 from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
 from robustbench_local.evaluation.execution.finished_run import INPUTS_KEY
-from robustbench_local.evaluation.execution.model_speed import try_measure_speed
+from robustbench_local.evaluation.execution.hardware.hardware_card import HardwareCard
+from robustbench_local.evaluation.execution.hardware.hardware_cost import extrapolate_costs
+from robustbench_local.evaluation.execution.model_speed import estimate_max_seconds, measure_model_speeds
 from robustbench_local.evaluation.execution.plan_pilot import (
     PILOT_SECONDS,
     choose_pilot_seconds,
     estimate_plan_cost,
 )
 from robustbench_local.evaluation.options import Options
-from robustbench_local.evaluation.planning.plan import CellSpec, Plan
+from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.run import execute_run, prepare_run
 from robustbench_local.store.cell_costs import COSTS_KEY
 from robustbench_local.store.run_store import RunStore
@@ -49,6 +50,7 @@ def run_with_options(
     dry_run: bool,
     as_json: bool,
     pilot_seconds: float = PILOT_SECONDS,
+    hardware: Sequence[HardwareCard] = (),
 ) -> int:
     """Plan a grid, show the plan, run it, report it and check its gates.
 
@@ -60,6 +62,7 @@ def run_with_options(
         dry_run: Whether only the plan is shown.
         as_json: Whether progress and results are JSON lines.
         pilot_seconds: Most seconds in which a dry run measures a few images of each cell; 0: none.
+        hardware: Cards that the expected time is extrapolated to.
 
     Returns:
         The exit code.
@@ -75,13 +78,15 @@ def run_with_options(
             is_dry_run=dry_run,
             report=lambda line: _print_training(console, line, as_json=as_json),
         )
-        speeds = _measure_speeds(plan)
-        max_seconds = _estimate_max_seconds(plan, speeds)
+        speeds = measure_model_speeds(plan)
+        max_seconds = estimate_max_seconds(plan, speeds)
         seconds = choose_pilot_seconds(pilot_seconds, max_seconds) if dry_run else 0.0
         if seconds and not as_json:
             print_line(console, f"measuring a few images of each cell, for {seconds:.0f} s", style="dim")
         expected = estimate_plan_cost(plan, directory, speeds, seconds=seconds)
-        show_plan(plan, max_seconds, expected, console, as_json=as_json, dry_run=dry_run)
+        device = plan.subjects[0].classifier.device.type
+        costs = extrapolate_costs(expected.cpu_seconds, hardware, device=device)
+        show_plan(plan, max_seconds, expected, console, as_json=as_json, dry_run=dry_run, hardware=costs)
         if dry_run:
             return INCOMPLETE_EXIT_CODE if any(cell.problem for cell in plan.cells) else 0
         display = choose_display(console, max_seconds, as_json=as_json)
@@ -138,26 +143,3 @@ def _print_training(console: Console, line: str, *, as_json: bool) -> None:
         print_json(console, {"event": "training", "message": line})
         return
     print_line(console, line, style="dim")
-
-
-def _measure_speeds(plan: Plan) -> dict[str, ModelSpeed]:
-    """Measure the speed of the model that each cell queries, by key of the cell, where that works."""
-    cells = [cell for cell in plan.cells if cell.problem is None]
-    attacked = {_name_network(cell): cell.queried_subject for cell in cells}
-    speeds = {name: try_measure_speed(subject, plan.timeout) for name, subject in attacked.items()}
-    known = ((cell.record.key, speeds[_name_network(cell)]) for cell in cells)
-    return {key: speed for key, speed in known if speed is not None}
-
-
-def _estimate_max_seconds(plan: Plan, speeds: Mapping[str, ModelSpeed]) -> dict[str, float]:
-    """Return an upper bound in seconds for each cell, by its key, where the speed of its model is known."""
-    return {
-        cell.record.key: speeds[cell.record.key].estimate_seconds(cell.max_passes)
-        for cell in plan.cells
-        if cell.record.key in speeds
-    }
-
-
-def _name_network(cell: CellSpec) -> str:
-    """Return a name that models of the same network share, because their passes take the same time."""
-    return cell.queried_subject.network or str(cell.queried_subject)

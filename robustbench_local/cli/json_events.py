@@ -62,6 +62,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "expected": "The sums over the cells with `passes`, `cpu_seconds`, and `seconds` with `workers` on a "
         "core each; `peak_bytes` of the largest process, `unknown_cells` that are in no sum, and "
         "`pilot_seconds`; null if the cost of no cell is expected.",
+        "hardware": "For each `--hardware`: `hours` and `price` as `{low, value, high}` on one such card, "
+        "extrapolated from `cpu_seconds` by `peak_factor`, the published `fp32_tflops` over `core_gflops`, "
+        "measured here, and by `reached_share`; `price` is null without a `price_per_hour`.",
         "resolution": "What the numbers of images can resolve.",
         "class_resolution": "The same for single classes; null for one class.",
         "phase_resolution": "The same for attacks on different numbers of images, in phases.",

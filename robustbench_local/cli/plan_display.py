@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
+from robustbench_local.cli.hardware_lines import list_hardware_lines
 from robustbench_local.cli.model_table import build_model_table, list_model_objects
 from robustbench_local.cli.plan_table import build_plan_table, list_cost_lines
 from robustbench_local.cli.terminal_output import print_json, print_line
+from robustbench_local.evaluation.execution.hardware.hardware_cost import HardwareCost
 from robustbench_local.evaluation.execution.plan_cost import ExpectedPlanCost
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
@@ -35,6 +37,7 @@ def show_plan(
     *,
     as_json: bool,
     dry_run: bool,
+    hardware: Sequence[HardwareCost] = (),
 ) -> None:
     """Show the cells, their expected costs and the upper bounds, before anything runs.
 
@@ -45,10 +48,11 @@ def show_plan(
         console: The console to print on.
         as_json: Whether to print JSON lines.
         dry_run: Whether nothing is run afterwards.
+        hardware: The cost on named hardware.
     """
     if as_json:
         print_json(console, {"event": "models", "models": list_model_objects(plan)})
-        print_json(console, _build_plan_event(plan, seconds, expected))
+        print_json(console, _build_plan_event(plan, seconds, expected, hardware))
         return
     if (models := build_model_table(plan)) is not None:
         console.print(models)
@@ -59,7 +63,7 @@ def show_plan(
     ending = "; nothing was run" if dry_run else ""
     line = f"{whole}, {most} at most; usually far less, since images stop at the first success{ending}"
     print_line(console, line, wrap=True)
-    for line in list_cost_lines(plan, expected):
+    for line in (*list_cost_lines(plan, expected), *list_hardware_lines(expected, hardware)):
         print_line(console, line, wrap=True)
     for row in (*_list_resolutions(plan), *_list_phase_resolutions(plan), _compute_class_resolution(plan)):
         if row is not None:
@@ -70,13 +74,16 @@ def show_plan(
         print_line(console, f"note: {line}", style="yellow", wrap=True)
 
 
-def _build_plan_event(plan: Plan, seconds: Mapping[str, float], expected: ExpectedPlanCost) -> dict[str, Any]:
+def _build_plan_event(
+    plan: Plan, seconds: Mapping[str, float], expected: ExpectedPlanCost, hardware: Sequence[HardwareCost]
+) -> dict[str, Any]:
     classes = _compute_class_resolution(plan)
     return {
         "event": "plan",
         "shard": None if plan.shard is None else str(plan.shard),
         "cells": [_describe_cell(plan, cell, seconds, expected) for cell in plan.cells],
         "expected": expected.to_json(),
+        "hardware": [cost.to_json() for cost in hardware if expected.cpu_seconds.value],
         "resolution": [asdict(row) for row in _list_resolutions(plan)],
         "class_resolution": classes and asdict(classes),
         "phase_resolution": [asdict(row) for row in _list_phase_resolutions(plan)],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +20,9 @@ from robustbench_local.cli.shared_options import (
 )
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.options import TIMEOUT_SECONDS, Options
+
+if TYPE_CHECKING:
+    from robustbench_local.evaluation.execution.hardware.hardware_card import HardwareCard
 
 
 def command(
@@ -177,6 +182,18 @@ def command(
             help="Seconds in which --dry-run measures a few images of each cell, at most; 0: none.",
         ),
     ] = 30.0,
+    hardware: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="RBL_HARDWARE",
+            help="With --dry-run: extrapolate the time to a card, such as h100, or to those of a YAML file; "
+            "repeatable.",
+        ),
+    ] = None,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(min=0, envvar="RBL_PRICE_PER_HOUR", help="Price of an hour on the --hardware."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", envvar="RBL_JSON", help="Print progress and results as JSON lines.")
     ] = False,
@@ -207,6 +224,7 @@ def command(
         cell_timeout=cell_timeout,
         recompute_damaged=recompute_damaged,
     )
+    extrapolation = parse_hardware_options(hardware or (), price_per_hour, dry_run=dry_run)
     from robustbench_local.cli.finished_grid import DescribedGrid, show_finished_run
 
     described = DescribedGrid.from_options(grid, out, options)
@@ -216,8 +234,36 @@ def command(
     from robustbench_local.cli.grid_run import run_with_options
 
     return run_with_options(
-        grid, out, options, described, dry_run=dry_run, as_json=as_json, pilot_seconds=pilot_seconds
+        grid,
+        out,
+        options,
+        described,
+        dry_run=dry_run,
+        as_json=as_json,
+        pilot_seconds=pilot_seconds,
+        hardware=extrapolation,
     )
+
+
+def parse_hardware_options(
+    entries: Sequence[str], price_per_hour: float | None, *, dry_run: bool
+) -> tuple[HardwareCard, ...]:
+    """Return the cards that a plan is extrapolated to.
+
+    Raises:
+        ConfigError: If a card does not exist, or an option is given without the one it belongs to.
+    """
+    if price_per_hour is not None and not entries:
+        raise ConfigError("it needs --hardware", where="--price-per-hour", remedy="name a card, such as h100")
+    if price_per_hour is not None and not isfinite(price_per_hour):
+        raise ConfigError(f"a price must be a number, got {price_per_hour}", where="--price-per-hour")
+    if not entries:
+        return ()
+    if not dry_run:
+        raise ConfigError("it shows what a plan would cost", where="--hardware", remedy="add --dry-run")
+    from robustbench_local.evaluation.execution.hardware.hardware_card import find_hardware
+
+    return find_hardware(entries, price_per_hour)
 
 
 def parse_precision_option(text: str | None) -> float | None:

@@ -27,7 +27,7 @@ MIN_BATCH_SIZE, MAX_BATCH_SIZE = BATCH_SIZES[0], BATCH_SIZES[-1]
 """Smallest and largest batch size to try."""
 MAX_COST_SHARE = 0.85
 """A larger batch is worth its memory if the cost per image is at most this share of that in a smaller one."""
-CLOSE_CALL_SHARE = 0.05
+CLOSE_CALL_SHARE = 0.1
 """Costs that differ from that limit by less than this share are measured for more rounds."""
 MAX_SLOWDOWN_FACTOR = 1.5
 """No larger batch is tried once the cost per image exceeds the best one by this factor."""
@@ -40,7 +40,7 @@ MAX_WALL_SECONDS = 2.0
 REPEATED_ROUNDS = 4
 """Rounds over all sizes after the first one: a disturbance that lasts hits all sizes, or none."""
 CLOSE_CALL_FACTOR = 3
-"""So many times these rounds where the costs of two sizes make it a close call."""
+"""So many times these rounds for the sizes between which it is a close call."""
 MIN_TIMED_SECONDS = 0.004
 """Seconds of passes of one size in a round, where few passes are that long."""
 MAX_REPEATS = 8
@@ -117,9 +117,7 @@ class _SizeTrials:
         if max(self._seconds, default=0) < MIN_BATCH_SIZE:
             return BatchSizeChoice(size=max(self._seconds, default=1), reason=self._memory_note)
         for number in range(CLOSE_CALL_FACTOR * REPEATED_ROUNDS if len(self._seconds) > 1 else 0):
-            if number >= REPEATED_ROUNDS and not self._is_close_call():
-                break
-            for tried in self._seconds:
+            for tried in self._seconds if number < REPEATED_ROUNDS else self._list_close_calls():
                 self._seconds[tried] = min(self._seconds[tried], self._time_size(tried))
         return self._compare_costs()
 
@@ -129,7 +127,7 @@ class _SizeTrials:
             return None
         larger = next((other for other in BATCH_SIZES if size < other <= MAX_BATCH_SIZE), None)
         for other in () if larger is None else sorted({larger, 2 * size}, reverse=True):
-            if self._fits(other, size):
+            if self._fits_memory(other, size):
                 return other
             workers = "" if self._workers == 1 else f" in each of {self._workers} workers"
             self._memory_note = f"{other} at once might not fit into memory{workers}"
@@ -140,11 +138,16 @@ class _SizeTrials:
         is_tried = size // 2 <= max(self._seconds, default=0)
         return size // 2 if size == self._out_of_memory_size and not is_tried else None
 
-    def _is_close_call(self) -> bool:
-        """Return whether the cost of a size is close to the limit beyond which a larger one is chosen."""
+    def _list_close_calls(self) -> list[int]:
+        """List the sizes whose cost is close to the limit beyond which a larger one is chosen, and the best.
+
+        Returns:
+            Empty if there is no close call.
+        """
         costs = self._costs
         limit = min(costs.values()) / MAX_COST_SHARE
-        return any(abs(cost / limit - 1) < CLOSE_CALL_SHARE for cost in costs.values())
+        close = [size for size, cost in costs.items() if abs(cost / limit - 1) < CLOSE_CALL_SHARE]
+        return [*close, min(costs, key=costs.__getitem__)] if close else []
 
     def _compare_costs(self) -> BatchSizeChoice:
         costs = self._costs
@@ -191,7 +194,7 @@ class _SizeTrials:
             self._seconds[size] = min(self._seconds[size], self._time_size(size))
         return self._costs[size] <= MAX_SLOWDOWN_FACTOR * min(self._costs.values())
 
-    def _fits(self, larger: int, size: int) -> bool:
+    def _fits_memory(self, larger: int, size: int) -> bool:
         """Return whether a larger batch fits into each worker, by the memory that the pass of a size took."""
         if self._peak is None or self._peak_before is None or self._available is None:
             return True

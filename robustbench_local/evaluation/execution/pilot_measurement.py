@@ -65,6 +65,8 @@ class PilotMeasurement:
     """Peak memory of the process, or of the accelerator, in bytes; 0 if unknown."""
     total_seconds: float = 0.0
     """Seconds of the whole pilot, with everything around the images."""
+    image_seconds: float = 0.0
+    """Seconds of the images alone, with those that were followed."""
     certified: frozenset[str] = frozenset()
     """Ids of the images that a certificate proved."""
 
@@ -162,6 +164,7 @@ def _measure_job(job: Job, positions: list[int], batch_size: int, max_passes: in
         max_passes_per_image=most,
         peak_bytes=_read_peak_bytes(job.queried_model.device),
         total_seconds=_read_clock(job) - began,
+        image_seconds=seconds,
         certified=measured.certified,
     )
 

@@ -83,6 +83,7 @@ def estimate_cell_cost(
     *,
     workers: int = 1,
     pass_seconds: float | None = None,
+    start_seconds: float = 0.0,
 ) -> ExpectedCellCost:
     """Estimate the cost of one cell.
 
@@ -92,6 +93,7 @@ def estimate_cell_cost(
         earlier: What an earlier run spent on it; None if there is none.
         workers: Number of processes that share it.
         pass_seconds: Seconds of a bare pass of the model, used where there is no pilot; None if unknown.
+        start_seconds: Seconds that each worker takes beside the images.
 
     Returns:
         The cost from the larger sample of the two; the upper bound alone if there is none.
@@ -117,6 +119,7 @@ def estimate_cell_cost(
         passes = replace(passes, low=passes.value, high=passes.value)
     uncertainty = RANGE_QUANTILE * SPEED_UNCERTAINTY_SHARE
     cpu = None if seconds is None else passes.scale_by(seconds).widen_by(uncertainty)
+    cpu = None if cpu is None else cpu.shift_by(start_seconds * workers)
     return ExpectedCellCost(passes=passes, cpu_seconds=cpu, source=source, workers=workers)
 
 

@@ -22,6 +22,7 @@ from robustbench_local.evaluation.execution.plan_cost import (
     sum_cell_costs,
 )
 from robustbench_local.evaluation.execution.proof_reuse import is_proof_for, sort_certificates_first
+from robustbench_local.evaluation.execution.spent_resources import read_cpu_seconds
 from robustbench_local.evaluation.execution.worker_count import count_workers
 from robustbench_local.evaluation.harness.worker_pool import count_usable_workers
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
@@ -70,9 +71,13 @@ def estimate_plan_cost(
             earlier.get(key),
             workers=count_usable_workers(cell.make_job(), count_workers(cell, plan.workers)),
             pass_seconds=speed.estimate_seconds(cell.max_passes) / most if speed and most else None,
+            start_seconds=pilot.start_seconds.get(key, 0.0),
         )
+    total = sum_cell_costs(cells, costs)
     return replace(
-        sum_cell_costs(cells, costs),
+        total,
+        cpu_seconds=total.cpu_seconds.shift_by(pilot.tuning_seconds),
+        seconds=total.seconds.shift_by(pilot.tuning_seconds),
         peak_bytes=pilot.peak_bytes,
         pilot_seconds=time.monotonic() - started if seconds > 0 else 0.0,
         batch_sizes=tuple(sorted(set(pilot.batch_sizes.values()))),
@@ -90,12 +95,17 @@ class PlanPilot:
     Attributes:
         peak_bytes: Largest peak memory so far.
         batch_sizes: Measured batch sizes by network.
+        tuning_seconds: Seconds that measuring them took; the run measures them again.
+        start_seconds: Seconds of a pilot beside its images, by key of the cell: starting a process, adapting
+            the attack. The run needs them too.
     """
 
     def __init__(self, plan: Plan, speeds: Mapping[str, ModelSpeed], seconds: float) -> None:
         self._plan, self._speeds, self._seconds_left = plan, speeds, seconds
         self.peak_bytes = 0
         self.batch_sizes: dict[str, int] = {}
+        self.tuning_seconds = 0.0
+        self.start_seconds: dict[str, float] = {}
         self._certified: dict[str, frozenset[str]] = {}
 
     def measure_cell(self, cell: CellSpec, cells_left: int) -> PilotMeasurement | None:
@@ -119,11 +129,12 @@ class PlanPilot:
         positions = choose_images(job, affordable, cell.own_positions)
         if not positions:
             return None
+        batch_size, before = self._find_batch_size(cell), read_cpu_seconds()
         try:
             measured = measure_pilot(
                 job,
                 positions,
-                batch_size=self._find_batch_size(cell),
+                batch_size=batch_size,
                 max_passes=affordable,
                 seconds=seconds,
                 timeout=self._plan.timeout,
@@ -132,6 +143,9 @@ class PlanPilot:
             self._seconds_left -= seconds
             return None
         self._seconds_left -= measured.total_seconds
+        if job.queried_model.device.type == "cpu":
+            beside_images = read_cpu_seconds() - before - measured.image_seconds
+            self.start_seconds[cell.record.key] = max(beside_images, 0.0)
         self.peak_bytes = max(self.peak_bytes, measured.peak_bytes)
         self._certified[cell.record.key] = measured.certified
         return measured
@@ -147,7 +161,9 @@ class PlanPilot:
         subject, workers = cell.queried_subject, count_workers(cell, self._plan.workers)
         network = subject.network or str(subject)
         if network not in self.batch_sizes:
+            before = read_cpu_seconds()
             self.batch_sizes[network] = self._plan.batch_size or (
                 try_tune_batch_size(subject, self._plan.timeout, workers=workers)[0].size
             )
+            self.tuning_seconds += read_cpu_seconds() - before
         return self.batch_sizes[network]

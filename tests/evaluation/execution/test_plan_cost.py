@@ -56,6 +56,12 @@ def test_a_pilot_tells_the_passes_and_the_seconds_of_a_cell():
     assert (cost.source, cost.workers) == ("pilot of 20 images", 2)
 
 
+def test_what_each_worker_takes_beside_the_images_is_in_the_time():
+    bare, whole = (estimate_cell_cost(make_cell(), PILOT, None, workers=2, start_seconds=s) for s in (0, 3))
+    assert whole.passes == bare.passes
+    assert whole.cpu_seconds == bare.cpu_seconds.shift_by(6)
+
+
 def test_unfinished_images_count_in_full_or_as_one_that_was_followed():
     cut = replace(PILOT, unfinished=10, unfinished_passes=300)
     cost = estimate_cell_cost(make_cell(), cut, None)

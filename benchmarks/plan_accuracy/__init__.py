@@ -1,0 +1,1 @@
+"""How well ``rbl run --dry-run`` predicts: passes, CPU time and memory beside what the run then takes."""
