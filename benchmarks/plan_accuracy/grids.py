@@ -7,104 +7,90 @@ from pathlib import Path
 
 _SIGNS = {
     "signs": """
-        data: {source: signs, limit: 60}
-        models:
-          - {id: plain, source: "zoo:signs-plain"}
-          - {id: pgd-at, source: "zoo:signs-pgd-at"}
-        attacks:
-          - fgsm-linf-8
-          - {card: pgd50-linf-8, limit: 40}
-          - {card: autoattack-linf-8, limit: 10}
-          - stop-to-speed-limit-linf-8
-        """,
-    "adaptive": """
-        data: {source: signs, limit: 8}
-        models:
-          - {id: distilled, source: "zoo:signs-distilled-t100"}
-          - {id: jpeg, source: "zoo:signs-pgd-at", defenses: [jpeg-75]}
-        attacks: [adaptive-linf-4]
-        """,
-    "certificates": """
-        data: {source: signs, limit: 100}
-        models:
-          - {id: ibp, source: "zoo:signs-ibp"}
-          - {id: trades, source: "zoo:signs-trades"}
-        attacks:
-          - {card: certify-ibp-linf-1, eps: ["0.5/255", "1/255", "2/255"]}
-          - {card: certify-crown-linf-1, limit: 10}
-          - {card: pgd50-linf-4, eps: 1/255}
-        """,
-    "smoothing": """
-        data: {source: signs, limit: 12}
-        models: [{id: gaussian, source: "zoo:signs-gaussian-0.25", defenses: [smoothing-0.25]}]
-        attacks:
-          - {card: certify-smoothing-sequential-l2-0.5, limit: 6}
-          - {card: pgd20-linf-8, eps: 4/255}
-        """,
-    "stickers": """
-        data: {source: signs, classes: [Stop], limit: 2}
-        models:
-          - {id: trades, source: "zoo:signs-trades"}
-        attacks: [{card: sticker-10, test_views: 60}]
-        """,
-    "corruptions": """
-        data: {source: signs, limit: 150}
-        models:
-          - {id: trades, source: "zoo:signs-trades"}
-          - {id: gaussian, source: "zoo:signs-gaussian-0.25"}
-        attacks:
-          - {card: fog-3, eps: [1, 3, 5]}
-          - {card: glass_blur-3, eps: [1, 3]}
-          - {card: spatial-30, limit: 20}
-          - random10-spatial-30
-        """,
-    "black-box": """
         data: {source: signs, limit: 40}
         models:
           - {id: plain, source: "zoo:signs-plain"}
           - {id: pgd-at, source: "zoo:signs-pgd-at"}
         attacks:
-          - {card: square-linf-8, limit: 14}
-          - {card: hopskipjump-l2-0.5, limit: 3}
+          - fgsm-linf-8
+          - {card: pgd50-linf-8, limit: 24}
+          - {card: autoattack-linf-8, limit: 4}
+        """,
+    "adaptive": """
+        data: {source: signs, limit: 5}
+        models: [{id: distilled, source: "zoo:signs-distilled-t100"}]
+        attacks: [adaptive-linf-4]
+        """,
+    "certificates": """
+        data: {source: signs, limit: 60}
+        models: [{id: ibp, source: "zoo:signs-ibp"}]
+        attacks:
+          - {card: certify-ibp-linf-1, eps: ["1/255", "2/255"]}
+          - {card: certify-crown-linf-1, limit: 5}
+          - {card: pgd50-linf-4, eps: 2/255}
+        """,
+    "smoothing": """
+        data: {source: signs, limit: 4}
+        models: [{id: gaussian, source: "zoo:signs-gaussian-0.25", defenses: [smoothing-0.25]}]
+        attacks:
+          - {card: certify-smoothing-sequential-l2-0.5, limit: 2}
+          - {card: pgd20-linf-8, eps: 4/255}
+        """,
+    "stickers": """
+        data: {source: signs, classes: [Stop], limit: 2}
+        models: [{id: trades, source: "zoo:signs-trades"}]
+        attacks: [{card: sticker-10, test_views: 60}]
+        """,
+    "corruptions": """
+        data: {source: signs, limit: 80}
+        models: [{id: gaussian, source: "zoo:signs-gaussian-0.25"}]
+        attacks:
+          - {card: fog-3, eps: [1, 3, 5]}
+          - {card: glass_blur-3, eps: [1, 3]}
+          - {card: spatial-30, limit: 8}
+          - random10-spatial-30
+        """,
+    "black-box": """
+        data: {source: signs, limit: 40}
+        models: [{id: pgd-at, source: "zoo:signs-pgd-at"}]
+        attacks:
+          - {card: square-linf-8, limit: 8}
+          - {card: hopskipjump-l2-0.5, limit: 2}
           - di-fgsm-linf-16
         """,
 }
 _PUBLISHED = {
     "mnist": """
-        data: {source: "npz:FOLDER/mnist_test_first1000.npz", limit: 400}
+        data: {source: "npz:FOLDER/mnist_test_first1000.npz", limit: 40}
         models:
           - id: fast
             source: "checkpoint:FOLDER/checkpoints/mnist_fast_fgsm_wong2020.safetensors"
             architecture: mnist_fast
-          - id: trades
-            source: "checkpoint:FOLDER/checkpoints/mnist_trades_smallcnn.safetensors"
-            architecture: mnist_smallcnn
         attacks:
-          - {card: pgd50-linf-76.5, limit: 80}
-          - {card: autoattack-linf-76.5, limit: 12, models: [fast]}
-          - {card: fmn-l2-3, limit: 40}
+          - pgd50-linf-76.5
+          - {card: autoattack-linf-76.5, limit: 4}
+          - {card: fmn-l2-3, limit: 20}
         """,
     "cifar": """
-        data: {source: "npz:FOLDER/cifar10_test_strat1000.npz", limit: 100}
+        data: {source: "npz:FOLDER/cifar10_test_strat1000.npz", limit: 50}
         models:
           - id: resnet
             source: "checkpoint:FOLDER/checkpoints/cifar10_resnet2b_vnncomp21.safetensors"
             architecture: cifar10_resnet2b
         attacks:
           - {card: pgd50-linf-4, eps: ["1/255", "4/255"]}
-          - {card: autoattack-linf-4, eps: "2/255", limit: 16}
-          - {card: ddn-l2-3, limit: 40}
-          - {card: sigma-zero-l0-100, limit: 20}
+          - {card: autoattack-linf-4, eps: "2/255", limit: 5}
+          - {card: ddn-l2-3, limit: 20}
         """,
     "gtsrb": """
-        data: {source: "npz:FOLDER/gtsrb_test_strat1000.npz", limit: 60}
+        data: {source: "npz:FOLDER/gtsrb_test_strat1000.npz", limit: 40}
         models:
           - id: stn
             source: "checkpoint:FOLDER/checkpoints/gtsrb_stn_poojahira.safetensors"
             architecture: gtsrb_stn
         attacks:
           - fgsm-linf-4
-          - {card: pgd50-linf-8, eps: "2/255", limit: 20}
+          - {card: pgd50-linf-8, eps: "2/255", limit: 10}
         """,
 }
 GRID_NAMES = (*_SIGNS, *_PUBLISHED)

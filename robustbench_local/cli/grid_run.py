@@ -34,7 +34,7 @@ from robustbench_local.evaluation.execution.plan_pilot import (
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.run import execute_run, prepare_run
-from robustbench_local.store.cell_costs import COSTS_KEY
+from robustbench_local.store.run_costs import COSTS_KEY
 from robustbench_local.store.run_store import RunStore
 
 MAX_STORED_COSTS = 100

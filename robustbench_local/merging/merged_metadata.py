@@ -18,9 +18,9 @@ from robustbench_local.store.diagnostic_records import (
     DiagnosticsRecord,
 )
 from robustbench_local.store.image_groups import GROUPS_KEY
+from robustbench_local.store.run_costs import COSTS_KEY, REASONS_KEY, SIZES_KEY
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
-BATCH_SIZES_KEY = "batch sizes"
 _PLAIN_KEYS = ("seed", "question", "name")
 """Metadata that the first part decides."""
 _FACTS_PER_MACHINE = ("python", "torch", "torchvision", "platform", "device", "threads", "workers")
@@ -46,7 +46,9 @@ def merge_metadata(parts: Sequence[RunPart], grid: Grid, cells: Sequence[MergedC
         "models": _merge_models(parts),
         "cards": _merge_mappings(parts, "cards"),
         "severity": _merge_severity(parts),
-        BATCH_SIZES_KEY: _merge_mappings(parts, BATCH_SIZES_KEY),
+        SIZES_KEY: _merge_mappings(parts, SIZES_KEY),
+        REASONS_KEY: _merge_mappings(parts, REASONS_KEY),
+        COSTS_KEY: [call for part in parts for call in part.store.read_meta(COSTS_KEY) or ()],
         LABELS_KEY: _merge_labels(parts, cells),
         DIAGNOSTICS_KEY: _merge_diagnostics(parts),
         "environment": _merge_environments(parts, count_verdicts(cells)),

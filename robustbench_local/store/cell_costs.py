@@ -11,8 +11,6 @@ from pathlib import Path
 from robustbench_local.store.database import convert_database_errors, open_for_reading
 from robustbench_local.store.run_folder import DATABASE_NAME
 
-COSTS_KEY = "costs of each call"
-"""Metadata: what each call of the run was expected to cost, and what it did."""
 _COST_QUERY = (
     "SELECT cells.key, cells.identity, COUNT(*), SUM(forward_passes + backward_passes) "
     "FROM cells JOIN outcomes ON outcomes.cell = cells.key "

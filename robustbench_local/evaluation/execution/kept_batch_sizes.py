@@ -7,14 +7,8 @@ from typing import Any
 
 from robustbench_local.evaluation.execution.job_runner import JobRunner
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
+from robustbench_local.store.run_costs import REASONS_KEY, REDUCED_KEY, SIZES_KEY
 from robustbench_local.store.run_store import RunStore
-
-SIZES_KEY = "batch sizes"
-"""Metadata: the measured batch size of each model."""
-REASONS_KEY = "batch size reasons"
-"""Metadata: why it is that size."""
-REDUCED_KEY = "reduced batch sizes"
-"""Metadata: the batch size of models, and of certificates on them, for which memory ran out before."""
 
 Notify = Callable[[str], None]
 

@@ -16,6 +16,7 @@ from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store import EventRecord
 from robustbench_local.store.diagnostic_records import DiagnosticsRecord
+from robustbench_local.store.run_costs import BatchSizeRecord, CallCost
 from robustbench_local.store.run_labels import RunLabels
 from robustbench_local.store.shard_record import ShardRecord
 from robustbench_local.store.stop_record import StopRecord
@@ -70,6 +71,10 @@ class Evidence:
     """Diagnostics that asked the models; without results in older runs."""
     load_tests: Sequence[LoadTestRecord] = ()
     """Load tests of the models, from the file beside the run."""
+    call_costs: Sequence[CallCost] = ()
+    """What each call of the run was expected to cost, and what it did; empty if it was not stored."""
+    batch_sizes: Sequence[BatchSizeRecord] = ()
+    """The measured batch sizes."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Results of ``compute_once``; a changed copy starts without any."""
 

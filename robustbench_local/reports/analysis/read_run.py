@@ -20,6 +20,15 @@ from robustbench_local.store.image_groups import read_groups
 from robustbench_local.store.load_test_file import read_load_tests
 from robustbench_local.store.outcome_columns import OutcomeColumns
 from robustbench_local.store.record_rows import OUTCOME_COLUMNS
+from robustbench_local.store.run_costs import (
+    COST_KEYS,
+    COSTS_KEY,
+    REASONS_KEY,
+    REDUCED_KEY,
+    SIZES_KEY,
+    read_batch_sizes,
+    read_call_costs,
+)
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 from robustbench_local.store.shard_record import read_shard
 from robustbench_local.store.stop_record import STOP_KEY, StopRecord
@@ -67,7 +76,8 @@ _MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper", "abstain", "pre
 _MODEL_KEYS += ("preprocessing_from", "preprocessing_check", "twin")
 """Facts that an evaluation may have recorded; missing ones become None."""
 
-META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)
+META_KEYS: tuple[str, ...] = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards")
+META_KEYS += (LABELS_KEY, *COST_KEYS)
 
 
 CellObserver = Callable[[Evidence, CellResult, OutcomeColumns], None]
@@ -127,6 +137,8 @@ def _read_facts(store: RunStore) -> Evidence:
         severity_costs=meta["severity"] or {},
         card_texts=meta["cards"] or {},
         labels=RunLabels.from_metadata(meta[LABELS_KEY]),
+        call_costs=read_call_costs(meta[COSTS_KEY]),
+        batch_sizes=read_batch_sizes(meta[SIZES_KEY], meta[REASONS_KEY], meta[REDUCED_KEY]),
         has_unchecked_rows=not store.is_fully_checked,
         stop=None if stop is None else StopRecord.from_json(stop),
         shard=read_shard(store),

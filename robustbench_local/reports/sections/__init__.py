@@ -24,6 +24,7 @@ from robustbench_local.reports.sections.method_section import METHOD
 from robustbench_local.reports.sections.naive_vs_adaptive_section import NAIVE_VS_ADAPTIVE
 from robustbench_local.reports.sections.rejections_section import REJECTIONS
 from robustbench_local.reports.sections.resubmission_section import RESUBMISSION
+from robustbench_local.reports.sections.run_cost_section import RUN_COST
 from robustbench_local.reports.sections.section import Section
 from robustbench_local.reports.sections.stickers_section import STICKERS
 from robustbench_local.reports.sections.stopped_section import STOPPED
@@ -58,6 +59,7 @@ SECTIONS: tuple[Section[Any], ...] = (
     TRANSFERS,
     ATTACKER_KNOWLEDGE,
     LOAD_TESTS,
+    RUN_COST,
     METHOD,
     LIMITS,
 )
