@@ -7,6 +7,7 @@ since an image that survives the first steps mostly survives the last one too.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -59,6 +60,10 @@ class PilotMeasurement:
     """Number of the unfinished images that were then attacked to the end."""
     followed_passes: int = 0
     """Passes that these took from start to end."""
+    survived: int = 0
+    """Number of the followed images that no adversarial example was found for."""
+    survived_passes: int = 0
+    """Passes that these took."""
     max_passes_per_image: float = 0.0
     """Maximum number of passes of one image, of the attack as adapted to the model."""
     peak_bytes: int = 0
@@ -71,9 +76,18 @@ class PilotMeasurement:
     """Ids of the images that a certificate proved."""
 
     @property
+    def full_passes(self) -> float:
+        """Passes of an image that survives to the end: measured if one did, or the most."""
+        return self.survived_passes / self.survived if self.survived else self.max_passes_per_image
+
+    @property
     def survivor_passes(self) -> float:
-        """Passes of an image that is still searched when the attack is cut short: measured, or the most."""
-        return self.followed_passes / self.followed if self.followed else self.max_passes_per_image
+        """Passes of an image that is still searched when the attack is cut short.
+
+        It is the mean over those that were followed and one more that survives to the end: the few that were
+        followed may have fallen soon after, and others may not.
+        """
+        return (self.followed_passes + self.full_passes) / (self.followed + 1)
 
     @property
     def expected_passes(self) -> float:
@@ -127,10 +141,20 @@ def measure_pilot(
     """
     work = partial(_measure_job, job, list(positions), batch_size, max_passes)
     if can_be_isolated(job):
-        deadline = time.monotonic() + DEADLINE_FACTOR * seconds + DEADLINE_SECONDS
+        deadline = time.monotonic() + _count_waiting_processes() * (
+            DEADLINE_FACTOR * seconds + DEADLINE_SECONDS
+        )
         return call_isolated(work, timeout=timeout, name=job.model_names, deadline=deadline, threads=1)
     with use_threads(torch.get_num_threads()), catch_process_exit(job.model_names):
         return work()
+
+
+def _count_waiting_processes() -> float:
+    """Return how many processes share a core now, at least 1: so much longer a pilot takes."""
+    try:
+        return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
+    except (AttributeError, OSError):  # not on Windows
+        return 1.0
 
 
 def _measure_job(job: Job, positions: list[int], batch_size: int, max_passes: int) -> PilotMeasurement:
@@ -161,6 +185,8 @@ def _measure_job(job: Job, positions: list[int], batch_size: int, max_passes: in
         unfinished_passes=min(measured.left.passes, measured.passes),
         followed=len(survivors[:followed]),
         followed_passes=extra,
+        survived=more.survived if more else 0,
+        survived_passes=more.survived_passes if more else 0,
         max_passes_per_image=most,
         peak_bytes=_read_peak_bytes(job.queried_model.device),
         total_seconds=_read_clock(job) - began,
@@ -177,6 +203,8 @@ class _Spent:
     seconds: float
     left: UnfinishedImages
     certified: frozenset[str] = frozenset()
+    survived: int = 0
+    survived_passes: int = 0
 
 
 def _run_images(job: Job, positions: list[int], max_passes: int | None) -> _Spent:
@@ -189,8 +217,11 @@ def _run_images(job: Job, positions: list[int], max_passes: int | None) -> _Spen
         seconds = _read_clock(job) - started
     if batch is None:
         return _Spent(passes=watch.passes, seconds=seconds, left=watch.find_unfinished_images())
+    survived = [row for row in batch.outcomes if row.clean_correct and not row.broken]
     return _Spent(
         passes=sum(row.forward_passes + row.backward_passes for row in batch.outcomes),
+        survived=len(survived),
+        survived_passes=sum(row.forward_passes + row.backward_passes for row in survived),
         seconds=seconds,
         left=UnfinishedImages(),
         certified=frozenset(row.image for row in batch.outcomes if row.certified),

@@ -6,8 +6,9 @@ which only the model can tell: so each cell is measured on a few images, or on t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from robustbench_local.counted_nouns import format_count
@@ -16,14 +17,16 @@ from robustbench_local.evaluation.execution.cost_range import (
     RANGE_QUANTILE,
     CostRange,
     add_ranges,
+    compute_share_range,
     estimate_mean_share,
 )
 from robustbench_local.evaluation.execution.earlier_runs import MIN_EARLIER_IMAGES, EarlierCost
 from robustbench_local.evaluation.execution.pilot_measurement import PilotMeasurement
 from robustbench_local.evaluation.planning.plan import CellSpec
 
-SPEED_UNCERTAINTY_SHARE = 0.15
-"""Standard uncertainty of the seconds of a pass: the run's batches shrink and grow as images fall."""
+SPEED_UNCERTAINTY_SHARE = 0.3
+"""Standard uncertainty of the seconds of a pass: the run's batches shrink and grow as images fall, and other
+programs on the machine come and go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,24 +102,18 @@ def estimate_cell_cost(
         The cost from the larger sample of the two; the upper bound alone if there is none.
     """
     images, most = cell.image_count, sum(cell.max_passes)
-    is_fixed = cell.is_certificate and cell.record.alpha == 0
     pilot = pilot if pilot and pilot.images and pilot.passes else None
     seconds = pilot.seconds / pilot.passes if pilot else pass_seconds
     if earlier is not None and _is_preferred(earlier, pilot):
         passes = _estimate_passes(earlier.passes / earlier.images, earlier.images, images, most / images)
         source = f"earlier run {earlier.run}, {format_count(earlier.images, 'image')}"
     elif pilot is not None:
-        per_image = pilot.survivor_passes
-        passes = _estimate_passes(pilot.expected_passes, pilot.images, images, per_image)
+        passes = _estimate_pilot_passes(pilot, images)
         source = f"pilot of {format_count(pilot.images, 'image')}"
         if pilot.unfinished:
             source += f", {pilot.unfinished} cut short"
-    elif is_fixed:
-        passes, source = CostRange(low=most, value=most, high=most), "known"
     else:
         return ExpectedCellCost(passes=None, cpu_seconds=None, source="upper bound only", workers=workers)
-    if is_fixed:
-        passes = replace(passes, low=passes.value, high=passes.value)
     uncertainty = RANGE_QUANTILE * SPEED_UNCERTAINTY_SHARE
     cpu = None if seconds is None else passes.scale_by(seconds).widen_by(uncertainty)
     cpu = None if cpu is None else cpu.shift_by(start_seconds * workers)
@@ -130,6 +127,22 @@ def _is_preferred(earlier: EarlierCost, pilot: PilotMeasurement | None) -> bool:
     whole = pilot.images - pilot.unfinished
     is_longer = earlier.images >= max(whole, MIN_EARLIER_IMAGES)
     return is_longer or (bool(pilot.unfinished) and earlier.is_same_cell)
+
+
+def _estimate_pilot_passes(pilot: PilotMeasurement, population: int) -> CostRange:
+    """Estimate the passes of all images from a pilot; few of those cut short were followed, if any."""
+    passes = _estimate_passes(pilot.expected_passes, pilot.images, population, pilot.full_passes)
+    if not pilot.unfinished or not pilot.full_passes:
+        return passes
+    low, high = compute_share_range(min(pilot.survivor_passes / pilot.full_passes, 1.0), pilot.followed + 1)
+    survivors = pilot.unfinished / pilot.images * population
+    below = survivors * max(pilot.survivor_passes - low * pilot.full_passes, 0.0)
+    above = survivors * max(high * pilot.full_passes - pilot.survivor_passes, 0.0)
+    return CostRange(
+        low=max(passes.value - math.hypot(passes.value - passes.low, below), 0.0),
+        value=passes.value,
+        high=passes.value + math.hypot(passes.high - passes.value, above),
+    )
 
 
 def _estimate_passes(mean: float, n: int, population: int, most: float) -> CostRange:

@@ -43,9 +43,9 @@ class RunCostSection(Section[RunCosts]):
     explanation = (
         "What the attacks and certificates took, beside what was expected: from earlier runs for all images, "
         "and after the first images for this call; ranges are meant to hold in four of five runs. Passes "
-        "hardly depend on the machine; times are those of this one, with whatever else it did. The batch "
-        "size has no influence on verdicts."
+        "hardly depend on the machine; times are those of this one, with whatever else it did."
     )
+    size_explanation = "Images in a pass of each worker; they have no influence on verdicts."
     cost_columns, size_columns = COST_COLUMNS, SIZE_COLUMNS
 
     def build_content(self, evidence: Evidence, store: RunStore) -> RunCosts:
@@ -70,12 +70,15 @@ class RunCostSection(Section[RunCosts]):
 
     def to_markdown(self, content: RunCosts, evidence: Evidence) -> Iterable[str]:
         """Render a table for each call, and one of the batch sizes."""
-        yield from (f"## {self.title}", "", self.explanation, "")
+        yield from (f"## {self.title}", "")
+        if content.calls:
+            yield from (self.explanation, "")
         for heading, rows in self.list_calls(content):
             yield from (f"### {heading}", "", *render_table(COST_COLUMNS, rows), "")
         if content.batch_sizes:
             rows = [tuple(map(escape_markdown, row)) for row in self.list_batch_sizes(content)]
-            yield from ("### Batch sizes", "", *render_table(SIZE_COLUMNS, rows), "")
+            yield from ("### Batch sizes", "", self.size_explanation, "")
+            yield from (*render_table(SIZE_COLUMNS, rows), "")
 
     def to_json(self, evidence: Evidence) -> JsonDict:
         """Encode ``run_costs`` and ``batch_sizes``."""
