@@ -24,7 +24,7 @@ class PredictedFigure:
     @property
     def ratio(self) -> float:
         """Predicted over actual."""
-        return self.expected.value / self.actual
+        return self.expected.value / max(self.actual, 1e-9)
 
     @property
     def is_covered(self) -> bool:
@@ -32,7 +32,7 @@ class PredictedFigure:
         return 0.999 * self.expected.low <= self.actual <= 1.001 * self.expected.high
 
     def __str__(self) -> str:
-        low, high = self.expected.low / self.actual, self.expected.high / self.actual
+        low, high = (end / max(self.actual, 1e-9) for end in (self.expected.low, self.expected.high))
         return f"{self.ratio:.2f} ({low:.2f}-{high:.2f}) of {self.actual:,.0f}"
 
 
