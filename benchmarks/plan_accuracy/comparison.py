@@ -56,7 +56,8 @@ class GridComparison:
 
     name: str
     passes: PredictedFigure
-    cpu_seconds: PredictedFigure
+    cpu_seconds: PredictedFigure | None
+    """None if the cost of some cells was unknown: the run's time has theirs too."""
     memory_ratio: float | None
     """Predicted over actual peak memory; None if no memory was predicted."""
     cells: Mapping[str, PredictedFigure]
@@ -88,7 +89,9 @@ def compare_costs(name: str, expected: ExpectedPlanCost, actual: RunCost) -> Gri
     return GridComparison(
         name=name,
         passes=PredictedFigure(expected=expected.passes, actual=known),
-        cpu_seconds=PredictedFigure(expected=expected.cpu_seconds, actual=actual.cpu_seconds),
+        cpu_seconds=None
+        if expected.unknown_cells
+        else PredictedFigure(expected=expected.cpu_seconds, actual=actual.cpu_seconds),
         memory_ratio=expected.peak_bytes / actual.peak_bytes if expected.peak_bytes else None,
         cells=cells,
         unknown_cells=expected.unknown_cells,
@@ -110,13 +113,13 @@ def render_table(compared: Sequence[GridComparison]) -> str:
         memory = "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}"
         held = sum(cell.is_covered for cell in row.cells.values())
         lines.append(
-            f"| {row.name} | {row.passes} | {row.cpu_seconds} | {memory} | {held} of {len(row.cells)} |"
+            f"| {row.name} | {row.passes} | {row.cpu_seconds or ''} | {memory} | {held} of {len(row.cells)} |"
         )
     cells = [figure for row in compared for figure in row.cells.values()]
     for noun, figures in (
         ("passes of a cell", cells),
         ("passes of a grid", [row.passes for row in compared]),
-        ("CPU time of a grid", [row.cpu_seconds for row in compared]),
+        ("CPU time of a grid", [row.cpu_seconds for row in compared if row.cpu_seconds is not None]),
     ):
         close = sum(1 / MAX_FACTOR <= figure.ratio <= MAX_FACTOR for figure in figures)
         held = sum(figure.is_covered for figure in figures)
