@@ -166,9 +166,9 @@ def _list_schema_texts(schema: dict, path: str = "") -> Iterator[tuple[str, str]
 
 
 def test_no_described_key_of_results_json_is_gone(result_keys):
-    """But for goals of targets, adaptive attacks, early stops, shards, twins, load tests: none has any."""
+    """But for goals, adaptive attacks, early stops, shards, twins, load tests and costs: the run has none."""
     absent = ("goals[]", "adaptive_steps[]", "stop.", "shard.", "twins[]", "load_tests[]")
-    absent += ("trade_offs[].points[].dominated_by.",)
+    absent += ("trade_offs[].points[].dominated_by.", "run_costs[]", "batch_sizes[]")
     described = {key for key in run_files.read_result_keys() if not key.startswith(absent)}
     assert described - result_keys == set()
 
