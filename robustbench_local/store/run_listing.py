@@ -93,7 +93,7 @@ def read_listing(directory: Path) -> RunListing:
             environment=_select_facts(meta.get("environment"), _ENVIRONMENT_FACTS),
             cells=tuple(
                 ListedCell(model=model, defense=defense, attack=attack, threat=threat, status=status)
-                for model, defense, attack, threat, status in cells
+                for model, defense, attack, threat, status in (map(str, cell) for cell in cells)
             ),
             summary=decode_summary(meta.get(SUMMARY_KEY), fingerprint),
             fingerprint=fingerprint,

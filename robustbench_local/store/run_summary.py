@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from robustbench_local.config.user_files import MIB, read_user_file
 from robustbench_local.errors import RobustbenchError
@@ -27,6 +27,7 @@ Verdict = Literal["pass", "fail", "inconclusive", "none", "invalid"]
 Quantity = Literal["robust accuracy", "certified accuracy", "attack success"]
 """``attack success``: of an attack on certain classes, or of a sticker."""
 _LOAD_TEST_LIMIT_BYTES = 64 * MIB
+_ROW_TEXTS = ("model", "defense", "label", "digest", "threat", "threat_text", "mark")
 _LATER_KEYS = (SUMMARY_KEY, "intervals of the gates")
 """Metadata that are written after the summary's numbers are known."""
 
@@ -100,24 +101,15 @@ class RunSummary:
         """
         if content["schema"] != SUMMARY_SCHEMA:
             raise ValueError(content["schema"])
-        rows = tuple(
-            SummaryRow(
-                **{
-                    **row,
-                    "attacks": tuple(row["attacks"]),
-                    "clean": _decode(row["clean"]),
-                    "rate": _decode(row["rate"]),
-                }
-            )
-            for row in content["rows"]
-        )
+        if content["verdict"] not in get_args(Verdict):
+            raise ValueError(content["verdict"])
         return cls(
             verdict=content["verdict"],
             sentence=str(content["sentence"]),
             advice=str(content["advice"]),
-            gate_counts=dict(content["gate_counts"]),
-            rows=rows,
-            finding_counts=dict(content["finding_counts"]),
+            gate_counts=_decode_counts(content["gate_counts"]),
+            rows=tuple(map(_decode_row, content["rows"])),
+            finding_counts=_decode_counts(content["finding_counts"]),
         )
 
 
@@ -169,6 +161,23 @@ def _hash_load_tests(path: Path) -> bytes:
         return hashlib.sha256(read_user_file(path, limit=_LOAD_TEST_LIMIT_BYTES)).digest()
     except RobustbenchError:
         return b""
+
+
+def _decode_row(row: Mapping[str, Any]) -> SummaryRow:
+    if row["quantity"] not in get_args(Quantity):
+        raise ValueError(row["quantity"])
+    return SummaryRow(
+        **{name: str(row[name]) for name in _ROW_TEXTS},
+        attacks=tuple(map(str, row["attacks"])),
+        quantity=row["quantity"],
+        clean=_decode(row["clean"]),
+        rate=_decode(row["rate"]),
+        is_complete=bool(row["is_complete"]),
+    )
+
+
+def _decode_counts(counts: Mapping[str, Any]) -> dict[str, int]:
+    return {str(name): int(number) for name, number in counts.items()}
 
 
 def _encode(estimate: Estimate) -> list[Any]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, DamagedError
 from robustbench_local.reports.comparison_files import read_comparison
 from robustbench_local.reports.page import render
 from robustbench_local.reports.page.comparison_page import render_comparison_page
@@ -62,7 +62,8 @@ class Viewer:
                     self._open.pop(old).images.store.close()
                 store = RunStore.open_readonly(run.found.directory, copies_log=True)
                 try:
-                    self._open[key] = OpenRun(RunImages(store), DataImages(store))
+                    with convert_content_errors():
+                        self._open[key] = OpenRun(RunImages(store), DataImages(store))
                 except BaseException:
                     store.close()
                     raise
@@ -81,7 +82,7 @@ class Viewer:
         with self._page_lock:
             key = ("report", run.found.id, read_stamp(directory))
             if key not in self._pages:
-                with RunStore.open_readonly(directory, copies_log=True) as store:
+                with convert_content_errors(), RunStore.open_readonly(directory, copies_log=True) as store:
                     self._keep_page(key, render(read_report_data(store)))
             return self._pages[key]
 
@@ -100,10 +101,11 @@ class Viewer:
         with self._page_lock:
             key = ("comparison", *map(read_stamp, directories), *directories, allow_different_data)
             if key not in self._pages:
-                data = read_comparison(
-                    directories, allow_different_data=allow_different_data, copies_log=True
-                )
-                self._keep_page(key, render_comparison_page(data))
+                with convert_content_errors():
+                    data = read_comparison(
+                        directories, allow_different_data=allow_different_data, copies_log=True
+                    )
+                    self._keep_page(key, render_comparison_page(data))
             return self._pages[key]
 
     def close(self) -> None:
@@ -116,3 +118,17 @@ class Viewer:
         self._pages[key] = page
         while len(self._pages) > MAX_KEPT_PAGES:
             self._pages.popitem(last=False)
+
+
+@contextmanager
+def convert_content_errors() -> Iterator[None]:
+    """Convert what a run of unexpected content raises inside the context.
+
+    Raises:
+        DamagedError: If something in it is missing, or of another type than this program writes.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DamagedError(f"the content of the run is not as expected ({reason})") from error

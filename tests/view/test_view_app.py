@@ -13,8 +13,9 @@ pytest.importorskip("starlette", reason="needs the extra web")
 pytest.importorskip("httpx", reason="needs httpx: pip install httpx")
 from sample_run import HOSTILE_CLASS_NAMES, HOSTILE_MODELS, SampleRun
 from starlette.testclient import TestClient
-from view_samples import GATE, PLANS, SAMPLE, build_broken_runs, build_sample
+from view_samples import GATE, IDENTITY, PLANS, SAMPLE, build_broken_runs, build_sample
 
+from robustbench_local.store import RunStore
 from robustbench_local.view.run_folders import build_run_id
 from robustbench_local.view.view_app import create_view
 
@@ -278,3 +279,21 @@ def test_an_internal_error_is_a_page_without_details(root, monkeypatch):
     assert (answer.status_code, len(errors)) == (500, 1)
     assert "ZeroDivisionError" not in answer.text
     assert answer.headers["x-frame-options"] == "DENY"
+
+
+def test_content_of_another_kind_fails_its_own_pages_only(tmp_path):
+    folder = build_sample(tmp_path / "odd")
+    build_sample(tmp_path / "sound")
+    with RunStore.create_or_open(folder, resolved_yaml="schema: 1\n", identity=IDENTITY) as store:
+        changes = {"labels": {"attacks": 3}, "data": [1], "environment": {"started": 7, "code": {"a": 1}}}
+        store.update_meta(changes)
+        summary = {**store.read_meta("summary"), "of": store.compute_fingerprint()}
+        summary["rows"][0] |= {"label": ["<b>"], "threat": 3}
+        store.set_meta("summary", summary)
+    with TestClient(create_view(tmp_path), base_url=BASE) as client:
+        assert list_names(client, "?sort=model") == ["sound", "odd"]
+        assert "&lt;b&gt;" in client.get("/trends").text
+        run = build_run_id("odd")
+        assert client.get(f"/runs/{run}").status_code == 200
+        for page in ("images", "report"):
+            assert "not as expected" in get_text(client, f"/runs/{run}/{page}", 422)
