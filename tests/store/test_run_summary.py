@@ -11,6 +11,7 @@ from view_samples import GATE, IDENTITY, PLANS, build_sample
 from robustbench_local.reports.analysis.gates import judge_run_dir
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.summary.run_summary_rows import read_summary, store_summary
+from robustbench_local.reports.summary.run_verdict import build_run_verdict
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
 from robustbench_local.store.run_listing import read_listing
@@ -36,8 +37,9 @@ def test_the_stored_summary_says_what_the_report_says(run):
         evidence = read_evidence(store)
     assert summary.verdict == "fail"
     assert summary.gate_counts == judge_run_dir(run).counts
-    assert "limits are not met: signs-plain: robust accuracy under" in summary.sentence
-    assert "do not deploy signs-plain" in summary.advice
+    verdict = build_run_verdict(evidence, judge_run_dir(run))
+    assert (summary.sentence, summary.advice) == (verdict.sentence, verdict.advice)
+    assert "limits are not met" in summary.sentence
     worst = {str(case.subject): case.robust_accuracy for case in evidence.worst_cases}
     assert {row.label: row.rate for row in summary.rows} == worst
     assert summary.rows[0].attacks == ("fgsm-linf-8", "pgd50-linf-8")
