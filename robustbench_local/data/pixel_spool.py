@@ -110,10 +110,8 @@ class PixelSpool:
         folder = find_spool_folder()
         needed, free = size * count * self._read_pixels(0).itemsize, shutil.disk_usage(folder).free
         if needed > free:
-            what = (
-                f"{format_count(count, 'image')} {choose_form(count, 'needs', 'need')} {needed / 1e9:.0f} GB "
-                f"on the disk, and {folder} has {free / 1e9:.0f} GB"
-            )
+            needs = f"{choose_form(count, 'needs', 'need')} {_format_bytes(needed)} on the disk"
+            what = f"{format_count(count, 'image')} {needs}, and {folder} has {_format_bytes(free)}"
             raise StorageError(what, where=self.where, remedy=_ROOM_REMEDY)
 
     def build_images(self, channels: int) -> Tensor | StoredImages:
@@ -148,6 +146,10 @@ class PixelSpool:
             what = f"decoded images cannot be written to {find_spool_folder()}: {error.strerror}"
             raise StorageError(what, where=self.where, remedy=_ROOM_REMEDY) from None
         self._entries.append(PixelEntry(offset, (height, width, channels), pixels.dtype, digest))
+
+
+def _format_bytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def find_spool_folder() -> Path:

@@ -156,7 +156,8 @@ def test_what_cannot_fit_onto_the_disk_is_said_at_once(monkeypatch):
     reads = []
     listing = make(colours(20, 16, 16, 3))
     with pytest.raises(
-        StorageError, match=r"20 images need .* GB on the disk.*Free some space, or set a limit"
+        StorageError,
+        match=r"20 images need 0.0 MB on the disk, and .* has 0.0 MB.*Free some space, or set a limit",
     ):
         collect_dataset(listing, range(20), ReadOptions(), lambda done, total: reads.append(done))
     assert reads == []

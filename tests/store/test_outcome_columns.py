@@ -110,13 +110,31 @@ def test_a_changed_file_is_checked_although_there_is_a_record(tmp_path, monkeypa
         RunStore.create_or_open(tmp_path, resolved_yaml="", identity={"a": "b"})
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[" * 1500, "null", '{"sha256": 3}', "x" * 2000])
-def test_a_record_of_nonsense_is_no_record(tmp_path, monkeypatch, content):
+_OTHER_DIGEST = f'{{"sha256": "{"0" * 64}"}}'
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "{}", "[" * 1500, "null", '{"sha256": 3}', _OTHER_DIGEST, "x" * 2000]
+)
+def test_without_a_fitting_record_the_rows_are_checked(tmp_path, monkeypatch, content):
     monkeypatch.setattr(unchanged_file, "MIN_RECORDED_BYTES", 1)
-    (fill(tmp_path) / unchanged_file.DIGEST_NAME).write_text(content)
+    record = fill(tmp_path) / unchanged_file.DIGEST_NAME
+    if content is None:
+        record.unlink()
+    else:
+        record.write_text(content)
     checks = count_checks(monkeypatch)
-    RunStore.open_readonly(tmp_path).close()
+    with RunStore.open_readonly(tmp_path) as store:
+        assert len(store.read_outcomes(KEY)) == len(ROWS)
     assert checks == [1]
+    damage_row(tmp_path / "run.db")
+    for open_store in (RunStore.open_readonly, _resume):
+        with pytest.raises(DamagedError, match="rows have changed"):
+            open_store(tmp_path)
+
+
+def _resume(folder):
+    return RunStore.create_or_open(folder, resolved_yaml="", identity={"a": "b"})
 
 
 def test_there_is_no_record_while_a_writer_is_at_work_or_if_another_one_was(tmp_path, monkeypatch):

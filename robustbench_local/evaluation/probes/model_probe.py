@@ -115,6 +115,10 @@ def _is_answered(classifier: Classifier, image: Tensor) -> bool:
     return True
 
 
+_FIRST_ROWS = slice(0, MAX_IDENTITY_IMAGES)
+"""The images that a probe looks at; a selection of all images would bring those on the disk into memory."""
+
+
 class ProbeFunction(Protocol):
     """Queries a model on some of the images; see `probe_model`."""
 
@@ -148,11 +152,11 @@ def probe_in_child(count: int, probe: ProbeFunction, *, timeout: float | None, n
         return call_isolated(question, timeout=timeout, name=name)
 
     try:
-        return ask(slice(None))
+        return ask(_FIRST_ROWS)
     except (ProcessEndedError, ModelTimeoutError) as problem:
         with suppress(ProcessEndedError, ModelTimeoutError):
             note = f"asked its first questions without a backward pass, for with one {problem.what}"
-            return _add_note(ask(slice(None), should_use_gradients=False), note)
+            return _add_note(ask(_FIRST_ROWS, should_use_gradients=False), note)
         hangs = isinstance(problem, ModelTimeoutError)  # which costs the whole timeout each time
         rows = range(min(MAX_SINGLE_IMAGES - 2 * hangs, count) if count > 1 else 0)
         note = f"asked its first questions about a single image, for among several {problem.what}"
