@@ -11,14 +11,10 @@ import pytest
 
 import robustbench_local as rbl
 from robustbench_local.attacks.pgd import PGD
-from robustbench_local.errors import ConfigError, IncompleteError
-from robustbench_local.evaluation.execution.cluster import job_parts, ray_backend
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.execution.cluster import job_parts
 from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
-from robustbench_local.evaluation.execution.cluster.connection import (
-    check_address,
-    is_head_reachable,
-    list_nodes,
-)
+from robustbench_local.evaluation.execution.cluster.connection import check_address, list_nodes
 from robustbench_local.evaluation.execution.cluster.local_cluster import start_local_cluster
 from robustbench_local.evaluation.execution.cluster.node_probe import probe_node
 from robustbench_local.evaluation.execution.cluster.nodes import (
@@ -208,30 +204,3 @@ def test_a_ray_without_these_switches_starts_too():
     ray.init = lambda **options: ray.starts.append(options)
     start_local_cluster(ray, ClusterSettings(max_tasks=1))
     assert len(ray.starts) == 1
-
-
-def test_the_head_of_a_cluster_is_reachable_or_not():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        ray = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(gcs_address=address))
-        assert is_head_reachable(ray)
-    assert not is_head_reachable(ray)
-
-
-def test_a_cluster_whose_head_is_away_for_half_a_minute_is_lost(monkeypatch):
-    now, answers = [100.0], []
-    monkeypatch.setattr(ray_backend.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(ray_backend, "is_head_reachable", lambda _: answers.pop(0))
-    cluster = ray_backend.Cluster(None, gpus_per_task=0, max_tasks=None)
-    cluster.check_head()  # too early to ask
-
-    def check_often(given):
-        answers.extend(given)
-        while answers:
-            now[0] += 1.0
-            cluster.check_head()
-
-    check_often([True, *[False] * 5, True, *[False] * 5])
-    with pytest.raises(IncompleteError, match="head of the cluster does not answer") as caught:
-        check_often([False])
-    assert caught.value.exit_code == 4

@@ -35,8 +35,6 @@ _QUIET_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_LOG_TO_STDERR": "0",
     "RAY_raylet_start_wait_time_s": "45",
-    # after so long without the head Ray ends this process itself, with the exit code of a failed gate
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "180",
 }
 
 
@@ -166,16 +164,6 @@ def list_nodes(ray: Any) -> list[ClusterNode]:
         )
     own = ray.get_runtime_context().get_node_id()
     return sorted(nodes, key=lambda node: (node.id != own, node.name, node.id))
-
-
-def is_head_reachable(ray: Any) -> bool:
-    """Check whether the node that holds the cluster's own state accepts connections."""
-    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
-            return True
-    except OSError:
-        return False
 
 
 def check_nodes(ray: Any, nodes: list[ClusterNode]) -> list[CheckedNode]:

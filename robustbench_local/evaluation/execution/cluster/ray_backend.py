@@ -11,14 +11,10 @@ from functools import partial
 from typing import Any
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
-from robustbench_local.errors import IncompleteError, ModelError, ModelTimeoutError
+from robustbench_local.errors import ModelError, ModelTimeoutError
 from robustbench_local.evaluation.execution.batch_size import BatchSizeChoice
 from robustbench_local.evaluation.execution.cluster.chunks import ChunkLostError, ChunkRequest, ChunkResult
-from robustbench_local.evaluation.execution.cluster.connection import (
-    import_ray,
-    is_head_reachable,
-    list_nodes,
-)
+from robustbench_local.evaluation.execution.cluster.connection import import_ray, list_nodes
 from robustbench_local.evaluation.execution.cluster.job_parts import JobPacker
 from robustbench_local.evaluation.execution.cluster.node_tasks import adapt_chunk, run_chunk, tune_chunk
 from robustbench_local.evaluation.execution.cluster.nodes import count_task_slots
@@ -30,10 +26,6 @@ from robustbench_local.evaluation.harness.returned_batch import (
 )
 from robustbench_local.store.records import AdaptationRecord
 
-HEAD_SECONDS = 5.0
-"""Seconds between two checks of the cluster's head while nothing comes back."""
-MAX_HEAD_FAILURES = 6
-"""Number of these checks that fail one after another before the cluster counts as lost."""
 SLOTS_SECONDS = 2.0
 """Seconds for which the number of slots is taken as unchanged."""
 
@@ -55,21 +47,6 @@ class Cluster:
         self.refused = set(refused)
         self._slots, self._slots_time = 0, -SLOTS_SECONDS
         self._names: dict[str, str] = {}
-        self._head_time, self._head_failures = time.monotonic(), 0
-
-    def check_head(self) -> None:
-        """Check now and then that the cluster's head is there: without it no chunk ever ends.
-
-        Raises:
-            IncompleteError: If it is not, for half a minute.
-        """
-        if time.monotonic() - self._head_time < HEAD_SECONDS:
-            return
-        self._head_time = time.monotonic()
-        self._head_failures = 0 if is_head_reachable(self.ray) else self._head_failures + 1
-        if self._head_failures >= MAX_HEAD_FAILURES:
-            remedy = "start it again; the same command resumes the run"
-            raise IncompleteError("the head of the cluster does not answer", remedy=remedy)
 
     @property
     def device(self) -> str:
@@ -203,8 +180,6 @@ class RayChunks:
     def wait_for_chunks(self, handles: Sequence[Any], seconds: float) -> list[Any]:
         """See `TaskBackend`."""
         ended, _ = self._cluster.ray.wait(list(handles), num_returns=1, timeout=seconds, fetch_local=True)
-        if not ended:
-            self._cluster.check_head()
         return list(ended)
 
     def collect_result(self, handle: Any) -> ChunkResult:
