@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.style import Style
@@ -54,6 +54,9 @@ def escape_unencodable() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def write_text(text: str) -> None:
-    """Write the content of a file to standard output, unchanged: its form has escaped what it must."""
-    sys.stdout.write(text)
+def write_text(text: str, stream: TextIO | None = None) -> None:
+    """Write the content of a file to standard output, or to a stream in its place, unchanged.
+
+    Its form has escaped what it must.
+    """
+    (stream or sys.stdout).write(text)

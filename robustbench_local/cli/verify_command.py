@@ -54,6 +54,7 @@ def command(
     not be decided, such as the verdicts of another model.
     """
     from robustbench_local.cli.json_output import claim_stdout
+    from robustbench_local.cli.terminal_output import write_text
     from robustbench_local.evidence_bundle.verify_bundle import VerificationOptions, verify_bundle
 
     stdout = claim_stdout()  # a model's own output goes elsewhere
@@ -65,7 +66,7 @@ def command(
         allow_code=allow_code,
     )
     report = verify_bundle(bundle, options)
-    print(_format_json(report) if as_json else _format_text(report, bundle), file=stdout)
+    write_text((_format_json(report) if as_json else _format_text(report, bundle)) + "\n", stdout)
     return report.exit_code
 
 
