@@ -53,6 +53,8 @@ class Scene:
     is_open: bool = False
     asked_before: list[int] = field(default_factory=list)
     """Batches that were asked for before each one that came back."""
+    announced: list[list[int]] = field(default_factory=list)
+    """Images that are read ahead."""
 
     @property
     def errors(self) -> list[int]:
@@ -135,6 +137,9 @@ def play(monkeypatch, linear, data):
             return Pool()
 
         monkeypatch.setattr(batches, "WorkerPool", open_pool)
+        monkeypatch.setattr(
+            AttackJob, "announce_images", lambda _, positions: scene.announced.append(list(positions))
+        )
         options |= {"isolation": isolation} if isolation else {}
         try:
             for batch in run_batches(
@@ -160,6 +165,7 @@ def test_where_nothing_fails_the_batches_are_those_of_the_queue(play):
     assert [row.position for row in scene.rows] == [0, 2, 3, 4, 5, 6, 7, 8]
     assert (scene.notes, scene.problem) == ([], None)
     assert scene.asked_before == [1, 2]  # what is done is kept at once
+    assert scene.announced == [[5, 6, 7, 8]]  # the next batch is read beside the first
 
 
 def test_only_chosen_images_that_are_not_done_are_run(play):
@@ -240,12 +246,14 @@ def test_more_than_that_is_shared_after_the_first_success(play):
 def test_nothing_is_shared_before_the_first_success(play):
     scene = play(lambda _: None, count=24, pool_size=2, correct=lambda position: position == 13)
     assert scene.asked == [list(range(4)), list(range(4, 12)), list(range(12, 20))]
+    assert scene.asked_before[:3] == [3, 3, 3]
     assert sorted(at for share in scene.shares for at in share) == list(range(20, 24))
     broken = play(lambda _: ValueError("never"), count=24, pool_size=2)
     assert (str(broken.problem), broken.rows) == ("never", [])
     assert broken.asked[0] == [0, 1, 2, 3]
     wrong = play(lambda _: None, count=24, pool_size=2, correct=lambda _: False)
     assert (len(wrong.asked), wrong.shares, len(wrong.rows)) == (4, [], 24)
+    assert wrong.asked_before == [4, 4, 4, 4]
 
 
 def test_an_image_that_fails_in_a_share_is_found_when_the_rest_is_done(play):
