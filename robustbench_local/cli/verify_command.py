@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from robustbench_local.errors import ConfigError
 if TYPE_CHECKING:
     from robustbench_local.evidence_bundle.check_results import VerificationReport
     from robustbench_local.evidence_bundle.model_readings import ModelSource
+
+_NAME_AND_SOURCE = re.compile(r"([^=\[]*(?:\[[^\]]*\])?)(=)(.*)", re.DOTALL)
 
 
 def command(
@@ -88,8 +91,12 @@ def _parse_models(entries: list[str], weights: list[str]) -> list[ModelSource]:
 
 
 def _split_entry(entry: str, option: str) -> tuple[str | None, str]:
-    """Split ``ID=SOURCE``; without an ID the whole entry is the source."""
-    name, sign, source = entry.partition("=")
+    """Split ``ID=SOURCE``; without an ID the whole entry is the source.
+
+    The name of a trained defense may have settings, as in ``ID + DEFENSE[epochs=2]``.
+    """
+    match = _NAME_AND_SOURCE.fullmatch(entry)
+    name, sign, source = match.groups() if match else (entry, "", "")
     if not sign or ":" in name or "/" in name:  # a source, such as an address with a query
         name, source = "", entry
     if not source:

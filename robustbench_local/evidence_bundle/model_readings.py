@@ -326,10 +326,18 @@ def _name_sources(sources: Sequence[ModelSource], grid: Grid) -> list[ModelSourc
 
 
 def _build_entry(grid: Grid, source: ModelSource) -> ModelEntry:
-    """Return the entry of the grid with the verifier's own source; every other setting stays."""
+    """Return the entry of the grid with the verifier's own source; other settings stay, but for a permission.
+
+    A bundle comes from somebody else. It may not say that a pickle can be trusted, which would run its code.
+    """
     model = (source.name or "").partition(" + ")[0]
     entry = next(entry for entry in grid.models if entry.id == model)
-    changes: dict[str, Any] = {"source": source.source, "sha256": None, "twin": None}
+    changes: dict[str, Any] = {
+        "source": source.source,
+        "sha256": None,
+        "twin": None,
+        "trust_pickle": None,
+    }
     if source.weights is not None:
         changes["weights"] = source.weights
     return entry.model_copy(update=changes)

@@ -342,11 +342,11 @@ def test_a_dry_run_expects_what_an_earlier_run_beside_it_took(finished, rbl):
 
 @pytest.mark.slow
 def test_a_pilot_of_all_images_expects_the_passes_that_the_run_takes(finished, rbl, monkeypatch):
-    from robustbench_local.cli import grid_run
+    from robustbench_local.evaluation.execution import model_speed
 
     folder, _ = finished
     fast = ModelSpeed(forward_seconds=1e-6, backward_seconds=1e-6)  # so that all images are affordable
-    monkeypatch.setattr(grid_run, "try_measure_speed", lambda *_: fast)
+    monkeypatch.setattr(model_speed, "try_measure_speed", lambda *_: fast)
     results = json.loads((folder / "out" / "results.json").read_text())
     shutil.move("out", folder.parent / "elsewhere")
     plan = read_plan(rbl, "--pilot-seconds", "60")

@@ -199,6 +199,7 @@ def test_without_scripts_forms_and_links_do_the_same(open_page):
     page.click("text=All images")
     page.select_option("[name=outcome]", "success")
     page.click("button")
+    page.wait_for_url("**outcome=success**")
     assert page.locator(".gallery li").count() == page.locator(".gallery .success").count() > 0
     page.locator(".gallery a").first.click()
     assert page.locator(".triple img").first.evaluate("(one) => one.naturalWidth") == 32

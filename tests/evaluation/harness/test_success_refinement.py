@@ -86,7 +86,8 @@ def outcomes(classifier, data, attack, threat, *, surrogate=None, batch_size=64,
         surrogate=surrogate,
     )
     batches = run_batches(task, batch_size=batch_size, workers=workers)
-    return [row for batch in batches for row in batch.outcomes]
+    rows = (row for batch in batches for row in batch.outcomes)
+    return sorted(rows, key=lambda row: row.position)  # several workers end their batches in any order
 
 
 def without_finishing(monkeypatch):
