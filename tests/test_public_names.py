@@ -76,6 +76,7 @@ def test_no_public_name_is_also_the_name_of_a_module():
     assert set(rbl.__all__).isdisjoint(module.name for module in pkgutil.iter_modules(rbl.__path__))
 
 
+@pytest.mark.slow
 def test_no_file_calls_torch_load_in_a_way_that_may_run_code():
     package = Path(rbl.__file__).parent
     trusted = []

@@ -234,6 +234,7 @@ def read_adaptations(folder):
     return {key: adaptation for key, adaptation in stored.items() if adaptation is not None}
 
 
+@pytest.mark.slow
 def test_images_on_the_disk_give_the_same_cells_and_verdicts(ran, monkeypatch):
     monkeypatch.setattr(pixel_spool, "MAX_BYTES_IN_MEMORY", 1)
     options = Options(device="cpu", batch_size=16)

@@ -14,8 +14,6 @@ import pytest
 from command_server import start_command_server
 from doc_blocks import PAGES, ROOT, DocBlock, read_blocks
 
-FAST_PAGES = {"docs/how-to/bring-data.md"}
-"""Pages whose commands are also run without -m slow."""
 EXTRA_PAGES = {
     "docs/how-to/give-evidence-to-a-third-party.md": "cryptography",
     "docs/how-to/test-keras-and-jax-models.md": "jax",
@@ -28,7 +26,7 @@ MAX_NOT_RUN = 15
 
 def _mark(path: Path):
     name = str(path.relative_to(ROOT))
-    marks = [] if name in FAST_PAGES else [pytest.mark.slow]
+    marks = [pytest.mark.slow]
     if name in EXTRA_PAGES:
         library = EXTRA_PAGES[name]
         missing = importlib.util.find_spec(library) is None

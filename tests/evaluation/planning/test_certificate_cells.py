@@ -187,6 +187,7 @@ pooling = Pooling()
 """
 
 
+@pytest.mark.slow
 def test_a_function_without_bounds_is_a_reason_to_skip_too(workplace):
     (workplace / "pooling.py").write_text(POOLING)
     model = {"id": "pooling", "source": "python:pooling.py:pooling", "num_classes": 10}
