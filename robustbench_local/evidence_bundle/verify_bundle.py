@@ -11,6 +11,7 @@ from robustbench_local.counted_nouns import format_count
 from robustbench_local.evidence_bundle.archive_reader import extract_archive
 from robustbench_local.evidence_bundle.bundle_files import BUNDLE_VERSION, DESCRIPTION_NAME
 from robustbench_local.evidence_bundle.check_results import BundleError, CheckResult, VerificationReport
+from robustbench_local.evidence_bundle.completeness_check import check_completeness
 from robustbench_local.evidence_bundle.example_checks import check_examples
 from robustbench_local.evidence_bundle.model_readings import BATCH_SIZE, ModelSource, check_models
 from robustbench_local.evidence_bundle.record_checks import (
@@ -78,6 +79,7 @@ def _run_checks(path: Path, folder: Path, options: VerificationOptions) -> Itera
         return
     yield check_schema(folder)
     yield check_results(folder)
+    yield check_completeness(folder)
     yield check_documents(folder)
     yield (examples := check_examples(folder))
     if options.models and examples.status != "failed":
