@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -73,7 +74,9 @@ class BatchSizeChoice:
     """It follows the size in brackets."""
 
 
-def tune_batch_size(classifier: Classifier, images: Tensor, *, workers: int = 1) -> BatchSizeChoice:
+def tune_batch_size(
+    classifier: Classifier, images: Tensor, *, workers: int = 1, most_images: int | None = None
+) -> BatchSizeChoice:
     """Return the smallest of a few batch sizes whose time per image is about that of any larger one.
 
     Times are those of `time_pass`, and sizes are measured in turns, so that a busy machine gives the same
@@ -83,6 +86,7 @@ def tune_batch_size(classifier: Classifier, images: Tensor, *, workers: int = 1)
         classifier: The classifier, on the device that it will be attacked on.
         images: (N, C, H, W), some of the images to evaluate; repeated where a batch needs more.
         workers: Processes that each hold such a batch.
+        most_images: The largest number of images that a batch can have; None: any.
 
     Returns:
         One of ``BATCH_SIZES`` that fits into memory with a backward pass, in every worker at the same time;
@@ -93,14 +97,15 @@ def tune_batch_size(classifier: Classifier, images: Tensor, *, workers: int = 1)
         size = compute_default_batch_size(images)
         return BatchSizeChoice(size=size, reason="by the size of the images: a callable is not measured")
     with classifier.evaluation_mode(), classifier.memory_limit.raise_at_once():
-        return _SizeTrials(classifier, images, workers).choose_size()
+        return _SizeTrials(classifier, images, workers, most_images).choose_size()
 
 
 class _SizeTrials:
     """The times and the memory of passes in batches of several sizes."""
 
-    def __init__(self, classifier: Classifier, images: Tensor, workers: int) -> None:
+    def __init__(self, classifier: Classifier, images: Tensor, workers: int, most_images: int | None) -> None:
         self._classifier, self._images, self._workers = classifier, images, workers
+        self._most_images = math.inf if most_images is None else most_images
         self._pass = _run_forward_backward
         self._available = find_available_bytes(classifier.device)
         self._peak_before = measure_peak_bytes(lambda: None, classifier.device)
@@ -122,8 +127,8 @@ class _SizeTrials:
         return self._compare_costs()
 
     def _find_larger(self, size: int) -> int | None:
-        """Return the size to try after one that passed; None if memory may not hold more."""
-        if self._out_of_memory_size is not None:
+        """Return the size to try after one that passed; None if memory may not hold it or no batch has it."""
+        if self._out_of_memory_size is not None or size >= self._most_images:
             return None
         larger = next((other for other in BATCH_SIZES if size < other <= MAX_BATCH_SIZE), None)
         for other in () if larger is None else sorted({larger, 2 * size}, reverse=True):

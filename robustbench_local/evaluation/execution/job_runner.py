@@ -27,7 +27,7 @@ class JobRunner:
         return {}
 
     def tune_batch_size(
-        self, cell: CellSpec, timeout: float | None, workers: int
+        self, cell: CellSpec, timeout: float | None, workers: int, most_images: int | None
     ) -> tuple[BatchSizeChoice, str | None]:
         """Return a good batch size for the model that a cell queries.
 
@@ -35,11 +35,12 @@ class JobRunner:
             cell: The cell.
             timeout: Time limit in seconds; None for no limit.
             workers: Number of processes of the run, which have one thread each if there are several.
+            most_images: The largest number of images that a batch can have; None: any.
 
         Returns:
             The size with its reason, and why it could not be measured, if so.
         """
-        return try_tune_batch_size(cell.queried_subject, timeout, workers=workers)
+        return try_tune_batch_size(cell.queried_subject, timeout, workers=workers, most_images=most_images)
 
     def adapt_job(
         self,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.evaluation.execution.job_runner import JobRunner
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.store.run_costs import REASONS_KEY, REDUCED_KEY, SIZES_KEY
 from robustbench_local.store.run_store import RunStore
 
 Notify = Callable[[str], None]
+MIN_FULL_BATCH = 64
+"""Rows with which a batch of few images may still be filled: searches look ahead, several steps at once."""
 
 
 def find_batch_size(
@@ -80,7 +83,7 @@ def _find_measured_size(
     subject, known = cell.queried_subject, store.read_meta(SIZES_KEY, {})
     name = str(subject)
     if name not in known:
-        choice, problem = runner.tune_batch_size(cell, plan.timeout, workers)
+        choice, problem = runner.tune_batch_size(cell, plan.timeout, workers, find_most_images(plan, subject))
         changes: dict[str, Any] = {}
         if problem is not None:
             warn(problem)
@@ -94,10 +97,34 @@ def _find_measured_size(
     return int(known[name])
 
 
+def find_most_images(plan: Plan, subject: EvaluationSubject) -> int | None:
+    """Find the largest number of images that a batch of a model, or of one with the same network, can have.
+
+    Returns:
+        That of its largest cell, but at least ``MIN_FULL_BATCH``; None if some cell computes several rows of
+        a batch for each image, such as draws of noise or views of a sign.
+    """
+    cells = [cell for cell in plan.cells if cell.problem is None and _is_alike(cell.queried_subject, subject)]
+    if any(map(_has_several_rows, cells)):
+        return None
+    return max([MIN_FULL_BATCH, *(cell.image_count for cell in cells)])
+
+
+def _has_several_rows(cell: CellSpec) -> bool:
+    """Return whether a cell computes several rows of a batch for each image."""
+    is_sampling = cell.record.concerns != "model" or "samples" in cell.record.parameters
+    draws = passes_per_query(cell.queried_subject.classifier)
+    return is_sampling or cell.record.measure == "views" or max(draws) > 1
+
+
 def _list_alike(plan: Plan, subject: EvaluationSubject) -> list[str]:
     """Return the names of the models of the plan with the same network, which passes take as long in."""
     queried = (cell.queried_subject for cell in plan.cells if cell.problem is None)
-    return [str(other) for other in queried if subject.network and other.network == subject.network]
+    return [str(other) for other in queried if subject.network and _is_alike(other, subject)]
+
+
+def _is_alike(other: EvaluationSubject, subject: EvaluationSubject) -> bool:
+    return other.network == subject.network if subject.network else str(other) == str(subject)
 
 
 def _get_memory_key(cell: CellSpec) -> str:

@@ -75,7 +75,7 @@ def try_measure_speed(subject: EvaluationSubject, timeout: float | None) -> Mode
 
 
 def try_tune_batch_size(
-    subject: EvaluationSubject, timeout: float | None, *, workers: int = 1
+    subject: EvaluationSubject, timeout: float | None, *, workers: int = 1, most_images: int | None = None
 ) -> tuple[BatchSizeChoice, str | None]:
     """Return a good batch size, and the reason why it could not be measured, if any.
 
@@ -86,9 +86,10 @@ def try_tune_batch_size(
         subject: The model, and images to evaluate.
         timeout: Time limit in seconds; None for no limit.
         workers: Number of processes of the run.
+        most_images: The largest number of images that a batch can have; None: any.
     """
     images = subject.data.images
-    tune = partial(tune_batch_size, subject.classifier, images, workers=workers)
+    tune = partial(tune_batch_size, subject.classifier, images, workers=workers, most_images=most_images)
     try:
         if subject.classifier.settings.is_fork_safe and can_fork(subject.classifier.device):
             return call_isolated(tune, timeout=timeout, name=subject.id, threads=1), None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from robustbench_local.evaluation.execution.batch_size import ModelSpeed
 from robustbench_local.evaluation.execution.earlier_runs import find_earlier_costs
+from robustbench_local.evaluation.execution.kept_batch_sizes import find_most_images
 from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
 from robustbench_local.evaluation.execution.pilot_measurement import (
     PilotMeasurement,
@@ -163,7 +164,12 @@ class PlanPilot:
         if network not in self.batch_sizes:
             before = read_cpu_seconds()
             self.batch_sizes[network] = self._plan.batch_size or (
-                try_tune_batch_size(subject, self._plan.timeout, workers=workers)[0].size
+                try_tune_batch_size(
+                    subject,
+                    self._plan.timeout,
+                    workers=workers,
+                    most_images=find_most_images(self._plan, subject),
+                )[0].size
             )
             self.tuning_seconds += read_cpu_seconds() - before
         return self.batch_sizes[network]

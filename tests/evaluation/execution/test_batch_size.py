@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.evaluation.execution import batch_size as tuning
 from robustbench_local.evaluation.execution import memory_use
 from robustbench_local.evaluation.execution.batch_size import ModelSpeed, measure_speed, tune_batch_size
+from robustbench_local.evaluation.execution.kept_batch_sizes import MIN_FULL_BATCH, find_most_images
 from robustbench_local.evaluation.execution.pass_timer import time_pass
 
 IMAGES = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -206,3 +209,54 @@ def test_a_plan_costs_its_passes():
     assert speed.forward_seconds > 0
     assert speed.backward_seconds >= 0
     assert ModelSpeed(forward_seconds=2.0, backward_seconds=3.0).estimate_seconds((10, 5)) == 35.0
+
+
+@pytest.mark.parametrize(("most_images", "largest"), [(64, 64), (65, 256), (256, 256), (None, 1024)])
+def test_no_size_is_measured_that_no_batch_can_have(clock, most_images, largest):
+    classifier = clock(lambda n: 1e-6 * (1000 + n))
+    choice = tune_batch_size(classifier, IMAGES, most_images=most_images)
+    assert choice.size == max(classifier.sizes) == largest
+
+
+def make_cell(linear, count, *, name="m", network="", problem=None, **record):
+    record = {"concerns": "model", "parameters": {}, "measure": "ball"} | record
+    subject = type("Subject", (), {"network": network, "classifier": linear, "__str__": lambda _: name})()
+    return SimpleNamespace(
+        queried_subject=subject, image_count=count, problem=problem, record=SimpleNamespace(**record)
+    )
+
+
+def test_the_most_images_are_those_of_the_largest_cell_of_a_network(linear):
+    def find(*cells):
+        return find_most_images(SimpleNamespace(cells=cells), cells[0].queried_subject)
+
+    assert (MIN_FULL_BATCH, find(make_cell(linear, 5))) == (64, 64)
+    assert find(make_cell(linear, 65), make_cell(linear, 70), make_cell(linear, 900, name="other")) == 70
+    assert find(make_cell(linear, 65), make_cell(linear, 900, problem=ValueError())) == 65
+    same = make_cell(linear, 900, name="other", network="n")
+    assert find(make_cell(linear, 65, network="n"), same) == 900
+
+
+@pytest.mark.parametrize(
+    "several_rows",
+    [
+        {"concerns": "vote"},
+        {"measure": "views"},
+        {"parameters": {"samples": 2048}},
+    ],
+)
+def test_cells_with_several_rows_for_an_image_set_no_limit(linear, several_rows):
+    cell = make_cell(linear, 5, **several_rows)
+    assert find_most_images(SimpleNamespace(cells=[cell]), cell.queried_subject) is None
+
+
+class Drawing(RandomizedClassifier):
+    identity = "drawing"
+
+    def sample(self, images, numbers):
+        return self.inner(images)
+
+
+def test_a_model_that_draws_sets_no_limit(linear):
+    drawing = SimpleNamespace(cells=[make_cell(Drawing(linear, draws=4), 5)])
+    assert find_most_images(drawing, drawing.cells[0].queried_subject) is None

@@ -88,7 +88,7 @@ class ClusterRunner(JobRunner):
         return {"device": self._devices, "workers": self._cluster.count_slots(), "threads": 1}
 
     def tune_batch_size(
-        self, cell: CellSpec, timeout: float | None, workers: int
+        self, cell: CellSpec, timeout: float | None, workers: int, most_images: int | None
     ) -> tuple[BatchSizeChoice, str | None]:
         """Measure on a node, because this machine may have no GPU."""
         job = cell.make_job()
@@ -96,7 +96,7 @@ class ClusterRunner(JobRunner):
             request = self._make_request(job, range(min(job.image_count, TUNING_IMAGES)), 1, timeout)
             choice: tuple[BatchSizeChoice, str | None] = self._run_task(tune_task, request)
             return choice
-        return super().tune_batch_size(cell, timeout, workers)
+        return super().tune_batch_size(cell, timeout, workers, most_images)
 
     def adapt_job(
         self,
