@@ -37,13 +37,13 @@ def build(content, *gates):
             [HARDENED | {"min": 0.3}],
             "pass",
             "By the limits that were set, signs-pgd-at can be deployed.",
-            [f"The limit is met: on signs-pgd-at, {VALUE}, and at least 30.0% was demanded of its lower"],
+            [f"The limit is met: on signs-pgd-at, {VALUE}, and its lower bound must be at least 30.0%"],
         ),
         (
             [HARDENED | {"max": 0.8, "on": "estimate"}, CLEAN],
             "pass",
             "signs-pgd-at and signs-plain can be deployed.",
-            ["All 3 limits are met: ", "and at most 80.0% was demanded."],
+            ["All 3 limits are met: ", "and it must be at most 80.0%."],
         ),
         (
             [CLEAN, BOTH | {"min": 0.3}],
@@ -55,14 +55,17 @@ def build(content, *gates):
             [HARDENED | {"min": 0.4}],
             "inconclusive",
             "Do not deploy signs-pgd-at yet: the evidence does not decide.",
-            ["The limit is not decided: ", "lower bound; the interval straddles the limit; "],
+            [
+                "The limit is not decided: ",
+                "its lower bound must be at least 40.0%; the interval straddles the limit; ",
+            ],
         ),
         ([HARDENED | {"min": 0.4}, BOTH | {"min": 0.9}], "fail", "signs-plain and signs-pgd-at.", ["2 of 3"]),
         (
             [HARDENED | {"min": 0.9, "level": "warn"}],
             "none",
             "No limit decides what is good enough",
-            ["at least 90.0% was demanded of its lower bound (not met, but the gate only warns)."],
+            ["its lower bound must be at least 90.0% (not met, but the gate only warns)."],
         ),
         (
             [HARDENED | {"min": 0.1, "model": "nobody"}],

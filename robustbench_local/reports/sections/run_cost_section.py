@@ -15,7 +15,13 @@ from robustbench_local.store.run_costs import BatchSizeRecord, CallCost, Ends
 
 MAX_SHOWN_CALLS = 3
 """Number of calls that the report shows, the latest ones; results.json has all that are stored."""
-COST_COLUMNS = ("", "actual", "expected from earlier runs", "expected after the first images", "upper bound")
+COST_COLUMNS = (
+    "",
+    "actual",
+    "expected from earlier runs",
+    "expected after the first images",
+    "at most, passes alone",
+)
 SIZE_COLUMNS = ("model", "batch size", "why")
 
 
@@ -42,23 +48,29 @@ class RunCostSection(Section[RunCosts]):
     is_folded = True
     explanation = (
         "What the attacks and certificates took, beside what was expected: from earlier runs for all images, "
-        "and after the first images for this call; ranges are meant to hold in four of five runs. Passes "
-        "hardly depend on the machine; times are those of this one, with whatever else it did."
+        "and after the first images for this call; each range is meant to contain the actual value "
+        "in four of five runs. Passes hardly depend on the machine. Times are those of this one, with "
+        "whatever else it did, and with work beside the passes, such as starting and measuring."
     )
     size_explanation = "Images in a pass of each worker; they have no influence on verdicts."
-    cost_columns, size_columns = COST_COLUMNS, SIZE_COLUMNS
+    size_columns = SIZE_COLUMNS
 
     def build_content(self, evidence: Evidence, store: RunStore) -> RunCosts:
         """Select the costs and the batch sizes."""
         return RunCosts(calls=evidence.call_costs, batch_sizes=evidence.batch_sizes)
 
     @staticmethod
-    def list_calls(content: RunCosts) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-        """Iterate over the latest calls: heading, and rows as in `COST_COLUMNS`."""
+    def list_calls(
+        content: RunCosts,
+    ) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+        """Iterate over the latest calls: heading, those of `COST_COLUMNS` that are not empty, and rows."""
         first = max(len(content.calls) - MAX_SHOWN_CALLS, 0)
         for number, call in enumerate(content.calls[first:], start=first + 1):
             many = f"Call {number} of {len(content.calls)}" if len(content.calls) > 1 else "This run"
-            yield many, _list_rows(call)
+            rows = _list_rows(call)
+            kept = [index for index, column in enumerate(zip(*rows, strict=True)) if any(column)]
+            columns = tuple(COST_COLUMNS[index] for index in kept)
+            yield many, columns, [tuple(row[index] for index in kept) for row in rows]
 
     @staticmethod
     def list_batch_sizes(content: RunCosts) -> list[tuple[str, str, str]]:
@@ -73,8 +85,8 @@ class RunCostSection(Section[RunCosts]):
         yield from (f"## {self.title}", "")
         if content.calls:
             yield from (self.explanation, "")
-        for heading, rows in self.list_calls(content):
-            yield from (f"### {heading}", "", *render_table(COST_COLUMNS, rows), "")
+        for heading, columns, rows in self.list_calls(content):
+            yield from (f"### {heading}", "", *render_table(columns, rows), "")
         if content.batch_sizes:
             rows = [tuple(map(escape_markdown, row)) for row in self.list_batch_sizes(content)]
             yield from ("### Batch sizes", "", self.size_explanation, "")
@@ -104,7 +116,7 @@ def _list_rows(call: CallCost) -> list[tuple[str, ...]]:
             _format_seconds(call.seconds),
             "",
             _format_range(call.expected_seconds, after),
-            "" if call.max_seconds is None else f"{format_duration(call.max_seconds)} of passes",
+            _format_seconds(call.max_seconds),
         ),
         (
             "passes",

@@ -59,7 +59,7 @@ _UNCOUNTED_REASONS: Mapping[GateStatus, str] = {
     "skipped": "nothing to compare with",
 }
 _ANY_MODEL = "these models"
-_BOUND_WORDS = {"lower": " of its lower bound", "estimate": "", "upper": " of its upper bound"}
+_LIMITED_ENDS = {"lower": "its lower bound", "estimate": "it", "upper": "its upper bound"}
 _METRIC_NAMES = {"p95_ms": "p95 latency", "median_distance": "median distance to misclassification"}
 
 
@@ -74,7 +74,7 @@ class VerdictLine:
     measured: str
     """Its value with interval and n."""
     demand: str
-    """The limit: ``at least 20.0% was demanded of its lower bound``."""
+    """The limit: ``its lower bound must be at least 20.0%``."""
     remark: str
     """What the reason says beyond the value; empty if nothing."""
     verdict: GateVerdict
@@ -229,8 +229,7 @@ def _name_threat(evidence: Evidence, name: str) -> str:
 def _describe_demand(gate: Gate) -> str:
     side = "at least" if gate.min is not None else "at most"
     limit = format_points(gate.limit) if gate.is_drop else format_limit_value(gate)
-    verb = "were" if gate.is_drop and not limit.startswith("1 ") else "was"
-    return f"{side} {limit} {verb} demanded{_BOUND_WORDS[gate.bound]}"
+    return f"{_LIMITED_ENDS[gate.bound]} must be {side} {limit}"
 
 
 def _format_measured(verdict: GateVerdict) -> str:

@@ -61,7 +61,7 @@ def test_plan_and_actual_stand_side_by_side_in_every_form(evidence):
     text = "\n".join(RUN_COST.to_markdown(content, evidence))
     assert "### This run" in text
     for row in (
-        "time | 1 min 15 s |  | 1 min 00 s~1 min 30 s, after 1 image | 10 min 00 s of passes",
+        "time | 1 min 15 s |  | 1 min 00 s~1 min 30 s, after 1 image | 10 min 00 s",
         "passes | 1,234 | 900~1,200 | 1,000~1,500, after 1 image | 98,765",
         "CPU time | 4.0 s | 3.0 s~5.0 s |  |",
         "memory of the largest process | 512 MiB |  | 256 MiB, after 1 image |",
@@ -79,7 +79,7 @@ def test_plan_and_actual_stand_side_by_side_in_every_form(evidence):
         }
     ]
     many = replace(content, calls=[content.calls[0]] * 5, batch_sizes=())
-    headings = [heading for heading, _ in RUN_COST.list_calls(many)]
+    headings = [heading for heading, _, _ in RUN_COST.list_calls(many)]
     assert headings == [f"Call {number} of 5" for number in (3, 4, 5)]
     assert MAX_SHOWN_CALLS == 3
     assert "Batch sizes" not in "\n".join(RUN_COST.to_markdown(many, evidence))
