@@ -123,7 +123,8 @@ class JsonDisplay(ProgressDisplay):
         )
 
     def _describe_counts(self, row: CellProgress) -> dict[str, Any]:
-        counts, is_shown = row.counts, row.cell.record.measure != "views" and not self.state.in_groups
+        counts, is_whole = row.counts, row.counts.n == row.images  # the first images are no sample of all
+        is_shown = is_whole and row.cell.record.measure != "views" and not self.state.in_groups
         share = compute_clopper_pearson(counts.robust, counts.n).to_json()
         return {
             "robust": counts.robust,

@@ -31,8 +31,9 @@ CELL_KEYS: Mapping[str, str] = {
 """Keys of every object about a cell."""
 COUNT_KEYS: Mapping[str, str] = {
     "robust": "Number of finished images that are robust, or certified.",
-    "robust_accuracy": "Their share with its 95% interval, `{value, low, high, n}`; null where images come "
-    "in groups or are evaluated over views, whose intervals the results have.",
+    "robust_accuracy": "Their share with its 95% interval, `{value, low, high, n}`; null before the cell has "
+    "ended, because the first images are no sample of all, and where images come in groups or are evaluated "
+    "over views, whose intervals the results have.",
     "passes": "Forward and backward passes of the finished images.",
     "seconds": "Seconds spent on the cell.",
 }

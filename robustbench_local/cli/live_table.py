@@ -21,7 +21,7 @@ MAX_WAITING_ROWS = 3
 """Maximum number of cells in the table of which nothing is done: the next ones."""
 OTHER_LINES = 8
 """Lines of a terminal that are not rows of the table: the facts, the header, the count, lines above."""
-WIDTHS = {"status": 60, "passes": 88, "time": 72, "interval": 56}
+WIDTHS = {"status": 60, "passes": 88, "time": 72, "so far": 56}
 """Width of the terminal, in characters, from which on a column is shown."""
 STATUS_STYLES = {
     **dict.fromkeys(("done", "stopped"), "green"),
@@ -125,7 +125,7 @@ def _build_rows(rows: Sequence[CellProgress], progress: RunProgress, labels: Run
     shown = {name for name, least in WIDTHS.items() if width >= least}
     cells = [_list_row_texts(row, progress, shown) for row in rows]
     heads = ["status"] if "status" in shown else [""]
-    heads += ["attack on model", "images", "robust" if "interval" not in shown else "robust so far"]
+    heads += ["attack on model", "images", "robust" if "so far" not in shown else "robust so far"]
     heads += [name for name in ("passes", "time") if name in shown]
     fixed = [max(len(line[index]) for line in [heads, *cells]) for index in range(len(heads))]
     title_width = max(width - sum(fixed) + fixed[1] - 2 * (len(heads) - 1), 8)
@@ -146,11 +146,10 @@ def _build_rows(rows: Sequence[CellProgress], progress: RunProgress, labels: Run
 def _list_row_texts(row: CellProgress, progress: RunProgress, shown: set[str]) -> list[str]:
     """List the texts of a row; the title, which is cut to what is left of the width, is empty here."""
     status = row.status if "status" in shown else ">" if row.status == RUNNING else " "
-    is_narrow = "interval" not in shown
     if row.cell.record.measure == "views":
         result = f"{row.counts.clean_correct - row.counts.broken}/{row.counts.clean_correct}"
     else:
-        result = format_robust_share(row.counts, in_groups=progress.in_groups or is_narrow)
+        result = format_robust_share(row.counts, has_interval=False)
     texts = [status, "", f"{row.counts.n}/{row.images}", result]
     if "passes" in shown:
         texts.append(f"{row.count_passes():,}" if row.status != WAITING else "")

@@ -123,9 +123,9 @@ class PlainDisplay(ProgressDisplay):
         batch = f", {format_count(passes, 'pass')} into this batch" if passes else ""
         so_far = ""
         if counts.n:
-            result = format_progress(row.cell, counts, in_groups=state.in_groups)
+            result = format_progress(row.cell, counts)
             so_far = f", {result}, {format_passes_per_image(counts)}"
-        done = f"{counts.n} of {format_count(row.images, 'image')}{so_far}{batch}"
+        done = f"{counts.n:,} of {format_count(row.images, 'image')}{so_far}{batch}"
         return f"{position}, {title}: {done}; {', '.join(facts)}"
 
     def _is_line_due(self) -> bool:

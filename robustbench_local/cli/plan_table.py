@@ -47,7 +47,7 @@ def build_plan_table(
         table.add_row(
             escape_text(plan.labels.get_model_label(cell.record.model, cell.record.defense)),
             escape_text(plan.labels.get_attack_label(cell.record.attack)),
-            str(cell.image_count),
+            f"{cell.image_count:,}",
             *(cost if standing is None else (standing, "-")),
             *(map(escape_text, _format_expected(cell, costs)) if has_expected else ()),
         )

@@ -20,26 +20,22 @@ def format_title(labels: RunLabels, cell: CellSpec) -> str:
     return f"{labels.get_attack_label(record.attack)} on {model}"
 
 
-def format_progress(cell: CellSpec, counts: OutcomeCounts, *, in_groups: bool = False) -> str:
-    """Format the results of a cell so far.
+def format_progress(cell: CellSpec, counts: OutcomeCounts) -> str:
+    """Format the results of a cell so far, without an interval.
 
-    Args:
-        cell: The cell.
-        counts: Its counts.
-        in_groups: Whether the images come in groups, such as tracks: the interval over groups that the report
-            has is not known yet, and one over images would be too narrow.
+    Images run in the order of the data, often class by class: the first ones are no sample of all.
     """
     if cell.record.measure == "views":
         return format_sticker_success(counts)
-    return f"{format_robust_word(cell)} so far {format_robust_share(counts, in_groups=in_groups)}"
+    return f"{format_robust_word(cell)} so far {format_robust_share(counts, has_interval=False)}"
 
 
-def format_robust_share(counts: OutcomeCounts, *, in_groups: bool = False) -> str:
-    """Format the share of robust, or certified, images with its interval."""
+def format_robust_share(counts: OutcomeCounts, *, has_interval: bool = True) -> str:
+    """Format the share of robust, or certified, images; with its interval where that means something."""
     if not counts.n:
         return "-"
     share = compute_clopper_pearson(counts.robust, counts.n)
-    interval = "" if in_groups else f" ({format_interval(share)})"
+    interval = f" ({format_interval(share)})" if has_interval else ""
     return f"{format_percent(share.value)}{interval}"
 
 
@@ -61,9 +57,14 @@ def format_robust_word(cell: CellSpec) -> str:
 def format_cell_result(
     cell: CellSpec, counts: OutcomeCounts, *, in_groups: bool = False, stop_reason: str | None = None
 ) -> str:
-    """Format the result of a cell briefly; the arguments are those of `format_progress`.
+    """Format the result of a cell that has ended briefly.
 
-    Of a cell that stopped early it is the reason: what cheaper attacks left has no rate of its own.
+    Args:
+        cell: The cell.
+        counts: Its counts.
+        in_groups: Whether the images come in groups, such as tracks: the interval over groups that the report
+            has is not known yet, and one over images would be too narrow.
+        stop_reason: Why the cell stopped early: what cheaper attacks left has no rate of its own.
     """
     if stop_reason:
         return f"{stop_reason}, {format_passes_per_image(counts)}" if counts.n else stop_reason
@@ -74,7 +75,7 @@ def format_cell_result(
     cost = f"{format_passes_per_image(counts)}, {counts.seconds:.1f} s"
     if cell.record.measure == "views":
         return f"{format_sticker_success(counts)}, {cost}"
-    share = format_robust_share(counts, in_groups=in_groups)
+    share = format_robust_share(counts, has_interval=not in_groups)
     return f"{format_robust_word(cell)} {share}{hits}{silent}, n = {counts.n:,}, {cost}"
 
 

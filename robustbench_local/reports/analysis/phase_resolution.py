@@ -12,6 +12,7 @@ from robustbench_local.reports.analysis.attack_phases import (
     compute_class_shift,
     format_phases,
 )
+from robustbench_local.reports.analysis.resolution import format_width
 
 ASSUMED_SHARE, ASSUMED_LATER_SHARE = 0.5, 0.9
 """Shares that are assumed to be robust to the first phase, and of those to each later one."""
@@ -32,10 +33,10 @@ class PhaseResolution:
 
     def __str__(self) -> str:
         phases = format_phases(list(zip(self.attack_labels, self.images, strict=True)))
-        alone = f"{100 * self.half_width_of_part:.0f} with {format_count(self.images[-1], 'image')} alone"
+        alone = f"{format_width(self.half_width_of_part)} with {format_count(self.images[-1], 'image')} alone"
         return (
             f"{phases}; if half of the images are robust to phase 1, and 9 in 10 of those to each later one, "
-            f"the 95% interval of the worst case reaches up to {100 * self.half_width:.0f} points to each "
+            f"the 95% interval of the worst case reaches up to {format_width(self.half_width)} to each "
             f"side ({alone})"
         )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.formatting.text import format_count, format_percent
+from robustbench_local.reports.formatting.text import format_count
 from robustbench_local.statistics import compute_clopper_pearson
 
 ALPHA = 0.05
@@ -31,10 +31,9 @@ class Resolution:
 
     def __str__(self) -> str:
         count = format_count(self.images, "image")
-        width = f"{100 * self.half_width:.0f}"
         line = (
-            f"{count}: 95% intervals reach up to {width} points to each side; "
-            f"0 of {self.images:,} leaves up to {format_percent(self.max_share_at_zero)}"
+            f"{count}: 95% intervals reach up to {format_width(self.half_width)} to each side; "
+            f"0 of {self.images:,} leaves up to {100 * self.max_share_at_zero:.2g}%"
         )
         if self.models < 2:
             return line
@@ -89,7 +88,7 @@ class ClassResolution:
         each = sizes if self.fewest_images == self.most_images else f"{self.fewest_images:,} to {sizes}"
         return (
             f"{format_count(self.classes, 'class')} of {each}: the interval of one class reaches up to "
-            f"{100 * self.half_width:.0f} points to each side"
+            f"{format_width(self.half_width)} to each side"
         )
 
 
@@ -113,10 +112,10 @@ class GroupResolution:
 
     def __str__(self) -> str:
         widths = (self.half_width_independent, self.half_width_alike)
-        low, high = (f"{100 * width:.0f}" for width in widths)
+        low, high = map(format_width, widths)
         line = (
             f"{format_count(self.images, 'image')} in {format_count(self.groups, 'group')}: 95% intervals "
-            f"are over groups and reach up to {low} points to each side if images of a group are "
+            f"are over groups and reach up to {low} to each side if images of a group are "
             f"independent, {high} if they are alike"
         )
         if self.models < 2:
@@ -155,6 +154,12 @@ def compute_group_resolution(images: int, groups: int, models: int) -> GroupReso
         deciding_groups=compute_resolution(groups, models).deciding_images,
         models=models,
     )
+
+
+def format_width(half_width: float) -> str:
+    """Format half the width of an interval as ``14 points`` or ``0.4 points``; never as 0."""
+    points = 100 * half_width
+    return f"{points:.0f} points" if points >= 9.95 else f"{max(points, 0.1):.1f} points"
 
 
 def _compute_half_width(images: int) -> float:

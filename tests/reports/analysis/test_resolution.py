@@ -38,6 +38,15 @@ def test_a_single_model_is_compared_with_none():
     )
 
 
+def test_many_images_never_leave_nothing():
+    assert (
+        str(compute_resolution(50_000, 1))
+        == "50,000 images: 95% intervals reach up to 0.4 points to each side; 0 of 50,000 leaves up to "
+        "0.0074%"
+    )
+    assert "reach up to 0.1 points" in str(compute_resolution(10**7, 1))
+
+
 def test_sentences_of_several_models():
     assert str(compute_resolution(5, 2)).endswith("; too few to compare 2 models")
     assert str(compute_resolution(16, 2)).endswith(
@@ -66,9 +75,9 @@ def test_single_classes_say_less_than_all_together():
 def test_images_in_groups_say_what_likeness_leaves():
     resolution = compute_group_resolution(600, 40, 2)
     assert str(resolution) == (
-        "600 images in 40 groups: 95% intervals are over groups and reach up to 4 points to each side if "
-        "images of a group are independent, 16 if they are alike; two models differ significantly at 6 "
-        "groups to 0 or more"
+        "600 images in 40 groups: 95% intervals are over groups and reach up to 4.1 points to each side if "
+        "images of a group are independent, 16 points if they are alike; two models differ significantly at "
+        "6 groups to 0 or more"
     )
     assert str(compute_group_resolution(50, 5, 2)).endswith("; too few groups to compare 2 models")
     assert str(compute_group_resolution(50, 5, 1)).endswith("if they are alike")
@@ -80,7 +89,7 @@ def test_attacks_on_different_numbers_of_images_are_resolved_together():
     assert str(resolution) == (
         "two phases: PGD-20 and FGSM on 600 images, AutoAttack on 20 of them; if half of the images are "
         "robust to phase 1, and 9 in 10 of those to each later one, the 95% interval of the worst case "
-        "reaches up to 17 points to each side (23 with 20 images alone)"
+        "reaches up to 17 points to each side (23 points with 20 images alone)"
     )
     assert compute_phase_resolution({"a": 100, "b": 50, "c": 10}, [10] * 10).images == (100, 50, 10)
 
