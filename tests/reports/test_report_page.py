@@ -153,7 +153,7 @@ def test_the_answer_comes_first_with_interval_and_number(sample):
         in text
     )
     assert "signs-pgd-at: 42.7% (32.7\u2060\u2013\u206053.2%, n\xa0=\xa096)" in sample.html
-    assert "worst case over 3 attacks; stronger attacks can only lower this." in text
+    assert "Worst case over 3 attacks; stronger attacks can only lower this." in text
 
 
 def test_a_model_that_guesses_gets_no_headline(tmp_path, content):

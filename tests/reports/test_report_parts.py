@@ -157,7 +157,7 @@ def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, buil
 
 def test_many_models_are_cut_to_the_first_and_the_last(build_evidence):
     many = build_evidence(models=tuple(f"m{number}" for number in range(6)), failing_cell=None, images=32)
-    assert "(the highest and the lowest of 6)" in headline.describe_answer(many)
+    assert "of 6 models, the highest is m" in headline.describe_answer(many)
     pair, *sentences = headline.describe_comparisons(many)
     assert pair.startswith("Strongest pair of classes: ")
     assert len(sentences) == 5

@@ -202,7 +202,7 @@ def check_sample_size(evidence: Evidence, subject: EvaluatedModel) -> Iterator[D
         limit=float(MIN_IMAGES),
         n=n,
         source="Clopper & Pearson 1934: at 100 images the interval spans up to 20 points",
-        action="Use 1,000 or more to rank models." if few else "",
+        action=f"Use 1,000 or more{' to rank models' if len(evidence.subjects) > 1 else ''}." if few else "",
     )
 
 

@@ -14,6 +14,7 @@ from robustbench_local.reports.formatting.text import (
     format_count,
     format_estimate,
     isolate_direction,
+    join_extremes,
     join_in_sentence,
 )
 
@@ -60,7 +61,6 @@ def describe_main_goal(evidence: Evidence, max_models: int) -> str:
         f"{f', {mark}' if (mark := mark_model(evidence, cell.subject, cell.threat)) else ''}"
         for cell in shown
     ]
-    between = "" if shown is ranked else f" (the highest and the lowest of {len(cells)})"
     record = cells[0].record
     sources, targets = format_goal_classes(evidence, cells[0])
     goal = (
@@ -69,7 +69,9 @@ def describe_main_goal(evidence: Evidence, max_models: int) -> str:
     more = len({_get_goal_key(cell) for cell in _select_finished_cells(evidence)}) - 1
     others = f" {_format_other_goals(more)} below." if more else ""
     basis = "of the correctly classified images"
-    return f"{goal}: {'; '.join(parts)}{between}, {basis}; stronger attacks can only raise this.{others}"
+    return (
+        f"{goal}: {join_extremes(parts, len(cells))}, {basis}; stronger attacks can only raise this.{others}"
+    )
 
 
 def format_goal_classes(evidence: Evidence, cell: CellResult) -> tuple[str, str]:

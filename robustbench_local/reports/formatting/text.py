@@ -195,6 +195,18 @@ def shorten_text(text: str, max_characters: int) -> str:
     return f"{text[: max_characters - end - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}{text[-end:].lstrip()}"
 
 
+def join_extremes(parts: Sequence[str], total: int) -> str:
+    """Join what is said of each model; of many models, of the highest and of the lowest.
+
+    Args:
+        parts: ``name: value`` of each model, or of the highest and of the lowest.
+        total: Number of models.
+    """
+    if len(parts) == total:
+        return "; ".join(parts)
+    return f"of {total:,} models, the highest is {parts[0]}; the lowest is {parts[-1]}"
+
+
 def join_in_sentence(parts: Sequence[str]) -> str:
     """Join parts as in a sentence: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

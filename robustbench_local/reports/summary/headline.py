@@ -37,6 +37,7 @@ from robustbench_local.reports.formatting.text import (
     format_estimate,
     format_test,
     isolate_direction,
+    join_extremes,
 )
 
 MAX_NAMED_MODELS = 4
@@ -153,14 +154,13 @@ def describe_eight_bit_answer(evidence: Evidence) -> str:
         f"{_format_mark(evidence, subject, threat)}"
         for subject, share in shown
     ]
-    between = "" if shown is shares else f" (the highest and the lowest of {len(shares)})"
     left_out = sum(case.undecided_count for case in sound)
     without = (
         f"; {format_count(left_out, 'image')} excluded because no attack found an 8-bit image in the ball"
         if left_out
         else ""
     )
-    return f"In 8 bits: {'; '.join(parts)}{between}, {basis}{without}." if parts else ""
+    return f"In 8 bits: {join_extremes(parts, len(shares))}, {basis}{without}." if parts else ""
 
 
 def _describe_worst_cases(evidence: Evidence, rows: Sequence[WorstCase], *, several: bool) -> str:
@@ -170,11 +170,10 @@ def _describe_worst_cases(evidence: Evidence, rows: Sequence[WorstCase], *, seve
         f"{_format_mark(evidence, row.subject, row.threat)}"
         for row in shown
     ]
-    between = f" (the highest and the lowest of {len(rows)})" if shown is not rows else ""
     missing = any(row.missing_attacks for row in rows)
     caveat = "unfinished attacks" if missing else "stronger attacks"
-    shares = f"{_describe_number(rows[0].threat)}{'; '.join(parts)}{between}"
-    return f"{shares}, {_describe_method(rows)}; {caveat} can only lower this."
+    shares = f"{_describe_number(rows[0].threat)}{join_extremes(parts, len(rows))}"
+    return f"{shares}. {_describe_method(rows)}; {caveat} can only lower this."
 
 
 def _describe_stopped(evidence: Evidence, rows: Sequence[StoppedEstimate], *, several: bool) -> str:
@@ -186,11 +185,10 @@ def _describe_stopped(evidence: Evidence, rows: Sequence[StoppedEstimate], *, se
         + f"{format_estimate(one.stated)}{_format_mark(evidence, one.subject, one.threat)}"
         for one in shown
     ]
-    between = f" (the highest and the lowest of {len(rows)})" if shown is not ranked else ""
     whole = format_count(rows[0].state.interval.population, "image")
     about = f" about these {whole}" if rows[0].is_about_data else ""
     return (
-        f"{_describe_number(rows[0].threat)}{'; '.join(parts)}{between}, anytime-valid{about}: the run "
+        f"{_describe_number(rows[0].threat)}{join_extremes(parts, len(rows))}, anytime-valid{about}: the run "
         f"stopped before it had all {whole}, because the rest could not change an answer; stronger attacks "
         "can only lower this."
     )
@@ -216,13 +214,13 @@ def _describe_method(rows: Sequence[WorstCase]) -> str:
     """Describe how many attacks the worst case is over."""
     numbers = {len(row.attacks) for row in rows}
     if numbers == {1}:
-        return f"under a single attack ({rows[0].attack_labels[0]})"
+        return f"Under a single attack ({rows[0].attack_labels[0]})"
     if all(row.phases for row in rows) and len({describe_phases(row.phases) for row in rows}) == 1:
-        return f"worst case in {describe_phases(rows[0].phases)}"
+        return f"Worst case in {describe_phases(rows[0].phases)}"
     if any(row.left_out_count and row.stated_verdicts is row.any_attack_verdicts for row in rows):
-        return f"worst case over up to {format_count(max(numbers), 'attack')} an image"
+        return f"Worst case over up to {format_count(max(numbers), 'attack')} an image"
     over = f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(max(numbers))
-    return f"worst case over {over} attacks"
+    return f"Worst case over {over} attacks"
 
 
 def _describe_comparison(evidence: Evidence, pair: ModelComparison) -> str:

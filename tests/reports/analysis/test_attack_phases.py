@@ -80,7 +80,7 @@ def test_texts_and_results_name_the_phases_and_the_attack_that_would_decide():
     evidence = make_evidence(*make_pair())
     phrase = f"two phases: {PGD_NAME} on 600 images, {AUTOATTACK_NAME} on 20 of them"
     assert describe_phases(evidence.worst_cases[0].phases) == phrase
-    assert f"worst case in {phrase};" in describe_answer(evidence)
+    assert f"Worst case in {phrase};" in describe_answer(evidence)
     assert any(f"is estimated in {phrase}" in one.text for one in list_findings(evidence))
     verdict = judge_gate(evidence, min=0.45)
     assert verdict.ruling == "inconclusive"

@@ -83,5 +83,5 @@ def test_of_many_models_the_ends_are_named_and_none_is_dropped_in_silence(many):
     assert "model-6: " in told
     assert "model-0: " in told
     assert "model-3" not in told
-    assert "(the highest and the lowest of 7)" in told
+    assert "of 7 models, the highest is " in told
     assert "other goal" not in told
