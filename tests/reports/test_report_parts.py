@@ -151,7 +151,7 @@ def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, buil
     )
     assert headline.describe_answer(one).startswith(
         "Share of images classified correctly although an attacker may change every pixel by at most 8/255: "
-        f"{format_estimate(one.worst_cases[0].robust_accuracy)}, worst case over"
+        f"{format_estimate(one.worst_cases[0].robust_accuracy)}. Worst case over"
     )
 
 
