@@ -33,7 +33,7 @@ def command(
     weights: Annotated[
         list[str] | None,
         typer.Option(
-            "--weights", metavar="[ID=]FILE", help="Weights file of a --model, where the grid names one."
+            "--weights", metavar="[ID=]FILE", help="Weights file of a --model, where its source has none."
         ),
     ] = None,
     key: Annotated[

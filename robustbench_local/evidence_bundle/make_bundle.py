@@ -170,13 +170,14 @@ def _write_run_files(
     write_records(store, folder)
     examples = write_examples(store, folder, choice)
     gallery = results["grid"].get("gallery")
+    most = "" if gallery is None else f", at most {gallery} (gallery)"
     description = {
         "bundle_version": BUNDLE_VERSION,
         "made_by": {"name": "robustbench_local", "code": compute_writer_version()},
         "examples": {
             "chosen": _describe_choice(choice),
             "limit": choice.count,
-            "stored_by_the_run": f"the first successes of each attack, at most {gallery} (gallery)",
+            "stored_by_the_run": f"the first successes of each attack{most}",
             "cells": examples,
         },
         "left_out": _list_left_out(choice),

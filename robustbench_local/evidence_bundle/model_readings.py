@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ from robustbench_local.randomness import RandomStream
 from robustbench_local.store import OutcomeRecord
 from robustbench_local.threats.threat_model import ThreatModel
 
+_PUBLISHED_WEIGHTS = re.compile(r"[A-Z0-9_]+")
+"""Names of published weights, such as ``DEFAULT`` or ``IMAGENET1K_V2``."""
 BATCH_SIZE = 64
 """Images that are predicted together."""
 
@@ -45,7 +48,8 @@ class ModelSource:
     source: str
     """As in a grid: ``checkpoint:FILE``, ``zoo:NAME``, ``python:FILE.py:NAME``, ..."""
     weights: str | None = None
-    """Another weights file than the grid of the run names."""
+    """Its weights file or published weights, where the source has none; a file that the bundle names is not
+    read."""
 
 
 @dataclass
@@ -87,7 +91,7 @@ def check_models(
     """
     results = load_json(folder / RESULTS_NAME)
     grid = _read_grid(results)
-    named = _name_sources(sources, grid)
+    named = _name_sources(sources, grid, _list_subjects(results))
     try:
         examples = list(read_all_examples(folder))
         identity = load_json(folder / RUN_RECORD_NAME)["identity"]
@@ -304,11 +308,23 @@ def _read_grid(results: Mapping[str, Any]) -> Grid:
         raise BundleError(f"the grid in {RESULTS_NAME} cannot be read: {error}") from error
 
 
-def _name_sources(sources: Sequence[ModelSource], grid: Grid) -> list[ModelSource]:
+def _list_subjects(results: Mapping[str, Any]) -> list[str]:
+    """List the defended models of the run, as ``ID + DEFENSE``."""
+    cells = results.get("cells")
+    rows = [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
+    return list(dict.fromkeys(f"{cell.get('model')} + {cell.get('defense')}" for cell in rows))
+
+
+def _name_sources(sources: Sequence[ModelSource], grid: Grid, subjects: Sequence[str]) -> list[ModelSource]:
     """Give every source the id of its model.
 
+    Args:
+        sources: What the verifier gives.
+        grid: The grid of the run.
+        subjects: The defended models of the run, as ``ID + DEFENSE``.
+
     Raises:
-        ConfigError: If an id is unknown, or missing where the run has several models.
+        ConfigError: If a model or a defense is unknown, or an id missing where the run has several models.
     """
     ids = [entry.id for entry in grid.models]
     named = []
@@ -321,14 +337,19 @@ def _name_sources(sources: Sequence[ModelSource], grid: Grid) -> list[ModelSourc
             raise ConfigError(
                 f"the run has no model {model!r}", where="--model", remedy=did_you_mean(model, ids)
             )
+        if " + " in name and name not in subjects:
+            known = [subject for subject in subjects if subject.partition(" + ")[2] != NO_DEFENSE]
+            remedy = did_you_mean(name, known) if known else f"give {model} alone"
+            raise ConfigError(f"the run has no {name!r}", where="--model", remedy=remedy)
         named.append(ModelSource(name=name, source=source.source, weights=source.weights))
     return named
 
 
 def _build_entry(grid: Grid, source: ModelSource) -> ModelEntry:
-    """Return the entry of the grid with the verifier's own source; other settings stay, but for a permission.
+    """Return the entry of the grid with the verifier's own source; other settings stay, but for two.
 
-    A bundle comes from somebody else. It may not say that a pickle can be trusted, which would run its code.
+    A bundle comes from somebody else. It may not say that a pickle can be trusted, which would run its code,
+    nor name a file of the verifier's machine: the names of published weights stay alone.
     """
     model = (source.name or "").partition(" + ")[0]
     entry = next(entry for entry in grid.models if entry.id == model)
@@ -338,7 +359,7 @@ def _build_entry(grid: Grid, source: ModelSource) -> ModelEntry:
         "twin": None,
         "trust_pickle": None,
     }
-    if source.weights is not None:
+    if source.weights is not None or not _PUBLISHED_WEIGHTS.fullmatch(entry.weights or ""):
         changes["weights"] = source.weights
     return entry.model_copy(update=changes)
 

@@ -7,7 +7,7 @@ import pytest
 from robustbench_local.cli.verify_command import _split_entry
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import Grid
-from robustbench_local.evidence_bundle.model_readings import ModelSource, _build_entry
+from robustbench_local.evidence_bundle.model_readings import ModelSource, _build_entry, _name_sources
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,52 @@ def test_a_name_without_a_source_is_refused():
         _split_entry("plain=", "--model")
 
 
+def make_grid(**model):
+    entry = {"id": "m", "source": "torchvision:resnet18", **model}
+    return Grid.model_validate({"data": {"source": "signs"}, "models": [entry], "attacks": ["fgsm-linf-8"]})
+
+
 def test_a_bundle_cannot_say_which_pickle_is_to_be_trusted():
-    grid = Grid.model_validate(
-        {
-            "data": {"source": "signs"},
-            "models": [{"id": "m", "source": "checkpoint:a.pt", "trust_pickle": f"sha256:{'0' * 64}"}],
-            "attacks": ["fgsm-linf-8"],
-        }
-    )
+    grid = make_grid(source="checkpoint:a.pt", trust_pickle=f"sha256:{'0' * 64}")
     entry = _build_entry(grid, ModelSource(name="m", source="checkpoint:b.pt", weights=None))
     assert (entry.source, entry.trust_pickle) == ("checkpoint:b.pt", None)
+
+
+@pytest.mark.parametrize(
+    ("stated", "given", "used"),
+    [
+        ("/home/verifier/secret.pt", None, None),
+        ("weights.safetensors", None, None),
+        ("DEFAULT", None, "DEFAULT"),
+        ("IMAGENET1K_V2", None, "IMAGENET1K_V2"),
+        ("weights.safetensors", "own.safetensors", "own.safetensors"),
+        ("DEFAULT", "own.safetensors", "own.safetensors"),
+        (None, None, None),
+    ],
+)
+def test_a_bundle_names_no_file_of_the_verifiers_machine(stated, given, used):
+    entry = _build_entry(
+        make_grid(weights=stated), ModelSource(name="m", source="torchvision:resnet18", weights=given)
+    )
+    assert entry.weights == used
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("n", "the run has no model 'n'. "),
+        ("m + nosuch=2", "the run has no 'm + nosuch=2'. "),
+        ("m + pgd-att", "the run has no 'm + pgd-att'. Did you mean "),
+    ],
+)
+def test_an_unknown_model_or_defense_is_refused_by_name(name, message):
+    with pytest.raises(ConfigError) as refusal:
+        _name_sources([ModelSource(name=name, source="zoo:x")], make_grid(), ["m + none", "m + pgd-at"])
+    assert str(refusal.value).startswith(f"--model: {message}")
+
+
+def test_a_defense_of_the_run_is_accepted():
+    source = ModelSource(name="m + pgd-at", source="zoo:x")
+    assert _name_sources([source], make_grid(), ["m + none", "m + pgd-at"]) == [source]
+    with pytest.raises(ConfigError, match="Give m alone"):
+        _name_sources([source], make_grid(), ["m + none"])
