@@ -201,6 +201,11 @@ def _find_problems(examples: ListedExamples) -> Iterator[str]:
         change = candidates[row : row + 1].double() - clean[row : row + 1].double()
         for field, norm in _NORM_FIELDS.items():
             size, known = float(compute_norms(change, norm)), getattr(outcome, field)
-            if not math.isclose(size, known, rel_tol=NORM_TOLERANCE, abs_tol=NORM_TOLERANCE):
+            if not is_same_norm(size, known):
                 name = name_example(examples.cell, outcome)
                 yield f"{name}: {norm} is {size:.6g}, and {known:.6g} is stated"
+
+
+def is_same_norm(size: float, stated: float) -> bool:
+    """Return whether a norm is the stated one, but for rounding."""
+    return math.isclose(size, stated, rel_tol=NORM_TOLERANCE, abs_tol=NORM_TOLERANCE)

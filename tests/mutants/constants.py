@@ -50,6 +50,12 @@ CONSTANTS = (
         "reports/analysis/test_share_change.py",
     ),
     _make_constant(
+        "evidence_bundle/example_checks.py",
+        "NORM_TOLERANCE",
+        ("0.9e-6", "1.1e-6"),
+        "evidence_bundle/test_example_checks.py",
+    ),
+    _make_constant(
         "sequential_decision.py", "SEQUENCE_ERROR", ("0.022", "0.028"), "test_sequential_decision.py"
     ),
     _make_constant(
