@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_local.config.gate_policy import load_policy
 from robustbench_local.errors import ConfigError
@@ -190,7 +191,8 @@ def execute_run(
         plan: The plan.
         directory: The run directory.
         listener: Receives progress events.
-        exit_process: Ends this process when a model hangs in it and cannot be interrupted; None waits for it.
+        exit_process: Ends this process when a model hangs in it and cannot be interrupted, or when the head
+            of the cluster is lost; None waits for it.
         recompute_damaged: As in ``run_grid``.
         cluster: The cluster that runs the images; None for processes of this machine.
 
@@ -217,9 +219,10 @@ def execute_run(
         listener.on_plan_ready(plan)
         _write_metadata(plan, store)
         for line in lines:
-            event = EventRecord(time=format_utc_now(), level="info", message=line)
-            store.add_event(event)
-            listener.on_event(event)
+            _add_event(store, listener, "info", line)
+        stack.enter_context(
+            job_runner.watch(partial(_abandon_run, store, listener, exit_process=exit_process))
+        )
         if plan.stop is None:
             execute_plan(plan, store, listener, exit_process, job_runner)
         else:
@@ -228,6 +231,23 @@ def execute_run(
             )
         store_summary(store)
     return Run(directory)
+
+
+def _add_event(
+    store: RunStore, listener: ProgressListener, level: Literal["info", "error"], line: str
+) -> None:
+    event = EventRecord(time=format_utc_now(), level=level, message=line)
+    store.add_event(event)
+    listener.on_event(event)
+
+
+def _abandon_run(
+    store: RunStore, listener: ProgressListener, why: str, *, exit_process: Callable[[], None] | None
+) -> None:
+    """Say why a run cannot go on, and exit the process where that is allowed; runs in another thread."""
+    _add_event(store, listener, "error", f"{why}; the same command resumes the run")
+    if exit_process is not None:
+        exit_process()
 
 
 def find_stop_targets(store: RunStore) -> list[StopTarget]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from robustbench_local.evaluation.execution.batch_size import BatchSizeChoice
@@ -25,6 +26,15 @@ class JobRunner:
     def describe_environment(self) -> dict[str, Any]:
         """Return facts about the environment that differ from those of this process; by default none."""
         return {}
+
+    def watch(self, abandon_run: Callable[[str], None]) -> AbstractContextManager[object]:  # noqa: ARG002
+        """Watch what the run depends on while the context is open; by default nothing.
+
+        Args:
+            abandon_run: Called in another thread when the run cannot go on and this process is about to be
+                ended from outside; receives the reason in one line.
+        """
+        return nullcontext()
 
     def tune_batch_size(
         self, cell: CellSpec, timeout: float | None, workers: int, most_images: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,9 +13,13 @@ import pytest
 import robustbench_local as rbl
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.execution.cluster import job_parts
+from robustbench_local.evaluation.execution.cluster import connection, job_parts
 from robustbench_local.evaluation.execution.cluster.cluster_settings import ClusterSettings
-from robustbench_local.evaluation.execution.cluster.connection import check_address, list_nodes
+from robustbench_local.evaluation.execution.cluster.connection import (
+    check_address,
+    connect_to_cluster,
+    list_nodes,
+)
 from robustbench_local.evaluation.execution.cluster.local_cluster import start_local_cluster
 from robustbench_local.evaluation.execution.cluster.node_probe import probe_node
 from robustbench_local.evaluation.execution.cluster.nodes import (
@@ -204,3 +209,21 @@ def test_a_ray_without_these_switches_starts_too():
     ray.init = lambda **options: ray.starts.append(options)
     start_local_cluster(ray, ClusterSettings(max_tasks=1))
     assert len(ray.starts) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        (b"gcs_client.cc: InvalidAuthToken: missing", "it wants another token, or one at all. Copy ~/.ray"),
+        (b"", "Failed to connect. See ray status"),
+    ],
+)
+def test_a_cluster_that_refuses_this_process_is_said_to(monkeypatch, written, reason):
+    def refuse(*_, **__):
+        os.write(2, written)
+        raise ConnectionError("Failed to connect")
+
+    ray = SimpleNamespace(init=refuse, is_initialized=lambda: False, shutdown=lambda: None)
+    monkeypatch.setattr(connection, "import_ray", lambda: ray)
+    with pytest.raises(ConfigError, match=reason), connect_to_cluster(ClusterSettings(address="auto")):
+        pass

@@ -19,6 +19,7 @@ from robustbench_local.evaluation.execution.cluster.connection import (
     connect_to_cluster,
     list_nodes,
 )
+from robustbench_local.evaluation.execution.cluster.head_watch import HeadWatch
 from robustbench_local.evaluation.execution.cluster.job_parts import JobPacker, PackedImages
 from robustbench_local.evaluation.execution.cluster.late_imports import read_late_imports
 from robustbench_local.evaluation.execution.cluster.model_rebuilding import describe_rebuilding
@@ -86,6 +87,10 @@ class ClusterRunner(JobRunner):
     def describe_environment(self) -> dict[str, Any]:
         """Return the devices of the tasks, how many run at once, and the one thread of each."""
         return {"device": self._devices, "workers": self._cluster.count_slots(), "threads": 1}
+
+    def watch(self, abandon_run: Callable[[str], None]) -> HeadWatch:
+        """Watch the node that holds the cluster's own state."""
+        return HeadWatch(self._cluster.get_head_address(), abandon_run)
 
     def tune_batch_size(
         self, cell: CellSpec, timeout: float | None, workers: int, most_images: int | None

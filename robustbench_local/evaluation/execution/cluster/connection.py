@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,12 @@ CONNECT_SECONDS = 5.0
 """Seconds within which the address of a cluster has to accept a connection."""
 PROBE_SECONDS = 120.0
 """Seconds within which a node has to describe itself: it imports torch for that."""
+_REJECTION = "InvalidAuthToken"
+"""What Ray writes where a cluster does not accept this process."""
+_REJECTION_REMEDY = (
+    "copy ~/.ray/auth_token of the cluster's first node and set RAY_AUTH_MODE=token; with --address auto, on "
+    "a node of the cluster, Ray does that itself"
+)
 _CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 _QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -103,8 +110,9 @@ def connect_to_cluster(settings: ClusterSettings) -> Iterator[Any]:
     handlers: dict[signal.Signals, Any] = {
         kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)
     }
+    messages = list[str]()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _collect_messages(messages):
             warnings.simplefilter("ignore")  # about Ray's own plans
             if settings.address in {None, "local"}:
                 start_local_cluster(ray, settings)
@@ -113,10 +121,11 @@ def connect_to_cluster(settings: ClusterSettings) -> Iterator[Any]:
     except Exception as error:
         with suppress(Exception):
             ray.shutdown()
-        where = settings.address or "this machine"
+        where, reason = settings.address or "this machine", extract_first_line(error)
         remedy = "see ray status, and the logs in /tmp/ray/session_latest/logs"
-        what = f"Ray cannot be used on {where}: {extract_first_line(error)}"
-        raise ConfigError(what, remedy=remedy) from error
+        if any(_REJECTION in line for line in messages):
+            reason, remedy = "it wants another token, or one at all", _REJECTION_REMEDY
+        raise ConfigError(f"Ray cannot be used on {where}: {reason}", remedy=remedy) from error
     _silence_messages(ray)
     if not prints_crashes:
         faulthandler.disable()  # a crash of a model's process is one line of the run
@@ -128,6 +137,21 @@ def connect_to_cluster(settings: ClusterSettings) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _collect_messages(messages: list[str]) -> Iterator[None]:
+    """Collect what Ray's own threads write on standard error, which tells more than its exceptions."""
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            file.seek(0)
+            messages += file.read().decode(errors="replace").splitlines()
 
 
 def _silence_messages(ray: Any) -> None:

@@ -53,6 +53,10 @@ class Cluster:
         """Device of the tasks."""
         return "cuda" if self.gpus_per_task else "cpu"
 
+    def get_head_address(self) -> str:
+        """Return ``HOST:PORT`` of the node that holds the cluster's own state."""
+        return str(self.ray.get_runtime_context().gcs_address)
+
     def count_slots(self) -> int:
         """Return the number of tasks that fit now."""
         if time.monotonic() - self._slots_time > SLOTS_SECONDS:
