@@ -37,14 +37,11 @@ def command(
     from robustbench_local.cli.terminal_output import echo_line
     from robustbench_local.reports import find_damaged_images, write_report_files
     from robustbench_local.reports.analysis.gates import judge_run_dir
-    from robustbench_local.reports.writers.outcome_files import MISSING_PARQUET_LINE, has_arrow
 
     written = write_report_files(run, output, interactive=interactive)
     echo_line(written.page)
     for note in written.notes:
         echo_line(f"note: {note}", error=True)
-    if not has_arrow():
-        echo_line(MISSING_PARQUET_LINE, error=True)
     verdict = judge_run_dir(run)
     for line in verdict.violations:
         echo_line(f"blocked: certificate violated: {line}", error=True)

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from robustbench_local.errors import format_install_command
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.read_run import CellObserver
@@ -21,7 +20,6 @@ from robustbench_local.store.outcome_columns import OutcomeColumns
 CSV_NAME, PARQUET_NAME = "outcomes.csv", "outcomes.parquet"
 MAX_ROWS_PER_GROUP = 1 << 16
 """Rows of a row group of outcomes.parquet: readers load one group at a time."""
-MISSING_PARQUET_LINE = f"{PARQUET_NAME} is left out: {format_install_command('arrow')} to have it too"
 _ARROW_TYPES: Mapping[type, str] = {str: "string", bool: "bool_", int: "int64", float: "float64"}
 
 
