@@ -87,7 +87,7 @@ def list_time_facts(progress: RunProgress) -> list[str]:
         unless = " unless it stops sooner" if progress.may_stop_early else ""
         return [spent, f"{format_rough_range(rest)} left{unless}, {basis}"]
     most = progress.max_seconds_left
-    return [spent, "time left unknown" if most is None else f"{format_duration(most)} left at most"]
+    return [spent, "time left unknown" if most is None else f"passes of {format_duration(most)} left at most"]
 
 
 def pack_facts(facts: Sequence[str], width: int) -> list[str]:

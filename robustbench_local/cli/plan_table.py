@@ -33,7 +33,7 @@ def build_plan_table(
     has_expected = any(cost.passes is not None for cost in costs.values())
     for column in ("model", "attack"):
         table.add_column(column, overflow="fold")
-    for column in ("images", "max. passes", "max. time"):
+    for column in ("images", "max. passes", "their time"):
         table.add_column(column, justify="right")
     if has_expected:
         table.add_column("expected passes", justify="right")

@@ -157,9 +157,7 @@ class ProgressDisplay(ProgressListener):
         state = self.progress
         line = f"the attacks took {format_duration(self.timing['seconds'])}"
         most = self.timing["max_seconds"]
-        bound = "" if most is None else f"{format_duration(most)} at most"
-        if most is not None and self.timing["seconds"] > most:  # a busy machine, or work beside the passes
-            bound += " by the time of a pass before the run"
+        bound = "" if most is None else f"passes of {format_duration(most)} at most"
         if state.expected_total is not None:
             after = f"after {format_count(state.expected_after_images, 'image')}"
             until = " without an early stop" if state.may_stop_early else ""

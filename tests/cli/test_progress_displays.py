@@ -281,13 +281,13 @@ def test_the_end_shows_the_expected_beside_the_actual_time():
         display.on_cell_end(cell, "done", make_counts(100, 40, passes=1000, seconds=10.0), None)
     line = display.format_timing_line()
     assert line.startswith("the attacks took 1 min 00 s; expected after 100 images: ")
-    assert line.endswith(", 1 h 40 min at most")
+    assert line.endswith(", passes of 1 h 40 min at most")
     timing = display.timing
     assert timing["seconds"] == 60
     assert timing["max_seconds"] == 6000
     assert timing["expected_seconds"][0] < 60 < timing["expected_seconds"][1]
     display.max_seconds = dict.fromkeys(display.max_seconds, 5.0)
-    assert display.format_timing_line().endswith(", 30 s at most by the time of a pass before the run")
+    assert display.format_timing_line().endswith(", passes of 30 s at most")
     assert timing["passes"] == 6000
     assert timing["expected_passes"][0] < 6000 < timing["expected_passes"][1] < timing["max_passes"]
     line = display.format_cost_line()
