@@ -95,6 +95,14 @@ class Certificate(ABC):
             (forward, backward).
         """
 
+    def estimate_work(self, threat: ThreatModel) -> int:
+        """Return the number of forward passes that take as long as one image; by default those it may take.
+
+        Args:
+            threat: The ball to certify.
+        """
+        return sum(self.estimate_cost(threat))
+
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """Check before any work that the classifier can be certified.
 

@@ -61,7 +61,9 @@ def show_plan(
     whole = f"{sum(cell.image_count for cell in plan.cells):,} image-attacks on {device}"
     most = format_duration(sum(seconds.values()))
     ending = "; nothing was run" if dry_run else ""
-    line = f"{whole}, passes of {most} at most; usually far less, since images stop at the first success{ending}"
+    line = (
+        f"{whole}, passes of {most} at most; usually far less, since images stop at the first success{ending}"
+    )
     print_line(console, line, wrap=True)
     for line in (*list_cost_lines(plan, expected), *list_hardware_lines(expected, hardware)):
         print_line(console, line, wrap=True)

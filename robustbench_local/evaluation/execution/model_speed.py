@@ -46,7 +46,7 @@ def estimate_max_seconds(plan: Plan, speeds: Mapping[str, ModelSpeed]) -> dict[s
         speeds: The speed of the model that each cell queries, by key of the cell.
     """
     return {
-        cell.record.key: speeds[cell.record.key].estimate_seconds(cell.max_passes)
+        cell.record.key: speeds[cell.record.key].estimate_seconds(cell.work_passes)
         for cell in plan.cells
         if cell.record.key in speeds
     }

@@ -107,8 +107,10 @@ def choose_images(job: Job, max_passes: int, own_positions: Sequence[int] | None
     Returns:
         Ascending positions; empty if the pilot can afford no image.
     """
-    per_image = sum(job.max_passes) / job.image_count if job.image_count else 0
-    wanted = max_passes / max(min(per_image, MIN_PASSES_PER_IMAGE * job.images_per_position), 1)
+    per_image = sum(job.work_passes) / job.image_count if job.image_count else 0
+    if job.work_passes == job.max_passes:  # it can be cut short after a number of passes
+        per_image = min(per_image, MIN_PASSES_PER_IMAGE * job.images_per_position)
+    wanted = max_passes / max(per_image, 1)
     own = range(job.image_count) if own_positions is None else own_positions
     count = min(max(int(wanted), MIN_PILOT_IMAGES), MAX_PILOT_IMAGES, len(own))
     if max_passes < count:

@@ -36,7 +36,7 @@ def choose_pilot_positions(
         for a cell without a pilot.
     """
     own = range(job.image_count) if own_positions is None else own_positions
-    if not own or sum(job.max_passes) * len(own) < MIN_PASSES_FOR_PILOT * job.image_count:
+    if not own or sum(job.work_passes) * len(own) < MIN_PASSES_FOR_PILOT * job.image_count:
         return []
     most = MAX_PILOT_IMAGES if job.queried_model.device.type == "cpu" else max(batch_size, MAX_PILOT_IMAGES)
     count = min(most, int(MAX_PILOT_SHARE * len(own)))

@@ -62,8 +62,8 @@ def estimate_plan_cost(
     earlier = find_earlier_costs(cells, directory)
     pilot = PlanPilot(plan, speeds, seconds)
     costs: dict[str, ExpectedCellCost] = {}
-    cells.sort(key=lambda cell: sum(cell.max_passes))  # what small cells leave of the time large ones get
-    for number, cell in enumerate(sort_certificates_first(cells)):
+    cells.sort(key=lambda cell: sum(cell.work_passes))  # what small cells leave of the time large ones get
+    for number, cell in enumerate(sort_certificates_first(cells) if plan.skip_verified else cells):
         key, speed = cell.record.key, speeds.get(cell.record.key)
         most = sum(cell.max_passes)
         costs[key] = estimate_cell_cost(
@@ -71,7 +71,7 @@ def estimate_plan_cost(
             pilot.measure_cell(cell, len(cells) - number) if seconds > 0 else None,
             earlier.get(key),
             workers=count_usable_workers(cell.make_job(), count_workers(cell, plan.workers)),
-            pass_seconds=speed.estimate_seconds(cell.max_passes) / most if speed and most else None,
+            pass_seconds=speed.estimate_seconds(cell.work_passes) / most if speed and most else None,
             start_seconds=pilot.start_seconds.get(key, 0.0),
         )
     total = sum_cell_costs(cells, costs)
@@ -119,11 +119,11 @@ class PlanPilot:
         Returns:
             The measurement; None if the cell is too slow for a pilot, or fails in it.
         """
-        speed, most = self._speeds.get(cell.record.key), sum(cell.max_passes)
+        speed, most = self._speeds.get(cell.record.key), sum(cell.work_passes)
         if speed is None or not most or self._seconds_left <= 0:
             return None
         seconds = self._seconds_left / cells_left
-        affordable = int(seconds * most / max(speed.estimate_seconds(cell.max_passes), 1e-9))
+        affordable = int(seconds * most / max(speed.estimate_seconds(cell.work_passes), 1e-9))
         job = cell.make_job()
         if self._plan.skip_verified and not cell.is_certificate and job.is_divisible:
             job = job.skip_proven_images(self._find_proven_images(cell))

@@ -10,4 +10,4 @@ MAX_PASSES_WITHOUT_WORKERS = 200
 
 def count_workers(cell: CellSpec, workers: int) -> int:
     """Return the number of processes for a cell; starting them takes as long as some hundred passes."""
-    return workers if sum(cell.max_passes) > MAX_PASSES_WITHOUT_WORKERS else 1
+    return workers if sum(cell.work_passes) > MAX_PASSES_WITHOUT_WORKERS else 1

@@ -40,9 +40,17 @@ class CertificateJob(Job):
         forward, backward = self.certificate.estimate_cost(self.threat)
         return self.image_count * (forward + 1), self.image_count * backward
 
+    @property
+    def work_passes(self) -> tuple[int, int]:
+        """Numbers of passes that take as long as all images: bounds pass through a graph of their own."""
+        work = self.certificate.estimate_work(self.threat)
+        if work == sum(self.certificate.estimate_cost(self.threat)):
+            return self.max_passes
+        return self.image_count * (work + 1), 0
+
     def build_queue(self, batch_size: int, done_positions: set[int]) -> list[list[int]]:
         """Return the remaining positions in groups of the size that a kill may cost."""
-        pixels = sum(self.certificate.estimate_cost(self.threat)) * int(self.data.images[0].numel())
+        pixels = self.certificate.estimate_work(self.threat) * int(self.data.images[0].numel())
         at_once = max(1, min(batch_size, CHUNK_PIXELS // max(1, pixels)))
         return split_positions(
             [position for position in range(self.image_count) if position not in done_positions], at_once

@@ -136,6 +136,11 @@ class Job(ABC):
     def max_passes(self) -> tuple[int, int]:
         """Maximum number of forward and backward passes over all images; some images cost less."""
 
+    @property
+    def work_passes(self) -> tuple[int, int]:
+        """Numbers of passes that take as long as all images, at most; more where other work takes longer."""
+        return self.max_passes
+
     def skip_proven_images(self, images: frozenset[str]) -> Job:  # noqa: ARG002 - for subclasses
         """Return the same work without attacks on images that are proven robust.
 

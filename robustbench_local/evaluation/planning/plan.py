@@ -123,7 +123,15 @@ class CellSpec:
     @property
     def max_passes(self) -> tuple[int, int]:
         """Maximum number of forward and backward passes over the images that this run has to run."""
-        forward, backward = self.max_cell_passes
+        return self._scale_to_run(self.max_cell_passes)
+
+    @property
+    def work_passes(self) -> tuple[int, int]:
+        """Numbers of passes that take as long as the images that this run has to run, at most."""
+        return (0, 0) if self.skip_reason else self._scale_to_run(self.make_job().work_passes)
+
+    def _scale_to_run(self, passes: tuple[int, int]) -> tuple[int, int]:
+        forward, backward = passes
         if self.own_positions is None or not len(self.positions):
             return forward, backward
         whole, own = len(self.positions), len(self.own_positions)

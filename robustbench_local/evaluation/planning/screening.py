@@ -46,8 +46,8 @@ def build_screening_cells(cells: Sequence[CellSpec]) -> Iterator[CellSpec]:
 
 
 def get_image_cost(cell: CellSpec) -> float:
-    """Return the most passes that a cell takes for an image."""
-    return sum(cell.max_passes) / max(len(cell.positions), 1)
+    """Return the most passes that a cell takes for an image, or as long as which it takes."""
+    return sum(cell.work_passes) / max(len(cell.positions), 1)
 
 
 def _estimate_cost(cell: CellSpec, method: Attack | Certificate) -> int:

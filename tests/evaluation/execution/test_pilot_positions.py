@@ -24,7 +24,7 @@ from robustbench_local.store.run_store import RunStore
 def make_job(images, passes=MIN_PASSES_FOR_PILOT, *, device="cpu", is_divisible=True):
     return SimpleNamespace(
         image_count=images,
-        max_passes=(passes, 0),
+        work_passes=(passes, 0),
         is_divisible=is_divisible,
         queried_model=SimpleNamespace(device=torch.device(device)),
     )

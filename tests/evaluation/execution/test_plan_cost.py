@@ -142,8 +142,11 @@ def test_four_in_five_ranges_cover_the_cost(share):
     assert hits >= 0.76 * 400
 
 
-def make_job(images, per_image, views=1):
-    return SimpleNamespace(image_count=images, max_passes=(images * per_image, 0), images_per_position=views)
+def make_job(images, per_image, views=1, work=None):
+    passes = (images * per_image, 0)
+    return SimpleNamespace(
+        image_count=images, max_passes=passes, work_passes=work or passes, images_per_position=views
+    )
 
 
 def test_a_pilot_has_as_many_images_as_it_can_afford():
@@ -155,6 +158,8 @@ def test_a_pilot_has_as_many_images_as_it_can_afford():
     assert choose_images(make_job(3, 10_000), 10**9) == [0, 1, 2]
     assert choose_images(make_job(8, 10_000), 3 * MIN_PASSES_PER_IMAGE, (1, 3, 5, 6, 7)) == [1, 3, 5, 6]
     assert len(choose_images(make_job(100, 10_000, views=10), 5 * 10 * MIN_PASSES_PER_IMAGE)) == 5
+    # bounds cannot be cut short, so that the pilot has as many images as it can follow to the end
+    assert len(choose_images(make_job(1000, 2, work=(5_000_000, 0)), 5000 * 7)) == 7
 
 
 def test_a_pilot_takes_a_small_share_of_the_run_within_its_limit():
