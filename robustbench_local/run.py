@@ -221,7 +221,7 @@ def execute_run(
         for line in lines:
             _add_event(store, listener, "info", line)
         stack.enter_context(
-            job_runner.watch(partial(_abandon_run, store, listener, exit_process=exit_process))
+            job_runner.watch_cluster(partial(_abandon_run, store, listener, exit_process=exit_process))
         )
         if plan.stop is None:
             execute_plan(plan, store, listener, exit_process, job_runner)

@@ -27,7 +27,7 @@ class JobRunner:
         """Return facts about the environment that differ from those of this process; by default none."""
         return {}
 
-    def watch(self, abandon_run: Callable[[str], None]) -> AbstractContextManager[object]:  # noqa: ARG002
+    def watch_cluster(self, abandon_run: Callable[[str], None]) -> AbstractContextManager[object]:  # noqa: ARG002
         """Watch what the run depends on while the context is open; by default nothing.
 
         Args:

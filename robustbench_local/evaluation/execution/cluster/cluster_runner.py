@@ -88,7 +88,7 @@ class ClusterRunner(JobRunner):
         """Return the devices of the tasks, how many run at once, and the one thread of each."""
         return {"device": self._devices, "workers": self._cluster.count_slots(), "threads": 1}
 
-    def watch(self, abandon_run: Callable[[str], None]) -> HeadWatch:
+    def watch_cluster(self, abandon_run: Callable[[str], None]) -> HeadWatch:
         """Watch the node that holds the cluster's own state."""
         return HeadWatch(self._cluster.get_head_address(), abandon_run)
 

@@ -43,7 +43,7 @@ class HeadWatch(AbstractContextManager["HeadWatch"]):
         self._address, self._abandon_run = address, abandon_run
         self._can_connect, self._pause = can_connect or can_connect_to, pause_seconds
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="head watch", daemon=True)
+        self._thread = threading.Thread(target=self._watch_head, name="head watch", daemon=True)
 
     def __enter__(self) -> HeadWatch:
         self._thread.start()
@@ -54,7 +54,7 @@ class HeadWatch(AbstractContextManager["HeadWatch"]):
     ) -> None:
         self._closed.set()
 
-    def _watch(self) -> None:
+    def _watch_head(self) -> None:
         failures = 0
         while not self._closed.wait(self._pause):
             failures = 0 if self._can_connect(self._address) else failures + 1
