@@ -75,6 +75,9 @@ def test_the_page_has_every_section_without_scripts_or_requests(data):
         assert f'id="{anchor}"' in page
     assert "<h1>Is new worse than old?</h1>" in page
     assert "signs-pgd-at in new is better than signs-plain in old under linf-8" in page
+    assert '<section class="verdict pass" aria-label="Verdict">' in page
+    assert '<strong class="label">BETTER</strong> signs-pgd-at in new is better' in page
+    assert "< 0.001" not in page.replace("&lt;", "<")
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
     tags = read_tags(page)
     assert "script" not in tags.tags

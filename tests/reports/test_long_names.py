@@ -15,6 +15,8 @@ from robustbench_local.reports import write_report
 from robustbench_local.reports.figures.examples_figure import CAPTION_POINTS, CAPTION_WIDTH_INCHES
 from robustbench_local.reports.figures.layout import fit_text, measure_width_inches
 from robustbench_local.reports.formatting.fonts import MAX_NAME_CHARACTERS, select_drawable_text, shorten_text
+from robustbench_local.reports.page import render
+from robustbench_local.reports.summary import headline
 
 HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 LONG_CLASSES = (
@@ -113,6 +115,14 @@ def test_every_table_scrolls_inside_itself_and_names_may_break(long_names):
     style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]
     assert re.search(r"bdi, code, \.mono, dt, dd[^{]*\{ overflow-wrap: anywhere; \}", style)
     assert "max-content) minmax" not in style
+
+
+@pytest.mark.parametrize(("length", "is_long"), [(160, False), (161, True)])
+def test_a_long_question_is_set_smaller_so_that_the_verdict_stays_in_sight(
+    content, monkeypatch, length, is_long
+):
+    monkeypatch.setattr(headline, "describe_question", lambda _: "Q" * length)
+    assert ('<h1 class="long">' in render(content)) is is_long
 
 
 def test_the_whole_name_is_on_the_page(long_names):

@@ -195,7 +195,7 @@ def format_size(distance: float) -> str:
 def protect_intervals(text: str) -> str:
     """Insert characters that keep intervals, budgets and image counts of a sentence on one line."""
     intervals = text.replace(EN_DASH, f"{_WORD_JOINER}{EN_DASH}{_WORD_JOINER}")
-    for sign in ("=", "\N{LESS-THAN OR EQUAL TO}"):
+    for sign in ("=", "<", "\N{LESS-THAN OR EQUAL TO}"):
         intervals = intervals.replace(f" {sign} ", f"{_NO_BREAK_SPACE}{sign}{_NO_BREAK_SPACE}")
     return intervals
 

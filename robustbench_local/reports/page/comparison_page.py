@@ -28,6 +28,7 @@ from robustbench_local.reports.sections.comparison.share_table_section import (
     format_p,
 )
 from robustbench_local.reports.summary import comparison_answer
+from robustbench_local.reports.summary.comparison_verdict import decide_comparison
 
 _VERDICT_CLASSES = {
     "worse": "fail",
@@ -47,6 +48,7 @@ def render_comparison_page(data: ComparisonData) -> str:
     page = environment.get_template("comparison.html.j2").render(
         data=data,
         parts=parts,
+        verdict=decide_comparison(data.comparisons),
         question=comparison_answer.describe_question(data.comparisons),
         answer=protect_intervals(comparison_answer.describe_comparison_answer(data.comparisons)),
         list_change_sentences=comparison_answer.list_change_sentences,

@@ -61,7 +61,7 @@ def list_change_sentences(comparison: RunComparison, *, is_single: bool) -> list
         for row in (*comparison.tables["worst_cases"], *comparison.tables["clean"])
         if row.change.verdict in {"worse", "better"} and not any(row is main for main in main_rows)
     ]
-    if not any(_find_obstacle(comparison, pair) for pair in comparison.pairs):
+    if not any(find_obstacle(comparison, pair) for pair in comparison.pairs):
         sentences += [_describe_row(comparison, row, lead="Also ") for row in others]
     return [*sentences, *_list_gate_sentences(comparison)]
 
@@ -103,7 +103,7 @@ def list_noted_differences(comparison: RunComparison) -> list[str]:
 
 def describe_model_change(comparison: RunComparison, model: ModelChange) -> str:
     """Describe whether a model is worse than in the baseline, in one sentence."""
-    obstacle = _find_obstacle(comparison, model.subjects)
+    obstacle = find_obstacle(comparison, model.subjects)
     if obstacle:
         return f"No answer: {obstacle}"
     if model.main_row is None:
@@ -201,7 +201,7 @@ def _is_unchanged(comparison: RunComparison, model: ModelChange) -> bool:
     return not (row.change.test.only_first or row.change.test.only_second)
 
 
-def _find_obstacle(comparison: RunComparison, subjects: SubjectPair) -> str:
+def find_obstacle(comparison: RunComparison, subjects: SubjectPair) -> str:
     """Return why a model has no answer, in a sentence; empty if it has one."""
     for run, subject in ((comparison.baseline, subjects.first), (comparison.candidate, subjects.second)):
         name = isolate_direction(run.name)
@@ -226,7 +226,7 @@ def _describe_count(comparison: RunComparison) -> str:
         "unknown": [],
     }
     for model in comparison.models:
-        is_known = model.main_row is not None and not _find_obstacle(comparison, model.subjects)
+        is_known = model.main_row is not None and not find_obstacle(comparison, model.subjects)
         verdict = model.main_row.change.verdict if model.main_row is not None and is_known else "unknown"
         named[verdict].append(isolate_direction(str(model.subjects.second)))
     total = len(comparison.models)

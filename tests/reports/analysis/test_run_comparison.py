@@ -21,6 +21,7 @@ from robustbench_local.reports.summary.comparison_answer import (
     list_change_sentences,
     list_noted_differences,
 )
+from robustbench_local.reports.summary.comparison_verdict import decide_comparison
 from robustbench_local.store import RunStore
 
 GATES = (
@@ -30,6 +31,7 @@ GATES = (
 WEAKER = {"signs-pgd-at": "signs-plain"}
 """The hardened model of the sample in the first run, the plain one in the second."""
 STRONGER = {"signs-plain": "signs-pgd-at"}
+EMPTY_TABLES = {"worst_cases": (), "clean": ()}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,23 @@ def test_the_first_sentence_says_that_a_run_is_better(old, new):
     assert all(image.first.attack and image.first.cells for image in won if image.first.outcome == "attacked")
     broken = next(image for image in won if image.first.outcome == "attacked")
     assert broken.first.text == f"misclassified as {broken.first.prediction} under {broken.first.attack}"
+
+
+def test_a_gain_hides_neither_a_loss_nor_a_missing_answer(old, new):
+    worse, better, same = (compare(old, new, renamed=renamed) for renamed in (WEAKER, STRONGER, None))
+    unknown = replace(better, models=(replace(better.models[0], main_row=None),), tables=EMPTY_TABLES)
+    verdicts = (
+        ([worse], "WORSE", "fail"),
+        ([worse, unknown], "WORSE", "fail"),
+        ([better, worse], "BETTER AND WORSE", "fail"),
+        ([better, same], "BETTER", "pass"),
+        ([better, unknown], "BETTER IN PART", "inconclusive"),
+        ([same], "NO DIFFERENCE SHOWN", "inconclusive"),
+        ([same, unknown], "NO ANSWER", "inconclusive"),
+    )
+    for comparisons, label, ruling in verdicts:
+        verdict = decide_comparison(comparisons)
+        assert (verdict.label, verdict.ruling) == (label, ruling)
 
 
 def test_the_same_run_twice_has_not_changed(old, new):
