@@ -21,7 +21,7 @@ from robustbench_local.attacks.adaptive.fixed_draws import fix_draws, preserve_r
 from robustbench_local.attacks.core.losses import compute_margin
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import find_computing_dtype
-from robustbench_local.classifier.dtype_recorder import DtypeRecorder
+from robustbench_local.classifier.dtype_recorder import record_dtypes
 from robustbench_local.classifier.wrapper import find_innermost
 from robustbench_local.randomness import RandomStream
 
@@ -158,7 +158,7 @@ def compute_agreement(measured: Tensor, predicted: Tensor, noise: Tensor) -> tup
 def _find_epsilon(classifier: Classifier, images: Tensor) -> float:
     """Return the epsilon of the coarsest format that the model computes in, at least that of float32."""
     formats = {torch.float32, find_computing_dtype(find_innermost(classifier).module)}
-    with suppress(Exception), preserve_randomness(), torch.no_grad(), DtypeRecorder() as recorder:
+    with suppress(Exception), preserve_randomness(), torch.no_grad(), record_dtypes() as recorder:
         classifier(images[:1])  # code that cannot be watched may raise: then its weights speak for it
         formats |= recorder.dtypes
     return max(torch.finfo(dtype).eps for dtype in formats)

@@ -30,7 +30,7 @@ from robustbench_local.certification.bound_propagation.precision import (
     COVERED_DTYPES,
     check_dtypes_covered,
 )
-from robustbench_local.classifier.dtype_recorder import DtypeRecorder
+from robustbench_local.classifier.dtype_recorder import record_dtypes
 from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
 from robustbench_local.errors import ModelError
 
@@ -287,7 +287,7 @@ def _build_sample(module: nn.Module, shape: Shape) -> Tensor:
 def _check_agreement(graph: Graph, module: nn.Module, name: str) -> None:
     """Refuse a trace that misses an effect, such as an in-place change, a hook or autocast."""
     images = _build_sample(module, graph.shape)
-    with DtypeRecorder() as watch:
+    with record_dtypes() as watch:
         expected = module(images)
     check_dtypes_covered(watch.dtypes, name)
     computed = graph(images.double())

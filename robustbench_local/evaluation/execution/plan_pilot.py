@@ -23,7 +23,7 @@ from robustbench_local.evaluation.execution.plan_cost import (
     sum_cell_costs,
 )
 from robustbench_local.evaluation.execution.proof_reuse import is_proof_for, sort_certificates_first
-from robustbench_local.evaluation.execution.spent_resources import read_cpu_seconds
+from robustbench_local.evaluation.execution.spent_resources import read_cpu_seconds, read_peak_bytes
 from robustbench_local.evaluation.execution.worker_count import count_workers
 from robustbench_local.evaluation.harness.worker_pool import count_usable_workers
 from robustbench_local.evaluation.planning.plan import CellSpec, Plan
@@ -148,6 +148,8 @@ class PlanPilot:
             beside_images = read_cpu_seconds() - before - measured.image_seconds
             self.start_seconds[cell.record.key] = max(beside_images, 0.0)
         self.peak_bytes = max(self.peak_bytes, measured.peak_bytes)
+        if job.queried_model.device.type == "cpu":  # the run also has a process that measures batch sizes
+            self.peak_bytes = max(self.peak_bytes, read_peak_bytes())
         self._certified[cell.record.key] = measured.certified
         return measured
 
