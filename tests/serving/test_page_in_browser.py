@@ -10,6 +10,7 @@ import pytest
 for library in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httpx"):
     pytest.importorskip(library, reason="needs the extra web")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+from accessibility import list_violations
 from browser import BROWSER_PATH
 from serving_process import run_serve
 from serving_samples import encode_image
@@ -225,3 +226,12 @@ def test_the_page_fits_every_width_and_can_be_read(server, open_page, width, sch
     page.goto(f"{server.url}docs")
     assert page.evaluate(MEASURE) == [width, []]
     assert page.evaluate(CONTRAST) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1400, "light")])
+def test_axe_finds_nothing_on_any_tab(server, open_page, width, scheme):
+    page = open_page(width, scheme)
+    upload(page, server.folder, "stop.png", "notes.txt")
+    for tab in ("classify", "stress", "about"):
+        page.click(f"#tab-{tab}")
+        assert list_violations(page) == [], tab

@@ -10,6 +10,7 @@ for library in ("starlette", "uvicorn"):
     pytest.importorskip(library, reason="needs the extra web")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 import uvicorn
+from accessibility import list_violations
 from browser import BROWSER_PATH
 from sample_run import HOSTILE_CLASS_NAMES, HOSTILE_MODELS, SampleRun
 from view_samples import PLANS, build_broken_runs, build_sample
@@ -142,6 +143,14 @@ def test_every_page_fits_every_width_and_can_be_read(open_page, url, width, sche
             "width": width, "out": [], "poor": [], "names": [], "language": "en", "headings": True,
             "repeated": [], "title": True,
         }, name  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1400, "dark")])
+def test_axe_finds_nothing_in_any_page(open_page, url, width, scheme):
+    page = open_page("/", width, scheme)
+    for name, path in PAGES.items():
+        page.goto(f"{url}{path}")
+        assert list_violations(page) == [], name
 
 
 def test_the_keyboard_is_enough(open_page, url):

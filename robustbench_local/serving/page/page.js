@@ -279,7 +279,7 @@ function makeModelCard(model, limits, drift) {
     }
     scroll.tabIndex = 0;
     scroll.setAttribute("role", "region");
-    scroll.setAttribute("aria-label", "Measured accuracy");
+    scroll.setAttribute("aria-label", `Measured accuracy of ${model.name}`);
     scroll.append(table);
     section.append(scroll);
   }
