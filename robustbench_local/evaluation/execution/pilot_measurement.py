@@ -22,6 +22,7 @@ from robustbench_local.evaluation.execution.batch_size import use_threads
 from robustbench_local.evaluation.execution.spent_resources import read_own_peak_bytes
 from robustbench_local.evaluation.harness.adaptation import adapt_job
 from robustbench_local.evaluation.harness.batches import IsolationSettings, prepare_models
+from robustbench_local.evaluation.harness.certificate_job import CertificateJob
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch
 from robustbench_local.evaluation.harness.worker_pool import can_be_isolated
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, catch_process_exit
@@ -38,6 +39,8 @@ MAX_FOLLOWED_IMAGES = 4
 """Maximum number of images that are followed: what survives takes nearly the same number of passes."""
 DEADLINE_FACTOR = 6.0
 """A pilot ends after this many times its seconds, since its process may share the machine with others."""
+_GOLDEN_SECTION = 0.6180339887
+"""Multiples of it modulo 1 are evenly spread however many there are."""
 DEADLINE_SECONDS = 5.0
 """Seconds that it may take in any case, to start its process and to verify candidates."""
 
@@ -108,9 +111,7 @@ def choose_images(job: Job, max_passes: int, own_positions: Sequence[int] | None
         Ascending positions; empty if the pilot can afford no image.
     """
     per_image = sum(job.work_passes) / job.image_count if job.image_count else 0
-    if job.work_passes == job.max_passes:  # it can be cut short after a number of passes
-        per_image = min(per_image, MIN_PASSES_PER_IMAGE * job.images_per_position)
-    wanted = max_passes / max(per_image, 1)
+    wanted = max_passes / max(min(per_image, MIN_PASSES_PER_IMAGE * job.images_per_position), 1)
     own = range(job.image_count) if own_positions is None else own_positions
     count = min(max(int(wanted), MIN_PILOT_IMAGES), MAX_PILOT_IMAGES, len(own))
     if max_passes < count:
@@ -141,7 +142,10 @@ def measure_pilot(
         ModelTimeoutError: If it takes far longer than it is meant to.
         Exception: The exception of the model or the attack.
     """
-    work = partial(_measure_job, job, list(positions), batch_size, max_passes)
+    if isinstance(job, CertificateJob):
+        work = partial(_measure_certificates, job, list(positions), batch_size, seconds)
+    else:
+        work = partial(_measure_job, job, list(positions), batch_size, max_passes)
     if can_be_isolated(job):
         deadline = time.monotonic() + _count_waiting_processes() * (
             DEADLINE_FACTOR * seconds + DEADLINE_SECONDS
@@ -194,6 +198,35 @@ def _measure_job(job: Job, positions: list[int], batch_size: int, max_passes: in
         total_seconds=_read_clock(job) - began,
         image_seconds=seconds,
         certified=measured.certified,
+    )
+
+
+def _measure_certificates(
+    job: CertificateJob, positions: list[int], batch_size: int, seconds: float
+) -> PilotMeasurement:
+    """Measure a certificate on whole images, for as long as the pilot is meant to take.
+
+    It is not cut short after a number of passes: votes are taken image by image, so that the images after the
+    last one would look as if they needed none, and bounds take no passes at all. The first parts are small.
+    """
+    began, part, parts = _read_clock(job), 1, list[_Spent]()
+    waiting = sorted(positions, key=lambda position: positions.index(position) * _GOLDEN_SECTION % 1)
+    done: list[int] = []
+    with prepare_models(job, batch_size):
+        _pass_one_batch(job, positions, batch_size)
+        while waiting and (not parts or 2 * parts[-1].seconds <= seconds - (_read_clock(job) - began)):
+            parts.append(_run_images(job, sorted(waiting[:part]), None))
+            done, waiting, part = done + waiting[:part], waiting[part:], 2 * part
+    passes, last = sum(spent.passes for spent in parts), parts[-1]
+    return PilotMeasurement(
+        images=len(done),
+        passes=passes,
+        seconds=last.seconds * passes / max(last.passes, 1),  # the largest part, as in the run
+        max_passes_per_image=sum(job.max_passes) / job.image_count,
+        peak_bytes=_read_peak_bytes(job.queried_model.device),
+        total_seconds=_read_clock(job) - began,
+        image_seconds=sum(spent.seconds for spent in parts),
+        certified=frozenset(image for spent in parts for image in spent.certified),
     )
 
 

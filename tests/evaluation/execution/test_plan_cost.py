@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from robustbench_local.certification import make_certificate
 from robustbench_local.evaluation.execution.cost_range import (
     NO_COST,
     CostRange,
@@ -22,6 +23,7 @@ from robustbench_local.evaluation.execution.pilot_measurement import (
     MIN_PILOT_IMAGES,
     PilotMeasurement,
     choose_images,
+    measure_pilot,
 )
 from robustbench_local.evaluation.execution.plan_cost import estimate_cell_cost, sum_cell_costs
 from robustbench_local.evaluation.execution.plan_pilot import (
@@ -29,6 +31,8 @@ from robustbench_local.evaluation.execution.plan_pilot import (
     PILOT_SHARE,
     choose_pilot_seconds,
 )
+from robustbench_local.evaluation.harness.certificate_job import CertificateJob
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 def make_cell(images=100, per_image=100, *, model="m", key="k", is_certificate=False, alpha=0.0):
@@ -158,8 +162,6 @@ def test_a_pilot_has_as_many_images_as_it_can_afford():
     assert choose_images(make_job(3, 10_000), 10**9) == [0, 1, 2]
     assert choose_images(make_job(8, 10_000), 3 * MIN_PASSES_PER_IMAGE, (1, 3, 5, 6, 7)) == [1, 3, 5, 6]
     assert len(choose_images(make_job(100, 10_000, views=10), 5 * 10 * MIN_PASSES_PER_IMAGE)) == 5
-    # bounds cannot be cut short, so that the pilot has as many images as it can follow to the end
-    assert len(choose_images(make_job(1000, 2, work=(5_000_000, 0)), 5000 * 7)) == 7
 
 
 def test_a_pilot_takes_a_small_share_of_the_run_within_its_limit():
@@ -167,3 +169,19 @@ def test_a_pilot_takes_a_small_share_of_the_run_within_its_limit():
     assert choose_pilot_seconds(30, {"a": 1.0}) == MIN_PILOT_SECONDS
     assert choose_pilot_seconds(30, {"a": 200.0, "b": 200.0}) == pytest.approx(PILOT_SHARE * 400)
     assert choose_pilot_seconds(30, {"a": 10_000.0}) == 30
+
+
+@pytest.mark.parametrize(("seconds", "fewest"), [(0.0, 1), (60.0, 12)])
+def test_the_pilot_of_a_certificate_follows_whole_images(linear, data, seconds, fewest):
+    """Votes are taken image by image: the images after a cut would look as if they needed none."""
+    certificate = make_certificate("smoothing", {"sigma": 0.25, "n0": 10, "n": 300})
+    threat = ThreatModel(norm="L2", eps=0.05)
+    job = CertificateJob(
+        key="k", classifier=linear, data=data, threat=threat, seed=1, certificate=certificate
+    )
+    measured = measure_pilot(job, list(range(12)), batch_size=4, max_passes=50, seconds=seconds, timeout=None)
+    assert measured.images == fewest
+    assert measured.passes == sum(
+        row.forward_passes for row in job.run(list(range(12)) if fewest == 12 else [0]).outcomes
+    )
+    assert (measured.unfinished, measured.max_passes_per_image) == (0, sum(job.max_passes) / len(data))
