@@ -34,6 +34,10 @@ COMMAND = [
 ]
 
 
+SIZES = ["margin", "linf", "l2", "l1", "l0"]
+"""Columns of the margin and the norms of a candidate."""
+
+
 def start(out):
     return subprocess.Popen(
         [*COMMAND, "--out", out],
@@ -45,11 +49,15 @@ def start(out):
 
 
 def evidence(directory):
-    """All that a run holds but its timings; margins apart, whose last digits depend on the batch."""
+    """All that a run holds but its timings; apart what depends on the images beside an image in its batch.
+
+    A network computes the last bits otherwise in a batch of another size, and a long search may then end at
+    another adversarial example of the same verdict.
+    """
     run = Run(directory)
     cells = [{key: value for key, value in cell.items() if key != "seconds"} for cell in run.results["cells"]]
-    rows = run.outcomes.drop(columns=["seconds", "margin"]).to_dict("records")
-    return (cells, rows, run.results["worst_case"]), list(run.outcomes["margin"])
+    rows = run.outcomes.drop(columns=["seconds", "adversarial_hash", *SIZES]).to_dict("records")
+    return (cells, rows, run.results["worst_case"]), run.outcomes[SIZES].to_numpy(float)
 
 
 def committed(directory):
@@ -71,7 +79,7 @@ def test_sigkill_in_the_middle_changes_no_outcome(workplace):
         process = start("cut")
         while committed("cut") < least:
             assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
+            time.sleep(0.05)
         time.sleep(draw.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
@@ -82,9 +90,9 @@ def test_sigkill_in_the_middle_changes_no_outcome(workplace):
         process = start(out)
         _, message = process.communicate(timeout=300)
         assert process.returncode == 0, message
-    (cut, cut_margins), (whole, whole_margins) = evidence("cut"), evidence("whole")
+    (cut, cut_sizes), (whole, whole_sizes) = evidence("cut"), evidence("whole")
     assert cut == whole
-    assert cut_margins == pytest.approx(whole_margins, abs=1e-6, nan_ok=True)
+    assert cut_sizes == pytest.approx(whole_sizes, rel=0.05, abs=1e-4, nan_ok=True)
 
 
 @pytest.mark.slow
@@ -130,7 +138,7 @@ def test_shards_that_are_killed_and_go_on_are_merged_to_the_whole_run(workplace)
     folders = dict(zip(processes, ("runs/small-shard-1-of-2", "runs/small-shard-2-of-2"), strict=True))
     for least, (task, process) in zip((1, 30), processes.items(), strict=True):
         while committed(folders[task]) < least and process.poll() is None:
-            time.sleep(0.01)
+            time.sleep(0.05)
         time.sleep(draw.uniform(0, 0.2))
         process.kill()
         process.communicate(timeout=60)
