@@ -214,8 +214,16 @@ def test_parts_that_stopped_early_are_refused(copy_part, tmp_path):
         merge_runs(parts, tmp_path / "merged")
 
 
-@pytest.mark.parametrize("cause", [KeyboardInterrupt, OSError])
-def test_an_interrupted_merge_leaves_nothing(copy_part, tmp_path, monkeypatch, cause):
+@pytest.mark.parametrize(
+    ("cause", "step"),
+    [
+        (KeyboardInterrupt, "_write_cell"),
+        (OSError, "_write_cell"),
+        (MemoryError, "read_part"),
+        (MemoryError, "store_summary"),
+    ],
+)
+def test_an_interrupted_merge_leaves_nothing(copy_part, tmp_path, monkeypatch, cause, step):
     parts = [copy_part("a", first_half), copy_part("b", second_half)]
     calls = []
 
@@ -223,7 +231,7 @@ def test_an_interrupted_merge_leaves_nothing(copy_part, tmp_path, monkeypatch, c
         calls.append(1)
         raise cause
 
-    monkeypatch.setattr(merge_module, "_write_cell", stop)
+    monkeypatch.setattr(merge_module, step, stop)
     with pytest.raises(cause):
         merge_runs(parts, tmp_path / "merged")
     assert calls

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from robustbench_local.errors import ConfigError, RobustbenchError
+from robustbench_local.errors import ConfigError, IncompleteError, RobustbenchError
 
 SIZE_VARIABLE = "RBL_MAX_FILE_GIB"
 """Environment variable that changes the largest size of weights and archives, in GiB."""
@@ -25,6 +25,8 @@ MIN_SPARSE_BYTES = 64 * MIB
 MAX_SPARSE_SHARE = 0.01
 """A file of at least this size, of which less than this share is on the disk, counts as sparse."""
 
+_SHORTAGES = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Failures of the machine and not of a file."""
 _REFUSED_KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe (FIFO)"),
@@ -53,6 +55,7 @@ def read_user_file(
 
     Raises:
         RobustbenchError: As ``error``, if it is missing, unreadable, not a regular file, too large or sparse.
+        IncompleteError: If the machine is short of memory or of open files: the file is not to blame.
     """
     name = str(path) if where is None else where
     with open_user_file(path, where=name, error=error, limit=limit, remedy=remedy) as file:
@@ -60,8 +63,9 @@ def read_user_file(
         try:
             content = _read_at_most(file, most)
         except MemoryError:
-            raise error("there is not enough memory to read it", where=name) from None
+            raise _build_shortage_error("there is not enough memory to read it", name) from None
         except OSError as failure:
+            _check_shortage(failure, name)
             raise error(f"cannot be read: {failure.strerror or failure}", where=name, remedy=remedy) from None
     if len(content) > most:
         raise _build_size_error(error, name, f"more than {most:,}", most, fixed=limit is not None)
@@ -84,6 +88,7 @@ def open_user_file(
         # Open without blocking: the file may have been replaced by a FIFO since the check.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as failure:
+        _check_shortage(failure, name)
         raise error(f"cannot be read: {_format_reason(failure)}", where=name, remedy=remedy) from None
     except ValueError:
         raise error("the path contains a NUL character", where=repr(name)) from None
@@ -94,6 +99,17 @@ def open_user_file(
         with suppress(OSError):
             os.close(descriptor)
         raise
+
+
+def _check_shortage(failure: OSError, name: str) -> None:
+    """Refuse to blame a file for what the machine is short of."""
+    if failure.errno in _SHORTAGES:
+        raise _build_shortage_error(f"cannot be read: {failure.strerror}", name) from failure
+
+
+def _build_shortage_error(what: str, name: str) -> IncompleteError:
+    remedy = "end other programs, or use a larger machine; then the same command again"
+    return IncompleteError(what, where=name, remedy=remedy)
 
 
 def check_user_file(

@@ -7,6 +7,7 @@ wait for them.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sqlite3
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustbench_local.config.user_files import read_user_file
-from robustbench_local.errors import DamagedError, InvariantError
+from robustbench_local.errors import DamagedError, IncompleteError, InvariantError
 from robustbench_local.store.atomic_files import make_directory_in, write_atomically
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def _read_chunk(file: Path, digest: str | None) -> dict[str, npt.NDArray[np.gene
     from safetensors import SafetensorError  # noqa: PLC0415 - see the module
     from safetensors import numpy as safetensors  # noqa: PLC0415 - see the module
 
+    if file.exists() and not os.access(file, os.R_OK):  # what cannot be looked at is not known to be damaged
+        raise IncompleteError("cannot be read: Permission denied", where=str(file), remedy="make it readable")
     content = read_user_file(file, error=DamagedError, remedy=RECOMPUTE_REMEDY)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise DamagedError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import random
 import shutil
@@ -27,7 +28,8 @@ from store_samples import (
     write_run,
 )
 
-from robustbench_local.errors import DamagedError, RobustbenchError
+from robustbench_local.config import user_files
+from robustbench_local.errors import DamagedError, IncompleteError, RobustbenchError
 from robustbench_local.store import EventRecord, RunStore
 from robustbench_local.store.cross_checks import NORMS, find_contradictions
 from robustbench_local.store.damage import RECOMPUTE_COMMAND, find_damage
@@ -286,6 +288,30 @@ def test_a_damaged_run_is_not_resumed_unless_it_is_computed_again(run: Path) -> 
     with RunStore.open_readonly(run) as reader:
         rows = reader.read_outcomes(KEY)
         assert rows == [make_outcome(position) for position in range(4 * CHUNK_IMAGES)]
+
+
+def _raise_memory_error(*_):
+    raise MemoryError
+
+
+def _raise_too_many_files(*_):
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    ("name", "failure"),
+    [("_read_at_most", _raise_memory_error), ("_check_file_status", _raise_too_many_files)],
+)
+def test_a_machine_that_is_short_of_something_damages_nothing(run: Path, monkeypatch, name, failure) -> None:
+    """The images are whole, although they cannot be read now: none is dropped, and none is called damaged."""
+    expected = contents(run)
+    with monkeypatch.context() as short:
+        short.setattr(user_files, name, failure)
+        with pytest.raises(IncompleteError, match=r"cannot be read|not enough memory"):
+            RunStore.create_or_open(run, resolved_yaml=RESOLVED, identity=IDENTITY, recompute_damaged=True)
+        with pytest.raises(IncompleteError), RunStore.open_readonly(run) as store:
+            store.find_damaged_arrays()
+    assert contents(run) == expected
 
 
 def test_a_whole_run_is_left_as_it_is_when_damage_is_to_be_computed_again(run: Path) -> None:
