@@ -216,4 +216,4 @@ def test_without_scripts_forms_and_links_do_the_same(open_page):
     page.click("text=Compare with another run")
     page.select_option("[name=baseline]", label="2026-11-25 nightly/second")
     page.click("button")
-    assert "not shown to differ" in page.locator(".answer").inner_text()
+    assert "not shown to differ" in page.locator(".verdict").inner_text()
