@@ -218,6 +218,7 @@ def test_a_grid_gives_one_output_and_two_the_same_verdicts(tmp_path, monkeypatch
     assert 0 < shares["two"][1] < 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_one_output_loads(tmp_path):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"

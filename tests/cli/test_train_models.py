@@ -58,6 +58,7 @@ def quick_measures(monkeypatch):
         monkeypatch.setattr(module, "measure_stability", measure)
 
 
+@pytest.mark.slow
 def test_a_small_comparison(place, capsys, quick_measures):
     words = ["--models", "gtsrb_stn,signs_cnn", "--set", "epochs=1", "--set", "warmup_epochs=0"]
     words += ["--set", "head_epochs=0"]

@@ -87,7 +87,9 @@ def test_runs_are_searched_filtered_and_sorted(client, query, names):
 def test_the_list_has_rates_with_interval_and_n_and_every_broken_run(client):
     page = get_text(client, "/")
     assert len(list_names(client)) == 12
-    assert re.search(r"95\.8%</span> <span class=\"small soft\">85\.7\u2060\u2013\u206099\.5%, n\xa0=\xa048<", page)
+    assert re.search(
+        r"95\.8%</span> <span class=\"small soft\">85\.7\u2060\u2013\u206099\.5%, n\xa0=\xa048<", page
+    )
     assert page.count('class="state fail">unreadable<') == 7
     assert 'class="state fail">FAIL<' in page
     problems = get_text(client, "/?verdict=pas&from=yesterday&sort=nonsense&page=-3")

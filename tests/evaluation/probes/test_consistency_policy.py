@@ -171,6 +171,7 @@ def run(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_the_command_line_refuses_with_exit_code_3(place, run):
     honest = '  - {id: honest, source: "python:inconsistent_models.py:Network", num_classes: 5}\n'
     assert honest in GRID
