@@ -19,6 +19,8 @@ MAX_ROWS = 12
 """Maximum number of cells in the table."""
 MAX_WAITING_ROWS = 3
 """Maximum number of cells in the table of which nothing is done: the next ones."""
+MAX_NUMBERS = 4
+"""Maximum number of numbers of cells at work in a line."""
 OTHER_LINES = 8
 """Lines of a terminal that are not rows of the table: the facts, the header, the count, lines above."""
 WIDTHS = {"status": 60, "passes": 88, "time": 72, "so far": 56}
@@ -43,39 +45,52 @@ def build_live_table(progress: RunProgress, labels: RunLabels, width: int, heigh
         height: Its height, in lines.
     """
     facts = pack_facts([*list_facts(progress), *list_time_facts(progress)], width)
-    rows = choose_rows(progress.cells, progress.current, min(MAX_ROWS, max(height - OTHER_LINES, 1)))
+    rows = choose_rows(progress.cells, progress.running, min(MAX_ROWS, max(height - OTHER_LINES, 1)))
     counts = Text(format_status_counts(progress), style="dim")
     return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in facts),
                  *([_build_rows(rows, progress, labels, width)] if rows else []), counts)  # fmt: skip
 
 
-def choose_rows(cells: Sequence[CellProgress], current: CellProgress | None, most: int) -> list[CellProgress]:
-    """Choose the cells of the table: the one at work, begun ones around it, and the next ones.
+def choose_rows(
+    cells: Sequence[CellProgress], running: Sequence[CellProgress], most: int
+) -> list[CellProgress]:
+    """Choose the cells of the table: those at work, begun ones around them, and the next ones.
 
     Args:
         cells: All cells.
-        current: The cell at work; None between two.
+        running: The cells at work.
         most: Maximum number.
     """
-    middle = current.number if current is not None else 0
+    middle = min((row.number for row in running), default=0)
     begun = [row for row in cells if row.status in {RUNNING, BEGUN}]
-    begun = sorted(begun, key=lambda row: (row is not current, abs(row.number - middle)))[:most]
+    begun = sorted(begun, key=lambda row: (row.status != RUNNING, abs(row.number - middle)))[:most]
     waiting = [row for row in cells if row.status == WAITING and row.images]
     waiting = sorted(waiting, key=lambda row: (row.number < middle, row.number))[:MAX_WAITING_ROWS]
     return sorted([*begun, *waiting][:most], key=lambda row: row.number)
 
 
 def list_facts(progress: RunProgress) -> list[str]:
-    """List where the run is: the cell at work, the share that is done."""
-    position = []
-    if (row := progress.current) is not None:
-        pilot = ""
-        if progress.is_pilot:
-            place = sorted(progress.pilot_cells).index(row.number) + 1
-            pilot = f" (first images, {place} of {len(progress.pilot_cells)})"
-        position = [f"cell {row.number} of {len(progress.cells)}{pilot}"]
+    """List where the run is: the cells at work, the share that is done."""
+    position, running = [], progress.running
+    if len(running) == 1:
+        position = [format_position(progress, running[0])]
+    elif running:
+        numbers = [f"{number}" for number in sorted(row.number for row in running)]
+        if len(numbers) > MAX_NUMBERS:
+            numbers = [*numbers[: MAX_NUMBERS - 1], f"{len(numbers) - MAX_NUMBERS + 1} others"]
+        pilot = " (first images)" if progress.is_pilot else ""
+        position = [f"cells {', '.join(numbers[:-1])} and {numbers[-1]} of {len(progress.cells)}{pilot}"]
     share = f"{int(100 * progress.share_done)}% of {progress.image_count:,} image-attacks done"
     return [*position, share]
+
+
+def format_position(progress: RunProgress, row: CellProgress) -> str:
+    """Format the number of a cell at work."""
+    pilot = ""
+    if progress.is_pilot:
+        place = sorted(progress.pilot_cells).index(row.number) + 1
+        pilot = f" (first images, {place} of {len(progress.pilot_cells)})"
+    return f"cell {row.number} of {len(progress.cells)}{pilot}"
 
 
 def list_time_facts(progress: RunProgress) -> list[str]:
@@ -154,6 +169,6 @@ def _list_row_texts(row: CellProgress, progress: RunProgress, shown: set[str]) -
     if "passes" in shown:
         texts.append(f"{row.count_passes():,}" if row.status != WAITING else "")
     if "time" in shown:
-        seconds = row.elapsed_seconds + (progress.seconds_in_batch if row is progress.current else 0.0)
+        seconds = row.elapsed_seconds + progress.get_batch_seconds(row)
         texts.append(format_duration(seconds) if row.status != WAITING else "")
     return texts

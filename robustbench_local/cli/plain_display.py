@@ -10,7 +10,7 @@ from types import TracebackType
 from rich.console import Console
 
 from robustbench_local.cli.heartbeat import Heartbeat, choose_heartbeat_seconds
-from robustbench_local.cli.live_table import list_facts, list_time_facts
+from robustbench_local.cli.live_table import format_position, list_facts, list_time_facts
 from robustbench_local.cli.progress_display import ProgressDisplay
 from robustbench_local.cli.progress_text import (
     format_cell_result,
@@ -118,7 +118,7 @@ class PlainDisplay(ProgressDisplay):
     def _format_row(self, row: CellProgress) -> str:
         state, counts = self.state, row.counts
         facts = [*list_facts(state)[1:], *list_time_facts(state)]
-        position, title = list_facts(state)[0], format_title(self.labels, row.cell)
+        position, title = format_position(state, row), format_title(self.labels, row.cell)
         passes = row.count_batch_passes()
         batch = f", {format_count(passes, 'pass')} into this batch" if passes else ""
         so_far = ""

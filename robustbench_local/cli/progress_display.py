@@ -88,6 +88,10 @@ class ProgressDisplay(ProgressListener):
         """Record that work on a cell begins or goes on."""
         self.state.start_cell(cell, counts)
 
+    def on_cell_pause(self, cell: CellSpec, counts: OutcomeCounts) -> None:
+        """Record that work on a cell stops for now."""
+        self.state.pause_cell(cell)
+
     def on_batch_end(self, cell: CellSpec, counts: OutcomeCounts) -> None:
         """Record the counts of a cell."""
         self.state.end_batch(cell, counts)

@@ -123,7 +123,7 @@ class RunProgress:
             for number, cell in enumerate(plan.cells, start=1)
         ]
         self._by_cell = {id(row.cell): row for row in self.cells}
-        self.current: CellProgress | None = None
+        self.running: list[CellProgress] = []
         self.in_groups = bool(plan.data.group_by_image)
         self.may_stop_early = plan.stop is not None
         self.pilot_cells: frozenset[int] = frozenset()
@@ -154,28 +154,33 @@ class RunProgress:
     def end_pilot(self) -> None:
         """Record that they are done: the first estimate of the whole time rests on them."""
         self.is_pilot = False
-        self._pause_current()
+        for row in list(self.running):
+            self.pause_cell(row.cell)
         self._keep_estimate()
 
     def start_cell(self, cell: CellSpec, counts: OutcomeCounts) -> CellProgress:
         """Record that work on a cell begins or goes on."""
-        self._pause_current()
-        row = self.current = self.get_row(cell)
+        row = self._spend_time(cell)
         if row.classifier is None:
             row.classifier = cell.queried_subject.classifier
-        row.status, row.counts = RUNNING, counts
-        self._last_event = self._clock()
+        self._set_current(row)
+        row.counts = counts
         if not self._starts:  # what precedes the cells is not theirs
             self._started_cpu_seconds = self._last_cpu_seconds = read_cpu_seconds()
         self._starts += 1
         return row
 
+    def pause_cell(self, cell: CellSpec) -> None:
+        """Record that work on a cell stops for now."""
+        row = self._spend_time(cell)
+        if row in self.running:
+            self._end_work(row)
+            row.status = BEGUN if row.counts.n else WAITING
+
     def end_batch(self, cell: CellSpec, counts: OutcomeCounts) -> CellProgress:
         """Record the counts of a cell after a batch."""
         row = self._spend_time(cell)
-        if row is not self.current:
-            self._pause_current()
-            self.current, row.status = row, RUNNING
+        self._set_current(row)
         row.counts = counts
         return row
 
@@ -183,11 +188,15 @@ class RunProgress:
         """Record the end of a cell."""
         row = self._spend_time(cell)
         row.status, row.counts = status, counts
-        if row is self.current:
-            self.current = None
+        self._end_work(row)
         if not self.is_pilot:
             self._keep_estimate()
         return row
+
+    @property
+    def current(self) -> CellProgress | None:
+        """The cell at work whose event was the last; None if none is at work."""
+        return self.running[-1] if self.running else None
 
     @property
     def elapsed_seconds(self) -> float:
@@ -209,10 +218,10 @@ class RunProgress:
         """Passes of the images that this call finished."""
         return sum(_count_passes(row.counts) - _count_passes(row.known) for row in self.cells)
 
-    @property
-    def seconds_in_batch(self) -> float:
-        """Seconds since the last event: those of the batch at work."""
-        return self._clock() - self._last_event
+    def get_batch_seconds(self, row: CellProgress) -> float:
+        """Return the seconds of a cell's batch at work, by its share of the time since the last event."""
+        running = self.running
+        return (self._clock() - self._last_event) / len(running) if row in running else 0.0
 
     @property
     def image_count(self) -> int:
@@ -247,33 +256,35 @@ class RunProgress:
 
     def estimate_seconds_left(self) -> CostRange | None:
         """Estimate the seconds that are left now; None if nothing is measured yet."""
-        rest = estimate_seconds_left(
-            [row.describe_work(self.seconds_in_batch if row is self.current else 0.0) for row in self.cells]
-        )
+        rest = estimate_seconds_left([row.describe_work(self.get_batch_seconds(row)) for row in self.cells])
         return None if rest is None else rest.shift_by(self._estimate_start_seconds())
 
     def count_statuses(self) -> Counter[str]:
         """Count the cells by status."""
         return Counter(row.status for row in self.cells)
 
-    def _pause_current(self) -> None:
-        if self.current is not None and not self.current.has_ended:
-            self.current.status = BEGUN if self.current.counts.n else WAITING
-        self.current = None
+    def _set_current(self, row: CellProgress) -> None:
+        self.running = [*(other for other in self.running if other is not row), row]
+        row.status = RUNNING
+
+    def _end_work(self, row: CellProgress) -> None:
+        # a new list, because another thread may be reading this one
+        self.running = [other for other in self.running if other is not row]
 
     def _spend_time(self, cell: CellSpec) -> CellProgress:
-        row, now = self.get_row(cell), self._clock()
-        if row is self.current:
-            row.wall_seconds += now - self._last_event
+        """Divide the time since the last event among the cells at work, and return the row of a cell."""
+        now = self._clock()
+        for row in self.running:
+            row.wall_seconds += (now - self._last_event) / len(self.running)
         self._last_event = now
         self._last_cpu_seconds = read_cpu_seconds()
-        return row
+        return self.get_row(cell)
 
     def _estimate_start_seconds(self) -> float:
         """Estimate the seconds that starting the waiting cells takes, by what it took so far."""
         worked = sum(row.counts.seconds - row.known.seconds for row in self.cells)
         spent = sum(row.wall_seconds for row in self.cells)
-        waiting = sum(not row.has_ended and row is not self.current and row.images > 0 for row in self.cells)
+        waiting = sum(row.status in {WAITING, BEGUN} and row.images > 0 for row in self.cells)
         return max(spent - worked, 0.0) / self._starts * waiting if self._starts else 0.0
 
     def _keep_estimate(self) -> None:

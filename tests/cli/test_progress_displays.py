@@ -62,6 +62,7 @@ def work(display, cells, clock):
     display.on_cell_start(cells[1], make_counts(0, 0))
     clock.now += 100
     display.on_batch_end(cells[1], make_counts(50, 30, passes=30_000, seconds=95.0))
+    display.on_cell_pause(cells[1], make_counts(50, 30, passes=30_000, seconds=95.0))
     display.on_cell_start(cells[2], make_counts(0, 0))
     cells[2].queried_subject.classifier.passes = 1234
     clock.now += 20
@@ -134,6 +135,7 @@ def test_many_cells_are_a_few_rows_and_a_count():
     for cell in cells[:30]:  # a pilot
         display.on_cell_start(cell, make_counts(0, 0))
         display.on_batch_end(cell, make_counts(8, 4, passes=4000, seconds=8.0))
+        display.on_cell_pause(cell, make_counts(8, 4, passes=4000, seconds=8.0))
     display.on_cell_start(cells[20], make_counts(8, 4, passes=4000, seconds=8.0))
     tall, low = render(display, 100, 50), render(display, 100, 12)
     assert len(tall) <= live_table.MAX_ROWS + 4

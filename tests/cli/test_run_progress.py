@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sample_progress import Clock, make_cell, make_counts, make_plan
 
+from robustbench_local.cli.live_table import list_facts
 from robustbench_local.cli.run_progress import BEGUN, RUNNING, WAITING, RunProgress
 
 
@@ -27,13 +28,15 @@ def test_cells_may_be_worked_on_in_any_order(scene):
     assert list_statuses(progress)[:2] == [RUNNING, WAITING]
     clock.now += 2
     progress.end_batch(first, make_counts(10, 5, passes=100, seconds=1.5))
+    progress.pause_cell(first)
     progress.start_cell(second, make_counts(0, 0))
     assert list_statuses(progress)[:2] == [BEGUN, RUNNING]
+    progress.pause_cell(second)
     progress.start_cell(third, make_counts(0, 0))
     assert list_statuses(progress)[:3] == [BEGUN, WAITING, RUNNING]
     clock.now += 3
     progress.end_batch(first, make_counts(20, 10, passes=200, seconds=3.0))  # without a start of its own
-    assert list_statuses(progress)[:3] == [RUNNING, WAITING, WAITING]
+    assert list_statuses(progress)[:3] == [RUNNING, WAITING, RUNNING]
     progress.end_cell(third, "error", make_counts(0, 0))
     assert list_statuses(progress)[:3] == [RUNNING, WAITING, "error"]
     assert progress.current.number == 1
@@ -44,12 +47,32 @@ def test_cells_may_be_worked_on_in_any_order(scene):
     assert progress.share_done == pytest.approx(1 / 3)
 
 
+def test_cells_at_work_side_by_side_divide_the_time(scene):
+    plan, progress, clock = scene
+    rows = [progress.start_cell(cell, make_counts(0, 0)) for cell in plan.cells[:2]]
+    clock.now += 4
+    assert [progress.get_batch_seconds(row) for row in rows] == [2, 2]
+    progress.end_batch(plan.cells[0], make_counts(50, 20, passes=500, seconds=2.0))
+    assert progress.current is rows[0]
+    assert list_facts(progress)[0] == "cells 1 and 2 of 6"
+    progress.end_cell(plan.cells[1], "done", make_counts(100, 20, passes=500, seconds=2.0))
+    clock.now += 3
+    progress.end_batch(plan.cells[0], make_counts(60, 20, passes=600, seconds=4.0))
+    assert [row.wall_seconds for row in rows] == [5, 2]
+    assert progress.elapsed_seconds == 7
+    for cell in plan.cells:
+        progress.start_cell(cell, make_counts(0, 0))
+    assert list_facts(progress)[0] == "cells 1, 2, 3 and 3 others of 6"
+    progress.is_pilot = True
+    assert list_facts(progress)[0] == "cells 1, 2, 3 and 3 others of 6 (first images)"
+
+
 def test_time_belongs_to_the_cell_at_work(scene):
     plan, progress, clock = scene
     clock.now += 5  # questions to the models
     progress.start_cell(plan.cells[0], make_counts(0, 0))
     clock.now += 2
-    assert progress.seconds_in_batch == 2
+    assert progress.get_batch_seconds(progress.current) == 2
     row = progress.end_batch(plan.cells[0], make_counts(1, 1, passes=10, seconds=1.0))
     clock.now += 3
     progress.end_cell(plan.cells[0], "done", make_counts(100, 1, passes=1000, seconds=4.0))
@@ -65,7 +88,7 @@ def test_passes_of_the_batch_at_work_are_counted(scene):
     row = progress.start_cell(plan.cells[0], make_counts(10, 5, passes=100))
     plan.cells[0].queried_subject.classifier.passes = 7
     assert (row.count_passes(), row.count_batch_passes()) == (107, 7)
-    progress.start_cell(plan.cells[1], make_counts(0, 0))
+    progress.pause_cell(plan.cells[0])
     assert (row.count_passes(), row.count_batch_passes()) == (100, 0)
 
 

@@ -28,14 +28,17 @@ class ProgressListener:
         """Called when the first images of all large cells are done."""
 
     def on_cell_start(self, cell: CellSpec, counts: OutcomeCounts) -> None:
-        """Called when work on a cell begins, or goes on after other cells or an interruption.
+        """Called when work on a cell begins, or goes on after a pause or an interruption.
 
-        After its first images (the pilot), or a part of them, a cell may wait while others are worked on.
+        On a cluster several cells may be at work at once.
 
         Args:
             cell: The cell.
             counts: Counts over its images that are done already.
         """
+
+    def on_cell_pause(self, cell: CellSpec, counts: OutcomeCounts) -> None:
+        """Called when the work on a cell stops for now, after its pilot or a part of its images."""
 
     def on_batch_end(self, cell: CellSpec, counts: OutcomeCounts) -> None:
         """Called when a batch of a cell is verified and committed."""
