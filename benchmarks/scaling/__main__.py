@@ -15,15 +15,18 @@ from benchmarks.scaling.image_costs import draw_image_passes
 from benchmarks.scaling.real_workers import measure_workers
 from benchmarks.scaling.simulated_cluster import simulate_cluster_run
 from benchmarks.scaling.simulated_pool import simulate_run
+from robustbench_local.counted_nouns import format_count
 
 WORKER_COUNTS = (1, 2, 4, 8, 32, 128)
 ROBUST_SHARES = (0.05, 0.5)
+CELL_COUNTS = (1, 2, 4, 8)
+"""Numbers of cells of a simulated grid on a cluster."""
 DRAWS = 4
 """Number of draws of what images cost."""
 
 
 def main(
-    images: Annotated[int, typer.Option(help="Images of the simulated cell.", min=1)] = 5000,
+    images: Annotated[int, typer.Option(help="Images of each simulated cell.", min=1)] = 5000,
     batch_size: Annotated[int, typer.Option(help="Images per pass of a worker.", min=1)] = 64,
     real: Annotated[bool, typer.Option(help="Measure one and two real workers, too.")] = True,
 ) -> None:
@@ -40,28 +43,37 @@ def main(
 
 
 def list_efficiencies(images: int, robust: float, batch_size: int) -> dict[str, list[float]]:
-    """List the efficiency for each number of workers, of processes and of a cluster's tasks.
+    """List the efficiency for each number of workers: of processes, and of a cluster's tasks on some cells.
 
     Args:
-        images: Number of images.
+        images: Number of images of each cell.
         robust: Share of them that survives.
         batch_size: Images per pass of a worker.
 
     Returns:
         Means over `DRAWS`, beside the time of one process.
     """
-    draws = [draw_image_passes(images, robust, seed) for seed in range(DRAWS)]
+    draws = [draw_image_passes(images, robust, seed) for seed in range(max(DRAWS, *CELL_COUNTS))]
     alone = [simulate_run(passes, 1, batch_size) for passes in draws]
-    return {
-        name: [
+    rows = {
+        "processes, 1 cell": [
             statistics.mean(
-                single / (count * simulate(passes, count, batch_size))
-                for single, passes in zip(alone, draws, strict=True)
+                alone[draw] / (count * simulate_run(draws[draw], count, batch_size)) for draw in range(DRAWS)
             )
             for count in WORKER_COUNTS
         ]
-        for name, simulate in (("processes", simulate_run), ("tasks", simulate_cluster_run))
     }
+    for cells in CELL_COUNTS:
+        grids = [range(start, start + cells) for start in range(0, DRAWS, cells)]
+        rows[f"tasks, {format_count(cells, 'cell')}"] = [
+            statistics.mean(
+                sum(alone[draw] for draw in grid)
+                / (count * simulate_cluster_run([draws[draw] for draw in grid], count, batch_size))
+                for grid in grids
+            )
+            for count in WORKER_COUNTS
+        ]
+    return rows
 
 
 if __name__ == "__main__":

@@ -31,11 +31,17 @@ def test_most_images_fall_early_or_take_all_passes(robust):
     assert ((passes < 500) | (passes == ALL_PASSES)).mean() > 0.93
 
 
-@pytest.mark.parametrize("simulate", [simulate_run, simulate_cluster_run])
-def test_workers_of_unequal_images_wait_little_for_each_other(simulate):
+def test_workers_of_unequal_images_wait_little_for_each_other():
     unequal = draw_image_passes(2000, 0.5)
     alone = simulate_run(unequal, 1, 64)
-    assert 0.9 < alone / (8 * simulate(unequal, 8, 64)) < 1.01
+    assert 0.9 < alone / (8 * simulate_run(unequal, 8, 64)) < 1.01
+    assert 0.9 < alone / (8 * simulate_cluster_run([unequal], 8, 64)) < 1.01
+
+
+def test_cells_beside_each_other_use_the_workers_that_the_last_images_of_one_leave():
+    cells = [draw_image_passes(500, 0.5, seed) for seed in range(4)]
+    alone = sum(simulate_cluster_run([passes], 32, 64) for passes in cells)
+    assert simulate_cluster_run(cells, 32, 64) < 0.8 * alone
 
 
 def test_workers_of_equal_images_are_as_good_as_one():

@@ -25,6 +25,7 @@ from robustbench_local.evaluation.execution.model_notes import save_model_notes
 from robustbench_local.evaluation.execution.pilot_positions import choose_pilot_positions
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
+from robustbench_local.evaluation.execution.side_by_side import Steps, run_side_by_side
 from robustbench_local.evaluation.execution.worker_count import count_workers
 from robustbench_local.evaluation.harness.batches import IsolationSettings
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, format_error_line
@@ -79,19 +80,37 @@ def execute_plan(
             continue
         runners.append(CellRunner(plan, store, listener, cell, before.key))
         runners[-1].exit_process, runners[-1].job_runner = exit_process, job_runner
-    _run_pilots([runner for runner in runners if runner.has_pilot()], listener)
-    for runner in runners:
-        if not runner.has_ended:
-            runner.run()
-
-
-def _run_pilots(runners: Sequence[CellRunner], listener: ProgressListener) -> None:
-    """Run the first images of every large cell, before the rest of any."""
-    if runners:
-        listener.on_pilot_start([runner.cell for runner in runners])
-        for runner in runners:
-            runner.run_pilot()
+    # where the time of a cell is limited, it has all workers to itself
+    has_room = job_runner.has_room if plan.cell_timeout is None else _deny_room
+    with_pilot = [runner for runner in runners if runner.has_pilot()]
+    if with_pilot:
+        listener.on_pilot_start([runner.cell for runner in with_pilot])
+        run_side_by_side((runner.iterate_pilot() for runner in with_pilot), has_room)
         listener.on_pilot_end()
+    for group in _group_runners([runner for runner in runners if not runner.has_ended], plan):
+        if plan.cell_timeout is None:
+            divide_work(group)
+        run_side_by_side((runner.iterate_work() for runner in group), has_room)
+
+
+def _deny_room() -> bool:
+    return False
+
+
+def _group_runners(runners: Sequence[CellRunner], plan: Plan) -> list[list[CellRunner]]:
+    """Group the cells that may be at work at the same time: attacks may wait for certificates."""
+    if not plan.skip_verified:
+        return [list(runners)]
+    return [[runner for runner in runners if runner.cell.is_certificate is kind] for kind in (True, False)]
+
+
+def divide_work(runners: Sequence[CellRunner]) -> None:
+    """Tell each cell its share of the work that is left when it begins, by the passes that it may take."""
+    left = 0.0
+    for runner in reversed(runners):
+        work = sum(runner.cell.work_passes) * runner.estimate_share_left()
+        left += work
+        runner.work_share = work / left if left else 1.0
 
 
 def report_known_cells(
@@ -169,16 +188,25 @@ class CellRunner:
     ) -> None:
         self.exit_process: Callable[[], None] | None = None
         self.job_runner = LOCAL_RUNNER
+        self.work_share = 1.0
         self.has_started = self.has_ended = False
         self._spent_seconds = 0.0
         self.plan, self.store, self.listener, self.cell, self.key = plan, store, listener, cell, key
         self.done_positions = store.read_done_positions(key)
         self.counts = store.count_outcomes(key)
 
-    def run(self) -> None:
+    def iterate_work(self) -> Steps:
         """Run the cell to its end and save its status in the store."""
-        if self.can_start() and self.run_positions():
-            self.finish_run()
+        if self.can_start():
+            yield from self.iterate_positions()
+            if not self.has_ended:
+                self.finish_run()
+
+    def estimate_share_left(self) -> float:
+        """Return the share of the cell's images that are left; 0 if it does not run."""
+        if self.cell.problem is not None or self.cell.skip_reason or not self.cell.image_count:
+            return 0.0
+        return max(1 - self.counts.n / self.cell.image_count, 0.0)
 
     def has_pilot(self) -> bool:
         """Return whether some images of the cell are run before other cells.
@@ -192,10 +220,12 @@ class CellRunner:
             return False
         return bool(self._choose_pilot(self.plan.batch_size or 1))
 
-    def run_pilot(self) -> None:
+    def iterate_pilot(self) -> Steps:
         """Run the cell's pilot; a cell that fails in it ends."""
         size = self._find_batch_size()
-        self.run_positions(self._choose_pilot(size))
+        yield from self.iterate_positions(self._choose_pilot(size))
+        if not self.has_ended:
+            self.listener.on_cell_pause(self.cell, self.counts)
 
     def _choose_pilot(self, batch_size: int) -> list[int]:
         return choose_pilot_positions(self.cell.make_job(), batch_size, self.cell.own_positions)
@@ -216,12 +246,20 @@ class CellRunner:
 
     def run_positions(self, positions: Collection[int] | None = None) -> bool:
         """Run the cell on some of its positions, or on all of this run; return whether it did not fail."""
+        for _ in self.iterate_positions(positions):
+            pass
+        if not self.has_ended:
+            self.listener.on_cell_pause(self.cell, self.counts)
+        return not self.has_ended
+
+    def iterate_positions(self, positions: Collection[int] | None = None) -> Steps:
+        """Run the cell on some of its positions, or on all of this run; it ends if it fails."""
         if not self.has_started:
             self.has_started = True
             self.store.set_status(self.key, "running")
         self.listener.on_cell_start(self.cell, self.counts)
         try:
-            self._run_job(positions)
+            yield from self._iterate_job(positions)
         except IncompleteError:
             raise
         except ModelTimeoutError as overdue:
@@ -229,9 +267,6 @@ class CellRunner:
             self.finish_cell("timeout", f"{progress}: {format_error_line(overdue)}")
         except Exception as failure:  # noqa: BLE001 - a cell's failure is a result, not the run's end
             self.finish_cell("error", format_error_line(failure))
-        else:
-            return True
-        return False
 
     def finish_run(self) -> None:
         """End a cell that has run on all its images."""
@@ -264,7 +299,7 @@ class CellRunner:
                 "loss or a black-box attack"
             )
 
-    def _run_job(self, positions: Collection[int] | None) -> None:
+    def _iterate_job(self, positions: Collection[int] | None) -> Steps:
         started, limit = time.monotonic(), self.plan.cell_timeout
         job = self.cell.make_job()
         if self.plan.skip_verified:
@@ -284,16 +319,22 @@ class CellRunner:
             notify=self._add_warning,
             on_smaller_batches=partial(keep_reduced_size, self.store, self.cell),
             workers=self._count_workers(),
+            work_share=self.work_share,
             isolation=isolation,
         )
         for batch in batches:
-            fresh = tuple(row for row in batch.outcomes if row.position not in self.done_positions)
-            self._save_example_images(job, batch, fresh)
-            self.store.add_outcomes(self.key, fresh, batch.view_predictions, batch.views)
-            self.done_positions.update(row.position for row in fresh)
-            self.counts += count_outcomes(fresh)
-            self.listener.on_batch_end(self.cell, self.counts)
+            if batch is not None:
+                self._commit_batch(job, batch)
+            yield
         self._spent_seconds += time.monotonic() - started
+
+    def _commit_batch(self, job: Job, batch: OutcomeBatch) -> None:
+        fresh = tuple(row for row in batch.outcomes if row.position not in self.done_positions)
+        self._save_example_images(job, batch, fresh)
+        self.store.add_outcomes(self.key, fresh, batch.view_predictions, batch.views)
+        self.done_positions.update(row.position for row in fresh)
+        self.counts += count_outcomes(fresh)
+        self.listener.on_batch_end(self.cell, self.counts)
 
     def _adapt_job(self, job: Job, batch_size: int, isolation: IsolationSettings) -> Job:
         """Adapt the cell's attack to its model, or use the stored adaptation; stored before any outcome."""

@@ -36,6 +36,10 @@ class JobRunner:
         """
         return nullcontext()
 
+    def has_room(self) -> bool:
+        """Return whether workers are idle that a further cell could use; never on one machine."""
+        return False
+
     def tune_batch_size(
         self, cell: CellSpec, timeout: float | None, workers: int, most_images: int | None
     ) -> tuple[BatchSizeChoice, str | None]:
@@ -74,9 +78,25 @@ class JobRunner:
         notify: Notifier,
         on_smaller_batches: SizeReceiver,
         workers: int,
+        work_share: float,  # noqa: ARG002 - on one machine a cell has all workers to itself
         isolation: IsolationSettings,
-    ) -> Iterator[OutcomeBatch]:
-        """Run a cell on its remaining images; see `robustbench_local.evaluation.harness.batches`."""
+    ) -> Iterator[OutcomeBatch | None]:
+        """Run a cell on its remaining images; see `robustbench_local.evaluation.harness.batches`.
+
+        Args:
+            job: The cell's work.
+            batch_size: Images per pass.
+            done_positions: Positions that are done.
+            selected_positions: Positions to run; None for all.
+            notify: Receives notes of failed images.
+            on_smaller_batches: Receives the batch size after memory ran out.
+            workers: Number of processes.
+            work_share: This cell's share of the work that is left in it and the cells that may run beside it.
+            isolation: Time limits, and processes of their own for models.
+
+        Yields:
+            Batches as they end; None where nothing has ended for a while, so that other cells can go on.
+        """
         return run_batches(
             job,
             batch_size=batch_size,

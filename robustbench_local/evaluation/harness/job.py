@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,12 @@ class AttackFailedError(Exception):
     def __init__(self, outcome: OutcomeRecord, cause: Exception) -> None:
         super().__init__(outcome, cause)  # both, for another process makes the same error from them
         self.outcome, self.cause = outcome, cause
+
+
+def divide_seconds(batch: OutcomeBatch, workers: int) -> OutcomeBatch:
+    """Divide the wall time of the images by the number of workers that ran in parallel."""
+    outcomes = tuple(replace(row, seconds=row.seconds / workers) for row in batch.outcomes)
+    return replace(batch, outcomes=outcomes)
 
 
 def merge_batches(batches: Sequence[OutcomeBatch]) -> OutcomeBatch:

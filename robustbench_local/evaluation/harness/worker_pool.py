@@ -13,7 +13,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 
 from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.errors import ModelTimeoutError
-from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, merge_batches
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, divide_seconds, merge_batches
 from robustbench_local.evaluation.harness.shares import ShareResult, Shares
 from robustbench_local.evaluation.harness.worker_process import (
     CURRENT_PASSES,
@@ -231,7 +231,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         self, request: WorkerRequest, answer: WorkerResponse, workers: int
     ) -> ShareResult:
         self._record_notes(answer)
-        batch = answer.batch and _divide_seconds(answer.batch, workers)
+        batch = answer.batch and divide_seconds(answer.batch, workers)
         return ShareResult(request.positions, request.batch_size, batch, answer.failure)
 
     def _run_in_workers(self, positions: list[int], batch_size: int) -> OutcomeBatch:
@@ -247,7 +247,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             if answer.failure is not None:
                 raise answer.failure
         batch = merge_batches([answer.batch for answer in answers if answer.batch is not None])
-        return _divide_seconds(batch, len(shares))
+        return divide_seconds(batch, len(shares))
 
     def _send_request(self, worker: ChildProcess, positions: list[int], batch_size: int) -> WorkerRequest:
         request = WorkerRequest(positions, batch_size, read_memory_limits(self.job))
@@ -342,12 +342,6 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         for worker in workers:
             worker.stop()
         self.job.queried_model.record_worker_passes(0)
-
-
-def _divide_seconds(batch: OutcomeBatch, workers: int) -> OutcomeBatch:
-    """Divide the wall time of the images by the number of workers that ran in parallel."""
-    outcomes = tuple(replace(row, seconds=row.seconds / workers) for row in batch.outcomes)
-    return replace(batch, outcomes=outcomes)
 
 
 def _build_cell_timeout_error(work: Job) -> ModelTimeoutError:

@@ -101,7 +101,7 @@ class Nodes:
             clock=lambda: self.now,
         )
         self.done = []
-        for result in schedule.run():
+        for result in filter(None, schedule.run()):
             self.done += [row.position for batch in result.batches for row in batch.outcomes]
         assert len(set(self.done)) == len(self.done)
         return sorted(self.done)
@@ -169,6 +169,41 @@ def test_the_slowest_chunk_is_doubled_at_the_end_and_the_first_result_wins():
     with pytest.raises(ModelTimeoutError):
         nodes.run(9, deadline=20.0)
     assert len(nodes.sent) == 3
+
+
+def test_large_chunks_take_longer_and_what_is_idle_at_once_is_for_other_cells():
+    # four chunks of one image in a step each; one of six images would be late after two, but not yet
+    nodes = Nodes(slots=2, plan={0: ["wait"]})
+    schedule = ChunkSchedule(
+        [[*range(6)], [6], [7], [8], [9]],
+        nodes,
+        has_succeeded=True,
+        max_failures=3,
+        notify=nodes.notes.append,
+        clock=lambda: nodes.now,
+    )
+    steps = schedule.run()
+    while nodes.now < 12:
+        next(steps)
+    assert nodes.sent.count(tuple(range(6))) == 1
+    assert list(steps)
+    assert nodes.sent.count(tuple(range(6))) == 2
+    # the moment at which a slot becomes idle, another cell may take it
+    nodes = Nodes(slots=3, plan={0: ["wait"]})
+    schedule = ChunkSchedule(
+        [[0], [1], [2], [3]],
+        nodes,
+        has_succeeded=True,
+        max_failures=3,
+        notify=nodes.notes.append,
+        clock=lambda: nodes.now,
+    )
+    steps = schedule.run()
+    while nodes.now < 4:
+        next(steps)
+        if len(nodes.sent) == 4:
+            nodes.slots = len(nodes.running)
+    assert nodes.sent.count((0,)) == 1
 
 
 def test_the_first_failures_are_those_of_the_model_whatever_the_order_of_the_nodes():
@@ -247,6 +282,14 @@ def test_chunks_fill_batches_and_every_slot(count, batch, slots, sizes):
     assert [position for chunk in chunks for position in chunk] == list(range(count))
     for size, least in sizes.items():
         assert sum(len(chunk) == size for chunk in chunks) >= least, [len(chunk) for chunk in chunks]
+
+
+def test_chunks_of_a_cell_before_others_stay_large():
+    alone = [len(chunk) for chunk in split_into_chunks(Work(5000), 64, set(), None, 32)]
+    before = [len(chunk) for chunk in split_into_chunks(Work(5000), 64, set(), None, 32, 0.25)]
+    assert min(before[1:-1]) > 128 > alone[-2]
+    small = [len(chunk) for chunk in split_into_chunks(Work(64), 64, set(), None, 16, 0.25)]
+    assert small == [16] * 4
 
 
 def test_chunks_leave_out_what_is_done_and_keep_groups_whole():

@@ -16,6 +16,7 @@ import pytest
 
 import robustbench_local as rbl
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
+from robustbench_local.evaluation.execution.spent_resources import read_cpu_seconds
 from robustbench_local.run import Run, run_grid
 
 pytestmark = [
@@ -125,10 +126,17 @@ def read_verdicts(run: Run) -> pd.DataFrame:
 class Events(ProgressListener):
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.order: list[str] = []
         self.on_batch = lambda: None
 
     def on_event(self, event):
         self.lines.append(event.message)
+
+    def on_cell_start(self, cell, counts):
+        self.order.append(f"start {cell.record.attack}")
+
+    def on_cell_end(self, cell, status, counts, error):
+        self.order.append(f"{status} {cell.record.attack}")
 
     def on_batch_end(self, cell, counts):
         self.on_batch()
@@ -145,6 +153,7 @@ def test_verdicts_are_those_of_a_local_run_while_processes_are_killed(cluster, t
     events.on_batch = lambda: killed or killed.extend(kill_a_task(cluster))
     ray_run = run_grid(GRID, "ray", options=rbl.Options(executor="ray", **options), listener=events)
     pd.testing.assert_frame_equal(read_verdicts(ray_run), read_verdicts(local))
+    assert killed
     assert any(line.startswith("Ray: 2 nodes, 2 tasks at a time") for line in events.lines)
     errors = read_verdicts(local).query("error.notna()")["error"].str.cat()
     assert "OddImageError" in errors
@@ -189,7 +198,7 @@ def write_made(tmp_path, monkeypatch):
     Path("made.py").write_text(MADE, encoding="utf-8")
 
 
-def run_made(name, attacks, model="made", gates=(), **options):
+def run_made(name, attacks, model="made", gates=(), listener=None, **options):
     grid = {
         "data": {"source": "npz:made.npz"},
         "models": [{"id": model, "source": f"python:made.py:{model}"}],
@@ -197,7 +206,8 @@ def run_made(name, attacks, model="made", gates=(), **options):
         "gates": list(gates),
         "skip_verified": len(attacks) > 2,
     }
-    return run_grid(grid, name, options=rbl.Options(allow_code=True, batch_size=4, device="cpu", **options))
+    options = rbl.Options(allow_code=True, batch_size=4, device="cpu", **options)
+    return run_grid(grid, name, options=options, listener=listener)
 
 
 def read_cells(run: Run) -> list[tuple[Any, ...]]:
@@ -231,6 +241,21 @@ def test_other_kinds_of_runs_are_those_of_a_local_one(cluster, write_made, attac
         assert verdicts["certified"].sum() == 3 * 8  # the attacks take the proof over
     environment = on_cluster.results["environment"]
     assert (environment["device"], environment["workers"]) == ("cpu on 2 nodes of Ray", 2)
+
+
+def test_cells_run_side_by_side_and_the_work_of_the_nodes_is_counted(cluster, write_made):
+    attacks = ["fgsm-linf-8", "pgd20-linf-8"]
+    local = run_made("local", attacks, model="slow")
+    events, cpu_seconds = Events(), read_cpu_seconds()
+    on_cluster = run_made("ray", attacks, model="slow", executor="ray", listener=events)
+    own = sum(os.times()[:4])
+    assert events.order[:2] == [f"start {attack}" for attack in attacks]
+    pd.testing.assert_frame_equal(read_verdicts(on_cluster), read_verdicts(local))
+    assert read_cpu_seconds() - own > 0.1  # a fresh process of a node imports as much
+    # an image's time is its share of the run's, which two tasks at a time divide between them
+    spent, alone = (run.outcomes["seconds"].sum() for run in (on_cluster, local))
+    assert spent < 0.9 * alone
+    assert read_cpu_seconds() > cpu_seconds
 
 
 def test_a_shard_of_a_cluster_and_one_of_this_machine_are_merged(cluster, write_made):

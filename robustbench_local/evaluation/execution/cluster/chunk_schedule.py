@@ -27,7 +27,7 @@ MAX_PROCESS_LOSSES = 4
 MIN_TIMED_CHUNKS = 3
 """Number of finished chunks from which on their median says how long one takes."""
 STRAGGLER_FACTOR = 2.0
-"""A chunk that takes this many times the median of the others is started a second time at the end."""
+"""A chunk that takes this many times what others show is started a second time at the end."""
 MIN_STRAGGLER_SECONDS = 1.0
 """No chunk is started a second time before it has run for this long."""
 POLL_SECONDS = 0.5
@@ -40,13 +40,17 @@ class TaskBackend(Protocol):
     """What runs chunks."""
 
     def count_slots(self) -> int:
-        """Return the number of chunks that the cluster runs at once now."""
+        """Return the number of this cell's chunks that the cluster can run at once now."""
 
     def submit_chunk(self, positions: Sequence[int], *, shrinks: int, follows_success: bool) -> Any:
         """Submit a chunk whose batches are halved ``shrinks`` times, and return its handle."""
 
     def wait_for_chunks(self, handles: Sequence[Any], seconds: float) -> list[Any]:
-        """Return the handles whose chunks have ended, as soon as there is one; none after ``seconds``."""
+        """Return the handles whose chunks have ended, as soon as there is one.
+
+        Returns:
+            None after ``seconds``, or as soon as a chunk of another cell has ended.
+        """
 
     def collect_result(self, handle: Any) -> ChunkResult:
         """Return the result of a chunk that has ended.
@@ -115,10 +119,13 @@ class ChunkSchedule:
         self._chunks = [Chunk(order, list(positions)) for order, positions in enumerate(chunks)]
         self._queue = list(self._chunks)
         self._running: dict[Any, _Attempt] = {}
-        self._seconds: list[float] = []
+        self._seconds: list[tuple[float, int]] = []
+        self._was_idle = False
 
-    def run(self) -> Iterator[ChunkResult]:
+    def run(self) -> Iterator[ChunkResult | None]:
         """Yield results, in the order in which they come once an image has succeeded.
+
+        None is yielded before each wait: what is idle then is free for other cells.
 
         Raises:
             ModelTimeoutError: If the cell's time is over, or a model hangs too often.
@@ -129,6 +136,7 @@ class ChunkSchedule:
             while self._queue or self._running:
                 self._submit_waiting()
                 self._double_stragglers()
+                yield None
                 for handle in self.backend.wait_for_chunks(list(self._running), POLL_SECONDS):
                     if handle in self._running:  # not cancelled meanwhile
                         yield from self._take_result(handle)
@@ -149,17 +157,28 @@ class ChunkSchedule:
         self._running[handle] = _Attempt(chunk, self.has_succeeded, self._clock())
 
     def _double_stragglers(self) -> None:
-        """Start the slowest chunks a second time where the cluster has nothing else to do."""
-        if self._queue or len(self._seconds) < MIN_TIMED_CHUNKS:
-            return
-        limit = max(MIN_STRAGGLER_SECONDS, STRAGGLER_FACTOR * statistics.median(self._seconds))
+        """Start the slowest chunks a second time where the cluster has nothing else to do.
+
+        What is idle for the first time may be about to go to another cell.
+        """
         idle = self.backend.count_slots() - len(self._running)
+        was_idle, self._was_idle = self._was_idle, idle > 0 and not self._queue
+        if not was_idle or not self._was_idle or len(self._seconds) < MIN_TIMED_CHUNKS:
+            return
         attempts = sorted(self._running.values(), key=lambda attempt: attempt.started)
         for attempt in attempts:
             alone = sum(other.chunk is attempt.chunk for other in attempts) == 1
+            limit = self._estimate_straggler_seconds(attempt.chunk)
             if idle > 0 and alone and self._clock() - attempt.started > limit:
                 self._submit(attempt.chunk)
                 idle -= 1
+
+    def _estimate_straggler_seconds(self, chunk: Chunk) -> float:
+        """Estimate after which time a chunk takes too long; large ones take longer than small ones."""
+        usual = statistics.median(seconds for seconds, _ in self._seconds)
+        per_image = statistics.median(seconds / count for seconds, count in self._seconds)
+        expected = max(usual, per_image * len(chunk.positions))
+        return max(MIN_STRAGGLER_SECONDS, STRAGGLER_FACTOR * expected)
 
     def _take_result(self, handle: Any) -> Iterator[ChunkResult]:
         attempt = self._running.pop(handle)
@@ -175,7 +194,7 @@ class ChunkSchedule:
             self._queue.insert(0, chunk)
             return
         self._cancel_attempts([other for other, attempt in self._running.items() if attempt.chunk is chunk])
-        self._seconds.append(self._clock() - attempt.started)
+        self._seconds.append((self._clock() - attempt.started, len(chunk.positions)))
         done = {row.position for batch in result.batches for row in batch.outcomes}
         chunk.positions = [position for position in chunk.positions if position not in done]
         chunk.is_done = not chunk.positions
@@ -186,12 +205,15 @@ class ChunkSchedule:
             self._queue.insert(0, chunk)  # its node was told to stop
         chunk.held.append(result)
         if isinstance(failure, InvariantError | UnreachableError) or attempt.follows_success:
+            if failure is None:
+                self._submit_waiting()  # before another cell takes the slot
             yield from self._release_held()
             if failure is not None:
                 raise failure
             return
         self._judge_first_failures()
         if self.has_succeeded or all(chunk.is_done for chunk in self._chunks):
+            self._submit_waiting()
             yield from self._release_held()
 
     def _judge_first_failures(self) -> None:

@@ -50,7 +50,7 @@ from robustbench_local.evaluation.harness.batches import (
     Notifier,
     SizeReceiver,
 )
-from robustbench_local.evaluation.harness.job import Job, OutcomeBatch
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, divide_seconds
 from robustbench_local.evaluation.harness.shares import (
     MIN_BATCH_SHARE,
     compute_share_size,
@@ -91,6 +91,10 @@ class ClusterRunner(JobRunner):
     def watch_cluster(self, abandon_run: Callable[[str], None]) -> HeadWatch:
         """Watch the node that holds the cluster's own state."""
         return HeadWatch(self._cluster.get_head_address(), abandon_run)
+
+    def has_room(self) -> bool:
+        """Return whether the cluster could run another task now."""
+        return self._cluster.count_free_slots() > 0
 
     def tune_batch_size(
         self, cell: CellSpec, timeout: float | None, workers: int, most_images: int | None
@@ -133,13 +137,15 @@ class ClusterRunner(JobRunner):
         notify: Notifier,
         on_smaller_batches: SizeReceiver,  # noqa: ARG002 - each node finds its own
         workers: int,  # noqa: ARG002 - a task computes in one process
+        work_share: float,
         isolation: IsolationSettings,
-    ) -> Iterator[OutcomeBatch]:
+    ) -> Iterator[OutcomeBatch | None]:
         """Run chunks of the images as tasks; verified on the nodes, and checked against the images here."""
         limit = isolation.cell_timeout or None
         deadline = None if limit is None else time.monotonic() + limit
+        slots = self._cluster.count_slots()
         chunks = split_into_chunks(
-            job, batch_size, set(done_positions), selected_positions, self._cluster.count_slots()
+            job, batch_size, set(done_positions), selected_positions, slots, work_share
         )
         if not chunks:
             return
@@ -155,12 +161,16 @@ class ClusterRunner(JobRunner):
         )
         hangs = 0
         for result in schedule.run():
+            if result is None:
+                yield None
+                continue
             for note in result.model_notes:
                 job.classifier.add_note(note)
             for line in result.notes:
                 notify(line)
                 hangs += line.endswith(HANG_NOTE_ENDING)
-            yield from result.batches
+            slots = max(1, self._cluster.count_slots())
+            yield from (divide_seconds(batch, slots) for batch in result.batches)
             if hangs >= MAX_HANGS:
                 what = f"no pass finished for {isolation.timeout or 0:g} s, {hangs} times in this cell"
                 remedy = "find out why it hangs, or raise --timeout"
@@ -199,7 +209,12 @@ class ClusterRunner(JobRunner):
 
 
 def split_into_chunks(
-    job: Job, batch_size: int, done: set[int], selected: Collection[int] | None, slots: int
+    job: Job,
+    batch_size: int,
+    done: set[int],
+    selected: Collection[int] | None,
+    slots: int,
+    work_share: float = 1.0,
 ) -> list[list[int]]:
     """Split the remaining images of a cell into chunks.
 
@@ -208,13 +223,14 @@ def split_into_chunks(
         batch_size: Images per pass.
         done: Positions that need no work.
         selected: The positions to work on; None for all.
-        slots: Number of chunks that run at once.
+        slots: Number of chunks that run at once, of all cells.
+        work_share: The cell's share of the work that is left in it and in the cells after it, in (0, 1].
 
     Returns:
         Ascending positions of each chunk. An attack that draws for whole groups gets its groups. Where there
         is more than a batch for each slot, chunks have the sizes of local workers' shares, large at first and
-        small at the end; otherwise each slot gets one. A chunk has at least as many images as show that a
-        failure is the model's.
+        small at the end of the last cell; otherwise each slot gets one. A chunk has at least as many images
+        as show that a failure is the model's.
     """
     rest = set() if selected is None else set(range(job.image_count)).difference(selected)
     units = job.build_queue(batch_size, done | rest)
@@ -222,8 +238,9 @@ def split_into_chunks(
         return units
     positions = [position for unit in units for position in unit]
     slots = max(1, slots)
+    later = round(len(positions) * (1 / work_share - 1))  # the work of later cells, in images of this one
     most = find_largest_share(max((len(unit) for unit in units), default=1), batch_size)
-    equal = -(-len(positions) // slots)
+    equal = -(-(len(positions) + later) // slots)
     least = max(MIN_CHUNK_IMAGES, int(MIN_BATCH_SHARE * batch_size))
     chunks: list[list[int]] = []
     while positions:
@@ -231,7 +248,7 @@ def split_into_chunks(
         if equal > batch_size:
             # before any success a batch decides whether the model is at fault, as in a local run
             is_first = not done and not chunks
-            size = compute_share_size(len(positions), slots, least=least, most=most)
+            size = compute_share_size(len(positions) + later, slots, least=least, most=most)
             size = min(batch_size, most) if is_first else size
         size = max(size, MAX_FAILURES_BEFORE_SUCCESS)
         chunks.append(positions[:size])

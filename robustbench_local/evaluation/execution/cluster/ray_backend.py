@@ -18,6 +18,12 @@ from robustbench_local.evaluation.execution.cluster.connection import import_ray
 from robustbench_local.evaluation.execution.cluster.job_parts import JobPacker
 from robustbench_local.evaluation.execution.cluster.node_tasks import adapt_chunk, run_chunk, tune_chunk
 from robustbench_local.evaluation.execution.cluster.nodes import count_task_slots
+from robustbench_local.evaluation.execution.spent_resources import (
+    RemoteUse,
+    read_cpu_seconds,
+    read_peak_bytes,
+    record_remote_use,
+)
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch
 from robustbench_local.evaluation.harness.returned_batch import (
     ReturnedBatchError,
@@ -47,6 +53,7 @@ class Cluster:
         self.refused = set(refused)
         self._slots, self._slots_time = 0, -SLOTS_SECONDS
         self._names: dict[str, str] = {}
+        self._busy: dict[Any, None] = {}
 
     @property
     def device(self) -> str:
@@ -67,6 +74,18 @@ class Cluster:
             self._slots_time = time.monotonic()
         return self._slots
 
+    def count_free_slots(self) -> int:
+        """Return the number of tasks that fit beside those that run."""
+        return max(self.count_slots() - len(self._busy), 0)
+
+    def wait_for_tasks(self, references: Sequence[Any], seconds: float) -> list[Any]:
+        """Return those of some tasks that have ended, once any task of this run has."""
+        self.ray.wait(list(self._busy), num_returns=1, timeout=seconds, fetch_local=True)
+        if not references:
+            return []
+        ended, _ = self.ray.wait(list(references), num_returns=len(references), timeout=0, fetch_local=True)
+        return list(ended)
+
     def name_node(self, node: str) -> str:
         """Return the name of a node, with the first digits of its id."""
         return f"{self._names.get(node, 'node')} ({node[:8]})"
@@ -79,14 +98,17 @@ class Cluster:
     def submit_task(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Submit a function of this package as a task, and return its reference."""
         selector = {"ray.io/node-id": f"!in({','.join(sorted(self.refused))})"} if self.refused else None
-        task = self.ray.remote(function).options(
+        task = self.ray.remote(run_measured_task).options(
             num_cpus=1,
             num_gpus=self.gpus_per_task,
             max_retries=0,
+            name=function.__name__,
             scheduling_strategy="SPREAD",
             **({"label_selector": selector} if selector else {}),
         )
-        return task.remote(*arguments)
+        reference = task.remote(function, *arguments)
+        self._busy[reference] = None
+        return reference
 
     def collect_result(self, reference: Any) -> Any:
         """Return the result of a task.
@@ -96,8 +118,9 @@ class Cluster:
             ModelError: If the task could not begin: its code or model is not usable on the node.
         """
         errors = self.ray.exceptions
+        self._busy.pop(reference, None)
         try:
-            return self.ray.get(reference)
+            result, use = self.ray.get(reference)
         except errors.OutOfMemoryError as error:
             raise ChunkLostError(
                 "the node ended a process for lack of memory", node_lost=False, out_of_memory=True
@@ -119,10 +142,13 @@ class Cluster:
             raise ChunkLostError(
                 f"Ray lost a task: {extract_first_line(error, 120)}", node_lost=True
             ) from error
+        record_remote_use(use)
+        return result
 
     def cancel_tasks(self, references: Sequence[Any]) -> None:
         """End tasks and their processes."""
         for reference in references:
+            self._busy.pop(reference, None)
             with suppress(Exception):  # it may have ended, and its node too
                 self.ray.cancel(reference, force=True)
 
@@ -163,7 +189,7 @@ class RayChunks:
 
     def count_slots(self) -> int:
         """See `TaskBackend`."""
-        return self._cluster.count_slots()
+        return self._cluster.count_free_slots() + len(self._sent)
 
     def submit_chunk(self, positions: Sequence[int], *, shrinks: int, follows_success: bool) -> Any:
         """See `TaskBackend`."""
@@ -183,8 +209,7 @@ class RayChunks:
 
     def wait_for_chunks(self, handles: Sequence[Any], seconds: float) -> list[Any]:
         """See `TaskBackend`."""
-        ended, _ = self._cluster.ray.wait(list(handles), num_returns=1, timeout=seconds, fetch_local=True)
-        return list(ended)
+        return self._cluster.wait_for_tasks(handles, seconds)
 
     def collect_result(self, handle: Any) -> ChunkResult:
         """See `TaskBackend`; outcomes are checked against the images here."""
@@ -217,7 +242,16 @@ class RayChunks:
 
     def cancel_chunks(self, handles: Sequence[Any]) -> None:
         """See `TaskBackend`."""
+        for handle in handles:
+            self._sent.pop(handle, None)
         self._cluster.cancel_tasks(handles)
+
+
+def run_measured_task(function: Callable[..., Any], *arguments: Any) -> tuple[Any, RemoteUse]:
+    """Run a task in a process of a node, and return its result and what it took."""
+    before = read_cpu_seconds()
+    result = function(*arguments)
+    return result, RemoteUse(cpu_seconds=read_cpu_seconds() - before, peak_bytes=read_peak_bytes())
 
 
 def run_chunk_task(request: ChunkRequest) -> ChunkResult:
