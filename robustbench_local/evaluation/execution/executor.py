@@ -110,7 +110,7 @@ def divide_work(runners: Sequence[CellRunner]) -> None:
     for runner in reversed(runners):
         work = sum(runner.cell.work_passes) * runner.estimate_share_left()
         left += work
-        runner.work_share = work / left if left else 1.0
+        runner.work_share = work / left if work else 1.0  # a cell without work takes nothing from others
 
 
 def report_known_cells(
