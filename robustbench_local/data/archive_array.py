@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 import zipfile
 import zlib
@@ -49,6 +50,7 @@ class ArchiveArray:
         self._row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
         self._stamp = _stamp_file(file, where)
         self._opened: IO[bytes] | None = None
+        self._descriptor = -1
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -83,17 +85,22 @@ class ArchiveArray:
                 self._opened.read(1)  # the checksum is compared at the end of the member
         except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as error:
             raise self._build_error(getattr(error, "strerror", None) or str(error)) from None
+        self._check_stamp(_read_stamp(os.fstat(self._descriptor)))
         if len(content) != size:
             raise self._build_error("it ends too early")
         return np.frombuffer(content, dtype=self.dtype).reshape(count, *self.shape[1:])
 
     def _open_member(self) -> IO[bytes]:
-        if _stamp_file(self._file, self._where) != self._stamp:
-            what, remedy = "the file has changed since it was opened", "run the same command again"
-            raise DataError(what, where=self._where, remedy=remedy)
+        self._check_stamp(_stamp_file(self._file, self._where))
         opened = open_user_file(self._file, where=self._where, error=DataError)
         weakref.finalize(self, opened.close)
+        self._descriptor = opened.fileno()
         return zipfile.ZipFile(opened).open(self._member)
+
+    def _check_stamp(self, stamp: tuple[int, int, int]) -> None:
+        if stamp != self._stamp:
+            what, remedy = "the file has changed since it was opened", "run the same command again"
+            raise DataError(what, where=self._where, remedy=remedy)
 
     def _build_error(self, reason: str) -> DataError:
         return DataError(f"cannot be read: {reason}", where=self._where, remedy="write or copy it again")
@@ -125,7 +132,10 @@ def find_large_array(archive: zipfile.ZipFile, name: str, file: Path, where: str
 
 def _stamp_file(file: Path, where: str) -> tuple[int, int, int]:
     try:
-        status = file.stat()
+        return _read_stamp(file.stat())
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=where) from None
+
+
+def _read_stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns

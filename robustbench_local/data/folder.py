@@ -72,7 +72,12 @@ def list_folder(
 
     def read(position: int) -> DecodedImage:
         path = files[position]
-        return read_image(path, where=f"{where}, {_format_id(path, root)}", alpha=alpha)
+        name = f"{where}, {_format_id(path, root)}"
+        try:
+            return read_image(path, where=name, alpha=alpha)
+        except DataError:
+            _check_presence(path, name)
+            raise
 
     return Listing(
         name=folder.resolve().name,
@@ -193,6 +198,16 @@ def _list_images(folder: Path, other_files: _OtherFiles, label: int) -> list[Pat
             else:
                 other_files.add_unread(path, label, "pipe or device", "no regular file")
     return images
+
+
+def _check_presence(path: Path, where: str) -> None:
+    """Say why a file that was listed is not there: no advice about unreadable files helps."""
+    if not os.path.lexists(path):
+        what, remedy = "is gone: the folder has changed since it was listed", "run the same command again"
+        raise DataError(what, where=where, remedy=remedy) from None
+    if path.is_symlink() and not path.exists():
+        what, remedy = "is a link to a file that does not exist", "repair or remove the link"
+        raise DataError(what, where=where, remedy=remedy) from None
 
 
 def _build_read_error(error: OSError, where: str) -> DataError:

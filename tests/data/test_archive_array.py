@@ -130,6 +130,17 @@ def test_a_file_that_is_replaced_while_it_is_read_is_an_error(tmp_path, streamed
         array.read_row(0)
 
 
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_file_that_is_written_over_between_two_rows_is_an_error(tmp_path, streamed, write):
+    path = save(tmp_path, write, x=X)
+    listing = list_npz(path, where="made")
+    listing.read_image(0)
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # other content of the same size
+    with pytest.raises(DataError, match="made: the file has changed since it was opened"):
+        listing.read_image(1)
+
+
 MEASURE = """
 import resource, sys
 from robustbench_local.data import archive_array, pixel_spool

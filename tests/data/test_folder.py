@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import build_pixels, save_folder, save_picture
+from PIL import Image
 
+from robustbench_local.data.collect import ReadOptions, collect_dataset
 from robustbench_local.data.folder import list_folder
 from robustbench_local.errors import DataError
 
@@ -165,8 +167,34 @@ def test_links_are_followed_and_broken_ones_reported(tmp_path):
     (tmp_path / "data" / "cat" / "1.png").symlink_to(tmp_path / "elsewhere" / "gone.png")
     listing = list_folder(tmp_path / "data", where="here")
     assert np.array_equal(listing.read_image(0).pixels, build_pixels(10, 12, 3))
-    with pytest.raises(DataError, match=r"here, cat/1\.png: cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"here, cat/1\.png: is a link to a file that does not exist"):
         listing.read_image(1)
+
+
+@pytest.mark.parametrize("max_bad", [0, 9])
+def test_a_file_that_vanishes_after_the_listing_is_told_whatever_may_be_left_out(tmp_path, max_bad):
+    save_folder(tmp_path, {"cat": 2, "dog": 2})
+    listing = list_folder(tmp_path, where="here")
+    (tmp_path / "dog" / "1.png").unlink()
+    message = r"here, dog/1\.png: is gone: the folder has changed since it was listed\. Run the same command"
+    with pytest.raises(DataError, match=message):
+        collect_dataset(listing, range(4), ReadOptions(max_bad=max_bad))
+
+
+def test_a_file_that_is_replaced_after_the_listing_is_the_one_that_counts(tmp_path):
+    save_folder(tmp_path, {"cat": 2, "dog": 1})
+    before = collect_dataset(list_folder(tmp_path, where="here"), range(3), ReadOptions())
+    listing = list_folder(tmp_path, where="here")
+    pixels = build_pixels(10, 12, 3).copy()
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(tmp_path / "cat" / "1.png")
+    save_picture(tmp_path / "cat" / "2.png")  # no part of this run
+    (tmp_path / "dog" / "0.png").write_bytes(b"")
+    after = collect_dataset(listing, range(3), ReadOptions(max_bad=1))
+    assert after.ids == ("cat/0.png", "cat/1.png")
+    assert after.quarantined == (("dog/0.png", "empty file"),)
+    assert (after.images[1] * 255).round()[:, 0, 0].tolist() == pixels[0, 0].tolist()
+    assert after.compute_digest() != before.compute_digest()
 
 
 def test_a_pipe_is_left_aside(tmp_path):
