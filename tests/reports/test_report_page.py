@@ -167,7 +167,8 @@ def test_a_model_that_guesses_gets_no_headline(tmp_path, content):
     evidence = replace(read.evidence, cells=tuple(guessing))
     html = render(replace(read, evidence=evidence))
     assert "No answer: " in html
-    assert "clean accuracy (D22)" in html
+    assert "the clean accuracy is that of guessing, or not as declared" in html
+    assert ">D22</a>" in html
 
 
 def test_pictures_are_inside_the_page_and_told(sample, content):

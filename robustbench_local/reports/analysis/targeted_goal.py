@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 
 from robustbench_local.reports.analysis.cell_result import CellResult
+from robustbench_local.reports.analysis.distrust_reasons import explain_mark
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.per_target import find_goal_parts
-from robustbench_local.reports.analysis.trust import mark_model
+from robustbench_local.reports.analysis.trust import select_distrust
 from robustbench_local.reports.formatting.text import (
     format_budget,
     format_count,
@@ -58,7 +59,7 @@ def describe_main_goal(evidence: Evidence, max_models: int) -> str:
     shown = ranked if len(cells) <= max_models else [ranked[0], ranked[-1]]
     parts = [
         f"{isolate_direction(str(cell.subject))}: {format_estimate(cell.attack_success)}"
-        f"{f', {mark}' if (mark := mark_model(evidence, cell.subject, cell.threat)) else ''}"
+        f"{_format_mark(evidence, cell)}"
         for cell in shown
     ]
     record = cells[0].record
@@ -72,6 +73,11 @@ def describe_main_goal(evidence: Evidence, max_models: int) -> str:
     return (
         f"{goal}: {join_extremes(parts, len(cells))}, {basis}; stronger attacks can only raise this.{others}"
     )
+
+
+def _format_mark(evidence: Evidence, cell: CellResult) -> str:
+    mark = explain_mark(select_distrust(evidence, cell.subject, cell.threat))
+    return f", {mark}" if mark else ""
 
 
 def format_goal_classes(evidence: Evidence, cell: CellResult) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from robustbench_local.reports.analysis.distrust_reasons import describe_reasons
 from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases
 from robustbench_local.reports.analysis.example_images import FloatImage, encode_png
 from robustbench_local.reports.analysis.heatmap import HeatMapEntry
@@ -100,6 +101,7 @@ def build_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Environm
         "ratio": format_ratio,
         "redacted": redact_private_data,
         "sample": lambda estimate: protect_intervals(format_sample(estimate)),
+        "reasons": describe_reasons,
         "size": format_size,
         "unbroken": protect_intervals,
         "with_noun": format_count,

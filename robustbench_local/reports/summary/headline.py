@@ -8,6 +8,7 @@ from robustbench_local.reports.analysis.attack_phases import describe_phases
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.certified_vs_empirical import has_blocking_violation
 from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
+from robustbench_local.reports.analysis.distrust_reasons import explain_mark
 from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
@@ -28,7 +29,7 @@ from robustbench_local.reports.analysis.targeted_goal import (
     select_main_goal_cells,
 )
 from robustbench_local.reports.analysis.threat import Threat
-from robustbench_local.reports.analysis.trust import mark_model, select_blocks
+from robustbench_local.reports.analysis.trust import mark_model, select_blocks, select_distrust
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (
     describe_budget,
@@ -167,7 +168,7 @@ def _describe_worst_cases(evidence: Evidence, rows: Sequence[WorstCase], *, seve
     shown = rows if len(rows) <= MAX_NAMED_MODELS else [rows[0], rows[-1]]
     parts = [
         f"{_format_model_name(row, several)}{format_estimate(row.robust_accuracy)}"
-        f"{_format_mark(evidence, row.subject, row.threat)}"
+        f"{_explain_mark(evidence, row.subject, row.threat)}"
         for row in shown
     ]
     missing = any(row.missing_attacks for row in rows)
@@ -182,7 +183,7 @@ def _describe_stopped(evidence: Evidence, rows: Sequence[StoppedEstimate], *, se
     shown = ranked if len(ranked) <= MAX_NAMED_MODELS else [ranked[0], ranked[-1]]
     parts = [
         (f"{isolate_direction(str(one.subject))}: " if several else "")
-        + f"{format_estimate(one.stated)}{_format_mark(evidence, one.subject, one.threat)}"
+        + f"{format_estimate(one.stated)}{_explain_mark(evidence, one.subject, one.threat)}"
         for one in shown
     ]
     whole = format_count(rows[0].state.interval.population, "image")
@@ -203,6 +204,12 @@ def _describe_number(threat: Threat) -> str:
 def _format_mark(evidence: Evidence, subject: EvaluatedModel, threat: Threat | None) -> str:
     """Return the mark of a number that diagnostics find not trustworthy, with their ids."""
     mark = mark_model(evidence, subject, threat)
+    return f", {mark}" if mark else ""
+
+
+def _explain_mark(evidence: Evidence, subject: EvaluatedModel, threat: Threat) -> str:
+    """Return the mark of a number in the answer, with its reasons; later sentences have the ids alone."""
+    mark = explain_mark(select_distrust(evidence, subject, threat))
     return f", {mark}" if mark else ""
 
 

@@ -107,7 +107,9 @@ def test_a_gate_on_one_attack_is_held_by_the_model_and_not_by_other_attacks():
 def test_the_headline_says_what_fails_and_no_number_where_something_blocks():
     assert "not trustworthy" not in describe_answer(with_results())
     assert "60.0%" in describe_answer(with_results(make_result()))
-    assert "not trustworthy (D7)" in describe_answer(with_results(make_result()))
+    assert "not trustworthy because the gradient that attacks follow is misleading (D7)" in describe_answer(
+        with_results(make_result())
+    )
     blocked = describe_answer(with_results(make_result("D2", "block")))
     assert blocked == "No answer: the check of D2 says so."
 
