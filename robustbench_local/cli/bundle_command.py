@@ -29,7 +29,7 @@ def command(
         typer.Option(
             metavar="all|N",
             help="Adversarial examples of each attack: all that the run has stored (gallery in the grid), or "
-            "at most N of them, drawn by --seed.",
+            "at most N of them, drawn by --seed; and images of each certificate, 64 or N.",
         ),
     ] = "all",
     seed: Annotated[int, typer.Option(min=0, help="Decides which N examples.")] = 0,
@@ -82,6 +82,10 @@ def command(
             else ""
         )
     )
+    if written.certificate_outcomes:
+        of = format_count(written.certificate_outcomes, "proof")
+        why = f"; {written.proof_problem}" if written.proof_problem else ""
+        echo_line(f"images to prove again: {written.proof_images:,} of {of}{why}")
     echo_line("signed" if written.is_signed else "not signed: hashes alone show no one who rewrites them all")
     return 0
 

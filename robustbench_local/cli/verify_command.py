@@ -14,7 +14,7 @@ from robustbench_local.errors import ConfigError
 
 if TYPE_CHECKING:
     from robustbench_local.evidence_bundle.check_results import VerificationReport
-    from robustbench_local.evidence_bundle.model_readings import ModelSource
+    from robustbench_local.evidence_bundle.verified_models import ModelSource
 
 _NAME_AND_SOURCE = re.compile(r"([^=\[]*(?:\[[^\]]*\])?)(=)(.*)", re.DOTALL)
 
@@ -46,12 +46,21 @@ def command(
     ] = None,
     device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images that are predicted together.")] = 64,
+    proofs: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Prove at most N images of each certificate again. [default: all there]"
+        ),
+    ] = None,
     allow_code: AllowCodeOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", envvar="RBL_JSON", help="Print the checks as one JSON object.")
     ] = False,
 ) -> int:
-    """Check a bundle: its files, its signature, its rates, its examples, and with a model its verdicts.
+    """Check a bundle: its files, its signature, its rates and examples, and with a model its verdicts.
+
+    With --model every adversarial example and photograph of a sign is read again, and certificates are proved
+    again.
 
     Exit code 0 if all that was checked stands, 1 if something does not or was changed, 4 if something could
     not be decided, such as the verdicts of another model.
@@ -66,6 +75,7 @@ def command(
         key=key,
         device=device,
         batch_size=batch_size,
+        proofs=proofs,
         allow_code=allow_code,
     )
     report = verify_bundle(bundle, options)
@@ -79,7 +89,7 @@ def _parse_models(entries: list[str], weights: list[str]) -> list[ModelSource]:
     Raises:
         ConfigError: If one has no source, or weights belong to no model.
     """
-    from robustbench_local.evidence_bundle.model_readings import ModelSource
+    from robustbench_local.evidence_bundle.verified_models import ModelSource
 
     files = dict(_split_entry(entry, "--weights") for entry in weights)
     named = [_split_entry(entry, "--model") for entry in entries]

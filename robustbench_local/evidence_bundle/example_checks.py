@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,18 +11,20 @@ from typing import Any
 import torch
 
 from robustbench_local.counted_nouns import format_count
-from robustbench_local.errors import ThreatError
 from robustbench_local.evaluation.harness.verify import find_ball_violations
 from robustbench_local.evidence_bundle.bundle_files import DESCRIPTION_NAME, RESULTS_NAME
+from robustbench_local.evidence_bundle.cell_threat import name_example, parse_threat
 from robustbench_local.evidence_bundle.check_results import BundleError, CheckResult, build_check
-from robustbench_local.evidence_bundle.example_files import (
-    BundledExamples,
-    hash_image_bytes,
-    index_clean_images,
-    read_examples,
+from robustbench_local.evidence_bundle.clean_images import hash_image_bytes, index_clean_images
+from robustbench_local.evidence_bundle.example_files import BundledExamples, read_examples
+from robustbench_local.evidence_bundle.run_records import (
+    load_json,
+    read_cells,
+    read_outcomes,
+    read_view_predictions,
 )
-from robustbench_local.evidence_bundle.run_records import load_json, read_cells, read_outcomes
 from robustbench_local.store import CellRecord, OutcomeRecord
+from robustbench_local.store.records import ViewPredictionsRecord
 from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -44,6 +45,13 @@ class ListedExamples:
     """One for each example."""
     images: BundledExamples
     """The images."""
+    view_predictions: tuple[ViewPredictionsRecord, ...] = ()
+    """What is stated about the views of signs with stickers; empty for other cells."""
+
+    def list_sticker_predictions(self, position: int) -> dict[str, ViewPredictionsRecord]:
+        """List the predictions of a sign with its sticker, by the kind of the views."""
+        records = (row for row in self.view_predictions if row.position == position)
+        return {row.kind: row for row in records if row.condition == "sticker"}
 
 
 def read_all_examples(folder: Path) -> Iterator[ListedExamples]:
@@ -77,7 +85,13 @@ def _read_listed_examples(folder: Path) -> Iterator[ListedExamples]:
         if missing := [position for position in images.positions if position not in by_position]:
             raise BundleError(f"the example at position {missing[0]} of {cell.attack} has no outcome")
         outcomes = tuple(by_position[position] for position in images.positions)
-        yield ListedExamples(cell=cell, threat=parse_threat(cell), outcomes=outcomes, images=images)
+        yield ListedExamples(
+            cell=cell,
+            threat=parse_threat(cell),
+            outcomes=outcomes,
+            images=images,
+            view_predictions=tuple(read_view_predictions(folder, cell)),
+        )
 
 
 def check_examples(folder: Path) -> CheckResult:
@@ -102,12 +116,14 @@ def check_examples(folder: Path) -> CheckResult:
     if not count:
         sentence = "the bundle has no images" + (f", and hashes of {absent}" if absent else "")
         return CheckResult(name=name, status="not checked", sentence=sentence)
-    bounded = count - unbounded
-    good = f"{format_count(bounded, 'example')} inside their budgets, with the norms that are stated"
+    parts = []
+    if bounded := count - unbounded:
+        parts = [f"{format_count(bounded, 'example')} inside their budgets, with the norms that are stated"]
     if unbounded:
-        good += (
-            f"; {unbounded} of a family without a norm, whose images alone were compared with their hashes"
+        parts.append(
+            f"{unbounded} of a family without a norm, whose images alone were compared with their hashes"
         )
+    good = "; ".join(parts)
     if masked:
         good += f"; the masks of {masked} are not in the bundle"
     return build_check(
@@ -118,31 +134,6 @@ def check_examples(folder: Path) -> CheckResult:
         bad=f"{format_count(len(failures), 'problem')} with {format_count(count, 'example')}",
         open_=f"{good}; {format_count(len(doubts), 'attack')} with fewer examples than a run stores",
     )
-
-
-def parse_threat(cell: CellRecord) -> ThreatModel:
-    """Read the threat model of a cell from its identity, and hold it against the cell's other fields.
-
-    Raises:
-        BundleError: If they disagree, or it cannot be read.
-    """
-    try:
-        call = ast.parse(cell.identity["threat"], mode="eval").body
-        is_call = isinstance(call, ast.Call) and ast.unparse(call.func) == ThreatModel.__name__
-        words = call.keywords if isinstance(call, ast.Call) and is_call else []
-        values = {word.arg: ast.literal_eval(word.value) for word in words if word.arg}
-        threat = ThreatModel(**values)
-    except (KeyError, ValueError, TypeError, SyntaxError, ThreatError, RecursionError, MemoryError) as error:
-        raise BundleError(f"the threat model of {cell.attack} cannot be read ({error})") from error
-    if (threat.norm, threat.eps, threat.targets) != (cell.norm, cell.eps, cell.targets):
-        raise BundleError(f"{cell.attack} states two threat models: {threat!r}, and {cell.norm} {cell.eps:g}")
-    return threat
-
-
-def name_example(cell: CellRecord, outcome: OutcomeRecord) -> str:
-    """Name an example in a message."""
-    model = cell.model if cell.defense == "none" else f"{cell.model} + {cell.defense}"
-    return f"{outcome.image} under {cell.attack} on {model}"
 
 
 def _read_entries(folder: Path) -> list[Mapping[str, Any]]:

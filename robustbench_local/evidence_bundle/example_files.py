@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
-from robustbench_local.evidence_bundle.bundle_files import CLEAN_FOLDER, EXAMPLES_FOLDER, format_cell_name
+from robustbench_local.evidence_bundle.bundle_files import EXAMPLES_FOLDER, format_cell_name
 from robustbench_local.evidence_bundle.check_results import BundleError
+from robustbench_local.evidence_bundle.clean_images import (
+    CleanImages,
+    Images,
+    hash_image_bytes,
+    load_clean_image,
+    load_tensors,
+    pack_images,
+    unpack_images,
+)
 from robustbench_local.randomness import derive_seed
 from robustbench_local.store import CellRecord, RunStore
 
-Images = npt.NDArray[np.float32]
-_CLEAN_FILE_BYTES = 1 << 28
-"""Bytes of clean images in one file."""
+PHOTOGRAPH_ARRAYS = ("photographs", "photograph_numbers", "frames", "frame_numbers")
+"""What the run stores of the camera's images of a sign: the images, and which views they are."""
 _SELECTION = "examples of an evidence bundle"
 
 
@@ -46,20 +53,20 @@ class BundledExamples:
     """(N, C, H, W), float32 in [0, 1]."""
     clean: Images
     """(N, C, H, W), float32 in [0, 1]."""
+    photographs: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
+    """Of signs with stickers, `PHOTOGRAPH_ARRAYS`, (N, V, ...) each; else empty."""
 
 
-def hash_image_bytes(image: npt.NDArray[np.generic]) -> str:
-    """Return the SHA-256 of an image's float32 values; it begins with the hash in the outcomes."""
-    return hashlib.sha256(np.ascontiguousarray(image, dtype=np.float32).tobytes()).hexdigest()
-
-
-def write_examples(store: RunStore, folder: Path, choice: ExampleChoice) -> list[dict[str, Any]]:
-    """Write the chosen examples of all cells, each clean image once.
+def write_examples(
+    store: RunStore, folder: Path, choice: ExampleChoice, clean: CleanImages
+) -> list[dict[str, Any]]:
+    """Write the chosen examples of all cells.
 
     Args:
         store: The run.
         folder: The folder of the bundle's files.
         choice: Which examples.
+        clean: Receives the clean images.
 
     Returns:
         One entry for each cell that stores images: how many there are, which were chosen and how, and, where
@@ -68,7 +75,6 @@ def write_examples(store: RunStore, folder: Path, choice: ExampleChoice) -> list
     Raises:
         DamagedError: If stored images were changed.
     """
-    clean = _CleanImages(folder)
     entries = []
     for cell in store.read_cells():
         arrays = store.load_arrays(cell.key)
@@ -81,6 +87,7 @@ def write_examples(store: RunStore, folder: Path, choice: ExampleChoice) -> list
             np.ascontiguousarray(arrays[name][chosen], dtype=np.float32)
             for name in ("original", "adversarial")
         )
+        photographs = {name: arrays[name][chosen] for name in PHOTOGRAPH_ARRAYS if name in arrays}
         name = f"{EXAMPLES_FOLDER}/{format_cell_name(cell.position, cell.key)}.safetensors"
         entries.append(
             {
@@ -98,7 +105,10 @@ def write_examples(store: RunStore, folder: Path, choice: ExampleChoice) -> list
                         "clean_sha256": hash_image_bytes(before),
                         "adversarial_sha256": hash_image_bytes(after),
                     }
-                    for position, before, after in zip(positions, original, adversarial, strict=True)
+                    | _hash_photographs(photographs, row)
+                    for row, (position, before, after) in enumerate(
+                        zip(positions, original, adversarial, strict=True)
+                    )
                 ],
             }
         )
@@ -106,11 +116,11 @@ def write_examples(store: RunStore, folder: Path, choice: ExampleChoice) -> list
             (folder / EXAMPLES_FOLDER).mkdir(exist_ok=True)
             content = {
                 "positions": np.array(positions, dtype=np.int64),
-                "adversarial": _pack_images(adversarial),
+                "adversarial": pack_images(adversarial),
+                **{name: np.ascontiguousarray(values) for name, values in photographs.items()},
             }
             (folder / name).write_bytes(safetensors.save(content))
             clean.add(original)
-    clean.write()
     return entries
 
 
@@ -134,66 +144,65 @@ def read_examples(
     if entry["file"] is None or not entry["images"]:
         return None
     name = f"{EXAMPLES_FOLDER}/{format_cell_name(cell.position, cell.key)}.safetensors"
-    content = _load_tensors(folder / name)
+    content = load_tensors(folder / name)
     listed = entry["images"]
     positions = tuple(int(position) for position in content.get("positions", np.empty(0)).ravel())
     adversarial = content.get("adversarial", np.empty(0))
     if positions != tuple(row["position"] for row in listed) or len(adversarial) != len(listed):
         raise BundleError(f"{name} has other examples than the {len(listed)} that {cell.attack} lists")
-    images = _unpack_images(adversarial)
+    images = unpack_images(adversarial)
     for row, image in zip(listed, images, strict=True):
         if hash_image_bytes(image) != row["adversarial_sha256"]:
             raise BundleError(f"the adversarial example of {row['image']!r} in {name} was changed")
+    photographs = {name: content[name] for name in PHOTOGRAPH_ARRAYS if name in content}
+    _check_photographs(photographs, len(listed), name)
+    for number, row in enumerate(listed):
+        stated = {key: row[key] for key in row if key == "photographs_sha256"}
+        if _hash_photographs(photographs, number) != stated:
+            raise BundleError(f"the photographs of {row['image']!r} in {name} were changed")
     return BundledExamples(
         positions=positions,
+        photographs=photographs,
         adversarial=images,
-        clean=np.stack([_load_clean(clean, row["clean_sha256"], row["image"]) for row in listed]),
+        clean=np.stack([load_clean_image(clean, row["clean_sha256"], row["image"]) for row in listed]),
     )
 
 
-def index_clean_images(folder: Path) -> dict[str, Path]:
-    """Return the file of each clean image by its hash.
+def _check_photographs(photographs: Mapping[str, npt.NDArray[np.generic]], count: int, name: str) -> None:
+    """Check the form of the photographs of some signs.
 
     Raises:
-        BundleError: If a file is damaged.
+        BundleError: If they are of other signs, or no 8-bit images with their numbers.
     """
-    files: dict[str, Path] = {}
-    for path in sorted((folder / CLEAN_FOLDER).glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as content:
-                files |= dict.fromkeys(content.keys(), path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise BundleError(f"clean/{path.name} is no file of images ({error})") from error
-    return files
+    for key, values in photographs.items():
+        is_image = key in {"photographs", "frames"}
+        form = (
+            (values.dtype == np.uint8, values.ndim) if is_image else (values.dtype.kind == "i", values.ndim)
+        )
+        if len(values) != count or form != (True, 5 if is_image else 2):
+            raise BundleError(f"{name} has photographs of another form than signs have")
+    for images, numbers in (PHOTOGRAPH_ARRAYS[:2], PHOTOGRAPH_ARRAYS[2:]):
+        shapes = [photographs[key].shape[:2] for key in (images, numbers) if key in photographs]
+        if len(shapes) == 1 or len(set(shapes)) > 1:
+            raise BundleError(f"{name} has photographs without their numbers")
 
 
-class _CleanImages:
-    """Clean images, each once by its hash, in files of a limited size."""
+def _hash_photographs(photographs: Mapping[str, npt.NDArray[np.generic]], row: int) -> dict[str, str]:
+    """Return the entry with the hash of a sign's photographs and their numbers; empty without any."""
+    if not photographs:
+        return {}
+    hasher = hashlib.sha256()
+    for name in PHOTOGRAPH_ARRAYS:
+        if name in photographs:
+            values = np.ascontiguousarray(photographs[name][row])
+            hasher.update(f"{name}{values.dtype.str}{values.shape}".encode())
+            hasher.update(values.tobytes())
+    return {"photographs_sha256": hasher.hexdigest()}
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / CLEAN_FOLDER
-        self._known: set[str] = set()
-        self._waiting: dict[str, npt.NDArray[np.generic]] = {}
-        self._file_count = 0
 
-    def add(self, images: Images) -> None:
-        """Add the images that are not there yet."""
-        for image in images:
-            name = hash_image_bytes(image)
-            if name not in self._known:
-                self._known.add(name)
-                self._waiting[name] = _pack_images(image)
-        if sum(image.nbytes for image in self._waiting.values()) >= _CLEAN_FILE_BYTES:
-            self.write()
-
-    def write(self) -> None:
-        """Write the images that wait into a file."""
-        if self._waiting:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file_count += 1
-            path = self._folder / f"{self._file_count:05d}.safetensors"
-            path.write_bytes(safetensors.save(dict(sorted(self._waiting.items()))))
-            self._waiting = {}
+def rank_image(seed: int, image: str) -> int:
+    """Return a number by which images are chosen: the seed and the image's id alone decide."""
+    return derive_seed(_SELECTION, seed, image)
 
 
 def _choose_rows(
@@ -204,43 +213,6 @@ def _choose_rows(
     ids = {row.position: row.image for row in store.read_outcomes_at(cell.key, positions)}
     rows = [row for row, position in enumerate(positions) if position in ids]
     if choice.count is not None:
-        rank = {row: derive_seed(_SELECTION, choice.seed, ids[positions[row]]) for row in rows}
+        rank = {row: rank_image(choice.seed, ids[positions[row]]) for row in rows}
         rows = sorted(rows, key=rank.__getitem__)[: choice.count]
     return sorted(rows, key=positions.__getitem__)
-
-
-def _pack_images(images: Images) -> npt.NDArray[np.generic]:
-    """Return images as 8-bit integers where that loses no bit, else as they are."""
-    levels = np.round(images * 255).clip(0, 255).astype(np.uint8)
-    return levels if np.array_equal(_unpack_images(levels), images) else images
-
-
-def _unpack_images(images: npt.NDArray[np.generic]) -> Images:
-    """Return images in [0, 1] from 8-bit integers; others as they are."""
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / np.float32(255)
-    return images.astype(np.float32)
-
-
-def _load_tensors(path: Path) -> dict[str, npt.NDArray[np.generic]]:
-    name = f"{path.parent.name}/{path.name}"
-    try:
-        content: dict[str, npt.NDArray[np.generic]] = safetensors.load(path.read_bytes())
-    except OSError as error:
-        raise BundleError(f"{name} is missing") from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{name} is no file of images ({error})") from error
-    return content
-
-
-def _load_clean(files: Mapping[str, Path], name: str, image: str) -> Images:
-    if name not in files:
-        raise BundleError(f"the clean image of {image!r} is missing")
-    try:
-        with safe_open(files[name], framework="numpy") as content:
-            loaded = _unpack_images(content.get_tensor(name))
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise BundleError(f"the clean image of {image!r} cannot be read ({error})") from error
-    if hash_image_bytes(loaded) != name:
-        raise BundleError(f"the clean image of {image!r} was changed")
-    return loaded

@@ -31,9 +31,11 @@ from robustbench_local.evidence_bundle.bundle_files import (
     SCHEMA_NAME,
     STATEMENT_NAME,
 )
+from robustbench_local.evidence_bundle.clean_images import CleanImages
 from robustbench_local.evidence_bundle.evidence_map import build_evidence_map, format_evidence_map
 from robustbench_local.evidence_bundle.example_files import ExampleChoice, write_examples
 from robustbench_local.evidence_bundle.ml_bom import build_bom
+from robustbench_local.evidence_bundle.proof_images import write_proof_images
 from robustbench_local.evidence_bundle.run_records import write_records
 from robustbench_local.evidence_bundle.signatures import sign_statement
 from robustbench_local.reports import write_report
@@ -74,6 +76,12 @@ class WrittenBundle:
     """Adversarial examples that the run has stored."""
     included_examples: int
     """Those of them that are in the bundle."""
+    proof_images: int
+    """Clean images of certificates that are in the bundle."""
+    certificate_outcomes: int
+    """Images that certificates were run on, over all certificates."""
+    proof_problem: str
+    """Why images of certificates are missing, beyond the limit; empty if none is."""
     broken_images: int
     """Images with an adversarial example, over all attacks."""
     is_signed: bool
@@ -109,7 +117,7 @@ def make_bundle(run_dir: Path, out: Path, options: BundleOptions | None = None) 
         results = load_results(store)
         if not any(cell["n"] for cell in results["cells"]):
             raise ConfigError("the run has no outcome yet", where=str(run_dir), remedy="run its grid first")
-        examples = _write_run_files(store, folder, results, chosen.examples)
+        examples, proofs = _write_run_files(store, folder, results, chosen.examples)
         _write_report_files(run_dir, folder, Path(scratch, "report"), chosen.examples)
         _write_documents(folder, results)
         _write_statement(folder, results, chosen.signing_key)
@@ -119,6 +127,9 @@ def make_bundle(run_dir: Path, out: Path, options: BundleOptions | None = None) 
         sha256=hash_file(out),
         stored_examples=sum(entry["stored"] for entry in examples),
         included_examples=sum(entry["included"] for entry in examples if entry["file"]),
+        proof_images=sum(entry["included"] for entry in proofs),
+        certificate_outcomes=sum(entry["outcomes"] for entry in proofs),
+        proof_problem=next((entry["problem"] for entry in proofs if entry["problem"]), ""),
         broken_images=sum(cell["counts"]["broken"] for cell in results["cells"]),
         is_signed=chosen.signing_key is not None,
     )
@@ -161,14 +172,17 @@ def read_published_schema() -> str:
 
 def _write_run_files(
     store: RunStore, folder: Path, results: Mapping[str, Any], choice: ExampleChoice
-) -> list[dict[str, Any]]:
-    """Write results, grid, records and examples, and the description of the bundle."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Write results, grid, records, examples, images of certificates, and the description of the bundle."""
     (folder / RESULTS_NAME).write_text(format_json(dict(results)), encoding="utf-8")
     (folder / SCHEMA_NAME).write_text(read_published_schema(), encoding="utf-8")
     grid = (store.directory / RESOLVED_GRID_NAME).read_text(encoding="utf-8")
     (folder / GRID_NAME).write_text("\n".join(map(redact_private_data, grid.split("\n"))), encoding="utf-8")
     write_records(store, folder)
-    examples = write_examples(store, folder, choice)
+    clean = CleanImages(folder)
+    examples = write_examples(store, folder, choice, clean)
+    proofs = write_proof_images(store, choice, clean)
+    clean.write()
     gallery = results["grid"].get("gallery")
     most = "" if gallery is None else f", at most {gallery} (gallery)"
     description = {
@@ -180,10 +194,11 @@ def _write_run_files(
             "stored_by_the_run": f"the first successes of each attack{most}",
             "cells": examples,
         },
+        "proofs": proofs,
         "left_out": _list_left_out(choice),
     }
     (folder / DESCRIPTION_NAME).write_text(format_document(description), encoding="utf-8")
-    return examples
+    return examples, proofs
 
 
 def _describe_choice(choice: ExampleChoice) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +14,8 @@ import torch
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.counted_nouns import format_count
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.errors import ConfigError, ModelError, RobustbenchError, did_you_mean
-from robustbench_local.evaluation.grid.schema import NO_DEFENSE, Grid, ModelEntry, load_grid
+from robustbench_local.errors import ConfigError, ModelError, RobustbenchError
+from robustbench_local.evaluation.grid.schema import NO_DEFENSE, Grid, ModelEntry
 from robustbench_local.evaluation.harness.verify import Predictions, has_reached_goal, predict, verify
 from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.defended_models import NoDefense, RecipeDefense, find_defenses
@@ -25,44 +23,29 @@ from robustbench_local.evaluation.planning.model_loading import ModelLoader
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.evaluation.training.weight_cache import WeightCache
 from robustbench_local.evidence_bundle.bundle_files import RESULTS_NAME, RUN_RECORD_NAME
-from robustbench_local.evidence_bundle.check_results import BundleError, CheckResult, CheckStatus
-from robustbench_local.evidence_bundle.example_checks import ListedExamples, name_example, read_all_examples
+from robustbench_local.evidence_bundle.cell_threat import name_example
+from robustbench_local.evidence_bundle.check_results import BundleError, CheckResult
+from robustbench_local.evidence_bundle.example_checks import ListedExamples, read_all_examples
+from robustbench_local.evidence_bundle.proof_images import ListedProofs, read_proof_images
+from robustbench_local.evidence_bundle.proof_readings import ProofSettings, read_proofs
+from robustbench_local.evidence_bundle.readings import Readings, summarize_readings
 from robustbench_local.evidence_bundle.run_records import load_json
+from robustbench_local.evidence_bundle.verified_models import (
+    ModelSource,
+    build_entry,
+    list_subjects,
+    name_sources,
+    read_grid,
+)
+from robustbench_local.evidence_bundle.view_readings import read_photographs
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.randomness import RandomStream
 from robustbench_local.store import OutcomeRecord
 from robustbench_local.threats.threat_model import ThreatModel
 
-_PUBLISHED_WEIGHTS = re.compile(r"[A-Z0-9_]+")
-"""Names of published weights, such as ``DEFAULT`` or ``IMAGENET1K_V2``."""
+_Listed = TypeVar("_Listed", ListedExamples, ListedProofs)
 BATCH_SIZE = 64
 """Images that are predicted together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSource:
-    """Where the verifier has a model of the run."""
-
-    name: str | None
-    """Its id in the run, with ``+ DEFENSE`` for one that was trained; None: the only model of the run."""
-    source: str
-    """As in a grid: ``checkpoint:FILE``, ``zoo:NAME``, ``python:FILE.py:NAME``, ..."""
-    weights: str | None = None
-    """Its weights file or published weights, where the source has none; a file that the bundle names is not
-    read."""
-
-
-@dataclass
-class Readings:
-    """What was found for the examples of one model."""
-
-    label: str
-    """The model, with its defense."""
-    stands: int = 0
-    failures: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Examples that cannot be read again, by the reason."""
 
 
 def check_models(
@@ -71,34 +54,37 @@ def check_models(
     *,
     device: str = "auto",
     batch_size: int = BATCH_SIZE,
+    proofs: int | None = None,
     allow_code: bool = False,
 ) -> list[CheckResult]:
-    """Read the examples of the given models again, and compare each verdict.
+    """Read the examples of the given models again, prove their certificates again, and compare each verdict.
 
     Args:
         folder: The folder of the bundle's files.
         sources: The models.
         device: Device to compute on.
         batch_size: Images that are predicted together.
+        proofs: Largest number of images of each certificate that are proved again; None: all in the bundle.
         allow_code: Whether code in Python files and exported programs may run.
 
     Returns:
-        One check for each model and defense with examples, and one for the identity of each model.
+        One check for the identity of each model, and for each model and defense one for its examples, its
+        photographs of signs and its certificates, where it has some.
 
     Raises:
         ConfigError: If a source names no model of the run.
         ModelError: If a model cannot be loaded.
     """
     results = load_json(folder / RESULTS_NAME)
-    grid = _read_grid(results)
-    named = _name_sources(sources, grid, _list_subjects(results))
+    grid = read_grid(results)
+    named = name_sources(sources, grid, list_subjects(results))
     try:
-        examples = list(read_all_examples(folder))
+        examples, proven = list(read_all_examples(folder)), list(read_proof_images(folder))
         identity = load_json(folder / RUN_RECORD_NAME)["identity"]
-        data = _build_data(examples, results)
+        data = _build_data(examples, proven, results)
     except (BundleError, KeyError, TypeError) as error:
         return [CheckResult(name="verdicts", status="failed", sentence=str(error))]
-    if not examples:
+    if not examples and not any(listed.outcomes for listed in proven):
         sentence = "the bundle has no images that a model could read"
         return [CheckResult(name="verdicts", status="undecided", sentence=sentence)]
     options = Options(device=device, batch_size=batch_size, allow_code=allow_code)
@@ -106,13 +92,21 @@ def check_models(
     checks: list[CheckResult] = []
     with permit_code(allow_code, Path.cwd()):
         for source in named:
-            entry = _build_entry(grid, source)
+            entry = build_entry(grid, source)
             model = loader.load_or_replace(entry)
             if model.problem is not None:
                 raise model.problem
             checks.append(same := _check_identity(source, model, identity))
-            own = [chosen for chosen in examples if chosen.cell.model == entry.id]
-            verdicts = _check_subjects(source, model, own, (grid, entry, loader), batch_size)
+            settings = ProofSettings(
+                grid=grid, class_names=data.class_names, batch_size=batch_size, limit=proofs
+            )
+            verdicts = _check_subjects(
+                source,
+                model,
+                (_select_model(examples, entry.id), _select_model(proven, entry.id)),
+                (grid, entry, loader),
+                settings,
+            )
             checks += verdicts if same.status == "ok" else map(_leave_undecided, verdicts)
     return checks
 
@@ -120,37 +114,59 @@ def check_models(
 def _check_subjects(
     source: ModelSource,
     model: EvaluationSubject,
-    examples: Sequence[ListedExamples],
+    listed: tuple[Sequence[ListedExamples], Sequence[ListedProofs]],
     loading: tuple[Grid, ModelEntry, ModelLoader],
-    batch_size: int,
+    settings: ProofSettings,
 ) -> Iterator[CheckResult]:
     """Check the verdicts of a model, and of the defended models that are made from it without training."""
     _, _, trained = (source.name or "").partition(" + ")
-    for defense in dict.fromkeys(chosen.cell.defense for chosen in examples):
+    for defense in dict.fromkeys(chosen.cell.defense for part in listed for chosen in part):
         if bool(trained) and defense != trained:
             continue
-        own = [chosen for chosen in examples if chosen.cell.defense == defense]
+        examples = [chosen for chosen in listed[0] if chosen.cell.defense == defense]
+        proofs = [chosen for chosen in listed[1] if chosen.cell.defense == defense]
         label = model.id if defense == NO_DEFENSE else f"{model.id} + {defense}"
         try:
             subject = model if trained else _apply_defense(model, defense, *loading)
         except RobustbenchError as error:
-            count = sum(len(chosen.outcomes) for chosen in own)
+            count = sum(len(chosen.outcomes) for chosen in examples)
+            count += sum(len(chosen.outcomes) for chosen in proofs)
             sentence = f"{format_count(count, 'example')} could not be read again: {error}"
             yield CheckResult(name=f"verdicts of {label}", status="undecided", sentence=sentence)
             continue
+        yield from _check_subject(subject, label, examples, proofs, settings)
+
+
+def _check_subject(
+    subject: EvaluationSubject,
+    label: str,
+    examples: Sequence[ListedExamples],
+    proofs: Sequence[ListedProofs],
+    settings: ProofSettings,
+) -> Iterator[CheckResult]:
+    """Check everything that a bundle holds about one defended model."""
+    signs = [chosen for chosen in examples if chosen.cell.measure == "views"]
+    if images := [chosen for chosen in examples if chosen.cell.measure != "views"]:
         readings = Readings(label=label)
-        for chosen in own:
-            _read_cell(subject, chosen, loading[0].seed, batch_size, readings)
-        yield _summarize_readings(readings)
+        for chosen in images:
+            _read_cell(subject, chosen, settings.grid.seed, settings.batch_size, readings)
+        yield summarize_readings(readings, "verdicts", "stored verdict")
+    if signs:
+        readings = Readings(label=label)
+        for chosen in signs:
+            read_photographs(subject, chosen, settings.batch_size, readings)
+        yield summarize_readings(readings, "photographs of signs", "reading")
+    if claims := [listed for listed in proofs if listed.outcomes or listed.missing]:
+        readings = Readings(label=label)
+        for listed in claims:
+            read_proofs(subject, listed, settings, readings)
+        yield summarize_readings(readings, "certificates", "stated proof")
 
 
 def _read_cell(
     subject: EvaluationSubject, examples: ListedExamples, seed: int, batch_size: int, readings: Readings
 ) -> None:
     """Read the examples of one cell again."""
-    if examples.cell.measure == "views":
-        readings.skipped["views of stickers and patches, which need their scenes"] += len(examples.outcomes)
-        return
     if any(not 0 <= row.label < subject.classifier.num_classes for row in examples.outcomes):
         readings.failures.append(f"{examples.cell.attack}: a label that {readings.label} has no class for")
         return
@@ -222,22 +238,6 @@ def _describe_verdict(is_correct: bool, is_broken: bool) -> str:
     return "a successful attack" if is_broken else "no success"
 
 
-def _summarize_readings(readings: Readings) -> CheckResult:
-    """Summarize the verdicts of one model."""
-    total = readings.stands + len(readings.failures) + len(readings.doubts)
-    sentence = f"{readings.stands:,} of {format_count(total, 'stored verdict')} stand"
-    if readings.doubts:
-        sentence += f", {len(readings.doubts):,} could not be decided"
-    sentence += "".join(f"; not read again: {count:,} {why}" for why, count in readings.skipped.items())
-    status: CheckStatus = "failed" if readings.failures else "undecided" if readings.doubts else "ok"
-    return CheckResult(
-        name=f"verdicts of {readings.label}",
-        status=status if total else "not checked",
-        sentence=sentence,
-        details=(*readings.failures, *readings.doubts),
-    )
-
-
 def _leave_undecided(check: CheckResult) -> CheckResult:
     """Return the verdicts of another model: they say nothing about those of the run."""
     return replace(check, status="undecided", sentence=f"{check.sentence}, of another model")
@@ -296,79 +296,18 @@ def _apply_defense(
     raise ConfigError(f"the grid of the run has no defense {name!r}")
 
 
-def _read_grid(results: Mapping[str, Any]) -> Grid:
-    """Read the grid of the run, which results.json repeats.
-
-    Raises:
-        BundleError: If it is no grid of this version.
-    """
-    try:
-        return load_grid(dict(results["grid"]))[0]
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"the grid in {RESULTS_NAME} cannot be read: {error}") from error
+def _select_model(listed: Sequence[_Listed], model: str) -> list[_Listed]:
+    return [chosen for chosen in listed if chosen.cell.model == model]
 
 
-def _list_subjects(results: Mapping[str, Any]) -> list[str]:
-    """List the defended models of the run, as ``ID + DEFENSE``."""
-    cells = results.get("cells")
-    rows = [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
-    return list(dict.fromkeys(f"{cell.get('model')} + {cell.get('defense')}" for cell in rows))
-
-
-def _name_sources(sources: Sequence[ModelSource], grid: Grid, subjects: Sequence[str]) -> list[ModelSource]:
-    """Give every source the id of its model.
-
-    Args:
-        sources: What the verifier gives.
-        grid: The grid of the run.
-        subjects: The defended models of the run, as ``ID + DEFENSE``.
-
-    Raises:
-        ConfigError: If a model or a defense is unknown, or an id missing where the run has several models.
-    """
-    ids = [entry.id for entry in grid.models]
-    named = []
-    for source in sources:
-        if source.name is None and len(ids) > 1:
-            what = f"the run has {format_count(len(ids), 'model')}: {', '.join(ids)}"
-            raise ConfigError(what, where="--model", remedy="write ID=SOURCE")
-        name = source.name or ids[0]
-        if (model := name.partition(" + ")[0]) not in ids:
-            raise ConfigError(
-                f"the run has no model {model!r}", where="--model", remedy=did_you_mean(model, ids)
-            )
-        if " + " in name and name not in subjects:
-            known = [subject for subject in subjects if subject.partition(" + ")[2] != NO_DEFENSE]
-            remedy = did_you_mean(name, known) if known else f"give {model} alone"
-            raise ConfigError(f"the run has no {name!r}", where="--model", remedy=remedy)
-        named.append(ModelSource(name=name, source=source.source, weights=source.weights))
-    return named
-
-
-def _build_entry(grid: Grid, source: ModelSource) -> ModelEntry:
-    """Return the entry of the grid with the verifier's own source; other settings stay, but for two.
-
-    A bundle comes from somebody else. It may not say that a pickle can be trusted, which would run its code,
-    nor name a file of the verifier's machine: the names of published weights stay alone.
-    """
-    model = (source.name or "").partition(" + ")[0]
-    entry = next(entry for entry in grid.models if entry.id == model)
-    changes: dict[str, Any] = {
-        "source": source.source,
-        "sha256": None,
-        "twin": None,
-        "trust_pickle": None,
-    }
-    if source.weights is not None or not _PUBLISHED_WEIGHTS.fullmatch(entry.weights or ""):
-        changes["weights"] = source.weights
-    return entry.model_copy(update=changes)
-
-
-def _build_data(examples: Sequence[ListedExamples], results: Mapping[str, Any]) -> Dataset:
+def _build_data(
+    examples: Sequence[ListedExamples], proofs: Sequence[ListedProofs], results: Mapping[str, Any]
+) -> Dataset:
     """Build data of the clean images, on which models are tried before they are asked."""
     images: dict[str, tuple[torch.Tensor, int]] = {}
-    for chosen in examples:
-        for outcome, image in zip(chosen.outcomes, chosen.images.clean, strict=True):
+    listed = [(chosen.outcomes, chosen.images.clean) for chosen in examples]
+    for outcomes, clean in (*listed, *((chosen.outcomes, chosen.clean) for chosen in proofs)):
+        for outcome, image in zip(outcomes, clean, strict=True):
             images.setdefault(outcome.image, (torch.from_numpy(image), outcome.label))
     names = tuple(map(str, results["data"]["class_names"]))
     return Dataset(

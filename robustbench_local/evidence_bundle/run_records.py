@@ -141,7 +141,7 @@ def _rebuild_cell(store: RunStore, cell: CellRecord, folder: Path) -> None:
     name = format_cell_name(cell.position, cell.key)
     store.put_cell(replace(cell, status="pending", error=None))
     views = list(_read_lines(folder, f"{name}.views.jsonl", ViewRecord))
-    predictions = list(_read_lines(folder, f"{name}.predictions.jsonl", ViewPredictionsRecord))
+    predictions = list(read_view_predictions(folder, cell))
     outcomes = list(read_outcomes(folder, cell))
     if any(row.cell != cell.key for row in (*outcomes, *views, *predictions)):
         raise BundleError(f"the records {name} are about another cell")
@@ -176,6 +176,20 @@ def read_outcomes(folder: Path, cell: CellRecord) -> Iterator[OutcomeRecord]:
         except (ValueError, TypeError) as error:
             what = f"line {number} of {RECORDS_FOLDER}/{name} is no outcome ({_shorten_error(error)})"
             raise BundleError(what) from error
+
+
+def read_view_predictions(folder: Path, cell: CellRecord) -> Iterator[ViewPredictionsRecord]:
+    """Read the predictions in the views of a cell from a bundle; none if the cell has no views.
+
+    Args:
+        folder: The folder of the bundle's files.
+        cell: The cell.
+
+    Raises:
+        BundleError: If a line has another form.
+    """
+    name = f"{format_cell_name(cell.position, cell.key)}.predictions.jsonl"
+    yield from _read_lines(folder, name, ViewPredictionsRecord)
 
 
 def read_cells(folder: Path) -> list[CellRecord]:

@@ -13,7 +13,7 @@ from robustbench_local.evidence_bundle.bundle_files import BUNDLE_VERSION, DESCR
 from robustbench_local.evidence_bundle.check_results import BundleError, CheckResult, VerificationReport
 from robustbench_local.evidence_bundle.completeness_check import check_completeness
 from robustbench_local.evidence_bundle.example_checks import check_examples
-from robustbench_local.evidence_bundle.model_readings import BATCH_SIZE, ModelSource, check_models
+from robustbench_local.evidence_bundle.model_readings import BATCH_SIZE, check_models
 from robustbench_local.evidence_bundle.record_checks import (
     check_documents,
     check_listed_files,
@@ -22,6 +22,8 @@ from robustbench_local.evidence_bundle.record_checks import (
     check_signature,
 )
 from robustbench_local.evidence_bundle.run_records import load_json
+from robustbench_local.evidence_bundle.sign_checks import check_signs
+from robustbench_local.evidence_bundle.verified_models import ModelSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class VerificationOptions:
     """Device of the models."""
     batch_size: int = BATCH_SIZE
     """Images that are predicted together."""
+    proofs: int | None = None
+    """Largest number of images of each certificate that are proved again; None: all in the bundle."""
     allow_code: bool = False
     """Whether code in Python files and exported programs of the models may run."""
 
@@ -81,6 +85,8 @@ def _run_checks(path: Path, folder: Path, options: VerificationOptions) -> Itera
     yield check_results(folder)
     yield check_completeness(folder)
     yield check_documents(folder)
+    if (signs := check_signs(folder)) is not None:
+        yield signs
     yield (examples := check_examples(folder))
     if options.models and examples.status != "failed":
         yield from _check_models(folder, options)
@@ -96,6 +102,7 @@ def _check_models(folder: Path, options: VerificationOptions) -> list[CheckResul
             options.models,
             device=options.device,
             batch_size=options.batch_size,
+            proofs=options.proofs,
             allow_code=options.allow_code,
         )
     except BundleError as error:

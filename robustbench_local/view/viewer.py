@@ -14,8 +14,8 @@ from robustbench_local.reports.comparison_files import read_comparison
 from robustbench_local.reports.page import render
 from robustbench_local.reports.page.comparison_page import render_comparison_page
 from robustbench_local.reports.sections.report_data import read_report_data
-from robustbench_local.store import RunStore
 from robustbench_local.run_data import DataImages
+from robustbench_local.store import RunStore
 from robustbench_local.view.run_catalog import ListedRun, RunCatalog, Stamp, read_stamp
 from robustbench_local.view.run_images import RunImages
 

@@ -20,9 +20,13 @@ def test_the_embedded_run_is_bundled_and_its_verdicts_stand(tmp_path, monkeypatc
     assert lines[0] == "bundle: signs.bundle.zip"
     assert "adversarial examples: 217 of the 217 that the run has stored" in lines[2]
     models = ["--model", "signs-plain=zoo:signs-plain", "--model", "signs-gaussian=zoo:signs-gaussian-0.25"]
-    assert run_command(["verify", "signs.bundle.zip", *models, "--device", "cpu"]) == 0
+    assert run_command(["verify", "signs.bundle.zip", *models, "--device", "cpu", "--proofs", "2"]) == 0
     text = capsys.readouterr().out
     assert "ok           verdicts of signs-gaussian + smoothing-0.25: 43 of 43 stored verdicts stand" in text
+    proofs = (
+        "certificates of signs-gaussian + smoothing-0.25: 2 of 2 stated proofs stand; not read again: 48 of "
+    )
+    assert proofs in text
     assert text.splitlines()[-1] == "signs.bundle.zip: stands"
     with Path("signs.bundle.zip").open("ab") as file:
         file.write(b"hidden")

@@ -7,7 +7,7 @@ import pytest
 from robustbench_local.cli.verify_command import _split_entry
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import Grid
-from robustbench_local.evidence_bundle.model_readings import ModelSource, _build_entry, _name_sources
+from robustbench_local.evidence_bundle.verified_models import ModelSource, build_entry, name_sources
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def make_grid(**model):
 
 def test_a_bundle_cannot_say_which_pickle_is_to_be_trusted():
     grid = make_grid(source="checkpoint:a.pt", trust_pickle=f"sha256:{'0' * 64}")
-    entry = _build_entry(grid, ModelSource(name="m", source="checkpoint:b.pt", weights=None))
+    entry = build_entry(grid, ModelSource(name="m", source="checkpoint:b.pt", weights=None))
     assert (entry.source, entry.trust_pickle) == ("checkpoint:b.pt", None)
 
 
@@ -56,7 +56,7 @@ def test_a_bundle_cannot_say_which_pickle_is_to_be_trusted():
     ],
 )
 def test_a_bundle_names_no_file_of_the_verifiers_machine(stated, given, used):
-    entry = _build_entry(
+    entry = build_entry(
         make_grid(weights=stated), ModelSource(name="m", source="torchvision:resnet18", weights=given)
     )
     assert entry.weights == used
@@ -72,12 +72,12 @@ def test_a_bundle_names_no_file_of_the_verifiers_machine(stated, given, used):
 )
 def test_an_unknown_model_or_defense_is_refused_by_name(name, message):
     with pytest.raises(ConfigError) as refusal:
-        _name_sources([ModelSource(name=name, source="zoo:x")], make_grid(), ["m + none", "m + pgd-at"])
+        name_sources([ModelSource(name=name, source="zoo:x")], make_grid(), ["m + none", "m + pgd-at"])
     assert str(refusal.value).startswith(f"--model: {message}")
 
 
 def test_a_defense_of_the_run_is_accepted():
     source = ModelSource(name="m + pgd-at", source="zoo:x")
-    assert _name_sources([source], make_grid(), ["m + none", "m + pgd-at"]) == [source]
+    assert name_sources([source], make_grid(), ["m + none", "m + pgd-at"]) == [source]
     with pytest.raises(ConfigError, match="Give m alone"):
-        _name_sources([source], make_grid(), ["m + none"])
+        name_sources([source], make_grid(), ["m + none"])

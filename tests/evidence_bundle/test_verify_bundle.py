@@ -14,8 +14,8 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evidence_bundle.example_checks import check_examples
 from robustbench_local.evidence_bundle.example_files import ExampleChoice, hash_image_bytes
 from robustbench_local.evidence_bundle.make_bundle import BundleOptions, make_bundle
-from robustbench_local.evidence_bundle.model_readings import ModelSource
 from robustbench_local.evidence_bundle.record_checks import check_documents, check_results, check_schema
+from robustbench_local.evidence_bundle.verified_models import ModelSource
 from robustbench_local.evidence_bundle.verify_bundle import VerificationOptions, verify_bundle
 
 PLAIN = ModelSource(name=None, source="zoo:signs-plain")

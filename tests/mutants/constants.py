@@ -56,6 +56,24 @@ CONSTANTS = (
         "evidence_bundle/test_example_checks.py",
     ),
     _make_constant(
+        "evidence_bundle/proof_readings.py",
+        "BOUND_TOLERANCE",
+        ("0.9e-3", "1.1e-3"),
+        "evidence_bundle/test_proof_readings.py",
+    ),
+    _make_constant(
+        "evidence_bundle/proof_readings.py",
+        "VOTE_TOLERANCE",
+        ("0.0018", "0.0022"),
+        "evidence_bundle/test_proof_readings.py",
+    ),
+    _make_constant(
+        "evidence_bundle/view_readings.py",
+        "LIMIT_PROBABILITY",
+        ("0.9e-3", "1.1e-3"),
+        "evidence_bundle/test_view_readings.py",
+    ),
+    _make_constant(
         "sequential_decision.py", "SEQUENCE_ERROR", ("0.022", "0.028"), "test_sequential_decision.py"
     ),
     _make_constant(
