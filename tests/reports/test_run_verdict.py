@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.formatting.text import EN_DASH
 from robustbench_local.reports.page import MAX_SHOWN_LINES, render
+from robustbench_local.reports.summary.deciding_numbers import list_deciding_worst_cases, list_other_lines
 from robustbench_local.reports.summary.run_verdict import (
+    MAX_NAME_CHARACTERS,
     MAX_NAMED_MODELS,
-    MAX_SUBJECT_CHARACTERS,
     build_run_verdict,
 )
 from robustbench_local.reports.writers.report_markdown import render_markdown
@@ -62,6 +64,12 @@ def build(content, *gates):
         ),
         ([HARDENED | {"min": 0.4}, BOTH | {"min": 0.9}], "fail", "signs-plain and signs-pgd-at.", ["2 of 3"]),
         (
+            [BOTH | {"min": 0.4}],
+            "fail",
+            "do not deploy signs-plain. Do not deploy signs-pgd-at yet: the evidence does not decide.",
+            ["1 of 2 limits is not met: "],
+        ),
+        (
             [HARDENED | {"min": 0.9, "level": "warn"}],
             "none",
             "No limit decides what is good enough",
@@ -77,7 +85,7 @@ def build(content, *gates):
             [{"metric": "attack_success", "attack": "stop-to-speed-limit", "max": 0.99}],
             "inconclusive",
             "Do not deploy signs-plain yet: the evidence does not decide.",
-            ["1 of 2 limits is not decided: on signs-plain, attack success under stop-to-speed-limit is"],
+            ["1 of 2 limits is not decided: on signs-plain, attack success under stop-to-speed-limit, L"],
         ),
     ],
 )
@@ -112,13 +120,13 @@ def test_many_models_are_counted(content, count):
     assert ("m3" in advice) == (count <= MAX_NAMED_MODELS)
 
 
-@pytest.mark.parametrize("length", [MAX_SUBJECT_CHARACTERS, MAX_SUBJECT_CHARACTERS + 1])
+@pytest.mark.parametrize("length", [MAX_NAME_CHARACTERS, MAX_NAME_CHARACTERS + 1])
 def test_long_names_are_cut_in_the_middle(content, length):
     _, report = build(content, HARDENED | {"min": 0.9})
     (verdict,) = report.verdicts
     long = replace(verdict, subject=replace(verdict.subject, label="m" * length))
     sentence = build_run_verdict(content.evidence, replace(report, verdicts=(long,))).sentence
-    assert ("m" * length in sentence) == (length == MAX_SUBJECT_CHARACTERS)
+    assert ("m" * length in sentence) == (length == MAX_NAME_CHARACTERS)
     assert f"{'m' * 20}" in sentence
 
 
@@ -135,6 +143,51 @@ def test_the_page_begins_with_the_verdict_and_folds_a_long_list(content, count):
     assert (
         render_markdown(shown, []).splitlines()[2].startswith("**FAIL.** By the limits that were set, do not")
     )
+
+
+def test_numbers_that_decide_stand_in_the_first_tables(content):
+    gates = [
+        BOTH | {"threat": "linf-4", "min": 0.9, "id": "first"},
+        BOTH | {"threat": "linf-4", "min": 0.8, "id": "second"},
+        BOTH | {"min": 0.4},
+        BOTH | {"threat": None, "attack": "fgsm-linf-8", "min": 0.9},
+        CLEAN | {"min": 0.999},
+        CLEAN | {"min": 0.999, "true_class": "Stop"},
+        HARDENED | {"threat": "linf-2", "min": 0.01},
+        HARDENED | {"threat": "linf-9", "min": 0.01},
+    ]
+    report = judge_evidence(content.evidence, gates)
+    verdict = build_run_verdict(content.evidence, report)
+    cases = list_deciding_worst_cases(content.evidence, verdict)
+    assert {(str(case.subject), case.threat.name, case.line.verdict.gate.id) for case in cases} == {
+        ("signs-plain", "linf-4", "first"),
+        ("signs-pgd-at", "linf-4", "first"),
+    }
+    others = list_other_lines(content.evidence, verdict)
+    quantities = {line.quantity for line in others}
+    assert "robust accuracy under fgsm-linf-8, L∞ ≤ 8/255" in quantities
+    assert "clean accuracy on images of Stop" in quantities
+    assert "clean accuracy" not in quantities
+    head = (
+        render(replace(content, gate_report=report)).partition('id="results"')[2].partition('id="gates"')[0]
+    )
+    assert len(re.findall(r"<tr class=\"deciding\">.*?under L\u221e[^<]*4/255", head)) == 2
+    assert head.count(">fail</span>: its lower bound must be at least 90.0%") >= 2
+    assert "other limits not met or not decided, the first 3" in head
+    passed = build_run_verdict(content.evidence, judge_evidence(content.evidence, [HARDENED | {"min": 0.1}]))
+    assert not list_deciding_worst_cases(content.evidence, passed)
+    assert not list_other_lines(content.evidence, passed)
+
+
+@pytest.mark.parametrize("length", [MAX_NAME_CHARACTERS, MAX_NAME_CHARACTERS + 1])
+def test_a_long_attack_is_cut_in_the_banner_and_whole_in_its_tooltip(content, length):
+    _, report = build(content, {"metric": "attack_success", "attack": "stop-to-speed-limit", "max": 0.01})
+    long = replace(report.verdicts[0], attack_label="a" * length)
+    html = render(replace(content, gate_report=replace(report, verdicts=(long, long))))
+    banner = html.partition('class="verdict ')[2].partition("</section>")[0]
+    text = re.sub("<[^>]*>", "", banner)
+    assert ("a" * length in text) == (length == MAX_NAME_CHARACTERS)
+    assert re.search(f'title="[^"]*{"a" * length}', banner)
 
 
 def test_results_json_has_the_verdict(sample):

@@ -55,6 +55,7 @@ from robustbench_local.reports.sections.examples_section import EXAMPLES
 from robustbench_local.reports.sections.report_data import ReportData
 from robustbench_local.reports.sections.section import ShownSection
 from robustbench_local.reports.summary import headline
+from robustbench_local.reports.summary.deciding_numbers import list_deciding_worst_cases, list_other_lines
 from robustbench_local.reports.summary.run_verdict import build_run_verdict
 
 MAX_SHOWN_LINES = 3
@@ -121,12 +122,15 @@ def render(report_data: ReportData, live: LiveCharts | None = None) -> str:
     evidence = report_data.evidence
     parts = [part for part in report_data.list_shown_sections() if part.section.template]
     template = create_environment(parts).get_template("report.html.j2")
+    verdict = build_run_verdict(evidence, report_data.gate_report)
     page = template.render(
         report_data=report_data,
         parts=parts,
         evidence=evidence,
         question=headline.describe_question(evidence),
-        verdict=build_run_verdict(evidence, report_data.gate_report),
+        verdict=verdict,
+        deciding_cases=list_deciding_worst_cases(evidence, verdict),
+        other_lines=list_other_lines(evidence, verdict),
         max_lines=MAX_SHOWN_LINES,
         most_images=max((cell.tally.n for cell in evidence.cells), default=0),
         answer=protect_intervals(headline.describe_answer(evidence)),

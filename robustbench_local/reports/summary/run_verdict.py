@@ -23,6 +23,7 @@ from robustbench_local.reports.analysis.gate_types import (
 )
 from robustbench_local.reports.analysis.trust import select_blocks, select_distrust
 from robustbench_local.reports.formatting.text import (
+    format_budget,
     format_estimate,
     isolate_direction,
     join_in_sentence,
@@ -35,8 +36,8 @@ each other."""
 MAX_NAMED_MODELS = 4
 """Models named in the sentence; of more, their number."""
 
-MAX_SUBJECT_CHARACTERS = 60
-"""Characters of a model's name in the banner; tables have the whole name."""
+MAX_NAME_CHARACTERS = 60
+"""Characters of a name in the banner, of a model, an attack or a class; tables have the whole name."""
 
 _LABELS: Mapping[RunRuling, str] = {
     "pass": "PASS",
@@ -79,6 +80,11 @@ class VerdictLine:
     """What the reason says beyond the value; empty if nothing."""
     verdict: GateVerdict
     """The verdict that it describes."""
+
+    @property
+    def whole_subject(self) -> str:
+        """The name of the model and defense, whole."""
+        return str(self.verdict.subject or self.verdict.gate.model or "no model")
 
     def __str__(self) -> str:
         return f"on {self.subject}, {self.quantity} is {self.measured}, and {self.demand}"
@@ -142,7 +148,7 @@ def build_run_verdict(evidence: Evidence, report: GateReport) -> RunVerdict:
     return RunVerdict(
         ruling=ruling,
         sentence=_describe_lines(ruling, failed or undecided or passed, lines),
-        advice=_describe_advice(ruling, failed or undecided or passed),
+        advice=_describe_advice(ruling, failed or undecided or passed) + _describe_rest(failed, undecided),
         failed=failed,
         undecided=undecided,
         not_counted=tuple(line for line in lines if id(line) not in decided),
@@ -186,6 +192,13 @@ def _describe_advice(ruling: RunRuling, lines: Sequence[VerdictLine]) -> str:
     return _ADVICE[ruling].format(models=models)
 
 
+def _describe_rest(failed: Sequence[VerdictLine], undecided: Sequence[VerdictLine]) -> str:
+    """Describe, beside models that fail, what is not decided about others; empty if nothing."""
+    names = {line.subject for line in failed}
+    others = [line for line in undecided if line.subject not in names and line.verdict.subject is not None]
+    return f" {_describe_advice('inconclusive', others)}" if failed and others else ""
+
+
 def _list_sound_subjects(lines: Sequence[VerdictLine]) -> list[str]:
     """List the models of which every gate passes."""
     others = {line.subject for line in lines if line.verdict.status != "pass"}
@@ -193,15 +206,18 @@ def _list_sound_subjects(lines: Sequence[VerdictLine]) -> list[str]:
 
 
 def _describe_line(evidence: Evidence, verdict: GateVerdict) -> VerdictLine:
-    subject = verdict.subject or verdict.gate.model or "no model"
     return VerdictLine(
-        subject=isolate_direction(shorten_text(str(subject), MAX_SUBJECT_CHARACTERS)),
+        subject=_shorten_name(verdict.subject or verdict.gate.model or "no model"),
         quantity=_describe_quantity(evidence, verdict),
         measured=_format_measured(verdict),
         demand=_describe_demand(verdict.gate),
         remark=re.sub("^straddles the limit", "the interval straddles the limit", verdict.explanation),
         verdict=verdict,
     )
+
+
+def _shorten_name(name: object) -> str:
+    return isolate_direction(shorten_text(str(name), MAX_NAME_CHARACTERS))
 
 
 def _describe_quantity(evidence: Evidence, verdict: GateVerdict) -> str:
@@ -212,18 +228,31 @@ def _describe_quantity(evidence: Evidence, verdict: GateVerdict) -> str:
     if gate.tries is not None:
         name += f" in {format_count(gate.tries, 'try')}"
     if gate.true_class is not None:
-        name += f" on images of {isolate_direction(str(gate.true_class))}"
-    under = _name_threat(evidence, gate.threat) if gate.threat else verdict.attack_label or gate.attack
-    if gate.threat and gate.attack:
-        under = f"{verdict.attack_label or gate.attack}, {under}"
-    return f"{name} under {under or gate.load}" if under or gate.load else name
+        name += f" on images of {_shorten_name(gate.true_class)}"
+    under = _name_threat(evidence, gate.threat) if gate.threat else _name_attack_threat(evidence, verdict)
+    if gate.attack:
+        under = ", ".join(filter(None, [_shorten_name(verdict.attack_label or gate.attack), under]))
+    if not under and gate.load:
+        under = _shorten_name(gate.load)
+    return f"{name} under {under}" if under else name
 
 
 def _name_threat(evidence: Evidence, name: str) -> str:
     """Name a threat model by its budget: ``L-infinity at most 8/255``."""
     threats = (cell.threat for cell in evidence.cells if cell.record.threat == name)
     threat = next(threats, None)
-    return name if threat is None or threat.sources else str(threat)
+    return _shorten_name(name) if threat is None or threat.sources else str(threat)
+
+
+def _name_attack_threat(evidence: Evidence, verdict: GateVerdict) -> str:
+    """Name the budget of the attack that a gate names; empty if its label has it, or several ran."""
+    budgets = {
+        format_budget(cell.record.norm, cell.record.eps, cell.record.surface)
+        for cell in evidence.attack_cells
+        if cell.subject == verdict.subject and verdict.gate.attack in {cell.record.attack, cell.record.card}
+    }
+    is_named = ", eps " in verdict.attack_label or len(budgets) != 1
+    return "" if is_named else budgets.pop()
 
 
 def _describe_demand(gate: Gate) -> str:
