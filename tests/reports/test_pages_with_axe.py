@@ -19,6 +19,10 @@ pytestmark = [
     pytest.mark.skipif(BROWSER_PATH is None, reason="needs chromium: apt-get install chromium"),
 ]
 GATES = ({"metric": "robust_accuracy", "threat": "linf-8", "min": 0.2},)
+WRONG_CUES = """() => [...document.querySelectorAll(".scroll")].filter(table =>
+    (getComputedStyle(table, "::before").maxHeight !== "0px") !== (table.scrollWidth > table.clientWidth)
+).map(table => table.ariaLabel)"""
+"""Tables that say that they scroll and do not, or do and do not say so."""
 
 
 @pytest.fixture(scope="module")
@@ -40,5 +44,6 @@ def test_axe_finds_nothing(pages):
             page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
             page.goto(path.as_uri())
             assert list_violations(page) == [], (path, width, scheme)
+            assert page.evaluate(WRONG_CUES) == [], (path, width)
             page.close()
         chromium.close()

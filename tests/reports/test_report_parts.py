@@ -22,6 +22,7 @@ from robustbench_local.reports.formatting.text import (
     format_estimate,
     format_percent,
     format_radius,
+    format_size_within,
     redact_private_data,
 )
 from robustbench_local.reports.sections.curves_section import CURVES
@@ -55,6 +56,21 @@ def test_a_share_is_never_rounded_to_certainty(share, text):
 )  # fmt: skip
 def test_radii_are_written_as_people_write_them(eps, text):
     assert format_radius(eps) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "max_size", "text"),
+    [
+        (76 / 255, 0.3, "0.298"),
+        (0.3, 0.3, "0.3"),
+        (8.0000004 / 255, 8 / 255, "8/255"),
+        (7.53 / 255, 8 / 255, "7.53/255"),
+        (0.5, 1, "0.5"),
+        (float("nan"), 0.3, "—"),
+    ],
+)
+def test_a_measured_size_is_written_as_its_budget(size, max_size, text):
+    assert format_size_within(size, max_size) == text
 
 
 @pytest.mark.parametrize(

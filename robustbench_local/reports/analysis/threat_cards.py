@@ -17,6 +17,7 @@ from robustbench_local.reports.formatting.text import (
     format_budget,
     format_norm,
     format_percent,
+    format_size_within,
     isolate_direction,
     join_in_sentence,
 )
@@ -196,8 +197,8 @@ def format_example_size(example: ThreatExample, card: ThreatCard) -> str:
     sizes = example.tile.cell.success_norms.get(example.tile.image_id, {})
     if card.norm not in sizes:
         return ""
-    return f"{format_norm(card.norm)} {_format_size(card.norm, sizes[card.norm])}"
+    return f"{format_norm(card.norm)} {_format_size(card, sizes[card.norm])}"
 
 
-def _format_size(norm: str, size: float) -> str:
-    return f"{255 * size:.3g}/255" if norm == "Linf" else f"{size:.3g}"
+def _format_size(card: ThreatCard, size: float) -> str:
+    return format_size_within(size, card.eps) if card.norm == "Linf" else f"{size:.3g}"

@@ -107,6 +107,18 @@ def format_distance(norm: str, size: float, *, max_radius: float = math.inf) -> 
     return f"{_format_digits(255 * size)}/255" if norm == "Linf" else _format_digits(size)
 
 
+def format_size_within(size: float, max_size: float) -> str:
+    """Format a measured L-infinity size in the notation of its budget, so that the two can be compared.
+
+    Args:
+        size: In pixel units of [0, 1].
+        max_size: The budget: 0.3 makes ``0.298``, and 8/255 makes ``7.5/255``.
+    """
+    if not math.isfinite(size):
+        return MISSING_TEXT
+    return f"{255 * size:.3g}/255" if "/" in format_radius(max_size) else f"{size:.3g}"
+
+
 def format_ratio(ratio: float) -> str:
     """Format a ratio of distances, at least 1; infinite where the attack missed what others found."""
     return f"{ratio:.2f} \N{MULTIPLICATION SIGN}" if math.isfinite(ratio) else "\N{INFINITY}"

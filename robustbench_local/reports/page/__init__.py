@@ -42,6 +42,7 @@ from robustbench_local.reports.formatting.text import (
     format_radius,
     format_ratio,
     format_sample,
+    format_size_within,
     redact_private_data,
 )
 from robustbench_local.reports.page import charts
@@ -104,6 +105,7 @@ def build_environment(templates: tuple[tuple[str, str], ...]) -> jinja2.Environm
         "sample": lambda estimate: protect_intervals(format_sample(estimate)),
         "reasons": describe_reasons,
         "size": format_size,
+        "size_within": format_size_within,
         "unbroken": protect_intervals,
         "with_noun": format_count,
         "yaml": format_yaml,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from robustbench_local.counted_nouns import choose_form
 from robustbench_local.reports.analysis.certified_vs_empirical import has_blocking_violation
 from robustbench_local.reports.analysis.compared_rows import ComparedRow
+from robustbench_local.reports.analysis.gate_changes import GateChange
 from robustbench_local.reports.analysis.run_comparison import ModelChange, RunComparison
 from robustbench_local.reports.analysis.run_pairs import SubjectPair
 from robustbench_local.reports.analysis.share_change import ChangeVerdict, ShareChange
@@ -20,10 +22,18 @@ from robustbench_local.reports.formatting.text import (
     format_test,
     isolate_direction,
     join_in_sentence,
+    shorten_text,
 )
+from robustbench_local.reports.summary.run_verdict import MAX_NAME_CHARACTERS
 
 MAX_NAMED_MODELS = 4
 """Models that the first sentence names for each verdict."""
+
+MAX_NAMED_GATES = 3
+"""Gates with another verdict that are described one by one; of more, their directions are counted."""
+
+MAX_LIMIT_CHARACTERS = 120
+"""Characters of a gate's limit in a sentence; the table has the whole."""
 
 _COUNTED_AS = {
     "robust accuracy": "robust",
@@ -252,16 +262,13 @@ def _count_models(models: Sequence[str], total: int) -> str:
 
 
 def _list_gate_sentences(comparison: RunComparison) -> Iterator[str]:
-    """Describe how many gates changed, if there are any."""
+    """Describe how many gates changed and in which direction, if there are any."""
     common = [gate for gate in comparison.gates if gate.first and gate.second]
     changed = [gate for gate in common if gate.is_changed]
-    failing = sum(gate.second_ruling == "fail" for gate in changed)
     if common:
         verb = choose_form(len(changed), "has", "have")
-        yield (
-            f"{len(changed):,} of {format_count(len(common), 'common gate')} {verb} another verdict"
-            f"{f', {failing:,} of them failing now' if failing else ''}."
-        )
+        counted = f"{len(changed):,} of {format_count(len(common), 'common gate')} {verb} another verdict"
+        yield f"{counted}{_describe_gate_changes(comparison, changed)}."
     for run, alone in (
         (comparison.baseline, sum(gate.second is None for gate in comparison.gates)),
         (comparison.candidate, sum(gate.first is None for gate in comparison.gates)),
@@ -269,3 +276,19 @@ def _list_gate_sentences(comparison: RunComparison) -> Iterator[str]:
         if alone:
             verb = choose_form(alone, "is", "are")
             yield f"{format_count(alone, 'gate')} {verb} in {isolate_direction(run.name)} only."
+
+
+def _describe_gate_changes(comparison: RunComparison, changed: Sequence[GateChange]) -> str:
+    """Describe each change of a few gates with model and limit; of more, how many went from what to what."""
+    runs = isolate_direction(comparison.baseline.name), isolate_direction(comparison.candidate.name)
+    if len(changed) > MAX_NAMED_GATES:
+        counts = Counter((gate.first_ruling, gate.second_ruling) for gate in changed)
+        parts = [f"{number:,} from {first} to {second}" for (first, second), number in counts.items()]
+        return f", from {runs[0]} to {runs[1]}: {join_in_sentence(parts)}"
+    named = [
+        f"{isolate_direction(shorten_text(gate.model_text, MAX_NAME_CHARACTERS))}, "
+        f"{isolate_direction(shorten_text(gate.limit_text, MAX_LIMIT_CHARACTERS))}: "
+        f"{gate.first_ruling} in {runs[0]}, {gate.second_ruling} in {runs[1]}"
+        for gate in changed
+    ]
+    return f". {'; '.join(named)}" if named else ""

@@ -211,9 +211,18 @@ def _describe_line(evidence: Evidence, verdict: GateVerdict) -> VerdictLine:
         quantity=_describe_quantity(evidence, verdict),
         measured=_format_measured(verdict),
         demand=_describe_demand(verdict.gate),
-        remark=re.sub("^straddles the limit", "the interval straddles the limit", verdict.explanation),
+        remark=_describe_remark(evidence, verdict),
         verdict=verdict,
     )
+
+
+def _describe_remark(evidence: Evidence, verdict: GateVerdict) -> str:
+    """Describe what the reason says beyond the value, with short names of attacks."""
+    remark = re.sub("^straddles the limit", "the interval straddles the limit", verdict.explanation)
+    for label in sorted({cell.label for cell in evidence.cells}, key=len, reverse=True):
+        if len(label) > MAX_NAME_CHARACTERS:
+            remark = remark.replace(label, _shorten_name(label))
+    return remark
 
 
 def _shorten_name(name: object) -> str:

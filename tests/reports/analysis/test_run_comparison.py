@@ -15,6 +15,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.analysis.run_comparison import RunComparison, build_comparisons
 from robustbench_local.reports.summary.comparison_answer import (
+    MAX_NAMED_GATES,
     describe_comparison_answer,
     describe_question,
     list_cautions,
@@ -175,9 +176,18 @@ def test_gates_with_another_verdict_come_first(old, new):
     comparison = compare(old, new, renamed=WEAKER)
     changes = [(gate.first_ruling, gate.second_ruling, gate.is_changed) for gate in comparison.gates]
     assert changes == [("pass", "fail", True), ("pass", "pass", False)]
-    assert "1 of 2 common gates has another verdict, 1 of them failing now." in list_change_sentences(
-        comparison, is_single=True
+    gate = comparison.gates[0]
+    sentence = (
+        "1 of 2 common gates has another verdict. "
+        f"{gate.model_text}, {gate.limit_text}: pass in old, fail in new."
     )
+    assert sentence in list_change_sentences(comparison, is_single=True)
+    for count in (MAX_NAMED_GATES, MAX_NAMED_GATES + 1):
+        many = replace(comparison, gates=(gate,) * count)
+        (sentence,) = list_change_sentences(many, is_single=True)[-1:]
+        is_counted = count > MAX_NAMED_GATES
+        assert (f", from old to new: {count} from pass to fail." in sentence) == is_counted
+        assert (sentence.count("pass in old, fail in new") == count) != is_counted
     ungated = change_run(new, lambda evidence: replace(evidence, gates=evidence.gates[:1]))
     alone = compare(old, ungated, renamed=WEAKER)
     assert [gate.second_ruling for gate in alone.gates] == ["absent", "pass"]
