@@ -92,10 +92,10 @@ def write_report_files(run_dir: Path, out: Path | None = None, *, interactive: b
             files = _format_files(store, content, results, drawn.files)
             for name in (*files, page.name):
                 refuse_link(page.parent / name)  # check all before the first file is replaced
-    for name, text in files.items():
-        write_atomically(page.parent / name, text)
-    live = build_live_charts(content.evidence) if interactive else None
-    write_atomically(page, render(content, live))
+        for name, text in files.items():
+            write_atomically(page.parent / name, text)
+        live = build_live_charts(content.evidence) if interactive else None
+        write_atomically(page, render(content, live))
     notes = (_describe_omission(drawn.omitted),) if drawn.omitted else ()
     return WrittenReport(page, results, content.gate_report, notes)
 

@@ -219,19 +219,23 @@ def _estimate_in_class(cell: CellResult, images: Sequence[str]) -> Estimate:
 
 def _collect_clean_predictions(cell: CellResult) -> dict[str, ImagePrediction]:
     """Collect the predictions without an attack; images that are misclassified clean are not attacked."""
-    return {
-        image: prediction._replace(final=prediction.label)
-        if cell.verdicts[image].clean_correct
-        else prediction
-        for image, prediction in cell.predictions.items()
-    }
+    right: dict[int, ImagePrediction] = {}  # one object for each class: there may be millions of images
+    found = {}
+    for image, prediction in cell.predictions.items():
+        if cell.verdicts[image].clean_correct:
+            prediction = right.get(prediction.label) or right.setdefault(  # noqa: PLW2901
+                prediction.label, prediction._replace(final=prediction.label)
+            )
+        found[image] = prediction
+    return found
 
 
 def _build_matrix(
     evidence: Evidence, cell: CellResult, predictions: Mapping[str, ImagePrediction]
 ) -> ConfusionMatrix:
     model = cell.record.model
-    counts = Counter((prediction.label, prediction.final) for prediction in predictions.values())
+    different = Counter(predictions.values())  # few are
+    counts = {(prediction.label, prediction.final): count for prediction, count in different.items()}
     wrong = sorted(
         ((pair, count) for pair, count in counts.items() if pair[0] != pair[1]),
         key=lambda entry: (-entry[1], entry[0][0], _get_order(entry[0][1])),

@@ -99,7 +99,7 @@ class WorstCase:
         Those of all images if the attacks have phases. Otherwise those of the common images, unless all
         images give a lower share (see ``estimate_partial_share``).
         """
-        if self.phases:
+        if self.phases or not self.left_out_count:
             return self.any_attack_verdicts
         common, every = _count_robust(self.verdicts), _count_robust(self.any_attack_verdicts)
         lower = every[1] and (not common[1] or every[0] * common[1] < common[0] * every[1])
@@ -108,8 +108,10 @@ class WorstCase:
     @property
     def clean_accuracy(self) -> Estimate:
         """Share of the images of ``stated_verdicts`` that are classified correctly clean."""
-        marks = {image: verdict.clean_correct for image, verdict in self.stated_verdicts.items()}
-        return estimate_image_share(marks, self.groups)
+        if (_mark_correct, 0.95) not in self.known_shares:
+            share = estimate_image_share(_mark_correct(self.stated_verdicts), self.groups)
+            self.known_shares[_mark_correct, 0.95] = share
+        return self.known_shares[_mark_correct, 0.95]
 
     @property
     def robust_accuracy(self) -> Estimate:
@@ -377,6 +379,10 @@ def _is_broken(cell: CellResult, image: str) -> bool:
 
 def _count_robust(verdicts: Mapping[str, ImageVerdict]) -> _Counts:
     return sum(verdict.robust for verdict in verdicts.values()), len(verdicts)
+
+
+def _mark_correct(verdicts: Mapping[str, ImageVerdict]) -> dict[str, bool]:
+    return {image: verdict.clean_correct for image, verdict in verdicts.items()}
 
 
 def _mark_robust(verdicts: Mapping[str, ImageVerdict]) -> dict[str, bool]:

@@ -145,6 +145,8 @@ class ColumnFormatter:
 def _is_constant(values: Sequence[Any]) -> bool:
     """Return whether all values are written alike."""
     first = values[0]
+    if first != first:  # noqa: PLR0124 - NaN, which is written as an empty field
+        return all(value != value for value in values)  # noqa: PLR0124
     if values[-1] != first or values.count(first) < len(values):
         return False
     return not (isinstance(first, float) and first == 0) or len(set(map(repr, values))) == 1
@@ -156,11 +158,11 @@ def _format_column(values: Sequence[Any]) -> list[str]:
     if kinds == {int} and None not in values:
         texts_by_value = {value: str(value) for value in set(values)}
         return list(map(texts_by_value.__getitem__, values))
+    if kinds == {float}:
+        texts = ["" if value is None else repr(value) for value in values]
+        return texts if not _NON_FINITE_TEXTS.intersection(texts) else list(map(_format_field, values))
     if float in kinds and None in values:
         return ["" if value is None else _format_field(value) for value in values]
-    if kinds == {float}:
-        texts = list(map(repr, values))
-        return texts if not _NON_FINITE_TEXTS.intersection(texts) else list(map(_format_field, values))
     if kinds == {str} and None not in values and not _has_special_text(values):
         return list(values)
     if len(kinds) > 1:
