@@ -7,6 +7,7 @@ import json
 import re
 
 import pytest
+from accessibility import list_violations
 from browser import BROWSER_PATH
 from sample_run import SampleRun, build_run
 
@@ -124,6 +125,8 @@ def test_a_browser_draws_them_and_says_no_word_of_complaint(tmp_path):
             playwright.expect(figure.locator(".reading")).to_contain_text(HOSTILE)
             figure.locator("select").select_option(label=HOSTILE)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        tab.emulate_media(color_scheme="dark")
+        assert list_violations(tab) == []
         tab.emulate_media(media="print")
         playwright.expect(tab.locator("figure[data-chart] > svg").first).to_be_visible()
         browser.close()

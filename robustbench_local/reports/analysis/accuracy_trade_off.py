@@ -92,6 +92,16 @@ class TradeOff:
         return min(counts), max(counts)
 
     @property
+    def label_by_number(self) -> dict[int, str]:
+        """What to write beside each point: of points in one place the first has all numbers, ``1, 5``."""
+        numbers: dict[tuple[float, float], list[int]] = {}
+        for point in self.points:
+            place = (point.clean_accuracy.value, point.robust_accuracy.value)
+            numbers.setdefault(place, []).append(point.number)
+        labels = dict.fromkeys((point.number for point in self.points), "")
+        return labels | {together[0]: ", ".join(map(str, together)) for together in numbers.values()}
+
+    @property
     def front(self) -> tuple[TradeOffPoint, ...]:
         """The points on the observed front, by ascending clean accuracy."""
         chosen = (point for point in self.points if point.is_on_front)

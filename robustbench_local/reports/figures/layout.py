@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -58,6 +59,12 @@ def fit_text(text: str, inches: float, size: float = TITLE_POINTS) -> str:
         most = min(most - 1, int(most * max(inches / measure_width_inches([text], size), 0.5)))
         text = shorten_text(text, max(most, 4))
     return text
+
+
+def keep_left_to_right(text: str) -> str:
+    """Let a label that begins with, or holds, right-to-left letters keep the order of its parts."""
+    turns = any(unicodedata.bidirectional(sign) in {"R", "AL"} for sign in text)
+    return f"\N{LEFT-TO-RIGHT MARK}{text}" if turns else text
 
 
 def measure_width_inches(texts: Sequence[str], size: float = TITLE_POINTS) -> float:

@@ -13,6 +13,7 @@ from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.figures.layout import (
     LINE_HEIGHT_INCHES,
     TITLE_POINTS,
+    keep_left_to_right,
     measure_width_inches,
     wrap_lines,
 )
@@ -41,7 +42,10 @@ def draw_target_matrix(matrix: TargetMatrix, names: Mapping[EvaluatedModel, str]
         ]
         for row in rows
     ]
-    labels = [f"{names[row.subject]}: {select_drawable_text(row.source_name, 'source')}" for row in rows]
+    labels = [
+        keep_left_to_right(f"{names[row.subject]}: {select_drawable_text(row.source_name, 'source')}")
+        for row in rows
+    ]
     aside, heads = measure_width_inches(labels) + 0.45, [*columns, *more, "another class", "robust"]
     title = (
         f"{select_drawable_text(matrix.label, 'targeted attack')}, {_format_ball(matrix)}: final predictions"

@@ -14,6 +14,7 @@ from robustbench_local.reports.figures.layout import (
     LINE_HEIGHT_INCHES,
     MUTED_COLOUR,
     fit_text,
+    keep_left_to_right,
 )
 
 _LEGEND_WIDTH_INCHES = 3.6
@@ -40,10 +41,12 @@ def draw_trade_off(trade_off: TradeOff, names: Mapping[EvaluatedModel, str]) -> 
             markerfacecolor="white" if is_hollow else colour,
             elinewidth=0.7,
             linestyle="none",
-            label=fit_text(f"{point.number} {names[point.subject]}", _LEGEND_WIDTH_INCHES, LEGEND_POINTS),
+            label=keep_left_to_right(
+                fit_text(f"{point.number} {names[point.subject]}", _LEGEND_WIDTH_INCHES, LEGEND_POINTS)
+            ),
         )
         axes.annotate(
-            f"{point.number}",
+            trade_off.label_by_number[point.number],
             (100 * clean.value, 100 * robust.value),
             xytext=(4, 4),
             textcoords="offset points",

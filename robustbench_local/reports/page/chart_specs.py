@@ -96,7 +96,7 @@ def build_trade_off_spec(trade_off: TradeOff, style_by_model: dict[EvaluatedMode
     rows: list[JsonDict] = [
         {
             "model": str(point.subject),
-            "number": f"{point.number}",
+            "number": trade_off.label_by_number[point.number],
             "clean": 100 * point.clean_accuracy.value,
             "clean_low": 100 * point.clean_accuracy.low,
             "clean_high": 100 * point.clean_accuracy.high,

@@ -10,6 +10,10 @@ from sample_run import SAMPLE_PLANS
 from robustbench_local.paired_tests import adjust_by_holm, compute_mcnemar
 from robustbench_local.reports.analysis.accuracy_trade_off import build_trade_offs
 from robustbench_local.reports.analysis.image_verdict import ImageVerdict
+from robustbench_local.reports.figures.layout import keep_left_to_right
+from robustbench_local.reports.figures.trade_off_figure import draw_trade_off
+from robustbench_local.reports.page.chart_specs import build_trade_off_spec
+from robustbench_local.reports.page.charts import assign_styles
 from robustbench_local.reports.page.trade_off_chart import build_trade_off_chart, choose_range, place_label
 from robustbench_local.reports.sections.trade_off_section import TRADE_OFF, describe_standing
 
@@ -102,6 +106,22 @@ def test_models_without_a_number_and_other_images_are_said(build_trade_off):
     (encoded,) = TRADE_OFF.to_json(changed)["trade_offs"]
     assert encoded["left_out"] == [{"model": "c", "defense": "none"}]
     assert [point["robust_accuracy"]["n"] for point in encoded["points"]] == [40, 5]
+
+
+def test_points_in_one_place_share_a_label(build_trade_off):
+    trade_off, evidence = build_trade_off([(40, 10), (39, 10), (40, 10)])
+    assert trade_off.label_by_number == {1: "1, 3", 2: "2", 3: ""}
+    *_, text = build_trade_off_spec(trade_off, assign_styles(evidence))["spec"]["layer"]
+    assert text["encoding"]["text"] == {"field": "number"}
+    figure = draw_trade_off(trade_off, {point.subject: f"m{point.number}" for point in trade_off.points})
+    assert [note.get_text() for note in figure.axes[0].texts] == ["1, 3", "2", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_marked"), [("1 plain", False), ("3 \u0646\u0645", True), ("\u05d0: Stop", True)]
+)
+def test_labels_with_right_to_left_names_keep_the_order_of_their_parts(text, is_marked):
+    assert keep_left_to_right(text) == ("\N{LEFT-TO-RIGHT MARK}" if is_marked else "") + text
 
 
 def test_one_model_makes_no_trade_off(build_trade_off):
