@@ -70,7 +70,7 @@ def committed(directory):
 
 @pytest.mark.slow
 def test_sigkill_in_the_middle_changes_no_outcome(workplace):
-    text = (workplace / "grid.yaml").read_text().replace("steps: 4", "steps: 100")
+    text = (workplace / "grid.yaml").read_text().replace("steps: 4", "steps: 50")
     (workplace / "grid.yaml").write_text(text)
     add_held_attack(workplace, models=("second",))  # the last cell
     draw = random.Random(0)

@@ -62,7 +62,7 @@ def run_at_terminal(*, columns, options=(), stop_at=None, environment=None):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", [40, 120])
 def test_the_table_is_drawn_and_taken_away_again(workplace, columns):
     code, shown = run_at_terminal(columns=columns)
     assert code == 0
