@@ -46,7 +46,7 @@ def write_exports(run_dir: Path, out: Path | None = None, formats: Sequence[str]
         The files, in the order of their formats. A format of which the run has nothing writes none.
 
     Raises:
-        ConfigError: If a format is unknown, there is no run, or the folder cannot be written to.
+        ConfigError: If a format is unknown, there is no outcome, or the folder cannot be written to.
         DamagedError: If the run is damaged.
         RefusedError: If a file is a symbolic link.
         InvariantError: If an attack contradicts a certificate: then no number of the run can be published.
@@ -56,6 +56,8 @@ def write_exports(run_dir: Path, out: Path | None = None, formats: Sequence[str]
     folder = Path(run_dir) / EXPORT_FOLDER if out is None else Path(out)
     with pause_garbage_collection(), RunStore.open_readonly(Path(run_dir)) as store:
         report_data = read_report_data(store)
+        if not any(cell.tally.n for cell in report_data.evidence.cells):
+            raise ConfigError("the run has no outcome yet", where=str(run_dir), remedy="run its grid first")
         if violations := report_data.gate_report.violations:
             raise InvariantError(
                 f"certificate violated: {violations[0]}",

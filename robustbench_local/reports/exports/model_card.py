@@ -91,7 +91,7 @@ def _encode_metric(figure: ModelFigure) -> dict[str, Any]:
         "args": {
             "metric": figure.metric,
             "confidence_interval": [round(share.low, 6), round(share.high, 6)],
-            "level": 0.95,
+            "level": figure.level,
             "n": share.n,
             **({"phases": list(share.phases)} if share.phases else {}),
             **({"groups": share.groups} if share.groups else {}),
@@ -122,7 +122,7 @@ def _render_section(
         "",
         _describe_measurement(evidence, subject),
         "",
-        *render_table(["measured", "share (95% interval, n)", "attacks", "note"], rows),
+        *render_table(["measured", "share (95% interval unless noted, n)", "attacks", "note"], rows),
         "",
         *_render_gates(report_data, subject),
         *_render_origin(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from robustbench_local.counted_nouns import format_count
 from robustbench_local.reports.analysis.cell_result import CellResult
 from robustbench_local.reports.analysis.certified_accuracy import CertifiedCell
 from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
 from robustbench_local.reports.analysis.evaluated_model import EvaluatedModel
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.heatmap import format_status
+from robustbench_local.reports.analysis.stop_targets import StoppedEstimate, list_stopped_estimates
 from robustbench_local.reports.analysis.targeted_goal import format_goal_classes
 from robustbench_local.reports.analysis.trust import (
     VOID_WORD,
@@ -20,6 +22,7 @@ from robustbench_local.reports.analysis.trust import (
     select_distrust,
 )
 from robustbench_local.reports.analysis.worst_case import WorstCase
+from robustbench_local.sequential_decision import SEQUENCE_ERROR
 from robustbench_local.statistics import Estimate
 
 
@@ -40,6 +43,8 @@ class ModelFigure:
     """Why it is not known; empty if it is."""
     caveat: str = ""
     """What a reader must know beside the number; empty if nothing."""
+    level: float = 0.95
+    """Confidence of the interval."""
 
     @property
     def is_void(self) -> bool:
@@ -50,6 +55,9 @@ class ModelFigure:
 def list_model_figures(evidence: Evidence, subject: EvaluatedModel) -> list[ModelFigure]:
     """List the figures of a model: clean, under attack, certified, targeted, corrupted."""
     own = [cell for cell in evidence.cells if cell.subject == subject]
+    stopped = [one for one in list_stopped_estimates(evidence) if one.subject == subject]
+    known = {one.threat for one in stopped}
+    worst_cases = [one for one in evidence.worst_cases if one.subject == subject and one.threat not in known]
     return [
         ModelFigure(
             metric="clean_accuracy",
@@ -57,7 +65,8 @@ def list_model_figures(evidence: Evidence, subject: EvaluatedModel) -> list[Mode
             estimate=evidence.compute_clean_accuracy(subject),
             caveat=format_mark(select_blocks(evidence, subject)),
         ),
-        *(_make_worst_figure(evidence, one) for one in evidence.worst_cases if one.subject == subject),
+        *(_make_worst_figure(evidence, one) for one in worst_cases),
+        *(_make_stopped_figure(evidence, one) for one in stopped),
         *(_make_certified_figure(evidence, cell) for cell in own if cell.is_certificate),
         *_list_targeted_figures(evidence, own),
         *_list_corruption_figures(evidence, subject),
@@ -74,6 +83,23 @@ def _make_worst_figure(evidence: Evidence, worst: WorstCase) -> ModelFigure:
         attacks=worst.attack_labels,
         status_text="" if worst.robust_accuracy.is_known else "no attack has finished",
         caveat="; ".join(filter(None, [mark, missing if worst.missing_attacks else ""])),
+    )
+
+
+def _make_stopped_figure(evidence: Evidence, one: StoppedEstimate) -> ModelFigure:
+    """State the worst case of a run that stopped early, as its report does."""
+    population = format_count(one.state.interval.population, "image")
+    about = f"among all {population} of the data" if one.is_about_data else "over images like these"
+    level = 1 - SEQUENCE_ERROR if one.is_about_data else 0.95
+    caveat = f"stopped early: a {100 * level:g}% interval {about}, valid whenever the run stops"
+    mark = format_mark(select_distrust(evidence, one.subject, one.threat))
+    return ModelFigure(
+        metric="robust_accuracy",
+        name=f"Robust accuracy under {one.threat}",
+        estimate=one.stated,
+        attacks=one.attack_labels,
+        caveat="; ".join(filter(None, [mark, caveat])),
+        level=level,
     )
 
 

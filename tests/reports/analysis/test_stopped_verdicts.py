@@ -12,6 +12,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_evidence, list_gate_targets
 from robustbench_local.reports.analysis.read_run import find_worst_cases
 from robustbench_local.reports.analysis.stop_targets import list_precision_targets, list_stopped_estimates
+from robustbench_local.reports.exports.model_figures import list_model_figures
 from robustbench_local.reports.formatting.text import format_estimate
 from robustbench_local.reports.sections.stopped_section import STOPPED
 from robustbench_local.reports.summary.headline import describe_answer
@@ -208,3 +209,22 @@ def test_a_precision_is_asked_of_every_worst_case():
         (("cheap",), 0.02),
         (("l2",), 0.02),
     ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "level", "about"),
+    [
+        (DECIDED, 0.95, "a 95% interval over images like these"),
+        (StopRule(precision=0.1), 0.975, "a 97.5% interval among all 400 images of the data"),
+    ],
+)
+def test_a_model_card_states_the_share_of_a_stopped_run_with_its_own_interval(rule, level, about):
+    evidence = build_evidence(build_cell("cheap", CHEAP[:200]), build_cell("costly", COSTLY), rule=rule)
+    (one,) = list_stopped_estimates(evidence)
+    (figure,) = [
+        figure for figure in list_model_figures(evidence, one.subject) if figure.metric == "robust_accuracy"
+    ]
+    assert figure.estimate == one.stated
+    assert figure.estimate.low < figure.estimate.value < figure.estimate.high
+    assert (figure.level, figure.attacks) == (level, ("cheap", "costly"))
+    assert figure.caveat == f"stopped early: {about}, valid whenever the run stops"

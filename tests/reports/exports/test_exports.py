@@ -19,6 +19,7 @@ from robustbench_local.reports.exports.model_card import write_model_cards
 from robustbench_local.reports.exports.model_figures import list_model_figures
 from robustbench_local.reports.exports.robustbench_entries import write_robustbench_entries
 from robustbench_local.reports.exports.vector_figures import draw_vector_figures
+from robustbench_local.store import RunStore
 from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticsRecord
 
 ROBUSTBENCH_KEYS = {
@@ -173,6 +174,11 @@ def test_bad_input_is_named(sample, tmp_path):
         write_exports(sample.run_dir, tmp_path, ["latx"])
     with pytest.raises(ConfigError):
         write_exports(tmp_path / "none", tmp_path / "out")
+    with RunStore.create_or_open(tmp_path / "empty", resolved_yaml="", identity={}):
+        pass
+    with pytest.raises(ConfigError, match="the run has no outcome yet"):
+        write_exports(tmp_path / "empty", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     (tmp_path / "robust-accuracy.tex").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RefusedError, match="symbolic link"):
         write_exports(sample.run_dir, tmp_path, ["latex"])
