@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from robustbench_local.counted_nouns import choose_form
 from robustbench_local.reports.analysis.certified_vs_empirical import has_blocking_violation
 from robustbench_local.reports.analysis.compared_rows import ComparedRow
+from robustbench_local.reports.analysis.distrust_reasons import explain_mark
 from robustbench_local.reports.analysis.gate_changes import GateChange
 from robustbench_local.reports.analysis.run_comparison import ModelChange, RunComparison
 from robustbench_local.reports.analysis.run_pairs import SubjectPair
 from robustbench_local.reports.analysis.share_change import ChangeVerdict, ShareChange
-from robustbench_local.reports.analysis.trust import select_blocks
+from robustbench_local.reports.analysis.trust import format_mark, select_blocks, select_cell_distrust
 from robustbench_local.reports.formatting.text import (
     format_count,
     format_estimate,
@@ -123,7 +124,7 @@ def describe_model_change(comparison: RunComparison, model: ModelChange) -> str:
         return _describe_row(comparison, model.main_row)
     first, second = _name_sides(comparison, model.subjects)
     change = model.main_row.change
-    marks = f" But: {'; '.join(model.main_row.marks)}." if model.main_row.marks else ""
+    marks = _describe_marks(comparison, model.main_row)
     return (
         f"Nothing changed: {second} has the weights of {first}, and the same verdict on each of the "
         f"{format_count(change.second.n, 'image')} {_describe_place(model.main_row)} "
@@ -147,7 +148,7 @@ def _describe_row(comparison: RunComparison, row: ComparedRow, lead: str = "") -
     where = _describe_place(row)
     change = row.change
     basis = f"{row.metric} {describe_change(change)}"
-    marks = f" But: {'; '.join(row.marks)}." if row.marks else ""
+    marks = _describe_marks(comparison, row)
     if change.test is None:
         return f"{lead}{_describe_unpaired(first, second, where, change)} ({basis}).{marks}"
     counts = (
@@ -160,6 +161,19 @@ def _describe_row(comparison: RunComparison, row: ComparedRow, lead: str = "") -
     return (
         f"No difference between {second} and {first} can be shown {where}: {counts} ({basis}). {limit}{marks}"
     )
+
+
+def _describe_marks(comparison: RunComparison, row: ComparedRow) -> str:
+    """Describe why a change may come from something else than the model, distrust with its reasons."""
+    first, second = comparison.baseline, comparison.candidate
+    sides = ((first, [pair.first for pair in row.cells]), (second, [pair.second for pair in row.cells]))
+    explained = {}
+    for run, cells in sides:
+        distrust = [result for cell in cells for result in select_cell_distrust(run.evidence, cell)]
+        mark = f"{format_mark(distrust)} in {run.name}"
+        explained[mark] = f"in {isolate_direction(run.name)} {explain_mark(distrust)}"
+    marks = [explained.get(mark, mark) for mark in row.marks]
+    return f" But: {'; '.join(marks)}." if marks else ""
 
 
 def _describe_unpaired(first: str, second: str, where: str, change: ShareChange) -> str:

@@ -24,6 +24,7 @@ from robustbench_local.reports.summary.comparison_answer import (
 )
 from robustbench_local.reports.summary.comparison_verdict import decide_comparison
 from robustbench_local.store import RunStore
+from robustbench_local.store.diagnostic_records import DiagnosticResult, DiagnosticsRecord
 
 GATES = (
     {"metric": "clean_accuracy", "min": 0.5},
@@ -170,6 +171,17 @@ def test_classes_add_up_to_the_whole(old, new):
     assert sum(row.change.test.n for row in classes) == 96
     assert sum(len(row.change.won_images) for row in classes) == len(model.main_row.change.won_images)
     assert {row.change.test.family_size for row in classes} == {16}
+
+
+def test_distrust_is_told_with_its_reason_in_the_answer_and_by_its_id_in_the_table(old, read_sample):
+    found = DiagnosticResult(id="D7", name="x", model="signs-plain", status="fail", sentence="It says so.")
+    record = DiagnosticsRecord(results=(found,), passes=1, planned_passes=50)
+    doubtful = read_sample("doubtful", diagnostics=record.to_json())
+    comparison = compare(old, doubtful, renamed=WEAKER)
+    (model,) = comparison.models
+    assert "not trustworthy (D7) in doubtful" in model.main_row.marks
+    reason = "in doubtful not trustworthy because the gradient that attacks follow is misleading (D7)"
+    assert reason in describe_comparison_answer([comparison])
 
 
 def test_gates_with_another_verdict_come_first(old, new):
