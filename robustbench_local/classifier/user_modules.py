@@ -146,9 +146,28 @@ def _locate_module(name: str, folder: Path | None) -> str | None:
 @cache
 def is_user_path(path: str) -> bool:
     """Check that a path is outside Python, this package and the folders of installed libraries."""
-    known = (Path(sysconfig.get_paths()["stdlib"]), Path(__file__).parents[1])
-    resolved = Path(path).resolve()
-    return not _is_installed(path) and not any(resolved.is_relative_to(folder.resolve()) for folder in known)
+    resolved = resolve_file(path)
+    is_known = any(resolved.is_relative_to(folder) for folder in _list_own_folders())
+    return not is_known and not _is_installed(path)
+
+
+def resolve_file(path: str) -> Path:
+    """Return a file's path without links; the files of thousands of modules are in few folders."""
+    file = Path(path)
+    if not file.is_absolute() or file.is_symlink():
+        return file.resolve()
+    return _resolve_folder(file.parent) / file.name
+
+
+@cache
+def _resolve_folder(folder: Path) -> Path:
+    return folder.resolve()
+
+
+@cache
+def _list_own_folders() -> tuple[Path, ...]:
+    """List the folders of Python's own modules and of this package."""
+    return Path(sysconfig.get_paths()["stdlib"]).resolve(), Path(__file__).parents[1].resolve()
 
 
 @cache
@@ -167,7 +186,7 @@ def _list_installed_folders() -> tuple[Path, ...]:
 
 @cache
 def _is_installed(file: str) -> bool:
-    path = Path(file).resolve()
+    path = resolve_file(file)
     return any(path.is_relative_to(folder) for folder in _list_installed_folders())
 
 

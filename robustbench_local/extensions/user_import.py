@@ -26,7 +26,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
-from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_module, is_user_path
+from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_module, is_user_path, resolve_file
 from robustbench_local.errors import ModelError
 
 _KNOWN_LIBRARIES = (
@@ -242,7 +242,7 @@ def _is_in_folder(path: str, folder: str) -> bool:
 @lru_cache(maxsize=20_000)
 def _resolve_user_path(path: str) -> Path | None:
     """Return a user's path without links; None for Python's own files and those of libraries."""
-    return Path(path).resolve() if is_user_path(path) else None
+    return resolve_file(path) if is_user_path(path) else None
 
 
 def _unload_modules(folder: str) -> dict[str, ModuleType]:

@@ -236,8 +236,8 @@ def test_a_terminal_shows_a_bar_and_a_log_a_sign_of_life(monkeypatch):
     ("act", "words"),
     [
         ("os._exit(0)", "ended its process with code 0"),
-        ("sys.exit(0)", "called sys.exit(0)"),
-        ("os.abort()", "ended by signal 6 (SIGABRT)"),
+        pytest.param("sys.exit(0)", "called sys.exit(0)", marks=pytest.mark.slow),
+        pytest.param("os.abort()", "ended by signal 6 (SIGABRT)", marks=pytest.mark.slow),
     ],
 )
 def test_a_network_that_ends_its_training_ends_it_with_3(place, capfd, act, words):

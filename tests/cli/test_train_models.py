@@ -159,7 +159,12 @@ def test_one_class_is_refused(place, capsys):
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
-    [(["--models", "python:net.py:Net", "--allow-code"], 3, "sizes differ"), (["--tune", "-1"], 2, "--tune")],
+    [
+        pytest.param(
+            ["--models", "python:net.py:Net", "--allow-code"], 3, "sizes differ", marks=pytest.mark.slow
+        ),
+        (["--tune", "-1"], 2, "--tune"),
+    ],
 )
 def test_other_mistakes_name_what_to_set(place, capsys, words, code, message):
     (place / "net.py").write_text(

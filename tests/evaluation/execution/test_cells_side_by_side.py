@@ -16,6 +16,7 @@ from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.store import RunStore
 
+pytestmark = pytest.mark.slow
 GRID = {
     "name": "side",
     "data": {"source": "signs", "limit": 4},
@@ -94,21 +95,18 @@ def test_cells_are_at_work_together_where_there_is_room_and_find_the_same(tmp_pa
     assert runner.closed == []
 
 
-@pytest.mark.slow
 def test_attacks_wait_for_the_certificates_whose_proofs_they_use(tmp_path):
     order = run(tmp_path, RoomyRunner(), grid={**GRID, "skip_verified": True})
     assert order.events[:2] == [f"start {IBP}", f"done {IBP}"]
     assert order.events[2:4] == [f"start {FGSM}", f"start {PGD}"]
 
 
-@pytest.mark.slow
 def test_a_cell_with_limited_time_has_all_workers_to_itself(tmp_path, alone):
     order = run(tmp_path, runner := RoomyRunner(), cell_timeout=60.0)
     assert order.events == alone.events
     assert set(runner.shares.values()) == {1.0}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("failure", [ValueError("no"), IncompleteError("the cluster is gone")])
 def test_a_failure_is_its_cells_own_and_a_lost_cluster_everyones(tmp_path, alone, failure):
     runner = RoomyRunner("Certificate", failure)
