@@ -36,13 +36,12 @@ def command(
     """
     from robustbench_local.cli.terminal_output import echo_line
     from robustbench_local.reports import find_damaged_images, write_report_files
-    from robustbench_local.reports.analysis.gates import judge_run_dir
 
     written = write_report_files(run, output, interactive=interactive)
     echo_line(written.page)
     for note in written.notes:
         echo_line(f"note: {note}", error=True)
-    verdict = judge_run_dir(run)
+    verdict = written.gate_report
     for line in verdict.violations:
         echo_line(f"blocked: certificate violated: {line}", error=True)
     if verdict.violations:
