@@ -262,6 +262,7 @@ def test_a_changed_digit_of_another_version_is_left_open(bundle, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_verdicts_that_a_model_does_not_give_do_not_stand(bundle, tmp_path):
     """A bundle that was forged as a whole: the identity of the one model, the verdicts of another."""
     pgd = ModelSource(name="plain", source="zoo:signs-pgd-at")

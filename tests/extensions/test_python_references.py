@@ -118,7 +118,10 @@ IMPORTS = {
 }
 
 
-@pytest.mark.parametrize("fault", IMPORTS)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, marks=[pytest.mark.slow] * (fault in {"hangs", "dies"})) for fault in IMPORTS],
+)
 def test_a_file_that_cannot_be_imported_is_one_line(fault, workplace, tmp_path):
     before, message = IMPORTS[fault]
     name = write_attack(tmp_path / "own.py", before=before + "\n")

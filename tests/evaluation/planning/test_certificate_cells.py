@@ -144,6 +144,7 @@ def test_an_interrupted_certificate_is_resumed_image_by_image(run, workplace, mo
     assert verdicts(again) == verdicts(run)
 
 
+@pytest.mark.slow
 def test_what_a_kill_may_cost_is_bounded_and_batches_change_nothing(linear, data):
     threat = ThreatModel(norm="L2", eps=0.1)
     cheap, dear = (

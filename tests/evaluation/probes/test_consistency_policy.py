@@ -88,9 +88,11 @@ def test_allowed_it_runs_at_the_declared_batch_size_and_says_so():
 @pytest.mark.parametrize(
     "kind",
     [
-        "attribute",
         "counter",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("global", "closure", "class counter")),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("attribute", "global", "closure", "class counter")
+        ),
     ],
 )
 def test_what_remembers_is_broken_as_often_as_what_does_not(kind, tmp_path, monkeypatch):
