@@ -82,6 +82,8 @@ def _read_listed_examples(folder: Path) -> Iterator[ListedExamples]:
         if images is None:
             continue
         by_position = {row.position: row for row in read_outcomes(folder, cell)}
+        if len(set(images.positions)) < len(images.positions):
+            raise BundleError(f"an example of {cell.attack} is listed twice")
         if missing := [position for position in images.positions if position not in by_position]:
             raise BundleError(f"the example at position {missing[0]} of {cell.attack} has no outcome")
         outcomes = tuple(by_position[position] for position in images.positions)

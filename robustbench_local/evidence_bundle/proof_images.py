@@ -144,7 +144,7 @@ def _read_listed_proofs(folder: Path) -> Iterator[ListedProofs]:
             threat=parse_threat(cell),
             outcomes=outcomes,
             clean=np.stack(images) if images else np.empty((0, 1, 1, 1), np.float32),
-            missing=_describe_missing(len(by_position) - len(listed), entry["problem"]),
+            missing=_describe_missing(len(by_position), entry["problem"]),
         )
 
 
@@ -152,7 +152,7 @@ def _find_outcome(
     row: Mapping[str, Any], by_position: dict[int, OutcomeRecord], cell: CellRecord
 ) -> OutcomeRecord:
     """Find the outcome of a listed image, each only once."""
-    outcome = by_position.get(row["position"])
+    outcome = by_position.pop(row["position"], None)
     if outcome is None:
         raise BundleError(f"the image at position {row['position']} of {cell.attack} has no outcome")
     same_image = row["image"] == outcome.image and row["clean_sha256"].startswith(outcome.original_hash)

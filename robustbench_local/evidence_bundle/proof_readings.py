@@ -177,6 +177,8 @@ def _is_same_number(name: str, stated: float | None, found: float | None, certif
     if stated is None or found is None:
         return stated is found
     if name == "radius" and isinstance(certificate, Smoothing):
+        if stated > certificate.largest_radius * (1 + BOUND_TOLERANCE):
+            return False  # more than all votes together can prove
         shares = [float(ndtr(radius / certificate.sigma)) for radius in (stated, found)]
         return bool(abs(shares[0] - shares[1]) <= VOTE_TOLERANCE + 1 / certificate.n)
     return math.isclose(stated, found, rel_tol=BOUND_TOLERANCE, abs_tol=BOUND_TOLERANCE)

@@ -64,8 +64,8 @@ def _find_problems(
     cell: CellRecord, threat: ThreatModel, row: OutcomeRecord, predictions: _Predictions
 ) -> Iterator[str]:
     if "clean" not in predictions or "sticker" not in predictions:
-        if row.broken:
-            yield f"{name_example(cell, row)}: a successful attack is stated, without any view"
+        if row.broken or (row.clean_correct and row.status != "error"):
+            yield f"{name_example(cell, row)}: a verdict is stated, without any view"
         return
     clean, worn = (predictions[name].predictions for name in ("clean", "sticker"))
     if len(clean) != len(worn):

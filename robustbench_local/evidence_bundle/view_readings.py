@@ -62,6 +62,8 @@ def _list_photographs(
         if kind in stated and name in photographs:
             predictions = stated[kind].predictions
             chosen = [int(number) for number in photographs[numbers].ravel()]
+            if len(set(chosen)) < len(chosen):
+                raise BundleError("a photograph is listed twice")
             if not all(0 <= number < len(predictions) for number in chosen):
                 raise BundleError("a photograph is of a view that has no prediction")
             yield photographs[name], name.removesuffix("s"), [predictions[number] for number in chosen]

@@ -73,6 +73,9 @@ def test_bounds_are_those_that_are_proved_again(stated, found, word):
         ({"radius": 0.25 * ndtri(0.9021)}, {"radius": 0.25 * ndtri(0.9)}, "failed"),
         ({"radius": 0.2501}, {"radius": 0.2499, "certified": False}, "open"),
         ({"radius": 0.4}, {"radius": 0.1, "certified": False}, "failed"),
+        # near all votes the share says little, and no votes prove more than the largest radius
+        ({"radius": VOTES.largest_radius}, {"radius": VOTES.largest_radius}, "stands"),
+        ({"radius": 1e9}, {"radius": VOTES.largest_radius}, "failed"),
         ({"radius": 0.0, "abstained": True}, {"radius": 0.4}, "failed"),
     ],
 )

@@ -71,7 +71,9 @@ def test_a_sign_with_too_few_right_clean_views_has_no_verdict():
     assert find_problems([0] * 20, [7] * 19)[0].endswith("20 clean views, and 19 with the sticker")
     row = make_outcome_record(broken=True)
     assert "without any view" in next(_find_problems(CELL, THREAT, row, {}))
-    assert list(_find_problems(CELL, THREAT, make_outcome_record(), {})) == []
+    assert "without any view" in next(_find_problems(CELL, THREAT, make_outcome_record(), {}))
+    wrong = make_outcome_record(clean_correct=False, status="clean-wrong")
+    assert list(_find_problems(CELL, THREAT, wrong, {})) == []
 
 
 def write_nothing(_run: Path, out: Path) -> None:
@@ -179,7 +181,7 @@ def test_changed_photographs_are_found(edit, words, sign_bundle, tmp_path):
 @pytest.mark.slow
 def test_photographs_of_views_that_there_are_not_are_found_and_missing_ones_said(sign_bundle, tmp_path):
     def renumber(folder: Path) -> None:
-        change_photographs(lambda content: content["photograph_numbers"].fill(999))(folder)
+        change_photographs(lambda content: content["photograph_numbers"].__iadd__(999))(folder)
         forget_hashes(folder)
 
     def forget_hashes(folder: Path) -> None:
