@@ -15,6 +15,8 @@ class Readings:
 
     label: str
     """The model, with its defense."""
+    is_random: bool = False
+    """Whether the model answers at random, so that another answer decides nothing."""
     stands: int = 0
     failures: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)

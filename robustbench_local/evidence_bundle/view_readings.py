@@ -13,7 +13,6 @@ from robustbench_local.evidence_bundle.cell_threat import name_example
 from robustbench_local.evidence_bundle.check_results import BundleError
 from robustbench_local.evidence_bundle.example_checks import ListedExamples
 from robustbench_local.evidence_bundle.readings import Readings
-from robustbench_local.store import OutcomeRecord
 from robustbench_local.store.records import ViewPredictionsRecord
 
 LIMIT_PROBABILITY = 1e-3
@@ -49,7 +48,7 @@ def read_photographs(
                 found, is_close = _predict(subject, pixels[rows])
                 for index, (before, after) in enumerate(zip(predicted[rows], found, strict=True)):
                     where = f"{name_example(examples.cell, outcome)}, {name} {start + index + 1}"
-                    _compare_reading(where, (before, after), is_close[index], outcome, readings)
+                    _compare_reading(where, (before, after), readings, is_close=is_close[index])
     if unread:
         readings.skipped["views of signs, of which the run stores no photograph"] += unread
 
@@ -91,16 +90,16 @@ def is_close_reading(first: float, second: float) -> bool:
 def _compare_reading(
     where: str,
     classes: tuple[int | None, int | None],
-    is_close: bool,
-    outcome: OutcomeRecord,
     readings: Readings,
+    *,
+    is_close: bool,
 ) -> None:
     stated, found = classes
     if stated == found:
         readings.stands += 1
         return
     line = f"{where}: class {stated} is stated, {found} is found"
-    if outcome.draws:
+    if readings.is_random:
         readings.doubts.append(f"{line}; the model answers at random")
     elif is_close:
         readings.doubts.append(f"{line}; the probabilities are within rounding")
