@@ -89,16 +89,21 @@ class Nodes:
             self.cancelled.append(handle)
             self.running.pop(handle, None)
 
-    def run(self, count=12, size=3, *, has_succeeded=False, deadline=None):
-        chunks = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
-        schedule = ChunkSchedule(
+    def make_schedule(self, chunks, *, has_succeeded=True, max_failures=3, deadline=None):
+        return ChunkSchedule(
             chunks,
             self,
             has_succeeded=has_succeeded,
-            max_failures=min(3, count),
+            max_failures=max_failures,
             notify=self.notes.append,
             deadline=deadline,
             clock=lambda: self.now,
+        )
+
+    def run(self, count=12, size=3, *, has_succeeded=False, deadline=None):
+        chunks = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+        schedule = self.make_schedule(
+            chunks, has_succeeded=has_succeeded, max_failures=min(3, count), deadline=deadline
         )
         self.done = []
         for result in filter(None, schedule.run()):
@@ -171,39 +176,31 @@ def test_the_slowest_chunk_is_doubled_at_the_end_and_the_first_result_wins():
     assert len(nodes.sent) == 3
 
 
-def test_large_chunks_take_longer_and_what_is_idle_at_once_is_for_other_cells():
+def test_a_large_chunk_may_take_longer():
     # four chunks of one image in a step each; one of six images would be late after two, but not yet
     nodes = Nodes(slots=2, plan={0: ["wait"]})
-    schedule = ChunkSchedule(
-        [[*range(6)], [6], [7], [8], [9]],
-        nodes,
-        has_succeeded=True,
-        max_failures=3,
-        notify=nodes.notes.append,
-        clock=lambda: nodes.now,
-    )
-    steps = schedule.run()
+    steps = nodes.make_schedule([[*range(6)], [6], [7], [8], [9]]).run()
     while nodes.now < 12:
         next(steps)
     assert nodes.sent.count(tuple(range(6))) == 1
     assert list(steps)
     assert nodes.sent.count(tuple(range(6))) == 2
-    # the moment at which a slot becomes idle, another cell may take it
-    nodes = Nodes(slots=3, plan={0: ["wait"]})
-    schedule = ChunkSchedule(
-        [[0], [1], [2], [3]],
-        nodes,
-        has_succeeded=True,
-        max_failures=3,
-        notify=nodes.notes.append,
-        clock=lambda: nodes.now,
-    )
-    steps = schedule.run()
+
+
+def test_a_slot_that_has_just_become_idle_is_for_another_cell():
+    nodes = Nodes(slots=2, plan={0: ["wait"]})
+    steps = nodes.make_schedule([[0], [1], [2], [3], [4]]).run()
     while nodes.now < 4:
         next(steps)
-        if len(nodes.sent) == 4:
-            nodes.slots = len(nodes.running)
+    assert next(steps) is None  # the second slot is idle, and the first chunk is late
+    assert list(nodes.running) == [0]
+    nodes.slots = 1  # another cell has taken it
+    for _ in range(3):
+        next(steps)
     assert nodes.sent.count((0,)) == 1
+    nodes.slots = 2
+    assert list(steps)
+    assert nodes.sent.count((0,)) == 2
 
 
 def test_the_first_failures_are_those_of_the_model_whatever_the_order_of_the_nodes():
